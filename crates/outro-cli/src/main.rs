@@ -1,0 +1,2 @@
+//! The `outro` command.
+fn main() {}

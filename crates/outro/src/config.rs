@@ -1,0 +1,240 @@
+//! What a checkpoint's `config.json` says, in one shape for all families.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::family;
+
+/// A model's hyperparameters. Built by its family from `config.json`; nothing is assumed that the file can tell.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The family's `model_type`, a key of [`family::FAMILIES`].
+    pub model_type: String,
+    /// The text decoder.
+    pub text: TextConfig,
+    /// The vision tower, if the model sees.
+    pub vision: Option<VisionConfig>,
+    /// The audio tower, if the model listens.
+    pub audio: Option<AudioConfig>,
+    /// Ids of the placeholders and their delimiters.
+    pub tokens: SpecialTokens,
+    /// How rotary positions of media are counted.
+    pub positions: PositionRule,
+}
+
+/// The text decoder (`text_config`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct TextConfig {
+    /// Width of the residual stream (`hidden_size`).
+    pub hidden: usize,
+    /// Decoder layers L (`num_hidden_layers`).
+    pub layers: usize,
+    /// Query heads H (`num_attention_heads`).
+    pub heads: usize,
+    /// Key/value heads G (`num_key_value_heads`).
+    pub kv_heads: usize,
+    /// Head dimension D (`head_dim`, else `hidden_size / num_attention_heads`).
+    pub head_dim: usize,
+    /// Width of the gated MLP (`intermediate_size`).
+    pub intermediate: usize,
+    /// Vocabulary size.
+    pub vocab: usize,
+    /// Longest sequence (`max_position_embeddings`).
+    pub max_positions: usize,
+    /// Rotary base (`rope_theta`).
+    pub rope_theta: f64,
+    /// Frequencies that follow time, height and width (`rope_scaling.mrope_section`); `None` is plain rotary.
+    pub rope_sections: Option<[usize; 3]>,
+    /// RMS norm epsilon (`rms_norm_eps`).
+    pub norm_eps: f32,
+    /// Whether q, k and v have biases.
+    pub qkv_bias: bool,
+    /// Whether the output head is the embedding (`tie_word_embeddings`).
+    pub tied: bool,
+}
+
+/// The vision tower (`vision_config`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct VisionConfig {
+    /// Blocks (`depth`).
+    pub depth: usize,
+    /// Width.
+    pub hidden: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Width of the gated MLP.
+    pub intermediate: usize,
+    /// Colour channels (`in_channels`).
+    pub channels: usize,
+    /// Pixels on a patch's side (`patch_size`).
+    pub patch: usize,
+    /// Frames in a patch (`temporal_patch_size`).
+    pub temporal: usize,
+    /// Patches on a token's side (`spatial_merge_size`).
+    pub merge: usize,
+    /// Pixels on an attention window's side (`window_size`).
+    pub window: usize,
+    /// Blocks that attend over a whole frame (`fullatt_block_indexes`).
+    pub full_blocks: Vec<usize>,
+    /// Width of the tokens handed to the decoder (`out_hidden_size`).
+    pub out: usize,
+    /// One matrix for q, k and v (`attn.qkv`), or three.
+    pub fused_qkv: bool,
+}
+
+/// The audio tower (`audio_config`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct AudioConfig {
+    /// Layers (`encoder_layers`).
+    pub layers: usize,
+    /// Width (`d_model`).
+    pub hidden: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Width of the MLP.
+    pub intermediate: usize,
+    /// Mel bins of the input.
+    pub mel_bins: usize,
+    /// Half a chunk, in mel frames (`n_window`): attention does not cross a chunk of `2 * n_window`.
+    pub n_window: usize,
+    /// Longest chunk after the strided convolution (`max_source_positions`).
+    pub max_positions: usize,
+    /// Width of the tokens handed to the decoder (`output_dim`).
+    pub out: usize,
+}
+
+/// Ids of the placeholder tokens and their delimiters. `None` where a family lacks one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SpecialTokens {
+    /// One token of audio (`audio_token_index`).
+    pub audio: Option<u32>,
+    /// One token of an image.
+    pub image: Option<u32>,
+    /// One token of a video.
+    pub video: Option<u32>,
+    /// Before audio.
+    pub audio_start: Option<u32>,
+    /// After audio.
+    pub audio_end: Option<u32>,
+    /// Before an image or a video.
+    pub vision_start: Option<u32>,
+    /// After an image or a video.
+    pub vision_end: Option<u32>,
+}
+
+/// How rotary positions of media tokens are counted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum PositionRule {
+    /// One counter for all three axes: a text model.
+    Text,
+    /// Qwen2.5-VL: frame number times `second_per_grid` times `tokens_per_second`.
+    QwenVl {
+        /// `vision_config.tokens_per_second`.
+        tokens_per_second: f64,
+    },
+    /// Qwen2.5-Omni: time-aligned (TMRoPE), audio interleaved with its video in chunks.
+    Tmrope {
+        /// `position_id_per_seconds`.
+        per_second: f64,
+        /// `seconds_per_chunk`.
+        seconds_per_chunk: f64,
+    },
+}
+
+impl Config {
+    /// Reads `dir/config.json`.
+    ///
+    /// # Errors
+    /// An unreadable file, an unknown architecture, and fields that are missing, mistyped or contradictory, each by name.
+    pub fn load(dir: &Path) -> Result<Self> {
+        let path = dir.join("config.json");
+        let text = std::fs::read_to_string(&path).map_err(|e| {
+            if e.kind() == std::io::ErrorKind::NotFound {
+                Error::checkpoint(dir, "holds no config.json; give a checkpoint directory as the hub stores it")
+            } else {
+                Error::io(&path)(e)
+            }
+        })?;
+        let value: Value = serde_json::from_str(&text).map_err(|e| Error::config(&path, "", format!("not JSON: {e}")))?;
+        family::parse(&Json::new(&path, &value))
+    }
+}
+
+/// A place in a JSON file that knows its path, so that every complaint names it.
+#[derive(Clone)]
+pub(crate) struct Json<'a> {
+    file: PathBuf,
+    field: String,
+    value: Option<&'a Value>,
+}
+
+impl<'a> Json<'a> {
+    pub(crate) fn new(file: &Path, value: &'a Value) -> Self {
+        Self { file: file.into(), field: String::new(), value: Some(value) }
+    }
+
+    /// The field below this one; absent and `null` are the same.
+    pub(crate) fn at(&self, key: &str) -> Self {
+        let field = if self.field.is_empty() { key.into() } else { format!("{}.{key}", self.field) };
+        Self { file: self.file.clone(), field, value: self.value.and_then(|v| v.get(key)).filter(|v| !v.is_null()) }
+    }
+
+    pub(crate) fn present(&self) -> bool {
+        self.value.is_some()
+    }
+
+    pub(crate) fn error(&self, problem: impl Into<String>) -> Error {
+        Error::config(&self.file, &self.field, problem)
+    }
+
+    fn get<T>(&self, what: &str, f: impl Fn(&'a Value) -> Option<T>) -> Result<T> {
+        match self.value {
+            None => Err(self.error(format!("missing; {what} is needed"))),
+            Some(v) => f(v).ok_or_else(|| self.error(format!("is {}, must be {what}", brief(v)))),
+        }
+    }
+
+    /// A size: an integer from 1 to 2^24, which no real dimension exceeds.
+    pub(crate) fn size(&self) -> Result<usize> {
+        self.get("a whole number from 1 to 16777216", |v| v.as_u64().filter(|n| (1..=1 << 24).contains(n)).map(|n| n as usize))
+    }
+
+    pub(crate) fn size_or(&self, default: usize) -> Result<usize> {
+        if self.present() { self.size() } else { Ok(default) }
+    }
+
+    pub(crate) fn id(&self) -> Result<u32> {
+        self.get("a token id", |v| v.as_u64().and_then(|n| u32::try_from(n).ok()))
+    }
+
+    /// A finite number above zero.
+    pub(crate) fn positive(&self) -> Result<f64> {
+        self.get("a number above 0", |v| v.as_f64().filter(|x| x.is_finite() && *x > 0.0))
+    }
+
+    pub(crate) fn positive_or(&self, default: f64) -> Result<f64> {
+        if self.present() { self.positive() } else { Ok(default) }
+    }
+
+    pub(crate) fn bool_or(&self, default: bool) -> Result<bool> {
+        if self.present() { self.get("true or false", Value::as_bool) } else { Ok(default) }
+    }
+
+    pub(crate) fn str(&self) -> Result<&'a str> {
+        self.get("a string", Value::as_str)
+    }
+
+    /// Indices or sizes, zero allowed.
+    pub(crate) fn list(&self) -> Result<Vec<usize>> {
+        self.get("a list of whole numbers", |v| {
+            v.as_array()?.iter().map(|x| x.as_u64().filter(|n| *n <= 1 << 24).map(|n| n as usize)).collect()
+        })
+    }
+}
+
+fn brief(v: &Value) -> String {
+    let s = v.to_string();
+    if s.chars().count() > 40 { format!("{}...", s.chars().take(40).collect::<String>()) } else { s }
+}

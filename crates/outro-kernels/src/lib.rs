@@ -1,1 +1,18 @@
-//! CPU kernels of OutRo on plain slices.
+//! CPU kernels of OutRo on plain `f32` slices: dense linear layers with f32, bf16 or f16 weights, exact
+//! softmax attention that never stores a score matrix, norms, rotary embedding and activations.
+//!
+//! Shapes are in the letters of the whole project: S tokens, H query heads, G key/value heads, D head_dim.
+//! All matrices are row-major. Results do not depend on the number of threads: work is split by shape alone.
+//! Every kernel has a portable path and, chosen at run time, AVX2 and AVX-512 paths (see [`Level`]).
+
+#![expect(unsafe_code, reason = "SIMD paths checked at run time, and tasks that write disjoint parts of one output")]
+
+mod attention;
+mod gemm;
+mod math;
+mod simd;
+
+pub use attention::{AttentionShape, Mask, attend};
+pub use gemm::{Weight, linear};
+pub use math::{add, gelu, layer_norm, rms_norm, rotate_half, silu_mul};
+pub use simd::Level;

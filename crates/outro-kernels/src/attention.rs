@@ -1,0 +1,349 @@
+//! Softmax attention over blocks of keys with a running maximum: exact, and nothing of size S x S is stored.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::gemm::dot;
+use crate::simd::{Level, NR, exp_negative, fma, gemm_panel, multiversion};
+
+/// Head counts and dimension of an attention layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionShape {
+    /// Query heads H.
+    pub heads: usize,
+    /// Key/value heads G; H is a multiple of G, and query head h reads `h / (H / G)`.
+    pub kv_heads: usize,
+    /// Head dimension D.
+    pub dim: usize,
+}
+
+/// Which keys a query sees.
+#[derive(Clone, Copy, Debug)]
+pub enum Mask<'a> {
+    /// All of them.
+    Full,
+    /// Query row `i` sees keys `0..=offset + i`.
+    Causal {
+        /// Position of the first query row.
+        offset: usize,
+    },
+    /// Boundaries `0 = b0 < b1 < ..`: rows of one segment see the keys of that segment.
+    Segments(&'a [usize]),
+}
+
+/// Keys of one block.
+const KEYS: usize = 4 * NR;
+/// About so many query rows (over all heads of a group) share one packed block of keys.
+const QUERIES: usize = 96;
+
+/// `out = softmax(q k^T / sqrt(D) + mask) v`. `q` and `out` are `[n, H * D]`, `k` and `v` `[s, G * D]`.
+///
+/// # Panics
+/// When a slice does not fit the shape.
+pub fn attend(q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape, mask: Mask, out: &mut [f32]) {
+    attend_at(Level::detect(), q, k, v, shape, mask, out);
+}
+
+/// One piece of work: some query rows of one key/value head against a range of keys.
+struct Task {
+    head: usize,
+    rows: Range<usize>,
+    keys: Range<usize>,
+}
+
+fn attend_at(level: Level, q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape, mask: Mask, out: &mut [f32]) {
+    let AttentionShape { heads, kv_heads, dim } = shape;
+    assert!(heads > 0 && dim > 0 && kv_heads > 0 && heads.is_multiple_of(kv_heads), "{shape:?}");
+    let (n, s) = (q.len() / (heads * dim), k.len() / (kv_heads * dim));
+    assert!(q.len() == n * heads * dim && out.len() == q.len(), "queries and outputs of attention");
+    assert!(k.len() == s * kv_heads * dim && v.len() == k.len(), "keys and values of attention");
+    let block = (QUERIES / (heads / kv_heads)).max(1);
+    let whole = [0, n];
+    let (bounds, causal) = match mask {
+        Mask::Full => (&whole[..], None),
+        Mask::Causal { offset } => {
+            assert!(offset + n <= s, "causal mask: {n} rows from {offset}, {s} keys");
+            (&whole[..], Some(offset))
+        }
+        Mask::Segments(bounds) => {
+            assert!(n == s && bounds.first() == Some(&0) && bounds.last() == Some(&n), "segments of attention");
+            (bounds, None)
+        }
+    };
+    let mut tasks = Vec::new();
+    for w in bounds.windows(2) {
+        let keys = if let Mask::Segments(_) = mask { w[0]..w[1] } else { 0..s };
+        for start in (w[0]..w[1]).step_by(block) {
+            let rows = start..(start + block).min(w[1]);
+            let end = causal.map_or(keys.end, |offset| offset + rows.end);
+            tasks.extend((0..kv_heads).map(|head| Task { head, rows: rows.clone(), keys: keys.start..end }));
+        }
+    }
+    // Later causal rows see more keys: starting with them keeps the threads evenly busy to the end.
+    if causal.is_some() {
+        tasks.reverse();
+    }
+    let shared = Shared(out.as_mut_ptr());
+    let groups = heads / kv_heads;
+    tasks.into_par_iter().for_each_init(Scratch::default, |scratch, task| {
+        if task.rows.len() * groups <= 2 * groups.min(8) {
+            few(level, q, k, v, shape, &task, causal, scratch);
+        } else {
+            many(level, q, k, v, shape, &task, causal, scratch);
+        }
+        for (i, row) in scratch.o.chunks_exact(dim).take(task.rows.len() * groups).enumerate() {
+            let (t, h) = (task.rows.start + i / groups, task.head * groups + i % groups);
+            // SAFETY: row t, head h belong to this task alone, and lie inside `out` by the assertion on its length.
+            unsafe { std::ptr::copy_nonoverlapping(row.as_ptr(), shared.at((t * heads + h) * dim), dim) };
+        }
+    });
+}
+
+/// The shared output; see the SAFETY comments at its uses.
+#[derive(Clone, Copy)]
+struct Shared(*mut f32);
+// SAFETY: tasks write disjoint rows and heads, and the borrow of the output outlives them all.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    fn at(self, i: usize) -> *mut f32 {
+        self.0.wrapping_add(i)
+    }
+}
+
+/// Buffers of one thread. `o` is `[rows * group, D]` when a task is done.
+#[derive(Default)]
+struct Scratch {
+    q: Vec<f32>,
+    kt: Vec<f32>,
+    vp: Vec<f32>,
+    scores: Vec<f32>,
+    p: Vec<f32>,
+    acc: Vec<f32>,
+    max: Vec<f32>,
+    sum: Vec<f32>,
+    o: Vec<f32>,
+}
+
+fn reset(v: &mut Vec<f32>, n: usize, x: f32) {
+    v.clear();
+    v.resize(n, x);
+}
+
+/// Copies the task's queries, scaled, as `[rows * group, D]`.
+fn gather(q: &[f32], shape: AttentionShape, task: &Task, out: &mut Vec<f32>) {
+    let AttentionShape { heads, kv_heads, dim } = shape;
+    let group = heads / kv_heads;
+    let scale = 1.0 / (dim as f32).sqrt();
+    out.clear();
+    for t in task.rows.clone() {
+        let start = (t * heads + task.head * group) * dim;
+        out.extend(q[start..start + group * dim].iter().map(|x| x * scale));
+    }
+}
+
+fn many(level: Level, q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape, task: &Task, causal: Option<usize>, s: &mut Scratch) {
+    let AttentionShape { heads, kv_heads, dim } = shape;
+    let group = heads / kv_heads;
+    let m = task.rows.len() * group;
+    let panels = dim.div_ceil(NR);
+    gather(q, shape, task, &mut s.q);
+    reset(&mut s.kt, dim * NR, 0.0);
+    reset(&mut s.vp, panels * KEYS * NR, 0.0);
+    reset(&mut s.scores, m * NR, 0.0);
+    reset(&mut s.p, m * KEYS, 0.0);
+    reset(&mut s.acc, panels * m * NR, 0.0);
+    reset(&mut s.max, m, f32::NEG_INFINITY);
+    reset(&mut s.sum, m, 0.0);
+    for start in task.keys.clone().step_by(KEYS) {
+        let keys = (task.keys.end - start).min(KEYS);
+        for p in 0..keys.div_ceil(NR) {
+            let n = (keys - p * NR).min(NR);
+            if n < NR {
+                s.kt.fill(0.0);
+            }
+            for j in 0..n {
+                let at = ((start + p * NR + j) * kv_heads + task.head) * dim;
+                for (kt, x) in s.kt[j..].iter_mut().step_by(NR).zip(&k[at..at + dim]) {
+                    *kt = *x;
+                }
+            }
+            gemm_panel(level, &s.q, dim, m, dim, &s.kt, &mut s.scores, false);
+            for (p_row, row) in s.p.chunks_exact_mut(KEYS).zip(s.scores.chunks_exact(NR)) {
+                p_row[p * NR..p * NR + NR].copy_from_slice(row);
+            }
+        }
+        for j in 0..keys {
+            let at = ((start + j) * kv_heads + task.head) * dim;
+            for (p, x) in v[at..at + dim].chunks(NR).enumerate() {
+                s.vp[(p * KEYS + j) * NR..][..x.len()].copy_from_slice(x);
+            }
+        }
+        for (i, row) in s.p.chunks_exact_mut(KEYS).enumerate() {
+            let visible = causal.map_or(keys, |offset| (offset + task.rows.start + i / group + 1).saturating_sub(start).min(keys));
+            let scale = softmax_step(level, row, visible, &mut s.max[i], &mut s.sum[i]);
+            if scale != 1.0 {
+                for p in 0..panels {
+                    for x in &mut s.acc[(p * m + i) * NR..][..NR] {
+                        *x *= scale;
+                    }
+                }
+            }
+        }
+        for p in 0..panels {
+            gemm_panel(level, &s.p, KEYS, m, keys, &s.vp[p * KEYS * NR..], &mut s.acc[p * m * NR..(p + 1) * m * NR], true);
+        }
+    }
+    s.o.clear();
+    for i in 0..m {
+        let inv = 1.0 / s.sum[i];
+        for p in 0..panels {
+            let n = (dim - p * NR).min(NR);
+            s.o.extend(s.acc[(p * m + i) * NR..][..n].iter().map(|x| x * inv));
+        }
+    }
+}
+
+multiversion! {
+    /// Turns a row of scores into `e^(score - max)`, zero past `visible`; updates the running maximum and sum.
+    /// Returns what earlier sums must be multiplied by.
+    fn softmax_step(row: &mut [f32], visible: usize, max: &mut f32, sum: &mut f32) -> f32 = softmax_body
+}
+
+#[inline(always)]
+fn softmax_body<const FMA: bool>(row: &mut [f32], visible: usize, max: &mut f32, sum: &mut f32) -> f32 {
+    let (seen, hidden) = row.split_at_mut(visible);
+    hidden.fill(0.0);
+    if seen.is_empty() {
+        return 1.0;
+    }
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    let chunks = seen.chunks_exact(16);
+    let mut top = chunks.remainder().iter().fold(*max, |a, b| a.max(*b));
+    for c in chunks {
+        for l in 0..16 {
+            lanes[l] = if c[l] > lanes[l] { c[l] } else { lanes[l] };
+        }
+    }
+    top = lanes.iter().fold(top, |a, b| a.max(*b));
+    let scale = exp_negative::<FMA>(*max - top);
+    let mut sums = [0f32; 16];
+    let mut chunks = seen.chunks_exact_mut(16);
+    for c in &mut chunks {
+        for l in 0..16 {
+            c[l] = exp_negative::<FMA>(c[l] - top);
+            sums[l] += c[l];
+        }
+    }
+    let mut total = crate::simd::sum_lanes(sums);
+    for x in chunks.into_remainder() {
+        *x = exp_negative::<FMA>(*x - top);
+        total += *x;
+    }
+    *sum = *sum * scale + total;
+    *max = top;
+    scale
+}
+
+/// A handful of rows (a decode step, a sink's row): packing keys would cost more than the products.
+fn few(level: Level, q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape, task: &Task, causal: Option<usize>, s: &mut Scratch) {
+    let AttentionShape { heads, kv_heads, dim } = shape;
+    let group = heads / kv_heads;
+    let m = task.rows.len() * group;
+    gather(q, shape, task, &mut s.q);
+    reset(&mut s.p, task.keys.len(), 0.0);
+    reset(&mut s.o, m * dim, 0.0);
+    for i in 0..m {
+        let end = causal.map_or(task.keys.end, |offset| (offset + task.rows.start + i / group + 1).min(task.keys.end));
+        let keys = task.keys.start..end;
+        let p = &mut s.p[..keys.len()];
+        let (stride, first) = (kv_heads * dim, (keys.start * kv_heads + task.head) * dim);
+        scores(level, &s.q[i * dim..(i + 1) * dim], &k[first..], stride, p);
+        let (mut max, mut sum) = (f32::NEG_INFINITY, 0.0);
+        softmax_step(level, p, keys.len(), &mut max, &mut sum);
+        let o = &mut s.o[i * dim..(i + 1) * dim];
+        weighted_sum(level, p, &v[first..], stride, o);
+        for x in o {
+            *x /= sum;
+        }
+    }
+}
+
+multiversion! { fn scores(q: &[f32], k: &[f32], stride: usize, out: &mut [f32]) = scores_body }
+
+#[inline(always)]
+fn scores_body<const FMA: bool>(q: &[f32], k: &[f32], stride: usize, out: &mut [f32]) {
+    for (j, o) in out.iter_mut().enumerate() {
+        *o = dot::<FMA, _>(q, &k[j * stride..j * stride + q.len()], |x| x);
+    }
+}
+
+multiversion! { fn weighted_sum(p: &[f32], v: &[f32], stride: usize, out: &mut [f32]) = weighted_sum_body }
+
+#[inline(always)]
+fn weighted_sum_body<const FMA: bool>(p: &[f32], v: &[f32], stride: usize, out: &mut [f32]) {
+    for (j, p) in p.iter().enumerate() {
+        for (o, x) in out.iter_mut().zip(&v[j * stride..]) {
+            *o = fma::<FMA>(*p, *x, *o);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::math::tests::random;
+
+    fn naive(q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape, sees: impl Fn(usize, usize) -> bool) -> Vec<f32> {
+        let AttentionShape { heads, kv_heads, dim } = shape;
+        let (n, s, group) = (q.len() / heads / dim, k.len() / kv_heads / dim, heads / kv_heads);
+        let mut out = vec![0f32; q.len()];
+        for t in 0..n {
+            for h in 0..heads {
+                let g = h / group;
+                let score = |j: usize| -> f64 {
+                    (0..dim).map(|d| f64::from(q[(t * heads + h) * dim + d]) * f64::from(k[(j * kv_heads + g) * dim + d])).sum::<f64>()
+                        / (dim as f64).sqrt()
+                };
+                let w: Vec<f64> = (0..s).map(|j| if sees(t, j) { score(j).exp() } else { 0.0 }).collect();
+                let total: f64 = w.iter().sum();
+                for d in 0..dim {
+                    let o: f64 = (0..s).map(|j| w[j] * f64::from(v[(j * kv_heads + g) * dim + d])).sum();
+                    out[(t * heads + h) * dim + d] = (o / total) as f32;
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn every_level_equals_the_definition() {
+        for (heads, kv_heads, dim, n, s) in [(4, 2, 16, 300, 300), (6, 1, 80, 50, 70), (2, 2, 8, 1, 260), (14, 2, 64, 3, 131), (1, 1, 33, 129, 129)] {
+            let shape = AttentionShape { heads, kv_heads, dim };
+            let (q, k, v) = (random(1, n * heads * dim), random(2, s * kv_heads * dim), random(3, s * kv_heads * dim));
+            let q: Vec<f32> = q.iter().map(|x| x * 6.0).collect();
+            let bounds = [0, 5.min(n), n.max(6).min(n)];
+            let bounds = if bounds[1] == n { vec![0, n] } else { bounds.to_vec() };
+            let mut masks = vec![Mask::Full, Mask::Causal { offset: s - n }];
+            if n == s {
+                masks.push(Mask::Segments(&bounds));
+            }
+            for level in Level::all() {
+                for mask in &masks {
+                    let want = naive(&q, &k, &v, shape, |t, j| match mask {
+                        Mask::Full => true,
+                        Mask::Causal { offset } => j <= t + offset,
+                        Mask::Segments(b) => b.windows(2).any(|w| (w[0]..w[1]).contains(&t) && (w[0]..w[1]).contains(&j)),
+                    });
+                    let mut got = vec![f32::NAN; q.len()];
+                    attend_at(level, &q, &k, &v, shape, *mask, &mut got);
+                    let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                    assert!(worst < 5e-6, "{level:?} {shape:?} {mask:?}: {worst}");
+                }
+            }
+        }
+    }
+}

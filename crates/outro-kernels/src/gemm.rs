@@ -1,0 +1,236 @@
+//! Dense linear layers. Weights stay in the checkpoint's layout and type (they may be memory-mapped); panels
+//! are widened to f32 as they are used, so bf16 is a storage format and all arithmetic is f32.
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use crate::simd::{Level, NR, fma, gemm_panel, multiversion, sum_lanes};
+
+/// A weight matrix `[n, k]`, row-major: `n` outputs, `k` inputs.
+#[derive(Clone, Copy, Debug)]
+pub enum Weight<'a> {
+    /// Single precision.
+    F32(&'a [f32]),
+    /// Brain float.
+    Bf16(&'a [bf16]),
+    /// Half precision.
+    F16(&'a [f16]),
+}
+
+impl Weight<'_> {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(w) => w.len(),
+            Self::Bf16(w) => w.len(),
+            Self::F16(w) => w.len(),
+        }
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Widens `out.len()` elements from `start`.
+    pub fn widen(&self, start: usize, out: &mut [f32]) {
+        match self {
+            Self::F32(w) => out.copy_from_slice(&w[start..start + out.len()]),
+            Self::Bf16(w) => {
+                for (o, x) in out.iter_mut().zip(&w[start..]) {
+                    *o = f32::from_bits(u32::from(x.to_bits()) << 16);
+                }
+            }
+            Self::F16(w) => w[start..start + out.len()].convert_to_f32_slice(out),
+        }
+    }
+}
+
+/// Inner dimension of a packed block: a block of NR columns is 32 KiB.
+const KC: usize = 256;
+/// Rows that share one packing of a panel; their slice of the input stays in the second-level cache.
+const MC: usize = 384;
+/// Up to so many rows, weights are streamed row by row instead of packed.
+const FEW: usize = 4;
+
+/// `out[m, n] = x[m, k] w[n, k]^T + bias[n]`.
+///
+/// # Panics
+/// When a slice's length is not what `m`, `n` and `k` say.
+pub fn linear(x: &[f32], m: usize, k: usize, w: Weight, n: usize, bias: Option<&[f32]>, out: &mut [f32]) {
+    linear_at(Level::detect(), x, m, k, w, n, bias, out);
+}
+
+pub(crate) fn linear_at(level: Level, x: &[f32], m: usize, k: usize, w: Weight, n: usize, bias: Option<&[f32]>, out: &mut [f32]) {
+    assert_eq!(x.len(), m * k, "x of a linear layer");
+    assert_eq!(w.len(), n * k, "weight of a linear layer");
+    assert_eq!(out.len(), m * n, "output of a linear layer");
+    assert!(bias.is_none_or(|b| b.len() == n), "bias of a linear layer");
+    if m == 0 || n == 0 {
+        return;
+    }
+    if m <= FEW {
+        few_rows(level, x, m, k, w, n, bias, out);
+    } else {
+        many_rows(level, x, m, k, w, n, bias, out);
+    }
+}
+
+/// A shared output of which every task writes other elements.
+#[derive(Clone, Copy)]
+struct Shared(*mut f32);
+// SAFETY: tasks write disjoint elements, and the borrow of the output outlives them all.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
+impl Shared {
+    /// # Safety
+    /// `start + row.len()` lies inside the output, and no other task writes there.
+    unsafe fn write(self, start: usize, row: &[f32]) {
+        // SAFETY: the caller's contract.
+        unsafe { std::ptr::copy_nonoverlapping(row.as_ptr(), self.0.add(start), row.len()) }
+    }
+}
+
+fn many_rows(level: Level, x: &[f32], m: usize, k: usize, w: Weight, n: usize, bias: Option<&[f32]>, out: &mut [f32]) {
+    let panels = n.div_ceil(NR);
+    let shared = Shared(out.as_mut_ptr());
+    (0..m.div_ceil(MC) * panels).into_par_iter().for_each_init(
+        || (vec![0f32; KC * NR], vec![0f32; MC * NR], vec![0f32; KC]),
+        |(b, c, row), task| {
+            let (m0, n0) = (task / panels * MC, task % panels * NR);
+            let (rows, cols) = ((m - m0).min(MC), (n - n0).min(NR));
+            for k0 in (0..k).step_by(KC) {
+                let kc = (k - k0).min(KC);
+                pack(w, n0, cols, k, k0, kc, row, b);
+                gemm_panel(level, &x[m0 * k + k0..], k, rows, kc, b, c, k0 > 0);
+            }
+            for (i, c) in c.chunks_exact_mut(NR).take(rows).enumerate() {
+                if let Some(bias) = bias {
+                    for (c, b) in c.iter_mut().zip(&bias[n0..n0 + cols]) {
+                        *c += b;
+                    }
+                }
+                // SAFETY: rows m0.. and columns n0.. belong to this task alone.
+                unsafe { shared.write((m0 + i) * n + n0, &c[..cols]) };
+            }
+        },
+    );
+}
+
+/// Packs rows `n0..n0 + cols`, columns `k0..k0 + kc` of `w` as `[kc, NR]`; missing rows are zero.
+fn pack(w: Weight, n0: usize, cols: usize, k: usize, k0: usize, kc: usize, row: &mut [f32], b: &mut [f32]) {
+    if cols < NR {
+        b[..kc * NR].fill(0.0);
+    }
+    for j in 0..cols {
+        w.widen((n0 + j) * k + k0, &mut row[..kc]);
+        for (b, x) in b[j..].iter_mut().step_by(NR).zip(&row[..kc]) {
+            *b = *x;
+        }
+    }
+}
+
+/// Outputs of one task of [`few_rows`].
+const STRIP: usize = 64;
+
+fn few_rows(level: Level, x: &[f32], m: usize, k: usize, w: Weight, n: usize, bias: Option<&[f32]>, out: &mut [f32]) {
+    let shared = Shared(out.as_mut_ptr());
+    (0..n.div_ceil(STRIP)).into_par_iter().for_each(|task| {
+        let n0 = task * STRIP;
+        let cols = (n - n0).min(STRIP);
+        let mut y = [0f32; STRIP];
+        for i in 0..m {
+            strip(level, &x[i * k..(i + 1) * k], w, n0, &mut y[..cols]);
+            if let Some(bias) = bias {
+                for (y, b) in y.iter_mut().zip(&bias[n0..n0 + cols]) {
+                    *y += b;
+                }
+            }
+            // SAFETY: columns n0.. belong to this task alone.
+            unsafe { shared.write(i * n + n0, &y[..cols]) };
+        }
+    });
+}
+
+multiversion! {
+    /// `y[j] = x . w[n0 + j]`.
+    fn strip(x: &[f32], w: Weight, n0: usize, y: &mut [f32]) = strip_body
+}
+
+#[inline(always)]
+fn strip_body<const FMA: bool>(x: &[f32], w: Weight, n0: usize, y: &mut [f32]) {
+    let k = x.len();
+    for (j, y) in y.iter_mut().enumerate() {
+        let range = (n0 + j) * k..(n0 + j + 1) * k;
+        *y = match w {
+            Weight::F32(w) => dot::<FMA, _>(x, &w[range], |v| v),
+            Weight::Bf16(w) => dot::<FMA, _>(x, &w[range], |v| f32::from_bits(u32::from(v.to_bits()) << 16)),
+            Weight::F16(w) => {
+                let (mut sum, mut wide) = (0f32, [0f32; 512]);
+                for (x, w) in x.chunks(512).zip(w[range].chunks(512)) {
+                    w.convert_to_f32_slice(&mut wide[..w.len()]);
+                    sum += dot::<FMA, _>(x, &wide[..w.len()], |v| v);
+                }
+                sum
+            }
+        };
+    }
+}
+
+#[inline(always)]
+pub(crate) fn dot<const FMA: bool, T: Copy>(x: &[f32], w: &[T], widen: impl Fn(T) -> f32) -> f32 {
+    const LANES: usize = 64;
+    let mut lanes = [0f32; LANES];
+    let (xs, ws) = (x.chunks_exact(LANES), w.chunks_exact(LANES));
+    let (xr, wr) = (xs.remainder(), ws.remainder());
+    for (x, w) in xs.zip(ws) {
+        for l in 0..LANES {
+            lanes[l] = fma::<FMA>(x[l], widen(w[l]), lanes[l]);
+        }
+    }
+    let mut sum = sum_lanes(lanes);
+    for (x, w) in xr.iter().zip(wr) {
+        sum = fma::<FMA>(*x, widen(*w), sum);
+    }
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::math::tests::random;
+
+    fn naive(x: &[f32], m: usize, k: usize, w: &[f32], n: usize, bias: &[f32]) -> Vec<f64> {
+        let mut y = Vec::with_capacity(m * n);
+        for i in 0..m {
+            for j in 0..n {
+                let s: f64 = (0..k).map(|p| f64::from(x[i * k + p]) * f64::from(w[j * k + p])).sum();
+                y.push(s + f64::from(bias[j]));
+            }
+        }
+        y
+    }
+
+    #[test]
+    fn every_level_and_type_equals_the_sum() {
+        for (m, k, n) in [(1, 1, 1), (1, 300, 70), (3, 64, 65), (5, 7, 31), (13, 257, 33), (25, 600, 96), (400, 40, 40)] {
+            let (x, w, bias) = (random(1, m * k), random(2, n * k), random(3, n));
+            let b: Vec<bf16> = w.iter().map(|v| bf16::from_f32(*v)).collect();
+            let h: Vec<f16> = w.iter().map(|v| f16::from_f32(*v)).collect();
+            let wide: [Vec<f32>; 3] = [w.clone(), b.iter().map(|v| v.to_f32()).collect(), h.iter().map(|v| v.to_f32()).collect()];
+            for level in Level::all() {
+                for (weight, wide) in [Weight::F32(&w), Weight::Bf16(&b), Weight::F16(&h)].into_iter().zip(&wide) {
+                    let want = naive(&x, m, k, wide, n, &bias);
+                    let mut got = vec![f32::NAN; m * n];
+                    linear_at(level, &x, m, k, weight, n, Some(&bias), &mut got);
+                    for (g, w) in got.iter().zip(&want) {
+                        assert!((f64::from(*g) - w).abs() < 2e-5 * (k as f64).sqrt(), "{level:?} {m}x{k}x{n}: {g} for {w}");
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Instruction sets, chosen once at run time, and the two inner loops that everything else is made of.
+
+use std::sync::OnceLock;
+
+/// An instruction set that the kernels have a path for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// No assumption beyond the compiler's target.
+    Portable,
+    /// AVX2 with FMA and F16C.
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
+}
+
+impl Level {
+    /// The best one of this processor. `OUTRO_SIMD=portable|avx2|avx512` lowers it, for comparisons.
+    pub fn detect() -> Self {
+        static LEVEL: OnceLock<Level> = OnceLock::new();
+        *LEVEL.get_or_init(|| {
+            let wish = match std::env::var("OUTRO_SIMD").as_deref() {
+                Ok("portable") => Self::Portable,
+                Ok("avx2") => Self::Avx2,
+                _ => Self::Avx512,
+            };
+            wish.min(Self::best())
+        })
+    }
+
+    /// What the processor has.
+    #[cfg(target_arch = "x86_64")]
+    fn best() -> Self {
+        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        let avx512 = ["f", "bw", "dq", "vl"].iter().all(|f| match *f {
+            "f" => is_x86_feature_detected!("avx512f"),
+            "bw" => is_x86_feature_detected!("avx512bw"),
+            "dq" => is_x86_feature_detected!("avx512dq"),
+            _ => is_x86_feature_detected!("avx512vl"),
+        });
+        match (avx2, avx512) {
+            (true, true) => Self::Avx512,
+            (true, false) => Self::Avx2,
+            _ => Self::Portable,
+        }
+    }
+
+    /// What the processor has.
+    #[cfg(not(target_arch = "x86_64"))]
+    fn best() -> Self {
+        Self::Portable
+    }
+
+    /// The levels that can run here, for tests.
+    #[cfg(test)]
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        [Self::Portable, Self::Avx2, Self::Avx512].into_iter().filter(|l| *l <= Self::best())
+    }
+}
+
+/// Compiles one body for each level and calls the one asked for. The body sees `FMA`, a constant that says
+/// whether a fused multiply-add is one instruction there (in the portable path it would be a library call).
+macro_rules! multiversion {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $body:ident) => {
+        $(#[$meta])*
+        $vis fn $name(level: $crate::simd::Level, $($arg: $ty),*) $(-> $ret)? {
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx2,fma,f16c")]
+                fn avx2($($arg: $ty),*) $(-> $ret)? {
+                    $body::<true>($($arg),*)
+                }
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+                fn avx512($($arg: $ty),*) $(-> $ret)? {
+                    $body::<true>($($arg),*)
+                }
+                match level {
+                    // SAFETY: a level above Portable is only ever made from what the processor reports.
+                    $crate::simd::Level::Avx512 => return unsafe { avx512($($arg),*) },
+                    // SAFETY: as above.
+                    $crate::simd::Level::Avx2 => return unsafe { avx2($($arg),*) },
+                    $crate::simd::Level::Portable => {}
+                }
+            }
+            $body::<false>($($arg),*)
+        }
+    };
+}
+pub(crate) use multiversion;
+
+/// `a * b + c`, fused where that is one instruction.
+#[inline(always)]
+pub(crate) fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+    if FMA { a.mul_add(b, c) } else { a * b + c }
+}
+
+/// Sums the lanes in a fixed order.
+#[inline(always)]
+pub(crate) fn sum_lanes<const N: usize>(mut lanes: [f32; N]) -> f32 {
+    let mut n = N;
+    while n > 1 {
+        n /= 2;
+        for i in 0..n {
+            lanes[i] += lanes[i + n];
+        }
+    }
+    lanes[0]
+}
+
+/// e^x for x <= 0 to about 1 ulp of f32; below -87 it is 0. Branch-free, so that loops over it vectorise.
+#[inline(always)]
+pub(crate) fn exp_negative<const FMA: bool>(x: f32) -> f32 {
+    const LN2_HI: f32 = 0.693_359_4;
+    const LN2_LO: f32 = -2.121_944_4e-4;
+    let keep = if x >= -87.0 { 1.0f32 } else { 0.0 };
+    let x = if x >= -87.0 { x } else { -87.0 };
+    // Round to the nearest integer by the usual trick of adding and taking away 1.5 * 2^23.
+    let shifted = fma::<FMA>(x, std::f32::consts::LOG2_E, 12_582_912.0);
+    let n = shifted - 12_582_912.0;
+    let r = fma::<FMA>(n, -LN2_LO, fma::<FMA>(n, -LN2_HI, x));
+    let mut p = 1.987_569_1e-4;
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_66, 0.5] {
+        p = fma::<FMA>(p, r, c);
+    }
+    let e = fma::<FMA>(p * r, r, r) + 1.0;
+    let scale = f32::from_bits(((n as i32 + 127) as u32) << 23);
+    e * scale * keep
+}
+
+/// Rows of a register tile.
+pub(crate) const MR: usize = 12;
+/// Columns of a register tile and of a packed panel.
+pub(crate) const NR: usize = 32;
+
+/// `c[m, n] (+)= a[m, k] b[k, n]` for one packed panel: `b` is `[k, NR]`, rows past the real matrix are zero.
+/// `a` has row stride `lda`, `c` has row stride `NR`.
+pub(crate) fn gemm_panel(level: Level, a: &[f32], lda: usize, m: usize, k: usize, b: &[f32], c: &mut [f32], add: bool) {
+    assert!(m == 0 || a.len() >= (m - 1) * lda + k, "a: {} elements for {m} rows of {k}", a.len());
+    assert!(b.len() >= k * NR && c.len() >= m * NR, "b or c too short");
+    let mut row = 0;
+    while row < m {
+        let rows = (m - row).min(MR);
+        let (a, c) = (&a[row * lda..], &mut c[row * NR..(row + rows) * NR]);
+        #[cfg(target_arch = "x86_64")]
+        match level {
+            // SAFETY: the level was detected; the lengths were asserted above.
+            Level::Avx512 => unsafe { x86::tile_512(a, lda, rows, k, b, c, add) },
+            // SAFETY: as above.
+            Level::Avx2 => unsafe { x86::tile_256(a, lda, rows, k, b, c, add) },
+            Level::Portable => tile_portable(a, lda, rows, k, b, c, add),
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            let _ = level;
+            tile_portable(a, lda, rows, k, b, c, add);
+        }
+        row += rows;
+    }
+}
+
+fn tile_portable(a: &[f32], lda: usize, rows: usize, k: usize, b: &[f32], c: &mut [f32], add: bool) {
+    for i in 0..rows {
+        let mut acc = [0f32; NR];
+        for (x, b) in a[i * lda..i * lda + k].iter().zip(b.chunks_exact(NR)) {
+            for (s, b) in acc.iter_mut().zip(b) {
+                *s += x * b;
+            }
+        }
+        for (c, s) in c[i * NR..(i + 1) * NR].iter_mut().zip(acc) {
+            *c = if add { *c + s } else { s };
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{MR, NR};
+    use std::arch::x86_64::{
+        __m256, __m512, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps,
+        _mm256_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
+        _mm512_storeu_ps,
+    };
+
+    /// Calls the tile with its row count as a constant, so that the accumulators stay in registers.
+    macro_rules! by_rows {
+        ($rows:expr, $call:ident($($arg:expr),*)) => {
+            match $rows {
+                1 => $call::<1>($($arg),*), 2 => $call::<2>($($arg),*), 3 => $call::<3>($($arg),*),
+                4 => $call::<4>($($arg),*), 5 => $call::<5>($($arg),*), 6 => $call::<6>($($arg),*),
+                7 => $call::<7>($($arg),*), 8 => $call::<8>($($arg),*), 9 => $call::<9>($($arg),*),
+                10 => $call::<10>($($arg),*), 11 => $call::<11>($($arg),*), _ => $call::<MR>($($arg),*),
+            }
+        };
+    }
+
+    /// # Safety
+    /// AVX-512 F; `a` holds `rows` rows of `k` with stride `lda`, `b` `k x NR`, `c` `rows x NR`; `rows <= MR`.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn tile_512(a: &[f32], lda: usize, rows: usize, k: usize, b: &[f32], c: &mut [f32], add: bool) {
+        let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
+        // SAFETY: the caller's contract.
+        unsafe { by_rows!(rows, rows_512(a, lda, k, b, c, add)) }
+    }
+
+    /// # Safety
+    /// As [`tile_512`], `R` rows.
+    #[target_feature(enable = "avx512f")]
+    unsafe fn rows_512<const R: usize>(a: *const f32, lda: usize, k: usize, b: *const f32, c: *mut f32, add: bool) {
+        let mut acc: [[__m512; 2]; R] = [[_mm512_setzero_ps(); 2]; R];
+        for p in 0..k {
+            // SAFETY: p < k, so both halves of row p of b and element p of each row of a are inside.
+            unsafe {
+                let b0 = _mm512_loadu_ps(b.add(p * NR));
+                let b1 = _mm512_loadu_ps(b.add(p * NR + 16));
+                for (i, acc) in acc.iter_mut().enumerate() {
+                    let x = _mm512_set1_ps(*a.add(i * lda + p));
+                    acc[0] = _mm512_fmadd_ps(x, b0, acc[0]);
+                    acc[1] = _mm512_fmadd_ps(x, b1, acc[1]);
+                }
+            }
+        }
+        for (i, acc) in acc.iter().enumerate() {
+            for (half, &s) in acc.iter().enumerate() {
+                // SAFETY: row i < R of c, half a row of NR = 32.
+                unsafe {
+                    let c = c.add(i * NR + half * 16);
+                    let s = if add { _mm512_add_ps(_mm512_loadu_ps(c), s) } else { s };
+                    _mm512_storeu_ps(c, s);
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`tile_512`] for AVX2 with FMA.
+    #[target_feature(enable = "avx2,fma")]
+    pub(super) unsafe fn tile_256(a: &[f32], lda: usize, rows: usize, k: usize, b: &[f32], c: &mut [f32], add: bool) {
+        // Sixteen registers hold 6 rows of two vectors: walk the tile in quarters.
+        for row in (0..rows).step_by(6) {
+            for quarter in 0..2 {
+                let n = (rows - row).min(6);
+                // SAFETY: the caller's contract, offset by rows and columns that are inside.
+                unsafe {
+                    let (a, b, c) = (a.as_ptr().add(row * lda), b.as_ptr().add(quarter * 16), c.as_mut_ptr().add(row * NR + quarter * 16));
+                    by_rows!(n, rows_256(a, lda, k, b, c, add));
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`tile_256`], `R` rows, 16 columns.
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn rows_256<const R: usize>(a: *const f32, lda: usize, k: usize, b: *const f32, c: *mut f32, add: bool) {
+        let mut acc: [[__m256; 2]; R] = [[_mm256_setzero_ps(); 2]; R];
+        for p in 0..k {
+            // SAFETY: p < k; 16 columns from here are inside the row of NR.
+            unsafe {
+                let b0 = _mm256_loadu_ps(b.add(p * NR));
+                let b1 = _mm256_loadu_ps(b.add(p * NR + 8));
+                for (i, acc) in acc.iter_mut().enumerate() {
+                    let x = _mm256_set1_ps(*a.add(i * lda + p));
+                    acc[0] = _mm256_fmadd_ps(x, b0, acc[0]);
+                    acc[1] = _mm256_fmadd_ps(x, b1, acc[1]);
+                }
+            }
+        }
+        for (i, acc) in acc.iter().enumerate() {
+            for (half, &s) in acc.iter().enumerate() {
+                // SAFETY: row i < R of c, 8 columns.
+                unsafe {
+                    let c = c.add(i * NR + half * 8);
+                    let s = if add { _mm256_add_ps(_mm256_loadu_ps(c), s) } else { s };
+                    _mm256_storeu_ps(c, s);
+                }
+            }
+        }
+    }
+}

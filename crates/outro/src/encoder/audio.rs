@@ -1,0 +1,176 @@
+//! The audio tower: a Whisper-style encoder that works in chunks of `2 * n_window` mel frames, then halves time.
+
+use outro_kernels::{AttentionShape, Mask, attend, gelu, layer_norm};
+
+use super::AUDIO_NORM_EPS;
+use crate::checkpoint::Matrix;
+use crate::config::AudioConfig;
+use crate::error::{Error, Result};
+use crate::nn::{Linear, Mat, Weights};
+
+pub(crate) struct AudioTower {
+    config: AudioConfig,
+    conv1: Linear,
+    conv2: Linear,
+    layers: Vec<Layer>,
+    norm: LayerNorm,
+    proj: Linear,
+    /// Sinusoids `[n_window, d_model]`.
+    positions: Vec<f32>,
+}
+
+struct Layer {
+    norm1: LayerNorm,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+    norm2: LayerNorm,
+    up: Linear,
+    down: Linear,
+}
+
+struct LayerNorm {
+    weight: Vec<f32>,
+    bias: Vec<f32>,
+}
+
+impl LayerNorm {
+    fn load(w: Weights, prefix: &str, width: usize) -> Result<Self> {
+        Ok(Self { weight: w.vector(&format!("{prefix}.weight"), width)?, bias: w.vector(&format!("{prefix}.bias"), width)? })
+    }
+
+    fn forward(&self, x: &[f32]) -> Vec<f32> {
+        let mut out = vec![0.0; x.len()];
+        layer_norm(x, &self.weight, &self.bias, AUDIO_NORM_EPS, &mut out);
+        out
+    }
+}
+
+/// Tokens that an audio of `frames` mel frames becomes: a convolution of stride 2, then pairs are averaged.
+pub(crate) fn audio_tokens(frames: usize) -> usize {
+    frames.div_ceil(2) / 2
+}
+
+impl AudioTower {
+    pub(crate) fn load(w: Weights, prefix: &str, c: &AudioConfig) -> Result<Self> {
+        let d = c.hidden;
+        let layers = (0..c.layers)
+            .map(|i| {
+                let p = format!("{prefix}layers.{i}.");
+                let a = format!("{p}self_attn.");
+                Ok(Layer {
+                    norm1: LayerNorm::load(w, &format!("{p}self_attn_layer_norm"), d)?,
+                    q: w.linear(&format!("{a}q_proj"), d, d, true)?,
+                    k: w.linear(&format!("{a}k_proj"), d, d, false)?,
+                    v: w.linear(&format!("{a}v_proj"), d, d, true)?,
+                    o: w.linear(&format!("{a}out_proj"), d, d, true)?,
+                    norm2: LayerNorm::load(w, &format!("{p}final_layer_norm"), d)?,
+                    up: w.linear(&format!("{p}fc1"), c.intermediate, d, true)?,
+                    down: w.linear(&format!("{p}fc2"), d, c.intermediate, true)?,
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            conv1: w.linear_shaped(&format!("{prefix}conv1"), &[d, c.mel_bins, 3], true)?,
+            conv2: w.linear_shaped(&format!("{prefix}conv2"), &[d, d, 3], true)?,
+            layers,
+            norm: LayerNorm::load(w, &format!("{prefix}ln_post"), d)?,
+            proj: w.linear(&format!("{prefix}proj"), c.out, d, true)?,
+            positions: sinusoids(c.n_window, d),
+            config: c.clone(),
+        })
+    }
+
+    pub(crate) fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        let layers = self.layers.iter().flat_map(|l| [&l.q, &l.k, &l.v, &l.o, &l.up, &l.down]);
+        [&self.conv1, &self.conv2, &self.proj].into_iter().chain(layers).map(|l| &l.weight)
+    }
+
+    /// Log-mel `[mel_bins, frames]` of one audio to tokens `[audio_tokens(frames), out]`. `progress` receives
+    /// the frames done.
+    pub(crate) fn forward(&self, mel: &[f32], progress: &mut dyn FnMut(usize)) -> Result<Mat> {
+        let c = &self.config;
+        let frames = mel.len() / c.mel_bins;
+        let chunk = 2 * c.n_window;
+        let mut x = Mat { cols: c.hidden, data: Vec::new() };
+        for start in (0..frames).step_by(chunk) {
+            let n = (frames - start).min(chunk);
+            x.data.extend(self.chunk(mel, frames, start, n).data);
+            progress(start + n);
+        }
+        let mut pooled = Mat::zeros(audio_tokens(frames), c.hidden);
+        for (out, pair) in pooled.data.chunks_exact_mut(c.hidden).zip(x.data.chunks_exact(2 * c.hidden)) {
+            let (a, b) = pair.split_at(c.hidden);
+            for ((o, a), b) in out.iter_mut().zip(a).zip(b) {
+                *o = (a + b) / 2.0;
+            }
+        }
+        let out = self.proj.forward(&self.norm.forward(&pooled.data));
+        if out.is_finite() { Ok(out) } else { Err(Error::NotFinite { place: self.culprit() }) }
+    }
+
+    fn culprit(&self) -> String {
+        let bad = self.matrices().find(|m| !m.is_finite());
+        bad.map_or_else(|| "output of the audio tower (or its mel)".into(), |m| format!("tensor `{}`", m.name()))
+    }
+
+    /// Convolutions and attention layers over one chunk: nothing crosses its ends.
+    fn chunk(&self, mel: &[f32], frames: usize, start: usize, n: usize) -> Mat {
+        let c = &self.config;
+        // Each convolution is a product with its unfolded input; columns are (channel, tap) as in its kernel.
+        let mut unfolded = vec![0f32; n * c.mel_bins * 3];
+        for (t, row) in unfolded.chunks_exact_mut(c.mel_bins * 3).enumerate() {
+            for (bin, taps) in row.chunks_exact_mut(3).enumerate() {
+                for (tap, x) in taps.iter_mut().enumerate() {
+                    let at = (t + tap).wrapping_sub(1);
+                    if at < n {
+                        *x = mel[bin * frames + start + at];
+                    }
+                }
+            }
+        }
+        let mut wide = self.conv1.forward(&unfolded);
+        gelu(&mut wide.data);
+        let half = n.div_ceil(2);
+        let mut unfolded = vec![0f32; half * c.hidden * 3];
+        for (t, row) in unfolded.chunks_exact_mut(c.hidden * 3).enumerate() {
+            for tap in 0..3 {
+                let at = (2 * t + tap).wrapping_sub(1);
+                if at < n {
+                    for (x, w) in row[tap..].iter_mut().step_by(3).zip(wide.row(at)) {
+                        *x = *w;
+                    }
+                }
+            }
+        }
+        let mut x = self.conv2.forward(&unfolded);
+        gelu(&mut x.data);
+        outro_kernels::add(&mut x.data, &self.positions[..half * c.hidden]);
+        let shape = AttentionShape { heads: c.heads, kv_heads: c.heads, dim: c.hidden / c.heads };
+        for layer in &self.layers {
+            let mut h = layer.norm1.forward(&x.data);
+            let (q, k, v) = (layer.q.forward(&h), layer.k.forward(&h), layer.v.forward(&h));
+            attend(&q.data, &k.data, &v.data, shape, Mask::Full, &mut h);
+            outro_kernels::add(&mut x.data, &layer.o.forward(&h).data);
+            let mut wide = layer.up.forward(&layer.norm2.forward(&x.data));
+            gelu(&mut wide.data);
+            outro_kernels::add(&mut x.data, &layer.down.forward(&wide.data).data);
+        }
+        x
+    }
+}
+
+/// Sine and cosine positions `[length, width]`, timescales 1 to 10,000, in f32 as the reference computes them.
+fn sinusoids(length: usize, width: usize) -> Vec<f32> {
+    let half = width / 2;
+    let step = (10000f64.ln() / (half - 1) as f64) as f32;
+    let inverse: Vec<f32> = (0..half).map(|i| (-step * i as f32).exp()).collect();
+    (0..length)
+        .flat_map(|t| {
+            let angle = |f: &f32| t as f32 * f;
+            let sin: Vec<f32> = inverse.iter().map(angle).map(f32::sin).collect();
+            sin.into_iter().chain(inverse.iter().map(angle).map(f32::cos)).collect::<Vec<_>>()
+        })
+        .collect()
+}

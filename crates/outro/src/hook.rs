@@ -1,0 +1,146 @@
+//! The seam: what an intervention or an observer sees of ONE request, and may change.
+
+use std::any::Any;
+
+use outro_kernels::AttentionShape;
+
+use crate::error::Result;
+
+/// Where in a forward pass a hook is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct At {
+    /// Decoder layer, 0-based.
+    pub layer: usize,
+    /// Number of decoder layers L.
+    pub layers: usize,
+    /// True while the prompt is processed.
+    pub prefill: bool,
+    /// H, G and D of this layer.
+    pub shape: AttentionShape,
+}
+
+/// What the decoder does after a hook saw a layer's input.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Flow {
+    /// Go on with every row.
+    Continue,
+    /// Keep only these rows (indices into the rows just seen, ascending) from this layer on.
+    Keep(Vec<usize>),
+}
+
+/// One layer's attention of one request, after rotary embedding.
+#[derive(Clone, Copy, Debug)]
+pub struct Qkv<'a> {
+    /// Queries of the new tokens, `[new, H * D]`.
+    pub q: &'a [f32],
+    /// All keys so far, `[all, G * D]`.
+    pub k: &'a [f32],
+    /// All values so far, `[all, G * D]`.
+    pub v: &'a [f32],
+}
+
+/// Sees and changes one request's activations. Every method does nothing unless overridden.
+///
+/// All matrices are row-major, one row a token; head h occupies columns `h * D .. (h + 1) * D`.
+pub trait Hook: Any + Send {
+    /// Hidden states `[new, hidden]` that enter the layer, before its norm.
+    ///
+    /// # Errors
+    /// Whatever the hook wants to stop the request with.
+    fn layer_input(&mut self, _at: At, _x: &[f32], _hidden: usize) -> Result<Flow> {
+        Ok(Flow::Continue)
+    }
+
+    /// Queries `[new, H * D]`, keys and values `[new, G * D]` of the new tokens, after rotary embedding and
+    /// before they join the cache.
+    ///
+    /// # Errors
+    /// As [`Hook::layer_input`].
+    fn qkv(&mut self, _at: At, _q: &mut [f32], _k: &mut [f32], _v: &mut [f32]) -> Result<()> {
+        Ok(())
+    }
+
+    /// Head outputs `[new, H * D]`, before the output projection.
+    ///
+    /// # Errors
+    /// As [`Hook::layer_input`].
+    fn head_outputs(&mut self, _at: At, _qkv: Qkv, _o: &mut [f32]) -> Result<()> {
+        Ok(())
+    }
+
+    /// Rows were dropped at this layer (by this or another hook): row `i` from here on is what row `rows[i]` was.
+    fn rows_kept(&mut self, _at: At, _rows: &[usize]) {}
+}
+
+/// Several hooks on one request, called in order.
+#[derive(Default)]
+pub struct Chain(pub Vec<Box<dyn Hook>>);
+
+impl Hook for Chain {
+    fn layer_input(&mut self, at: At, x: &[f32], hidden: usize) -> Result<Flow> {
+        let mut kept: Option<Vec<usize>> = None;
+        for hook in &mut self.0 {
+            // Every hook sees all rows that entered; a later Keep narrows an earlier one.
+            if let Flow::Keep(rows) = hook.layer_input(at, x, hidden)? {
+                kept = Some(match kept {
+                    None => rows,
+                    Some(k) => k.into_iter().filter(|r| rows.contains(r)).collect(),
+                });
+            }
+        }
+        Ok(kept.map_or(Flow::Continue, Flow::Keep))
+    }
+
+    fn qkv(&mut self, at: At, q: &mut [f32], k: &mut [f32], v: &mut [f32]) -> Result<()> {
+        self.0.iter_mut().try_for_each(|hook| hook.qkv(at, q, k, v))
+    }
+
+    fn head_outputs(&mut self, at: At, qkv: Qkv, o: &mut [f32]) -> Result<()> {
+        self.0.iter_mut().try_for_each(|hook| hook.head_outputs(at, qkv, o))
+    }
+
+    fn rows_kept(&mut self, at: At, rows: &[usize]) {
+        for hook in &mut self.0 {
+            hook.rows_kept(at, rows);
+        }
+    }
+}
+
+/// Finds the first hook of type `T`, inside chains too.
+pub fn find<T: Hook>(hook: &dyn Hook) -> Option<&T> {
+    let any: &dyn Any = hook;
+    if let Some(found) = any.downcast_ref() {
+        return Some(found);
+    }
+    any.downcast_ref::<Chain>()?.0.iter().find_map(|h| find(h.as_ref()))
+}
+
+/// Keeps what passes by during the prefill, for comparison with other implementations. Put it last in a [`Chain`]
+/// to see head outputs as the output projection does.
+#[derive(Default)]
+pub struct Recorder {
+    /// Keep the hidden states that enter each layer.
+    pub wants_hidden: bool,
+    /// Keep the head outputs of each layer.
+    pub wants_head_outputs: bool,
+    /// `[S, hidden]` by layer.
+    pub hidden: Vec<(usize, Vec<f32>)>,
+    /// `[S, H * D]` by layer.
+    pub head_outputs: Vec<(usize, Vec<f32>)>,
+}
+
+impl Hook for Recorder {
+    fn layer_input(&mut self, at: At, x: &[f32], _hidden: usize) -> Result<Flow> {
+        if at.prefill && self.wants_hidden {
+            self.hidden.push((at.layer, x.to_vec()));
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn head_outputs(&mut self, at: At, _qkv: Qkv, o: &mut [f32]) -> Result<()> {
+        if at.prefill && self.wants_head_outputs {
+            self.head_outputs.push((at.layer, o.to_vec()));
+        }
+        Ok(())
+    }
+}

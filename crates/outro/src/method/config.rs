@@ -1,0 +1,192 @@
+//! The method's settings (method.md section 6).
+
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+
+/// Which decoded tokens are rotated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DecodeRule {
+    /// Every decoded token, at every layer that has a sink value direction.
+    #[default]
+    Paper,
+    /// As the authors' release: not where prompt token 0 is a sink.
+    Release,
+}
+
+/// Settings of the method. The defaults are the released values for Qwen2.5-Omni.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct OutRoConfig {
+    /// Strength of the rotation.
+    pub gamma: f32,
+    /// Temperature of the gate.
+    pub temperature: f32,
+    /// A sink's largest |activation| is at least this.
+    pub abs_threshold: f32,
+    /// ... and at least this many times the median |activation| of the layer's input.
+    pub median_multiple: f32,
+    /// First layer in which sinks are looked for.
+    pub start_layer: usize,
+    /// Layer before which the search ends; `None` is L - 2.
+    pub end_layer: Option<usize>,
+    /// Sinks are relaxed at layers that are multiples of this; `None` is max(1, L / 7).
+    pub interval: Option<usize>,
+    /// The layers at which sinks are relaxed, instead of an interval.
+    pub layers: Option<Vec<usize>>,
+    /// Relax each sink once, or at every enhancement layer.
+    pub once: bool,
+    /// Rotate head outputs (section 4).
+    pub rotate: bool,
+    /// Relax the causal mask for sinks (section 3).
+    pub relax: bool,
+    /// Keep the length of head outputs.
+    pub rescale: bool,
+    /// Which decoded tokens are rotated.
+    pub decode: DecodeRule,
+    /// Prompt rows to take for sinks, instead of detection.
+    pub sinks: Option<Vec<usize>>,
+}
+
+impl Default for OutRoConfig {
+    fn default() -> Self {
+        Self {
+            gamma: 3.0,
+            temperature: 0.1,
+            abs_threshold: 100.0,
+            median_multiple: 1000.0,
+            start_layer: 0,
+            end_layer: None,
+            interval: None,
+            layers: None,
+            once: true,
+            rotate: true,
+            relax: true,
+            rescale: true,
+            decode: DecodeRule::Paper,
+            sinks: None,
+        }
+    }
+}
+
+impl OutRoConfig {
+    /// Keys that [`OutRoConfig::set`] takes.
+    pub const KEYS: [&str; 14] = [
+        "gamma", "temperature", "abs_threshold", "median_multiple", "start_layer", "end_layer", "interval", "layers", "once",
+        "rotate", "relax", "rescale", "decode", "sinks",
+    ];
+
+    /// Changes one setting by its name. Optional ones take `default` too; lists are comma-separated.
+    ///
+    /// # Errors
+    /// An unknown key or a value that it cannot have.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
+        let number = |low: f32, what: &str| -> Result<f32> {
+            let x: f32 = parse(key, value, what)?;
+            if x.is_finite() && x >= low { Ok(x) } else { Err(bad(key, value, what)) }
+        };
+        let optional = |what: &str| if value == "default" { Ok(None) } else { parse(key, value, what).map(Some) };
+        let list = || -> Result<Option<Vec<usize>>> {
+            if value == "default" {
+                return Ok(None);
+            }
+            let mut all: Vec<usize> =
+                value.split(',').map(|v| parse(key, v.trim(), "whole numbers, comma-separated, or `default`")).collect::<Result<_>>()?;
+            all.sort_unstable();
+            all.dedup();
+            Ok(Some(all))
+        };
+        match key {
+            "gamma" => self.gamma = number(0.0, "a number of at least 0")?,
+            "temperature" => {
+                self.temperature = number(f32::MIN_POSITIVE, "a number above 0")?;
+            }
+            "abs_threshold" => self.abs_threshold = number(0.0, "a number of at least 0")?,
+            "median_multiple" => self.median_multiple = number(0.0, "a number of at least 0")?,
+            "start_layer" => self.start_layer = parse(key, value, "a layer number")?,
+            "end_layer" => self.end_layer = optional("a layer number or `default`")?,
+            "interval" => {
+                self.interval = optional("a number of layers or `default`")?;
+                if self.interval == Some(0) {
+                    return Err(bad(key, value, "at least 1"));
+                }
+            }
+            "layers" => self.layers = list()?,
+            "once" => self.once = parse(key, value, "true or false")?,
+            "rotate" => self.rotate = parse(key, value, "true or false")?,
+            "relax" => self.relax = parse(key, value, "true or false")?,
+            "rescale" => self.rescale = parse(key, value, "true or false")?,
+            "sinks" => self.sinks = list()?,
+            "decode" => {
+                self.decode = match value {
+                    "paper" => DecodeRule::Paper,
+                    "release" => DecodeRule::Release,
+                    _ => return Err(bad(key, value, "paper or release")),
+                }
+            }
+            _ => {
+                return Err(Error::Setting { key: key.into(), problem: format!("unknown; possible: {}", Self::KEYS.join(", ")) });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether sinks are looked for at this layer.
+    pub(super) fn detects(&self, layer: usize, layers: usize) -> bool {
+        (self.start_layer..self.end_layer.unwrap_or(layers.saturating_sub(2))).contains(&layer)
+    }
+
+    /// Whether this is an enhancement layer.
+    pub(super) fn enhances(&self, layer: usize, layers: usize) -> bool {
+        match &self.layers {
+            Some(list) => list.contains(&layer),
+            None => layer.is_multiple_of(self.interval.unwrap_or(layers / 7).max(1)),
+        }
+    }
+}
+
+fn bad(key: &str, value: &str, what: &str) -> Error {
+    Error::Setting { key: key.into(), problem: format!("is `{value}`, must be {what}") }
+}
+
+fn parse<T: FromStr>(key: &str, value: &str, what: &str) -> Result<T> {
+    value.parse().map_err(|_| bad(key, value, what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_follow_the_paper() {
+        let c = OutRoConfig::default();
+        let at = |n: usize| (0..n).filter(|l| c.enhances(*l, n)).collect::<Vec<_>>();
+        assert_eq!(at(36), [0, 5, 10, 15, 20, 25, 30, 35]);
+        assert_eq!(at(28)[..3], [0, 4, 8]);
+        assert_eq!(at(3), [0, 1, 2], "an interval is at least 1");
+        assert_eq!((0..36).filter(|l| c.detects(*l, 36)).count(), 34);
+        assert!(!c.detects(0, 1));
+    }
+
+    #[test]
+    fn every_key_can_be_set_and_bad_values_are_named() {
+        let mut c = OutRoConfig::default();
+        for key in OutRoConfig::KEYS {
+            let good = match key {
+                "once" | "rotate" | "relax" | "rescale" => "false",
+                "decode" => "release",
+                "layers" | "sinks" => "3,1",
+                _ => "2",
+            };
+            c.set(key, good).unwrap();
+            let message = c.set(key, "x").unwrap_err().to_string();
+            assert!(message.contains(key), "{message}");
+        }
+        assert_eq!(c.layers, Some(vec![1, 3]));
+        assert!(c.set("gama", "1").unwrap_err().to_string().contains("gamma"));
+        assert!(c.set("gamma", "nan").is_err() && c.set("temperature", "0").is_err() && c.set("interval", "0").is_err());
+    }
+}

@@ -1,0 +1,121 @@
+//! OutRo (arXiv 2603.14337): rotate head outputs towards the value of the attention sinks.
+
+mod config;
+mod rotate;
+mod sinks;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use outro_kernels::{Mask, attend};
+
+pub use config::{DecodeRule, OutRoConfig};
+pub use sinks::massive_tokens;
+
+use crate::error::Result;
+use crate::hook::{At, Flow, Hook, Qkv};
+
+/// The method on ONE request: it is made for a prefill and dropped with its session.
+pub struct OutRo {
+    config: OutRoConfig,
+    /// Sinks of each layer in start..end, ascending (method.md section 1).
+    sinks: BTreeMap<usize, Vec<usize>>,
+    /// Mean value of the sinks, `[G * D]`, of each layer that has some (section 2).
+    vbar: BTreeMap<usize, Vec<f32>>,
+    enhanced: BTreeSet<usize>,
+    so_far: BTreeSet<usize>,
+    relaxed_at: BTreeMap<usize, Vec<usize>>,
+}
+
+impl OutRo {
+    /// The method with these settings, before a prefill.
+    pub fn new(config: OutRoConfig) -> Self {
+        Self {
+            config,
+            sinks: BTreeMap::new(),
+            vbar: BTreeMap::new(),
+            enhanced: BTreeSet::new(),
+            so_far: BTreeSet::new(),
+            relaxed_at: BTreeMap::new(),
+        }
+    }
+
+    /// Sinks by layer, also the empty ones of layers that were looked at. Positions are rows of the prompt.
+    pub fn sinks(&self) -> &BTreeMap<usize, Vec<usize>> {
+        &self.sinks
+    }
+
+    /// Which sinks' rows were recomputed over the whole prompt, by layer.
+    pub fn relaxed_at(&self) -> &BTreeMap<usize, Vec<usize>> {
+        &self.relaxed_at
+    }
+
+    /// The sink value direction `[G * D]` of each layer that has sinks.
+    pub fn vbar(&self) -> &BTreeMap<usize, Vec<f32>> {
+        &self.vbar
+    }
+
+    fn relax(&mut self, at: At, qkv: Qkv, o: &mut [f32]) {
+        let c = &self.config;
+        let sinks = &self.sinks[&at.layer];
+        let new: Vec<usize> = sinks.iter().copied().filter(|t| !(c.once && self.enhanced.contains(t))).collect();
+        if !c.relax || new.is_empty() || !c.enhances(at.layer, at.layers) {
+            return;
+        }
+        let width = at.shape.heads * at.shape.dim;
+        let q: Vec<f32> = new.iter().flat_map(|t| &qkv.q[t * width..(t + 1) * width]).copied().collect();
+        let mut rows = vec![0.0; q.len()];
+        attend(&q, qkv.k, qkv.v, at.shape, Mask::Full, &mut rows);
+        for (t, row) in new.iter().zip(rows.chunks_exact(width)) {
+            o[t * width..(t + 1) * width].copy_from_slice(row);
+        }
+        self.enhanced.extend(&new);
+        self.relaxed_at.insert(at.layer, new);
+    }
+}
+
+impl Hook for OutRo {
+    fn layer_input(&mut self, at: At, x: &[f32], hidden: usize) -> Result<Flow> {
+        let rows = x.len() / hidden;
+        if at.prefill && rows > 1 && self.config.detects(at.layer, at.layers) {
+            let found = match &self.config.sinks {
+                Some(given) => given.iter().copied().filter(|t| *t < rows).collect(),
+                None => massive_tokens(x, hidden, self.config.abs_threshold, self.config.median_multiple),
+            };
+            self.sinks.insert(at.layer, found);
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn head_outputs(&mut self, at: At, qkv: Qkv, o: &mut [f32]) -> Result<()> {
+        let Some(sinks) = self.sinks.get(&at.layer).filter(|s| !s.is_empty()) else { return Ok(()) };
+        let sink_at_start = sinks[0] == 0;
+        if at.prefill {
+            self.so_far.extend(sinks);
+            self.vbar.insert(at.layer, rotate::mean_value(qkv.v, sinks, at.shape));
+            self.relax(at, qkv, o);
+        }
+        let c = &self.config;
+        if !c.rotate {
+            return Ok(());
+        }
+        let skip = |t: usize| match (at.prefill, c.decode) {
+            (true, _) => self.so_far.contains(&t),
+            (false, DecodeRule::Paper) => false,
+            // The release takes the one new row, whose local index is 0, for prompt token 0.
+            (false, DecodeRule::Release) => t == 0 && sink_at_start,
+        };
+        rotate::rotate(o, &self.vbar[&at.layer], at.shape, c, skip);
+        Ok(())
+    }
+
+    fn rows_kept(&mut self, _at: At, rows: &[usize]) {
+        // Rows that are gone cannot be skipped or relaxed; the others move up.
+        let moved = |set: &BTreeSet<usize>| rows.iter().enumerate().filter(|(_, old)| set.contains(old)).map(|(new, _)| new).collect();
+        self.so_far = moved(&self.so_far);
+        self.enhanced = moved(&self.enhanced);
+        for sinks in self.sinks.values_mut() {
+            let old: BTreeSet<usize> = sinks.iter().copied().collect();
+            *sinks = moved(&old).into_iter().collect();
+        }
+    }
+}

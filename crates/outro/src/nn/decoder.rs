@@ -1,0 +1,234 @@
+//! THE decoder: packed rows of one or several requests, each with its own caches and hook.
+
+use outro_kernels::{AttentionShape, Mask, attend, rms_norm, rotate_half};
+
+use super::{GatedMlp, Linear, Mat, Weights};
+use crate::checkpoint::Matrix;
+use crate::config::TextConfig;
+use crate::error::{Error, Result};
+use crate::hook::{At, Flow, Hook, Qkv};
+
+/// Immutable weights of a text decoder.
+pub(crate) struct Decoder {
+    config: TextConfig,
+    pub(crate) embed: Matrix,
+    layers: Vec<Layer>,
+    norm: Vec<f32>,
+    head: Option<Matrix>,
+    /// Rotary frequencies, `[D / 2]`, and the axis (time, height, width) that each follows.
+    frequencies: Vec<(f32, usize)>,
+}
+
+struct Layer {
+    input_norm: Vec<f32>,
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+    mlp_norm: Vec<f32>,
+    mlp: GatedMlp,
+}
+
+/// Keys and values of one layer of one request, `[tokens, G * D]` each.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LayerCache {
+    pub(crate) k: Vec<f32>,
+    pub(crate) v: Vec<f32>,
+}
+
+/// One request's share of a forward pass.
+pub(crate) struct Step<'a> {
+    pub(crate) caches: &'a mut [LayerCache],
+    pub(crate) hook: Option<&'a mut (dyn Hook + 'static)>,
+    /// New rows `[new, hidden]`; consumed.
+    pub(crate) x: Mat,
+    /// Rotary position of each new row on three axes.
+    pub(crate) positions: Vec<[f32; 3]>,
+    pub(crate) prefill: bool,
+}
+
+impl Decoder {
+    pub(crate) fn load(w: Weights, prefix: &str, lm_head: &str, config: &TextConfig) -> Result<Self> {
+        let c = config;
+        let (q_out, kv_out) = (c.heads * c.head_dim, c.kv_heads * c.head_dim);
+        let layers = (0..c.layers)
+            .map(|i| {
+                let p = format!("{prefix}layers.{i}.");
+                let a = format!("{p}self_attn.");
+                Ok(Layer {
+                    input_norm: w.vector(&format!("{p}input_layernorm.weight"), c.hidden)?,
+                    q: w.linear(&format!("{a}q_proj"), q_out, c.hidden, c.qkv_bias)?,
+                    k: w.linear(&format!("{a}k_proj"), kv_out, c.hidden, c.qkv_bias)?,
+                    v: w.linear(&format!("{a}v_proj"), kv_out, c.hidden, c.qkv_bias)?,
+                    o: w.linear(&format!("{a}o_proj"), c.hidden, q_out, false)?,
+                    mlp_norm: w.vector(&format!("{p}post_attention_layernorm.weight"), c.hidden)?,
+                    mlp: GatedMlp::load(w, &format!("{p}mlp"), c.hidden, c.intermediate, false)?,
+                })
+            })
+            .collect::<Result<_>>()?;
+        let embed = w.checkpoint.matrix(&format!("{prefix}embed_tokens.weight"), &[c.vocab, c.hidden], w.dtype)?;
+        let head = if c.tied { None } else { Some(w.checkpoint.matrix(lm_head, &[c.vocab, c.hidden], w.dtype)?) };
+        let axis = |i: usize| match c.rope_sections {
+            Some([t, h, _]) => usize::from(i >= t) + usize::from(i >= t + h),
+            None => 0,
+        };
+        let frequencies = (0..c.head_dim / 2)
+            .map(|i| (1.0 / (c.rope_theta as f32).powf((2 * i) as f32 / c.head_dim as f32), axis(i)))
+            .collect();
+        let norm = w.vector(&format!("{prefix}norm.weight"), c.hidden)?;
+        Ok(Self { config: c.clone(), embed, layers, norm, head, frequencies })
+    }
+
+    pub(crate) fn shape(&self) -> AttentionShape {
+        AttentionShape { heads: self.config.heads, kv_heads: self.config.kv_heads, dim: self.config.head_dim }
+    }
+
+    /// All matrices, with the layer that each belongs to.
+    pub(crate) fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        let layers = self.layers.iter().flat_map(|l| {
+            [&l.q, &l.k, &l.v, &l.o, &l.mlp.gate, &l.mlp.up, &l.mlp.down].into_iter().map(|lin| &lin.weight)
+        });
+        std::iter::once(&self.embed).chain(layers).chain(self.head.as_ref())
+    }
+
+    /// Rows of several requests through every layer. Linear layers run once over all rows; attention and hooks
+    /// run per request, so a hook can only ever see its own request's rows. Returns each request's rows after
+    /// the last layer, before the final norm. `progress` is called after each layer.
+    pub(crate) fn forward(&self, steps: &mut [Step], progress: &mut dyn FnMut(usize)) -> Result<Vec<Mat>> {
+        let c = &self.config;
+        let mut x = Mat { cols: c.hidden, data: Vec::new() };
+        let mut spans = Vec::with_capacity(steps.len());
+        for s in steps.iter_mut() {
+            let start = x.rows();
+            if x.data.is_empty() {
+                // Nothing is packed yet: take the first request's rows over without a copy.
+                x = std::mem::take(&mut s.x);
+            } else {
+                x.data.append(&mut s.x.data);
+            }
+            spans.push(start..x.rows());
+        }
+        let (mut cos, mut sin) = self.angles(steps);
+        for (index, layer) in self.layers.iter().enumerate() {
+            let at = |prefill| At { layer: index, layers: self.layers.len(), prefill, shape: self.shape() };
+            let mut pruned = false;
+            let mut start = 0;
+            for (step, span) in steps.iter_mut().zip(&mut spans) {
+                let rows = start..start + span.len();
+                let kept = match step.hook.as_deref_mut() {
+                    Some(hook) => hook.layer_input(at(step.prefill), &x.data[rows.start * c.hidden..rows.end * c.hidden], c.hidden)?,
+                    None => Flow::Continue,
+                };
+                if let Flow::Keep(kept) = kept {
+                    keep_rows(&mut x, rows.clone(), &kept)?;
+                    step.positions = kept.iter().map(|r| step.positions[*r]).collect();
+                    if let Some(hook) = step.hook.as_deref_mut() {
+                        hook.rows_kept(at(step.prefill), &kept);
+                    }
+                    *span = start..start + kept.len();
+                    pruned = true;
+                } else {
+                    *span = rows;
+                }
+                start = span.end;
+            }
+            if pruned {
+                (cos, sin) = self.angles(steps);
+            }
+            self.attention(layer, &mut x, steps, &spans, &at, &cos, &sin)?;
+            layer.mlp.add_to(&mut x, &layer.mlp_norm, c.norm_eps);
+            if !x.is_finite() {
+                return Err(self.not_finite(index));
+            }
+            progress(index + 1);
+        }
+        if spans.len() == 1 {
+            return Ok(vec![x]);
+        }
+        Ok(spans.into_iter().map(|s| Mat { cols: c.hidden, data: x.data[s.start * c.hidden..s.end * c.hidden].to_vec() }).collect())
+    }
+
+    fn attention(
+        &self,
+        layer: &Layer,
+        x: &mut Mat,
+        steps: &mut [Step],
+        spans: &[std::ops::Range<usize>],
+        at: &dyn Fn(bool) -> At,
+        cos: &[f32],
+        sin: &[f32],
+    ) -> Result<()> {
+        let shape = self.shape();
+        let mut h = vec![0.0; x.data.len()];
+        rms_norm(&x.data, &layer.input_norm, self.config.norm_eps, &mut h);
+        let (mut q, mut k, mut v) = (layer.q.forward(&h), layer.k.forward(&h), layer.v.forward(&h));
+        drop(h);
+        rotate_half(&mut q.data, shape.heads, shape.dim, cos, sin);
+        rotate_half(&mut k.data, shape.kv_heads, shape.dim, cos, sin);
+        let mut o = Mat::zeros(q.rows(), q.cols);
+        for (step, span) in steps.iter_mut().zip(spans) {
+            let at = at(step.prefill);
+            let q_rows = span.start * q.cols..span.end * q.cols;
+            let kv_rows = span.start * k.cols..span.end * k.cols;
+            if let Some(hook) = step.hook.as_deref_mut() {
+                hook.qkv(at, &mut q.data[q_rows.clone()], &mut k.data[kv_rows.clone()], &mut v.data[kv_rows.clone()])?;
+            }
+            let cache = &mut step.caches[at.layer];
+            let offset = cache.k.len() / k.cols;
+            cache.k.extend_from_slice(&k.data[kv_rows.clone()]);
+            cache.v.extend_from_slice(&v.data[kv_rows]);
+            let o = &mut o.data[q_rows.clone()];
+            let q = &q.data[q_rows];
+            attend(q, &cache.k, &cache.v, shape, Mask::Causal { offset }, o);
+            if let Some(hook) = step.hook.as_deref_mut() {
+                hook.head_outputs(at, Qkv { q, k: &cache.k, v: &cache.v }, o)?;
+            }
+        }
+        outro_kernels::add(&mut x.data, &layer.o.forward(&o.data).data);
+        Ok(())
+    }
+
+    /// Cosines and sines `[rows, D / 2]` of all steps' positions.
+    fn angles(&self, steps: &[Step]) -> (Vec<f32>, Vec<f32>) {
+        let angle = |p: &[f32; 3]| {
+            let p = *p;
+            self.frequencies.iter().map(move |(f, axis)| p[*axis] * f)
+        };
+        steps.iter().flat_map(|s| &s.positions).flat_map(angle).map(|a| (a.cos(), a.sin())).unzip()
+    }
+
+    /// Logits `[rows, vocab]` of some rows of the last layer's output.
+    pub(crate) fn logits(&self, x: &[f32]) -> Result<Mat> {
+        let c = &self.config;
+        let mut h = vec![0.0; x.len()];
+        rms_norm(x, &self.norm, c.norm_eps, &mut h);
+        let rows = x.len() / c.hidden;
+        let mut out = Mat::zeros(rows, c.vocab);
+        let head = self.head.as_ref().unwrap_or(&self.embed);
+        outro_kernels::linear(&h, rows, c.hidden, head.weight(), c.vocab, None, &mut out.data);
+        if out.is_finite() { Ok(out) } else { Err(Error::NotFinite { place: format!("logits (tensor `{}`)", head.name()) }) }
+    }
+
+    /// Names the damaged tensor if one is; otherwise the layer in which numbers overflowed.
+    fn not_finite(&self, layer: usize) -> Error {
+        let mark = format!("layers.{layer}.");
+        let bad = self.matrices().find(|m| m.name().contains(&mark) && !m.is_finite());
+        Error::NotFinite {
+            place: bad.map_or_else(|| format!("output of decoder layer {layer}"), |m| format!("tensor `{}`", m.name())),
+        }
+    }
+}
+
+/// Removes the rows of `span` that are not in `kept` (ascending, relative to the span).
+fn keep_rows(x: &mut Mat, span: std::ops::Range<usize>, kept: &[usize]) -> Result<()> {
+    if kept.is_empty() || kept.windows(2).any(|w| w[0] >= w[1]) || kept.last().is_some_and(|r| *r >= span.len()) {
+        return Err(Error::input("hook", "rows to keep must be ascending, inside the prompt, and not none"));
+    }
+    let cols = x.cols;
+    for (to, from) in kept.iter().enumerate() {
+        let (to, from) = ((span.start + to) * cols, (span.start + from) * cols);
+        x.data.copy_within(from..from + cols, to);
+    }
+    x.data.drain((span.start + kept.len()) * cols..span.end * cols);
+    Ok(())
+}

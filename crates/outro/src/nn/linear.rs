@@ -1,0 +1,80 @@
+//! Linear layers and the gated MLP, over weights of any type.
+
+use outro_kernels::{linear, silu_mul};
+
+use super::Mat;
+use crate::checkpoint::{Checkpoint, Dtype, Matrix};
+use crate::error::Result;
+
+/// What to read weights from, and how matrices are kept.
+#[derive(Clone, Copy)]
+pub(crate) struct Weights<'a> {
+    pub(crate) checkpoint: &'a Checkpoint,
+    pub(crate) dtype: Dtype,
+}
+
+impl Weights<'_> {
+    /// `prefix.weight [out, inp]` and, if asked for, `prefix.bias [out]`.
+    pub(crate) fn linear(&self, prefix: &str, out: usize, inp: usize, bias: bool) -> Result<Linear> {
+        self.linear_shaped(prefix, &[out, inp], bias)
+    }
+
+    /// A convolution's kernel, flattened behind its output channels.
+    pub(crate) fn linear_shaped(&self, prefix: &str, shape: &[usize], bias: bool) -> Result<Linear> {
+        let weight = self.checkpoint.matrix(&format!("{prefix}.weight"), shape, self.dtype)?;
+        let bias = bias.then(|| self.checkpoint.vector(&format!("{prefix}.bias"), shape[0])).transpose()?;
+        Ok(Linear { weight, bias })
+    }
+
+    pub(crate) fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+        self.checkpoint.vector(name, len)
+    }
+}
+
+/// `y = x W^T + b`.
+pub(crate) struct Linear {
+    pub(crate) weight: Matrix,
+    pub(crate) bias: Option<Vec<f32>>,
+}
+
+impl Linear {
+    /// `x [rows, in]` to `[rows, out]`.
+    pub(crate) fn forward(&self, x: &[f32]) -> Mat {
+        let (k, n) = (self.weight.cols(), self.weight.rows());
+        let mut out = Mat::zeros(x.len() / k, n);
+        linear(x, x.len() / k, k, self.weight.weight(), n, self.bias.as_deref(), &mut out.data);
+        out
+    }
+}
+
+/// `down(silu(gate(x)) * up(x))`.
+pub(crate) struct GatedMlp {
+    pub(crate) gate: Linear,
+    pub(crate) up: Linear,
+    pub(crate) down: Linear,
+}
+
+/// Rows that go through an MLP at once: its wide middle is the largest activation of a prefill.
+const MLP_ROWS: usize = 1024;
+
+impl GatedMlp {
+    pub(crate) fn load(w: Weights, prefix: &str, hidden: usize, intermediate: usize, bias: bool) -> Result<Self> {
+        Ok(Self {
+            gate: w.linear(&format!("{prefix}.gate_proj"), intermediate, hidden, bias)?,
+            up: w.linear(&format!("{prefix}.up_proj"), intermediate, hidden, bias)?,
+            down: w.linear(&format!("{prefix}.down_proj"), hidden, intermediate, bias)?,
+        })
+    }
+
+    /// Adds the MLP's output for `norm(x)` to `x`, some rows at a time.
+    pub(crate) fn add_to(&self, x: &mut Mat, norm: &[f32], eps: f32) {
+        for rows in x.data.chunks_mut(MLP_ROWS * x.cols) {
+            let mut h = vec![0.0; rows.len()];
+            outro_kernels::rms_norm(rows, norm, eps, &mut h);
+            let mut gate = self.gate.forward(&h);
+            let up = self.up.forward(&h);
+            silu_mul(&mut gate.data, &up.data);
+            outro_kernels::add(rows, &self.down.forward(&gate.data).data);
+        }
+    }
+}

@@ -52,12 +52,29 @@ struct Task {
     keys: Range<usize>,
 }
 
-fn attend_at(level: Level, q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape, mask: Mask, out: &mut [f32]) {
+fn attend_at(
+    level: Level,
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    shape: AttentionShape,
+    mask: Mask,
+    out: &mut [f32],
+) {
     let AttentionShape { heads, kv_heads, dim } = shape;
-    assert!(heads > 0 && dim > 0 && kv_heads > 0 && heads.is_multiple_of(kv_heads), "{shape:?}");
+    assert!(
+        heads > 0 && dim > 0 && kv_heads > 0 && heads.is_multiple_of(kv_heads),
+        "{shape:?}"
+    );
     let (n, s) = (q.len() / (heads * dim), k.len() / (kv_heads * dim));
-    assert!(q.len() == n * heads * dim && out.len() == q.len(), "queries and outputs of attention");
-    assert!(k.len() == s * kv_heads * dim && v.len() == k.len(), "keys and values of attention");
+    assert!(
+        q.len() == n * heads * dim && out.len() == q.len(),
+        "queries and outputs of attention"
+    );
+    assert!(
+        k.len() == s * kv_heads * dim && v.len() == k.len(),
+        "keys and values of attention"
+    );
     let block = (QUERIES / (heads / kv_heads)).max(1);
     let whole = [0, n];
     let (bounds, causal) = match mask {
@@ -67,17 +84,28 @@ fn attend_at(level: Level, q: &[f32], k: &[f32], v: &[f32], shape: AttentionShap
             (&whole[..], Some(offset))
         }
         Mask::Segments(bounds) => {
-            assert!(n == s && bounds.first() == Some(&0) && bounds.last() == Some(&n), "segments of attention");
+            assert!(
+                n == s && bounds.first() == Some(&0) && bounds.last() == Some(&n),
+                "segments of attention"
+            );
             (bounds, None)
         }
     };
     let mut tasks = Vec::new();
     for w in bounds.windows(2) {
-        let keys = if let Mask::Segments(_) = mask { w[0]..w[1] } else { 0..s };
+        let keys = if let Mask::Segments(_) = mask {
+            w[0]..w[1]
+        } else {
+            0..s
+        };
         for start in (w[0]..w[1]).step_by(block) {
             let rows = start..(start + block).min(w[1]);
             let end = causal.map_or(keys.end, |offset| offset + rows.end);
-            tasks.extend((0..kv_heads).map(|head| Task { head, rows: rows.clone(), keys: keys.start..end }));
+            tasks.extend((0..kv_heads).map(|head| Task {
+                head,
+                rows: rows.clone(),
+                keys: keys.start..end,
+            }));
         }
     }
     // Later causal rows see more keys: starting with them keeps the threads evenly busy to the end.
@@ -86,18 +114,25 @@ fn attend_at(level: Level, q: &[f32], k: &[f32], v: &[f32], shape: AttentionShap
     }
     let shared = Shared(out.as_mut_ptr());
     let groups = heads / kv_heads;
-    tasks.into_par_iter().for_each_init(Scratch::default, |scratch, task| {
-        if task.rows.len() * groups <= 2 * groups.min(8) {
-            few(level, q, k, v, shape, &task, causal, scratch);
-        } else {
-            many(level, q, k, v, shape, &task, causal, scratch);
-        }
-        for (i, row) in scratch.o.chunks_exact(dim).take(task.rows.len() * groups).enumerate() {
-            let (t, h) = (task.rows.start + i / groups, task.head * groups + i % groups);
-            // SAFETY: row t, head h belong to this task alone, and lie inside `out` by the assertion on its length.
-            unsafe { std::ptr::copy_nonoverlapping(row.as_ptr(), shared.at((t * heads + h) * dim), dim) };
-        }
-    });
+    tasks
+        .into_par_iter()
+        .for_each_init(Scratch::default, |scratch, task| {
+            if task.rows.len() * groups <= 2 * groups.min(8) {
+                few(level, q, k, v, shape, &task, causal, scratch);
+            } else {
+                many(level, q, k, v, shape, &task, causal, scratch);
+            }
+            for (i, row) in scratch
+                .o
+                .chunks_exact(dim)
+                .take(task.rows.len() * groups)
+                .enumerate()
+            {
+                let (t, h) = (task.rows.start + i / groups, task.head * groups + i % groups);
+                // SAFETY: row t, head h belong to this task alone, and lie inside `out` by the assertion on its length.
+                unsafe { std::ptr::copy_nonoverlapping(row.as_ptr(), shared.at((t * heads + h) * dim), dim) };
+            }
+        });
 }
 
 /// The shared output; see the SAFETY comments at its uses.
@@ -145,7 +180,16 @@ fn gather(q: &[f32], shape: AttentionShape, task: &Task, out: &mut Vec<f32>) {
     }
 }
 
-fn many(level: Level, q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape, task: &Task, causal: Option<usize>, s: &mut Scratch) {
+fn many(
+    level: Level,
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    shape: AttentionShape,
+    task: &Task,
+    causal: Option<usize>,
+    s: &mut Scratch,
+) {
     let AttentionShape { heads, kv_heads, dim } = shape;
     let group = heads / kv_heads;
     let m = task.rows.len() * group;
@@ -183,7 +227,11 @@ fn many(level: Level, q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape, ta
             }
         }
         for (i, row) in s.p.chunks_exact_mut(KEYS).enumerate() {
-            let visible = causal.map_or(keys, |offset| (offset + task.rows.start + i / group + 1).saturating_sub(start).min(keys));
+            let visible = causal.map_or(keys, |offset| {
+                (offset + task.rows.start + i / group + 1)
+                    .saturating_sub(start)
+                    .min(keys)
+            });
             let scale = softmax_step(level, row, visible, &mut s.max[i], &mut s.sum[i]);
             if scale != 1.0 {
                 for p in 0..panels {
@@ -194,7 +242,16 @@ fn many(level: Level, q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape, ta
             }
         }
         for p in 0..panels {
-            gemm_panel(level, &s.p, KEYS, m, keys, &s.vp[p * KEYS * NR..], &mut s.acc[p * m * NR..(p + 1) * m * NR], true);
+            gemm_panel(
+                level,
+                &s.p,
+                KEYS,
+                m,
+                keys,
+                &s.vp[p * KEYS * NR..],
+                &mut s.acc[p * m * NR..(p + 1) * m * NR],
+                true,
+            );
         }
     }
     s.o.clear();
@@ -249,7 +306,16 @@ fn softmax_body<const FMA: bool>(row: &mut [f32], visible: usize, max: &mut f32,
 }
 
 /// A handful of rows (a decode step, a sink's row): packing keys would cost more than the products.
-fn few(level: Level, q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape, task: &Task, causal: Option<usize>, s: &mut Scratch) {
+fn few(
+    level: Level,
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    shape: AttentionShape,
+    task: &Task,
+    causal: Option<usize>,
+    s: &mut Scratch,
+) {
     let AttentionShape { heads, kv_heads, dim } = shape;
     let group = heads / kv_heads;
     let m = task.rows.len() * group;
@@ -257,7 +323,9 @@ fn few(level: Level, q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape, tas
     reset(&mut s.p, task.keys.len(), 0.0);
     reset(&mut s.o, m * dim, 0.0);
     for i in 0..m {
-        let end = causal.map_or(task.keys.end, |offset| (offset + task.rows.start + i / group + 1).min(task.keys.end));
+        let end = causal.map_or(task.keys.end, |offset| {
+            (offset + task.rows.start + i / group + 1).min(task.keys.end)
+        });
         let keys = task.keys.start..end;
         let p = &mut s.p[..keys.len()];
         let (stride, first) = (kv_heads * dim, (keys.start * kv_heads + task.head) * dim);
@@ -297,7 +365,13 @@ mod tests {
     use super::*;
     use crate::math::tests::random;
 
-    fn naive(q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape, sees: impl Fn(usize, usize) -> bool) -> Vec<f32> {
+    fn naive(
+        q: &[f32],
+        k: &[f32],
+        v: &[f32],
+        shape: AttentionShape,
+        sees: impl Fn(usize, usize) -> bool,
+    ) -> Vec<f32> {
         let AttentionShape { heads, kv_heads, dim } = shape;
         let (n, s, group) = (q.len() / heads / dim, k.len() / kv_heads / dim, heads / kv_heads);
         let mut out = vec![0f32; q.len()];
@@ -305,13 +379,22 @@ mod tests {
             for h in 0..heads {
                 let g = h / group;
                 let score = |j: usize| -> f64 {
-                    (0..dim).map(|d| f64::from(q[(t * heads + h) * dim + d]) * f64::from(k[(j * kv_heads + g) * dim + d])).sum::<f64>()
+                    (0..dim)
+                        .map(|d| {
+                            f64::from(q[(t * heads + h) * dim + d])
+                                * f64::from(k[(j * kv_heads + g) * dim + d])
+                        })
+                        .sum::<f64>()
                         / (dim as f64).sqrt()
                 };
-                let w: Vec<f64> = (0..s).map(|j| if sees(t, j) { score(j).exp() } else { 0.0 }).collect();
+                let w: Vec<f64> = (0..s)
+                    .map(|j| if sees(t, j) { score(j).exp() } else { 0.0 })
+                    .collect();
                 let total: f64 = w.iter().sum();
                 for d in 0..dim {
-                    let o: f64 = (0..s).map(|j| w[j] * f64::from(v[(j * kv_heads + g) * dim + d])).sum();
+                    let o: f64 = (0..s)
+                        .map(|j| w[j] * f64::from(v[(j * kv_heads + g) * dim + d]))
+                        .sum();
                     out[(t * heads + h) * dim + d] = (o / total) as f32;
                 }
             }
@@ -321,12 +404,26 @@ mod tests {
 
     #[test]
     fn every_level_equals_the_definition() {
-        for (heads, kv_heads, dim, n, s) in [(4, 2, 16, 300, 300), (6, 1, 80, 50, 70), (2, 2, 8, 1, 260), (14, 2, 64, 3, 131), (1, 1, 33, 129, 129)] {
+        for (heads, kv_heads, dim, n, s) in [
+            (4, 2, 16, 300, 300),
+            (6, 1, 80, 50, 70),
+            (2, 2, 8, 1, 260),
+            (14, 2, 64, 3, 131),
+            (1, 1, 33, 129, 129),
+        ] {
             let shape = AttentionShape { heads, kv_heads, dim };
-            let (q, k, v) = (random(1, n * heads * dim), random(2, s * kv_heads * dim), random(3, s * kv_heads * dim));
+            let (q, k, v) = (
+                random(1, n * heads * dim),
+                random(2, s * kv_heads * dim),
+                random(3, s * kv_heads * dim),
+            );
             let q: Vec<f32> = q.iter().map(|x| x * 6.0).collect();
             let bounds = [0, 5.min(n), n.max(6).min(n)];
-            let bounds = if bounds[1] == n { vec![0, n] } else { bounds.to_vec() };
+            let bounds = if bounds[1] == n {
+                vec![0, n]
+            } else {
+                bounds.to_vec()
+            };
             let mut masks = vec![Mask::Full, Mask::Causal { offset: s - n }];
             if n == s {
                 masks.push(Mask::Segments(&bounds));
@@ -336,11 +433,17 @@ mod tests {
                     let want = naive(&q, &k, &v, shape, |t, j| match mask {
                         Mask::Full => true,
                         Mask::Causal { offset } => j <= t + offset,
-                        Mask::Segments(b) => b.windows(2).any(|w| (w[0]..w[1]).contains(&t) && (w[0]..w[1]).contains(&j)),
+                        Mask::Segments(b) => b
+                            .windows(2)
+                            .any(|w| (w[0]..w[1]).contains(&t) && (w[0]..w[1]).contains(&j)),
                     });
                     let mut got = vec![f32::NAN; q.len()];
                     attend_at(level, &q, &k, &v, shape, *mask, &mut got);
-                    let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                    let worst = got
+                        .iter()
+                        .zip(&want)
+                        .map(|(a, b)| (a - b).abs())
+                        .fold(0.0, f32::max);
                     assert!(worst < 5e-6, "{level:?} {shape:?} {mask:?}: {worst}");
                 }
             }

@@ -62,7 +62,16 @@ pub fn linear(x: &[f32], m: usize, k: usize, w: Weight, n: usize, bias: Option<&
     linear_at(Level::detect(), x, m, k, w, n, bias, out);
 }
 
-pub(crate) fn linear_at(level: Level, x: &[f32], m: usize, k: usize, w: Weight, n: usize, bias: Option<&[f32]>, out: &mut [f32]) {
+pub(crate) fn linear_at(
+    level: Level,
+    x: &[f32],
+    m: usize,
+    k: usize,
+    w: Weight,
+    n: usize,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) {
     assert_eq!(x.len(), m * k, "x of a linear layer");
     assert_eq!(w.len(), n * k, "weight of a linear layer");
     assert_eq!(out.len(), m * n, "output of a linear layer");
@@ -94,7 +103,16 @@ impl Shared {
     }
 }
 
-fn many_rows(level: Level, x: &[f32], m: usize, k: usize, w: Weight, n: usize, bias: Option<&[f32]>, out: &mut [f32]) {
+fn many_rows(
+    level: Level,
+    x: &[f32],
+    m: usize,
+    k: usize,
+    w: Weight,
+    n: usize,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) {
     let panels = n.div_ceil(NR);
     let shared = Shared(out.as_mut_ptr());
     (0..m.div_ceil(MC) * panels).into_par_iter().for_each_init(
@@ -136,7 +154,16 @@ fn pack(w: Weight, n0: usize, cols: usize, k: usize, k0: usize, kc: usize, row: 
 /// Outputs of one task of [`few_rows`].
 const STRIP: usize = 64;
 
-fn few_rows(level: Level, x: &[f32], m: usize, k: usize, w: Weight, n: usize, bias: Option<&[f32]>, out: &mut [f32]) {
+fn few_rows(
+    level: Level,
+    x: &[f32],
+    m: usize,
+    k: usize,
+    w: Weight,
+    n: usize,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) {
     let shared = Shared(out.as_mut_ptr());
     (0..n.div_ceil(STRIP)).into_par_iter().for_each(|task| {
         let n0 = task * STRIP;
@@ -207,7 +234,9 @@ mod tests {
         let mut y = Vec::with_capacity(m * n);
         for i in 0..m {
             for j in 0..n {
-                let s: f64 = (0..k).map(|p| f64::from(x[i * k + p]) * f64::from(w[j * k + p])).sum();
+                let s: f64 = (0..k)
+                    .map(|p| f64::from(x[i * k + p]) * f64::from(w[j * k + p]))
+                    .sum();
                 y.push(s + f64::from(bias[j]));
             }
         }
@@ -216,18 +245,36 @@ mod tests {
 
     #[test]
     fn every_level_and_type_equals_the_sum() {
-        for (m, k, n) in [(1, 1, 1), (1, 300, 70), (3, 64, 65), (5, 7, 31), (13, 257, 33), (25, 600, 96), (400, 40, 40)] {
+        for (m, k, n) in [
+            (1, 1, 1),
+            (1, 300, 70),
+            (3, 64, 65),
+            (5, 7, 31),
+            (13, 257, 33),
+            (25, 600, 96),
+            (400, 40, 40),
+        ] {
             let (x, w, bias) = (random(1, m * k), random(2, n * k), random(3, n));
             let b: Vec<bf16> = w.iter().map(|v| bf16::from_f32(*v)).collect();
             let h: Vec<f16> = w.iter().map(|v| f16::from_f32(*v)).collect();
-            let wide: [Vec<f32>; 3] = [w.clone(), b.iter().map(|v| v.to_f32()).collect(), h.iter().map(|v| v.to_f32()).collect()];
+            let wide: [Vec<f32>; 3] = [
+                w.clone(),
+                b.iter().map(|v| v.to_f32()).collect(),
+                h.iter().map(|v| v.to_f32()).collect(),
+            ];
             for level in Level::all() {
-                for (weight, wide) in [Weight::F32(&w), Weight::Bf16(&b), Weight::F16(&h)].into_iter().zip(&wide) {
+                for (weight, wide) in [Weight::F32(&w), Weight::Bf16(&b), Weight::F16(&h)]
+                    .into_iter()
+                    .zip(&wide)
+                {
                     let want = naive(&x, m, k, wide, n, &bias);
                     let mut got = vec![f32::NAN; m * n];
                     linear_at(level, &x, m, k, weight, n, Some(&bias), &mut got);
                     for (g, w) in got.iter().zip(&want) {
-                        assert!((f64::from(*g) - w).abs() < 2e-5 * (k as f64).sqrt(), "{level:?} {m}x{k}x{n}: {g} for {w}");
+                        assert!(
+                            (f64::from(*g) - w).abs() < 2e-5 * (k as f64).sqrt(),
+                            "{level:?} {m}x{k}x{n}: {g} for {w}"
+                        );
                     }
                 }
             }

@@ -5,7 +5,14 @@
 //! All matrices are row-major. Results do not depend on the number of threads: work is split by shape alone.
 //! Every kernel has a portable path and, chosen at run time, AVX2 and AVX-512 paths (see [`Level`]).
 
-#![expect(unsafe_code, reason = "SIMD paths checked at run time, and tasks that write disjoint parts of one output")]
+#![expect(
+    unsafe_code,
+    reason = "SIMD paths checked at run time, and tasks that write disjoint parts of one output"
+)]
+#![expect(
+    clippy::inline_always,
+    reason = "bodies must inline into the function compiled for each instruction set"
+)]
 
 mod attention;
 mod gemm;

@@ -12,7 +12,9 @@ const ROWS: usize = 32;
 /// # Panics
 /// When `x` is not whole rows or `out` is not as long as `x`.
 pub fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
-    rows(x, weight.len(), out, |x, out| rms_norm_row(Level::detect(), x, weight, eps, out));
+    rows(x, weight.len(), out, |x, out| {
+        rms_norm_row(Level::detect(), x, weight, eps, out);
+    });
 }
 
 multiversion! { fn rms_norm_row(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = rms_norm_body }
@@ -55,12 +57,17 @@ pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [
 }
 
 fn rows(x: &[f32], width: usize, out: &mut [f32], f: impl Fn(&[f32], &mut [f32]) + Sync) {
-    assert!(width > 0 && x.len().is_multiple_of(width) && x.len() == out.len(), "rows of a norm");
-    out.par_chunks_mut(width * ROWS).zip(x.par_chunks(width * ROWS)).for_each(|(out, x)| {
-        for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-            f(x, out);
-        }
-    });
+    assert!(
+        width > 0 && x.len().is_multiple_of(width) && x.len() == out.len(),
+        "rows of a norm"
+    );
+    out.par_chunks_mut(width * ROWS)
+        .zip(x.par_chunks(width * ROWS))
+        .for_each(|(out, x)| {
+            for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
+                f(x, out);
+            }
+        });
 }
 
 /// `x += y`.
@@ -69,11 +76,13 @@ fn rows(x: &[f32], width: usize, out: &mut [f32], f: impl Fn(&[f32], &mut [f32])
 /// When the lengths differ.
 pub fn add(x: &mut [f32], y: &[f32]) {
     assert_eq!(x.len(), y.len(), "sum of two matrices");
-    x.par_chunks_mut(1 << 15).zip(y.par_chunks(1 << 15)).for_each(|(x, y)| {
-        for (x, y) in x.iter_mut().zip(y) {
-            *x += y;
-        }
-    });
+    x.par_chunks_mut(1 << 15)
+        .zip(y.par_chunks(1 << 15))
+        .for_each(|(x, y)| {
+            for (x, y) in x.iter_mut().zip(y) {
+                *x += y;
+            }
+        });
 }
 
 /// `gate = silu(gate) * up`, the gated MLP's middle.
@@ -83,7 +92,9 @@ pub fn add(x: &mut [f32], y: &[f32]) {
 pub fn silu_mul(gate: &mut [f32], up: &[f32]) {
     assert_eq!(gate.len(), up.len(), "gate and up of an MLP");
     let level = Level::detect();
-    gate.par_chunks_mut(1 << 14).zip(up.par_chunks(1 << 14)).for_each(|(gate, up)| silu_mul_chunk(level, gate, up));
+    gate.par_chunks_mut(1 << 14)
+        .zip(up.par_chunks(1 << 14))
+        .for_each(|(gate, up)| silu_mul_chunk(level, gate, up));
 }
 
 multiversion! { fn silu_mul_chunk(gate: &mut [f32], up: &[f32]) = silu_mul_body }
@@ -141,17 +152,22 @@ fn erf<const FMA: bool>(x: f32) -> f32 {
 /// When the lengths do not fit each other.
 pub fn rotate_half(x: &mut [f32], heads: usize, dim: usize, cos: &[f32], sin: &[f32]) {
     let half = dim / 2;
-    assert!(x.len() / (heads * dim) * half == cos.len() && cos.len() == sin.len(), "angles of a rotary embedding");
-    x.par_chunks_mut(heads * dim).zip(cos.par_chunks(half).zip(sin.par_chunks(half))).for_each(|(row, (cos, sin))| {
-        for head in row.chunks_exact_mut(dim) {
-            let (a, b) = head.split_at_mut(half);
-            for (((a, b), c), s) in a.iter_mut().zip(b).zip(cos).zip(sin) {
-                let (x, y) = (*a, *b);
-                *a = x * c - y * s;
-                *b = y * c + x * s;
+    assert!(
+        x.len() / (heads * dim) * half == cos.len() && cos.len() == sin.len(),
+        "angles of a rotary embedding"
+    );
+    x.par_chunks_mut(heads * dim)
+        .zip(cos.par_chunks(half).zip(sin.par_chunks(half)))
+        .for_each(|(row, (cos, sin))| {
+            for head in row.chunks_exact_mut(dim) {
+                let (a, b) = head.split_at_mut(half);
+                for (((a, b), c), s) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+                    let (x, y) = (*a, *b);
+                    *a = x * c - y * s;
+                    *b = y * c + x * s;
+                }
             }
-        }
-    });
+        });
 }
 
 #[cfg(test)]
@@ -178,7 +194,10 @@ pub(crate) mod tests {
             for y in [exp_negative::<true>(x), exp_negative::<false>(x)] {
                 let want = f64::from(x).exp();
                 if x >= -87.0 {
-                    assert!((f64::from(y) - want).abs() <= 2.5e-7 * want, "e^{x}: {y} for {want}");
+                    assert!(
+                        (f64::from(y) - want).abs() <= 2.5e-7 * want,
+                        "e^{x}: {y} for {want}"
+                    );
                 } else {
                     assert_eq!(y, 0.0);
                 }

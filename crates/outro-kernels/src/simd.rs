@@ -30,7 +30,9 @@ impl Level {
     /// What the processor has.
     #[cfg(target_arch = "x86_64")]
     fn best() -> Self {
-        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        let avx2 = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
         let avx512 = ["f", "bw", "dq", "vl"].iter().all(|f| match *f {
             "f" => is_x86_feature_detected!("avx512f"),
             "bw" => is_x86_feature_detected!("avx512bw"),
@@ -53,7 +55,9 @@ impl Level {
     /// The levels that can run here, for tests.
     #[cfg(test)]
     pub(crate) fn all() -> impl Iterator<Item = Self> {
-        [Self::Portable, Self::Avx2, Self::Avx512].into_iter().filter(|l| *l <= Self::best())
+        [Self::Portable, Self::Avx2, Self::Avx512]
+            .into_iter()
+            .filter(|l| *l <= Self::best())
     }
 }
 
@@ -133,8 +137,21 @@ pub(crate) const NR: usize = 32;
 
 /// `c[m, n] (+)= a[m, k] b[k, n]` for one packed panel: `b` is `[k, NR]`, rows past the real matrix are zero.
 /// `a` has row stride `lda`, `c` has row stride `NR`.
-pub(crate) fn gemm_panel(level: Level, a: &[f32], lda: usize, m: usize, k: usize, b: &[f32], c: &mut [f32], add: bool) {
-    assert!(m == 0 || a.len() >= (m - 1) * lda + k, "a: {} elements for {m} rows of {k}", a.len());
+pub(crate) fn gemm_panel(
+    level: Level,
+    a: &[f32],
+    lda: usize,
+    m: usize,
+    k: usize,
+    b: &[f32],
+    c: &mut [f32],
+    add: bool,
+) {
+    assert!(
+        m == 0 || a.len() >= (m - 1) * lda + k,
+        "a: {} elements for {m} rows of {k}",
+        a.len()
+    );
     assert!(b.len() >= k * NR && c.len() >= m * NR, "b or c too short");
     let mut row = 0;
     while row < m {
@@ -195,7 +212,15 @@ mod x86 {
     /// # Safety
     /// AVX-512 F; `a` holds `rows` rows of `k` with stride `lda`, `b` `k x NR`, `c` `rows x NR`; `rows <= MR`.
     #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn tile_512(a: &[f32], lda: usize, rows: usize, k: usize, b: &[f32], c: &mut [f32], add: bool) {
+    pub(super) unsafe fn tile_512(
+        a: &[f32],
+        lda: usize,
+        rows: usize,
+        k: usize,
+        b: &[f32],
+        c: &mut [f32],
+        add: bool,
+    ) {
         let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
         // SAFETY: the caller's contract.
         unsafe { by_rows!(rows, rows_512(a, lda, k, b, c, add)) }
@@ -204,7 +229,14 @@ mod x86 {
     /// # Safety
     /// As [`tile_512`], `R` rows.
     #[target_feature(enable = "avx512f")]
-    unsafe fn rows_512<const R: usize>(a: *const f32, lda: usize, k: usize, b: *const f32, c: *mut f32, add: bool) {
+    unsafe fn rows_512<const R: usize>(
+        a: *const f32,
+        lda: usize,
+        k: usize,
+        b: *const f32,
+        c: *mut f32,
+        add: bool,
+    ) {
         let mut acc: [[__m512; 2]; R] = [[_mm512_setzero_ps(); 2]; R];
         for p in 0..k {
             // SAFETY: p < k, so both halves of row p of b and element p of each row of a are inside.
@@ -223,7 +255,11 @@ mod x86 {
                 // SAFETY: row i < R of c, half a row of NR = 32.
                 unsafe {
                     let c = c.add(i * NR + half * 16);
-                    let s = if add { _mm512_add_ps(_mm512_loadu_ps(c), s) } else { s };
+                    let s = if add {
+                        _mm512_add_ps(_mm512_loadu_ps(c), s)
+                    } else {
+                        s
+                    };
                     _mm512_storeu_ps(c, s);
                 }
             }
@@ -233,14 +269,26 @@ mod x86 {
     /// # Safety
     /// As [`tile_512`] for AVX2 with FMA.
     #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn tile_256(a: &[f32], lda: usize, rows: usize, k: usize, b: &[f32], c: &mut [f32], add: bool) {
+    pub(super) unsafe fn tile_256(
+        a: &[f32],
+        lda: usize,
+        rows: usize,
+        k: usize,
+        b: &[f32],
+        c: &mut [f32],
+        add: bool,
+    ) {
         // Sixteen registers hold 6 rows of two vectors: walk the tile in quarters.
         for row in (0..rows).step_by(6) {
             for quarter in 0..2 {
                 let n = (rows - row).min(6);
                 // SAFETY: the caller's contract, offset by rows and columns that are inside.
                 unsafe {
-                    let (a, b, c) = (a.as_ptr().add(row * lda), b.as_ptr().add(quarter * 16), c.as_mut_ptr().add(row * NR + quarter * 16));
+                    let (a, b, c) = (
+                        a.as_ptr().add(row * lda),
+                        b.as_ptr().add(quarter * 16),
+                        c.as_mut_ptr().add(row * NR + quarter * 16),
+                    );
                     by_rows!(n, rows_256(a, lda, k, b, c, add));
                 }
             }
@@ -250,7 +298,14 @@ mod x86 {
     /// # Safety
     /// As [`tile_256`], `R` rows, 16 columns.
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn rows_256<const R: usize>(a: *const f32, lda: usize, k: usize, b: *const f32, c: *mut f32, add: bool) {
+    unsafe fn rows_256<const R: usize>(
+        a: *const f32,
+        lda: usize,
+        k: usize,
+        b: *const f32,
+        c: *mut f32,
+        add: bool,
+    ) {
         let mut acc: [[__m256; 2]; R] = [[_mm256_setzero_ps(); 2]; R];
         for p in 0..k {
             // SAFETY: p < k; 16 columns from here are inside the row of NR.
@@ -269,7 +324,11 @@ mod x86 {
                 // SAFETY: row i < R of c, 8 columns.
                 unsafe {
                     let c = c.add(i * NR + half * 8);
-                    let s = if add { _mm256_add_ps(_mm256_loadu_ps(c), s) } else { s };
+                    let s = if add {
+                        _mm256_add_ps(_mm256_loadu_ps(c), s)
+                    } else {
+                        s
+                    };
                     _mm256_storeu_ps(c, s);
                 }
             }

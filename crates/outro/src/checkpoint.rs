@@ -38,7 +38,10 @@ impl FromStr for Dtype {
             "f32" => Ok(Self::F32),
             "bf16" => Ok(Self::Bf16),
             "f16" => Ok(Self::F16),
-            _ => Err(Error::Setting { key: "dtype".into(), problem: format!("is `{s}`; possible: auto, f32, bf16, f16") }),
+            _ => Err(Error::Setting {
+                key: "dtype".into(),
+                problem: format!("is `{s}`; possible: auto, f32, bf16, f16"),
+            }),
         }
     }
 }
@@ -54,7 +57,12 @@ pub struct Matrix {
 
 #[derive(Clone)]
 enum Data {
-    Mapped { map: Arc<Mmap>, start: usize, end: usize, dtype: Dtype },
+    Mapped {
+        map: Arc<Mmap>,
+        start: usize,
+        end: usize,
+        dtype: Dtype,
+    },
     F32(Arc<[f32]>),
     Bf16(Arc<[bf16]>),
     F16(Arc<[f16]>),
@@ -80,7 +88,12 @@ impl Matrix {
     pub fn weight(&self) -> Weight<'_> {
         match &self.data {
             // Alignment and length were checked when the tensor was opened.
-            Data::Mapped { map, start, end, dtype } => {
+            Data::Mapped {
+                map,
+                start,
+                end,
+                dtype,
+            } => {
                 let bytes = &map[*start..*end];
                 match dtype {
                     Dtype::Bf16 => Weight::Bf16(bytemuck::cast_slice(bytes)),
@@ -145,7 +158,12 @@ impl Checkpoint {
     pub fn open(dir: &Path, skip: &[&str]) -> Result<Self> {
         let single = dir.join("model.safetensors");
         let index = dir.join("model.safetensors.index.json");
-        let mut this = Self { dir: dir.into(), shards: Vec::new(), tensors: BTreeMap::new(), skipped: 0 };
+        let mut this = Self {
+            dir: dir.into(),
+            shards: Vec::new(),
+            tensors: BTreeMap::new(),
+            skipped: 0,
+        };
         let skips = |name: &str| skip.iter().any(|s| name.starts_with(s));
         if index.exists() {
             let weight_map = read_index(&index)?;
@@ -154,17 +172,28 @@ impl Checkpoint {
             for file in needed.values().collect::<BTreeSet<_>>() {
                 let path = dir.join(file);
                 if !path.exists() {
-                    return Err(Error::checkpoint(path, "this shard is named by the index and missing; fetch it, or the whole checkpoint again"));
+                    return Err(Error::checkpoint(
+                        path,
+                        "this shard is named by the index and missing; fetch it, or the whole checkpoint again",
+                    ));
                 }
                 this.add_shard(&path, |name| needed.get(name) == Some(file))?;
             }
             if let Some((name, file)) = needed.iter().find(|(n, _)| !this.tensors.contains_key(*n)) {
-                return Err(Error::checkpoint(dir.join(file), format!("the index places tensor `{name}` here, and it is absent; index and shard are of different checkpoints")));
+                return Err(Error::checkpoint(
+                    dir.join(file),
+                    format!(
+                        "the index places tensor `{name}` here, and it is absent; index and shard are of different checkpoints"
+                    ),
+                ));
             }
         } else if single.exists() {
             this.add_shard(&single, |name| !skips(name))?;
         } else {
-            return Err(Error::checkpoint(dir, "holds neither model.safetensors nor model.safetensors.index.json; only safetensors checkpoints are read"));
+            return Err(Error::checkpoint(
+                dir,
+                "holds neither model.safetensors nor model.safetensors.index.json; only safetensors checkpoints are read",
+            ));
         }
         Ok(this)
     }
@@ -176,7 +205,10 @@ impl Checkpoint {
         #[expect(unsafe_code, reason = "memory-mapping the weights")]
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
-            Error::checkpoint(path, format!("not a whole safetensors file ({e}); it is truncated or damaged, fetch it again"))
+            Error::checkpoint(
+                path,
+                format!("not a whole safetensors file ({e}); it is truncated or damaged, fetch it again"),
+            )
         })?;
         let shard = self.shards.len();
         for (name, info) in metadata.tensors() {
@@ -186,9 +218,21 @@ impl Checkpoint {
             }
             let (start, end) = (info.data_offsets.0 + header + 8, info.data_offsets.1 + header + 8);
             if end > map.len() {
-                return Err(Error::checkpoint(path, format!("tensor `{name}` ends at byte {end}, the file at {}; it is truncated, fetch it again", map.len())));
+                return Err(Error::checkpoint(
+                    path,
+                    format!(
+                        "tensor `{name}` ends at byte {end}, the file at {}; it is truncated, fetch it again",
+                        map.len()
+                    ),
+                ));
             }
-            let info = TensorInfo { shard, dtype: format!("{:?}", info.dtype), shape: info.shape.clone(), start, end };
+            let info = TensorInfo {
+                shard,
+                dtype: format!("{:?}", info.dtype),
+                shape: info.shape.clone(),
+                start,
+                end,
+            };
             self.tensors.insert(name, info);
         }
         self.shards.push((path.into(), Arc::new(map)));
@@ -216,7 +260,13 @@ impl Checkpoint {
         })?;
         let (path, map) = &self.shards[info.shard];
         if info.shape != shape {
-            return Err(Error::checkpoint(path, format!("tensor `{name}` has the shape {:?}, config.json asks for {shape:?}", info.shape)));
+            return Err(Error::checkpoint(
+                path,
+                format!(
+                    "tensor `{name}` has the shape {:?}, config.json asks for {shape:?}",
+                    info.shape
+                ),
+            ));
         }
         Ok((info, path, map))
     }
@@ -232,19 +282,37 @@ impl Checkpoint {
             "F32" => Dtype::F32,
             "BF16" => Dtype::Bf16,
             "F16" => Dtype::F16,
-            other => return Err(Error::checkpoint(path, format!("tensor `{name}` is of type {other}; F32, BF16 and F16 are read"))),
+            other => {
+                return Err(Error::checkpoint(
+                    path,
+                    format!("tensor `{name}` is of type {other}; F32, BF16 and F16 are read"),
+                ));
+            }
         };
         let (rows, cols) = (shape[0], shape[1..].iter().product());
         let aligned = bytes.as_ptr().align_offset(4) == 0;
         let data = if aligned && (dtype == Dtype::Auto || dtype == stored) {
-            Data::Mapped { map: Arc::clone(map), start: info.start, end: info.end, dtype: stored }
+            Data::Mapped {
+                map: Arc::clone(map),
+                start: info.start,
+                end: info.end,
+                dtype: stored,
+            }
         } else {
             let target = if dtype == Dtype::Auto { stored } else { dtype };
             convert(widen_bytes(bytes, stored), target).ok_or_else(|| {
-                Error::checkpoint(path, format!("tensor `{name}` holds values that --dtype f16 cannot, use bf16 or f32"))
+                Error::checkpoint(
+                    path,
+                    format!("tensor `{name}` holds values that --dtype f16 cannot, use bf16 or f32"),
+                )
             })?
         };
-        Ok(Matrix { name: name.into(), rows, cols, data })
+        Ok(Matrix {
+            name: name.into(),
+            rows,
+            cols,
+            data,
+        })
     }
 
     /// Reads a vector (a norm's weight, a bias) as f32.
@@ -256,7 +324,9 @@ impl Checkpoint {
         let mut v = vec![0f32; len];
         m.weight().widen(0, &mut v);
         if !v.iter().all(|x| x.is_finite()) {
-            return Err(Error::NotFinite { place: format!("{}: tensor `{name}`", self.dir.display()) });
+            return Err(Error::NotFinite {
+                place: format!("{}: tensor `{name}`", self.dir.display()),
+            });
         }
         Ok(v)
     }
@@ -264,13 +334,23 @@ impl Checkpoint {
 
 fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    let json: Value = serde_json::from_str(&text).map_err(|e| Error::config(path, "", format!("not JSON: {e}")))?;
+    let json: Value =
+        serde_json::from_str(&text).map_err(|e| Error::config(path, "", format!("not JSON: {e}")))?;
     let map = json.get("weight_map").and_then(Value::as_object);
-    let map = map.ok_or_else(|| Error::config(path, "weight_map", "missing; it maps tensor names to shard files"))?;
+    let map =
+        map.ok_or_else(|| Error::config(path, "weight_map", "missing; it maps tensor names to shard files"))?;
     map.iter()
         .map(|(name, file)| {
-            let file = file.as_str().filter(|f| !f.contains(['/', '\\']) && !f.is_empty());
-            let file = file.ok_or_else(|| Error::config(path, format!("weight_map.{name}"), "must be a file name in the same directory"))?;
+            let file = file
+                .as_str()
+                .filter(|f| !f.contains(['/', '\\']) && !f.is_empty());
+            let file = file.ok_or_else(|| {
+                Error::config(
+                    path,
+                    format!("weight_map.{name}"),
+                    "must be a file name in the same directory",
+                )
+            })?;
             Ok((name.clone(), file.to_string()))
         })
         .collect()
@@ -278,9 +358,24 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
 
 fn widen_bytes(bytes: &[u8], stored: Dtype) -> Vec<f32> {
     match stored {
-        Dtype::F32 | Dtype::Auto => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        Dtype::Bf16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
-        Dtype::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
+        Dtype::F32 | Dtype::Auto => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| f32::from_le_bytes(*b))
+            .collect(),
+        Dtype::Bf16 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| bf16::from_le_bytes(*b).to_f32())
+            .collect(),
+        Dtype::F16 => bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| f16::from_le_bytes(*b).to_f32())
+            .collect(),
     }
 }
 

@@ -152,12 +152,16 @@ impl Config {
         let path = dir.join("config.json");
         let text = std::fs::read_to_string(&path).map_err(|e| {
             if e.kind() == std::io::ErrorKind::NotFound {
-                Error::checkpoint(dir, "holds no config.json; give a checkpoint directory as the hub stores it")
+                Error::checkpoint(
+                    dir,
+                    "holds no config.json; give a checkpoint directory as the hub stores it",
+                )
             } else {
                 Error::io(&path)(e)
             }
         })?;
-        let value: Value = serde_json::from_str(&text).map_err(|e| Error::config(&path, "", format!("not JSON: {e}")))?;
+        let value: Value =
+            serde_json::from_str(&text).map_err(|e| Error::config(&path, "", format!("not JSON: {e}")))?;
         family::parse(&Json::new(&path, &value))
     }
 }
@@ -172,13 +176,25 @@ pub(crate) struct Json<'a> {
 
 impl<'a> Json<'a> {
     pub(crate) fn new(file: &Path, value: &'a Value) -> Self {
-        Self { file: file.into(), field: String::new(), value: Some(value) }
+        Self {
+            file: file.into(),
+            field: String::new(),
+            value: Some(value),
+        }
     }
 
     /// The field below this one; absent and `null` are the same.
     pub(crate) fn at(&self, key: &str) -> Self {
-        let field = if self.field.is_empty() { key.into() } else { format!("{}.{key}", self.field) };
-        Self { file: self.file.clone(), field, value: self.value.and_then(|v| v.get(key)).filter(|v| !v.is_null()) }
+        let field = if self.field.is_empty() {
+            key.into()
+        } else {
+            format!("{}.{key}", self.field)
+        };
+        Self {
+            file: self.file.clone(),
+            field,
+            value: self.value.and_then(|v| v.get(key)).filter(|v| !v.is_null()),
+        }
     }
 
     pub(crate) fn present(&self) -> bool {
@@ -198,7 +214,11 @@ impl<'a> Json<'a> {
 
     /// A size: an integer from 1 to 2^24, which no real dimension exceeds.
     pub(crate) fn size(&self) -> Result<usize> {
-        self.get("a whole number from 1 to 16777216", |v| v.as_u64().filter(|n| (1..=1 << 24).contains(n)).map(|n| n as usize))
+        self.get("a whole number from 1 to 16777216", |v| {
+            v.as_u64()
+                .filter(|n| (1..=1 << 24).contains(n))
+                .map(|n| n as usize)
+        })
     }
 
     pub(crate) fn size_or(&self, default: usize) -> Result<usize> {
@@ -211,15 +231,25 @@ impl<'a> Json<'a> {
 
     /// A finite number above zero.
     pub(crate) fn positive(&self) -> Result<f64> {
-        self.get("a number above 0", |v| v.as_f64().filter(|x| x.is_finite() && *x > 0.0))
+        self.get("a number above 0", |v| {
+            v.as_f64().filter(|x| x.is_finite() && *x > 0.0)
+        })
     }
 
     pub(crate) fn positive_or(&self, default: f64) -> Result<f64> {
-        if self.present() { self.positive() } else { Ok(default) }
+        if self.present() {
+            self.positive()
+        } else {
+            Ok(default)
+        }
     }
 
     pub(crate) fn bool_or(&self, default: bool) -> Result<bool> {
-        if self.present() { self.get("true or false", Value::as_bool) } else { Ok(default) }
+        if self.present() {
+            self.get("true or false", Value::as_bool)
+        } else {
+            Ok(default)
+        }
     }
 
     pub(crate) fn str(&self) -> Result<&'a str> {
@@ -229,12 +259,19 @@ impl<'a> Json<'a> {
     /// Indices or sizes, zero allowed.
     pub(crate) fn list(&self) -> Result<Vec<usize>> {
         self.get("a list of whole numbers", |v| {
-            v.as_array()?.iter().map(|x| x.as_u64().filter(|n| *n <= 1 << 24).map(|n| n as usize)).collect()
+            v.as_array()?
+                .iter()
+                .map(|x| x.as_u64().filter(|n| *n <= 1 << 24).map(|n| n as usize))
+                .collect()
         })
     }
 }
 
 fn brief(v: &Value) -> String {
     let s = v.to_string();
-    if s.chars().count() > 40 { format!("{}...", s.chars().take(40).collect::<String>()) } else { s }
+    if s.chars().count() > 40 {
+        format!("{}...", s.chars().take(40).collect::<String>())
+    } else {
+        s
+    }
 }

@@ -86,16 +86,26 @@ impl Error {
 
     /// A [`Error::Config`].
     pub fn config(path: impl Into<PathBuf>, field: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Config { path: path.into(), field: field.into(), problem: problem.into() }
+        Self::Config {
+            path: path.into(),
+            field: field.into(),
+            problem: problem.into(),
+        }
     }
 
     /// A [`Error::Checkpoint`].
     pub fn checkpoint(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
-        Self::Checkpoint { path: path.into(), problem: problem.into() }
+        Self::Checkpoint {
+            path: path.into(),
+            problem: problem.into(),
+        }
     }
 
     /// A [`Error::Input`].
     pub fn input(key: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Input { key: key.into(), problem: problem.into() }
+        Self::Input {
+            key: key.into(),
+            problem: problem.into(),
+        }
     }
 }

@@ -96,7 +96,9 @@ impl Hook for Chain {
     }
 
     fn head_outputs(&mut self, at: At, qkv: Qkv, o: &mut [f32]) -> Result<()> {
-        self.0.iter_mut().try_for_each(|hook| hook.head_outputs(at, qkv, o))
+        self.0
+            .iter_mut()
+            .try_for_each(|hook| hook.head_outputs(at, qkv, o))
     }
 
     fn rows_kept(&mut self, at: At, rows: &[usize]) {
@@ -112,7 +114,10 @@ pub fn find<T: Hook>(hook: &dyn Hook) -> Option<&T> {
     if let Some(found) = any.downcast_ref() {
         return Some(found);
     }
-    any.downcast_ref::<Chain>()?.0.iter().find_map(|h| find(h.as_ref()))
+    any.downcast_ref::<Chain>()?
+        .0
+        .iter()
+        .find_map(|h| find(h.as_ref()))
 }
 
 /// Keeps what passes by during the prefill, for comparison with other implementations. Put it last in a [`Chain`]

@@ -37,7 +37,10 @@ struct LayerNorm {
 
 impl LayerNorm {
     fn load(w: Weights, prefix: &str, width: usize) -> Result<Self> {
-        Ok(Self { weight: w.vector(&format!("{prefix}.weight"), width)?, bias: w.vector(&format!("{prefix}.bias"), width)? })
+        Ok(Self {
+            weight: w.vector(&format!("{prefix}.weight"), width)?,
+            bias: w.vector(&format!("{prefix}.bias"), width)?,
+        })
     }
 
     fn forward(&self, x: &[f32]) -> Vec<f32> {
@@ -83,8 +86,14 @@ impl AudioTower {
     }
 
     pub(crate) fn matrices(&self) -> impl Iterator<Item = &Matrix> {
-        let layers = self.layers.iter().flat_map(|l| [&l.q, &l.k, &l.v, &l.o, &l.up, &l.down]);
-        [&self.conv1, &self.conv2, &self.proj].into_iter().chain(layers).map(|l| &l.weight)
+        let layers = self
+            .layers
+            .iter()
+            .flat_map(|l| [&l.q, &l.k, &l.v, &l.o, &l.up, &l.down]);
+        [&self.conv1, &self.conv2, &self.proj]
+            .into_iter()
+            .chain(layers)
+            .map(|l| &l.weight)
     }
 
     /// Log-mel `[mel_bins, frames]` of one audio to tokens `[audio_tokens(frames), out]`. `progress` receives
@@ -93,26 +102,42 @@ impl AudioTower {
         let c = &self.config;
         let frames = mel.len() / c.mel_bins;
         let chunk = 2 * c.n_window;
-        let mut x = Mat { cols: c.hidden, data: Vec::new() };
+        let mut x = Mat {
+            cols: c.hidden,
+            data: Vec::new(),
+        };
         for start in (0..frames).step_by(chunk) {
             let n = (frames - start).min(chunk);
             x.data.extend(self.chunk(mel, frames, start, n).data);
             progress(start + n);
         }
         let mut pooled = Mat::zeros(audio_tokens(frames), c.hidden);
-        for (out, pair) in pooled.data.chunks_exact_mut(c.hidden).zip(x.data.chunks_exact(2 * c.hidden)) {
+        for (out, pair) in pooled
+            .data
+            .chunks_exact_mut(c.hidden)
+            .zip(x.data.chunks_exact(2 * c.hidden))
+        {
             let (a, b) = pair.split_at(c.hidden);
             for ((o, a), b) in out.iter_mut().zip(a).zip(b) {
                 *o = (a + b) / 2.0;
             }
         }
         let out = self.proj.forward(&self.norm.forward(&pooled.data));
-        if out.is_finite() { Ok(out) } else { Err(Error::NotFinite { place: self.culprit() }) }
+        if out.is_finite() {
+            Ok(out)
+        } else {
+            Err(Error::NotFinite {
+                place: self.culprit(),
+            })
+        }
     }
 
     fn culprit(&self) -> String {
         let bad = self.matrices().find(|m| !m.is_finite());
-        bad.map_or_else(|| "output of the audio tower (or its mel)".into(), |m| format!("tensor `{}`", m.name()))
+        bad.map_or_else(
+            || "output of the audio tower (or its mel)".into(),
+            |m| format!("tensor `{}`", m.name()),
+        )
     }
 
     /// Convolutions and attention layers over one chunk: nothing crosses its ends.
@@ -147,7 +172,11 @@ impl AudioTower {
         let mut x = self.conv2.forward(&unfolded);
         gelu(&mut x.data);
         outro_kernels::add(&mut x.data, &self.positions[..half * c.hidden]);
-        let shape = AttentionShape { heads: c.heads, kv_heads: c.heads, dim: c.hidden / c.heads };
+        let shape = AttentionShape {
+            heads: c.heads,
+            kv_heads: c.heads,
+            dim: c.hidden / c.heads,
+        };
         for layer in &self.layers {
             let mut h = layer.norm1.forward(&x.data);
             let (q, k, v) = (layer.q.forward(&h), layer.k.forward(&h), layer.v.forward(&h));
@@ -170,7 +199,9 @@ fn sinusoids(length: usize, width: usize) -> Vec<f32> {
         .flat_map(|t| {
             let angle = |f: &f32| t as f32 * f;
             let sin: Vec<f32> = inverse.iter().map(angle).map(f32::sin).collect();
-            sin.into_iter().chain(inverse.iter().map(angle).map(f32::cos)).collect::<Vec<_>>()
+            sin.into_iter()
+                .chain(inverse.iter().map(angle).map(f32::cos))
+                .collect::<Vec<_>>()
         })
         .collect()
 }

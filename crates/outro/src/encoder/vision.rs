@@ -58,7 +58,11 @@ impl VisionTower {
             .collect::<Result<_>>()?;
         let wide = h * c.merge * c.merge;
         Ok(Self {
-            patch: w.linear_shaped(&format!("{prefix}patch_embed.proj"), &[h, c.channels, c.temporal, c.patch, c.patch], false)?,
+            patch: w.linear_shaped(
+                &format!("{prefix}patch_embed.proj"),
+                &[h, c.channels, c.temporal, c.patch, c.patch],
+                false,
+            )?,
             blocks,
             merge_norm: w.vector(&format!("{prefix}merger.ln_q.weight"), h)?,
             merge_in: w.linear(&format!("{prefix}merger.mlp.0"), wide, wide, true)?,
@@ -73,30 +77,52 @@ impl VisionTower {
                 Projections::Fused(l) => vec![l],
                 Projections::Separate(l) => l.iter().collect(),
             };
-            qkv.into_iter().chain([&b.proj, &b.mlp.gate, &b.mlp.up, &b.mlp.down])
+            qkv.into_iter()
+                .chain([&b.proj, &b.mlp.gate, &b.mlp.up, &b.mlp.down])
         });
-        [&self.patch, &self.merge_in, &self.merge_out].into_iter().chain(blocks).map(|l| &l.weight)
+        [&self.patch, &self.merge_in, &self.merge_out]
+            .into_iter()
+            .chain(blocks)
+            .map(|l| &l.weight)
     }
 
     /// Patches `[t * h * w, channels * temporal * patch^2]` of one image or video to tokens
     /// `[t * h * w / merge^2, out]`. Frames never attend to each other, so they go through in groups.
     /// `progress` receives the patches done.
-    pub(crate) fn forward(&self, pixels: &[f32], grid: [usize; 3], progress: &mut dyn FnMut(usize)) -> Result<Mat> {
+    pub(crate) fn forward(
+        &self,
+        pixels: &[f32],
+        grid: [usize; 3],
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Mat> {
         let [frames, h, w] = grid;
         let frame = h * w * self.patch.weight.cols();
         let group = (PATCHES / (h * w)).max(1);
         let layout = FrameLayout::new(&self.config, h, w);
-        let mut out = Mat { cols: self.config.out, data: Vec::new() };
+        let mut out = Mat {
+            cols: self.config.out,
+            data: Vec::new(),
+        };
         for (i, pixels) in pixels.chunks(frame * group).enumerate() {
-            out.data.extend(self.group(pixels, pixels.len() / frame, &layout).data);
+            out.data
+                .extend(self.group(pixels, pixels.len() / frame, &layout).data);
             progress(((i + 1) * group).min(frames) * h * w);
         }
-        if out.is_finite() { Ok(out) } else { Err(Error::NotFinite { place: self.culprit() }) }
+        if out.is_finite() {
+            Ok(out)
+        } else {
+            Err(Error::NotFinite {
+                place: self.culprit(),
+            })
+        }
     }
 
     fn culprit(&self) -> String {
         let bad = self.matrices().find(|m| !m.is_finite());
-        bad.map_or_else(|| "output of the vision tower (or its pixels)".into(), |m| format!("tensor `{}`", m.name()))
+        bad.map_or_else(
+            || "output of the vision tower (or its pixels)".into(),
+            |m| format!("tensor `{}`", m.name()),
+        )
     }
 
     fn group(&self, pixels: &[f32], frames: usize, layout: &FrameLayout) -> Mat {
@@ -107,7 +133,10 @@ impl VisionTower {
         let mut x = Mat::zeros(frames * patches, c.hidden);
         let width = unit * c.hidden;
         for f in 0..frames {
-            let (to, from) = (&mut x.data[f * patches * c.hidden..], &embedded.data[f * patches * c.hidden..]);
+            let (to, from) = (
+                &mut x.data[f * patches * c.hidden..],
+                &embedded.data[f * patches * c.hidden..],
+            );
             for (to, token) in to.chunks_exact_mut(width).zip(&layout.order) {
                 to.copy_from_slice(&from[token * width..(token + 1) * width]);
             }
@@ -119,14 +148,22 @@ impl VisionTower {
             .chain((0..frames).flat_map(|f| layout.ends.iter().map(move |e| f * patches + e * unit)))
             .collect();
         let whole: Vec<usize> = (0..=frames).map(|f| f * patches).collect();
-        let shape = AttentionShape { heads: c.heads, kv_heads: c.heads, dim: c.hidden / c.heads };
+        let shape = AttentionShape {
+            heads: c.heads,
+            kv_heads: c.heads,
+            dim: c.hidden / c.heads,
+        };
         for (i, block) in self.blocks.iter().enumerate() {
             let mut h = vec![0.0; x.data.len()];
             rms_norm(&x.data, &block.norm1, VISION_NORM_EPS, &mut h);
             let (mut q, mut k, v) = block.qkv.forward(&h, c.hidden);
             rotate_half(&mut q.data, c.heads, shape.dim, &cos, &sin);
             rotate_half(&mut k.data, c.heads, shape.dim, &cos, &sin);
-            let bounds = if c.full_blocks.contains(&i) { &whole } else { &windows };
+            let bounds = if c.full_blocks.contains(&i) {
+                &whole
+            } else {
+                &windows
+            };
             attend(&q.data, &k.data, &v.data, shape, Mask::Segments(bounds), &mut h);
             outro_kernels::add(&mut x.data, &block.proj.forward(&h).data);
             block.mlp.add_to(&mut x, &block.norm2, VISION_NORM_EPS);
@@ -140,7 +177,8 @@ impl VisionTower {
         let tokens = layout.order.len();
         for f in 0..frames {
             for (i, token) in layout.order.iter().enumerate() {
-                out.row_mut(f * tokens + token).copy_from_slice(merged.row(f * tokens + i));
+                out.row_mut(f * tokens + token)
+                    .copy_from_slice(merged.row(f * tokens + i));
             }
         }
         out
@@ -155,7 +193,12 @@ impl Projections {
                 let all = l.forward(x);
                 let part = |i: usize| Mat {
                     cols: hidden,
-                    data: all.data.chunks_exact(3 * hidden).flat_map(|r| &r[i * hidden..(i + 1) * hidden]).copied().collect(),
+                    data: all
+                        .data
+                        .chunks_exact(3 * hidden)
+                        .flat_map(|r| &r[i * hidden..(i + 1) * hidden])
+                        .copied()
+                        .collect(),
                 };
                 (part(0), part(1), part(2))
             }
@@ -188,7 +231,9 @@ impl FrameLayout {
             }
         }
         let quarter = c.hidden / c.heads / 4;
-        let inverse: Vec<f32> = (0..quarter).map(|i| 1.0 / 10000f32.powf(i as f32 / quarter as f32)).collect();
+        let inverse: Vec<f32> = (0..quarter)
+            .map(|i| 1.0 / 10000f32.powf(i as f32 / quarter as f32))
+            .collect();
         let (mut cos, mut sin) = (Vec::new(), Vec::new());
         for token in &order {
             for patch in 0..c.merge * c.merge {
@@ -200,6 +245,11 @@ impl FrameLayout {
                 }
             }
         }
-        Self { order, ends, cos, sin }
+        Self {
+            order,
+            ends,
+            cos,
+            sin,
+        }
     }
 }

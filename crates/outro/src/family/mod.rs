@@ -45,7 +45,12 @@ pub(crate) fn parse(json: &Json) -> Result<Config> {
     let model_type = field.str()?;
     let family = find(model_type).ok_or_else(|| {
         let known: Vec<_> = FAMILIES.iter().map(|f| f.model_type).collect();
-        let nearest = known.iter().max_by_key(|k| k.bytes().zip(model_type.bytes()).take_while(|(a, b)| a == b).count());
+        let nearest = known.iter().max_by_key(|k| {
+            k.bytes()
+                .zip(model_type.bytes())
+                .take_while(|(a, b)| a == b)
+                .count()
+        });
         field.error(format!(
             "unknown architecture `{model_type}`; known: {}; the nearest is {}",
             known.join(", "),
@@ -61,34 +66,47 @@ fn qwen2_text(json: &Json, tied: bool) -> Result<TextConfig> {
     let heads = json.at("num_attention_heads").size()?;
     let kv_heads = json.at("num_key_value_heads").size_or(heads)?;
     if !heads.is_multiple_of(kv_heads) {
-        return Err(json.at("num_key_value_heads").error(format!("is {kv_heads}, must divide num_attention_heads = {heads}")));
+        return Err(json.at("num_key_value_heads").error(format!(
+            "is {kv_heads}, must divide num_attention_heads = {heads}"
+        )));
     }
-    let head_dim = match json.at("head_dim").present() {
-        true => json.at("head_dim").size()?,
-        false if hidden.is_multiple_of(heads) => hidden / heads,
-        false => return Err(json.at("hidden_size").error(format!("is {hidden}, must be a multiple of num_attention_heads = {heads}"))),
+    let head_dim = match json.at("head_dim") {
+        given if given.present() => given.size()?,
+        _ if hidden.is_multiple_of(heads) => hidden / heads,
+        _ => {
+            return Err(json.at("hidden_size").error(format!(
+                "is {hidden}, must be a multiple of num_attention_heads = {heads}"
+            )));
+        }
     };
     if !head_dim.is_multiple_of(2) {
-        return Err(json.at("head_dim").error(format!("is {head_dim}, must be even for rotary embedding")));
+        return Err(json
+            .at("head_dim")
+            .error(format!("is {head_dim}, must be even for rotary embedding")));
     }
     if json.at("use_sliding_window").bool_or(false)? {
-        return Err(json.at("use_sliding_window").error("sliding-window attention is not supported; no released checkpoint of the family uses it"));
+        return Err(json.at("use_sliding_window").error(
+            "sliding-window attention is not supported; no released checkpoint of the family uses it",
+        ));
     }
     let act = json.at("hidden_act");
     if act.present() && act.str()? != "silu" {
         return Err(act.error(format!("is {}, only silu is supported", act.str()?)));
     }
     let sections = json.at("rope_scaling").at("mrope_section");
-    let rope_sections = match sections.present() {
-        false => None,
-        true => {
-            let list = sections.list()?;
-            let three = <[usize; 3]>::try_from(list.clone());
-            match three {
-                Ok(s) if s.iter().sum::<usize>() == head_dim / 2 => Some(s),
-                _ => return Err(sections.error(format!("is {list:?}, must be three numbers with the sum head_dim / 2 = {}", head_dim / 2))),
+    let rope_sections = if sections.present() {
+        let list = sections.list()?;
+        match <[usize; 3]>::try_from(list.clone()) {
+            Ok(s) if s.iter().sum::<usize>() == head_dim / 2 => Some(s),
+            _ => {
+                return Err(sections.error(format!(
+                    "is {list:?}, must be three numbers with the sum head_dim / 2 = {}",
+                    head_dim / 2
+                )));
             }
         }
+    } else {
+        None
     };
     Ok(TextConfig {
         hidden,
@@ -112,16 +130,27 @@ fn qwen2_5_vision(json: &Json, text: &TextConfig, fused_qkv: bool) -> Result<Vis
     let hidden = json.at("hidden_size").size()?;
     let heads = json.at("num_heads").size()?;
     if !hidden.is_multiple_of(heads) || !(hidden / heads).is_multiple_of(4) {
-        return Err(json.at("hidden_size").error(format!("is {hidden}, must be num_heads = {heads} times a multiple of 4")));
+        return Err(json.at("hidden_size").error(format!(
+            "is {hidden}, must be num_heads = {heads} times a multiple of 4"
+        )));
     }
-    let (patch, merge, window) =
-        (json.at("patch_size").size()?, json.at("spatial_merge_size").size()?, json.at("window_size").size()?);
+    let (patch, merge, window) = (
+        json.at("patch_size").size()?,
+        json.at("spatial_merge_size").size()?,
+        json.at("window_size").size()?,
+    );
     if window < patch * merge {
-        return Err(json.at("window_size").error(format!("is {window}, must be at least patch_size x spatial_merge_size = {}", patch * merge)));
+        return Err(json.at("window_size").error(format!(
+            "is {window}, must be at least patch_size x spatial_merge_size = {}",
+            patch * merge
+        )));
     }
     let out = json.at("out_hidden_size").size()?;
     if out != text.hidden {
-        return Err(json.at("out_hidden_size").error(format!("is {out}, must equal the decoder's hidden_size = {}", text.hidden)));
+        return Err(json.at("out_hidden_size").error(format!(
+            "is {out}, must equal the decoder's hidden_size = {}",
+            text.hidden
+        )));
     }
     let depth = json.at("depth").size()?;
     let full_blocks = json.at("fullatt_block_indexes").list()?;
@@ -130,7 +159,11 @@ fn qwen2_5_vision(json: &Json, text: &TextConfig, fused_qkv: bool) -> Result<Vis
         hidden,
         heads,
         intermediate: json.at("intermediate_size").size()?,
-        channels: if json.at("in_channels").present() { json.at("in_channels").size()? } else { json.at("in_chans").size_or(3)? },
+        channels: if json.at("in_channels").present() {
+            json.at("in_channels").size()?
+        } else {
+            json.at("in_chans").size_or(3)?
+        },
         patch,
         temporal: json.at("temporal_patch_size").size()?,
         merge,

@@ -52,23 +52,32 @@ fn audio(json: &Json, text: &TextConfig) -> Result<AudioConfig> {
     let hidden = json.at("d_model").size()?;
     let heads = json.at("encoder_attention_heads").size()?;
     if !hidden.is_multiple_of(heads) || !hidden.is_multiple_of(2) || hidden < 4 {
-        return Err(json.at("d_model").error(format!("is {hidden}, must be even, at least 4 and a multiple of encoder_attention_heads = {heads}")));
+        return Err(json.at("d_model").error(format!(
+            "is {hidden}, must be even, at least 4 and a multiple of encoder_attention_heads = {heads}"
+        )));
     }
     let act = json.at("activation_function");
     if act.present() && act.str()? != "gelu" {
         return Err(act.error(format!("is {}, only gelu is supported", act.str()?)));
     }
     if json.at("scale_embedding").bool_or(false)? {
-        return Err(json.at("scale_embedding").error("true is not supported; no released checkpoint of the family uses it"));
+        return Err(json
+            .at("scale_embedding")
+            .error("true is not supported; no released checkpoint of the family uses it"));
     }
     let out = json.at("output_dim").size()?;
     if out != text.hidden {
-        return Err(json.at("output_dim").error(format!("is {out}, must equal the decoder's hidden_size = {}", text.hidden)));
+        return Err(json.at("output_dim").error(format!(
+            "is {out}, must equal the decoder's hidden_size = {}",
+            text.hidden
+        )));
     }
     let n_window = json.at("n_window").size()?;
     let max_positions = json.at("max_source_positions").size()?;
     if n_window > max_positions {
-        return Err(json.at("n_window").error(format!("is {n_window}, must not exceed max_source_positions = {max_positions}")));
+        return Err(json.at("n_window").error(format!(
+            "is {n_window}, must not exceed max_source_positions = {max_positions}"
+        )));
     }
     Ok(AudioConfig {
         layers: json.at("encoder_layers").size()?,

@@ -7,7 +7,13 @@ use crate::error::Result;
 pub(super) const FAMILY: Family = Family {
     model_type: "qwen2_5_vl",
     parse,
-    names: Names { text: "model.", lm_head: "lm_head.weight", vision: "visual.", audio: "", skipped: &[] },
+    names: Names {
+        text: "model.",
+        lm_head: "lm_head.weight",
+        vision: "visual.",
+        audio: "",
+        skipped: &[],
+    },
 };
 
 fn parse(json: &Json) -> Result<Config> {
@@ -29,7 +35,9 @@ fn parse(json: &Json) -> Result<Config> {
             vision_end: id("vision_end_token_id")?,
             ..SpecialTokens::default()
         },
-        positions: PositionRule::QwenVl { tokens_per_second: vision.at("tokens_per_second").positive_or(2.0)? },
+        positions: PositionRule::QwenVl {
+            tokens_per_second: vision.at("tokens_per_second").positive_or(2.0)?,
+        },
         text,
     })
 }

@@ -20,6 +20,7 @@ pub enum DecodeRule {
 /// Settings of the method. The defaults are the released values for Qwen2.5-Omni.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "independent switches of the method")]
 pub struct OutRoConfig {
     /// Strength of the rotation.
     pub gamma: f32,
@@ -75,8 +76,20 @@ impl Default for OutRoConfig {
 impl OutRoConfig {
     /// Keys that [`OutRoConfig::set`] takes.
     pub const KEYS: [&str; 14] = [
-        "gamma", "temperature", "abs_threshold", "median_multiple", "start_layer", "end_layer", "interval", "layers", "once",
-        "rotate", "relax", "rescale", "decode", "sinks",
+        "gamma",
+        "temperature",
+        "abs_threshold",
+        "median_multiple",
+        "start_layer",
+        "end_layer",
+        "interval",
+        "layers",
+        "once",
+        "rotate",
+        "relax",
+        "rescale",
+        "decode",
+        "sinks",
     ];
 
     /// Changes one setting by its name. Optional ones take `default` too; lists are comma-separated.
@@ -86,15 +99,27 @@ impl OutRoConfig {
     pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
         let number = |low: f32, what: &str| -> Result<f32> {
             let x: f32 = parse(key, value, what)?;
-            if x.is_finite() && x >= low { Ok(x) } else { Err(bad(key, value, what)) }
+            if x.is_finite() && x >= low {
+                Ok(x)
+            } else {
+                Err(bad(key, value, what))
+            }
         };
-        let optional = |what: &str| if value == "default" { Ok(None) } else { parse(key, value, what).map(Some) };
+        let optional = |what: &str| {
+            if value == "default" {
+                Ok(None)
+            } else {
+                parse(key, value, what).map(Some)
+            }
+        };
         let list = || -> Result<Option<Vec<usize>>> {
             if value == "default" {
                 return Ok(None);
             }
-            let mut all: Vec<usize> =
-                value.split(',').map(|v| parse(key, v.trim(), "whole numbers, comma-separated, or `default`")).collect::<Result<_>>()?;
+            let mut all: Vec<usize> = value
+                .split(',')
+                .map(|v| parse(key, v.trim(), "whole numbers, comma-separated, or `default`"))
+                .collect::<Result<_>>()?;
             all.sort_unstable();
             all.dedup();
             Ok(Some(all))
@@ -128,7 +153,10 @@ impl OutRoConfig {
                 }
             }
             _ => {
-                return Err(Error::Setting { key: key.into(), problem: format!("unknown; possible: {}", Self::KEYS.join(", ")) });
+                return Err(Error::Setting {
+                    key: key.into(),
+                    problem: format!("unknown; possible: {}", Self::KEYS.join(", ")),
+                });
             }
         }
         Ok(())
@@ -149,7 +177,10 @@ impl OutRoConfig {
 }
 
 fn bad(key: &str, value: &str, what: &str) -> Error {
-    Error::Setting { key: key.into(), problem: format!("is `{value}`, must be {what}") }
+    Error::Setting {
+        key: key.into(),
+        problem: format!("is `{value}`, must be {what}"),
+    }
 }
 
 fn parse<T: FromStr>(key: &str, value: &str, what: &str) -> Result<T> {
@@ -187,6 +218,10 @@ mod tests {
         }
         assert_eq!(c.layers, Some(vec![1, 3]));
         assert!(c.set("gama", "1").unwrap_err().to_string().contains("gamma"));
-        assert!(c.set("gamma", "nan").is_err() && c.set("temperature", "0").is_err() && c.set("interval", "0").is_err());
+        assert!(
+            c.set("gamma", "nan").is_err()
+                && c.set("temperature", "0").is_err()
+                && c.set("interval", "0").is_err()
+        );
     }
 }

@@ -57,12 +57,20 @@ impl OutRo {
     fn relax(&mut self, at: At, qkv: Qkv, o: &mut [f32]) {
         let c = &self.config;
         let sinks = &self.sinks[&at.layer];
-        let new: Vec<usize> = sinks.iter().copied().filter(|t| !(c.once && self.enhanced.contains(t))).collect();
+        let new: Vec<usize> = sinks
+            .iter()
+            .copied()
+            .filter(|t| !(c.once && self.enhanced.contains(t)))
+            .collect();
         if !c.relax || new.is_empty() || !c.enhances(at.layer, at.layers) {
             return;
         }
         let width = at.shape.heads * at.shape.dim;
-        let q: Vec<f32> = new.iter().flat_map(|t| &qkv.q[t * width..(t + 1) * width]).copied().collect();
+        let q: Vec<f32> = new
+            .iter()
+            .flat_map(|t| &qkv.q[t * width..(t + 1) * width])
+            .copied()
+            .collect();
         let mut rows = vec![0.0; q.len()];
         attend(&q, qkv.k, qkv.v, at.shape, Mask::Full, &mut rows);
         for (t, row) in new.iter().zip(rows.chunks_exact(width)) {
@@ -87,11 +95,14 @@ impl Hook for OutRo {
     }
 
     fn head_outputs(&mut self, at: At, qkv: Qkv, o: &mut [f32]) -> Result<()> {
-        let Some(sinks) = self.sinks.get(&at.layer).filter(|s| !s.is_empty()) else { return Ok(()) };
+        let Some(sinks) = self.sinks.get(&at.layer).filter(|s| !s.is_empty()) else {
+            return Ok(());
+        };
         let sink_at_start = sinks[0] == 0;
         if at.prefill {
             self.so_far.extend(sinks);
-            self.vbar.insert(at.layer, rotate::mean_value(qkv.v, sinks, at.shape));
+            self.vbar
+                .insert(at.layer, rotate::mean_value(qkv.v, sinks, at.shape));
             self.relax(at, qkv, o);
         }
         let c = &self.config;
@@ -110,7 +121,13 @@ impl Hook for OutRo {
 
     fn rows_kept(&mut self, _at: At, rows: &[usize]) {
         // Rows that are gone cannot be skipped or relaxed; the others move up.
-        let moved = |set: &BTreeSet<usize>| rows.iter().enumerate().filter(|(_, old)| set.contains(old)).map(|(new, _)| new).collect();
+        let moved = |set: &BTreeSet<usize>| {
+            rows.iter()
+                .enumerate()
+                .filter(|(_, old)| set.contains(old))
+                .map(|(new, _)| new)
+                .collect()
+        };
         self.so_far = moved(&self.so_far);
         self.enhanced = moved(&self.enhanced);
         for sinks in self.sinks.values_mut() {

@@ -14,20 +14,31 @@ pub(super) fn mean_value(v: &[f32], sinks: &[usize], shape: AttentionShape) -> V
             *m += x;
         }
     }
-    mean.iter_mut().for_each(|m| *m /= sinks.len() as f32);
+    for m in &mut mean {
+        *m /= sinks.len() as f32;
+    }
     mean
 }
 
 /// Rotates every head output of the rows of `o [new, H * D]` that are not skipped.
-pub(super) fn rotate(o: &mut [f32], vbar: &[f32], shape: AttentionShape, c: &OutRoConfig, skip: impl Fn(usize) -> bool + Sync) {
+pub(super) fn rotate(
+    o: &mut [f32],
+    vbar: &[f32],
+    shape: AttentionShape,
+    c: &OutRoConfig,
+    skip: impl Fn(usize) -> bool + Sync,
+) {
     let AttentionShape { heads, kv_heads, dim } = shape;
     let squares: Vec<f32> = vbar.chunks_exact(dim).map(|v| dot(v, v)).collect();
-    o.par_chunks_mut(heads * dim).enumerate().filter(|(t, _)| !skip(*t)).for_each(|(_, row)| {
-        for (h, o) in row.chunks_exact_mut(dim).enumerate() {
-            let g = h / (heads / kv_heads);
-            rotate_head(o, &vbar[g * dim..(g + 1) * dim], squares[g], c);
-        }
-    });
+    o.par_chunks_mut(heads * dim)
+        .enumerate()
+        .filter(|(t, _)| !skip(*t))
+        .for_each(|(_, row)| {
+            for (h, o) in row.chunks_exact_mut(dim).enumerate() {
+                let g = h / (heads / kv_heads);
+                rotate_head(o, &vbar[g * dim..(g + 1) * dim], squares[g], c);
+            }
+        });
 }
 
 /// One head output `o [D]` towards `v [D]`, `|v|^2 = square`.
@@ -42,7 +53,9 @@ fn rotate_head(o: &mut [f32], v: &[f32], square: f32, c: &OutRoConfig) {
     }
     if c.rescale {
         let scale = length / (dot(o, o).sqrt() + 1e-8);
-        o.iter_mut().for_each(|o| *o *= scale);
+        for o in o {
+            *o *= scale;
+        }
     }
 }
 

@@ -7,12 +7,16 @@ use rayon::prelude::*;
 ///
 /// Source: Sun et al., "Massive Activations in Large Language Models", 2024, as the paper's Phi_LLM.
 pub fn massive_tokens(x: &[f32], hidden: usize, abs_threshold: f32, median_multiple: f32) -> Vec<usize> {
-    let largest: Vec<f32> = x.par_chunks(hidden).map(|row| row.iter().fold(0.0, |m: f32, v| m.max(v.abs()))).collect();
+    let largest: Vec<f32> = x
+        .par_chunks(hidden)
+        .map(|row| row.iter().fold(0.0, |m: f32, v| m.max(v.abs())))
+        .collect();
     // Nearly every layer's input has no token above the absolute threshold, and then no median is needed.
     if largest.iter().all(|m| *m < abs_threshold) {
         return Vec::new();
     }
-    let threshold = (f64::from(median_multiple) * f64::from(median_abs(x))).max(f64::from(abs_threshold)) as f32;
+    let threshold =
+        (f64::from(median_multiple) * f64::from(median_abs(x))).max(f64::from(abs_threshold)) as f32;
     (0..largest.len()).filter(|t| largest[*t] >= threshold).collect()
 }
 
@@ -48,8 +52,14 @@ pub(crate) fn median_abs(x: &[f32]) -> f32 {
         }
         (0, 0)
     };
-    let (high, rank) = find(&histogram(&|k| Some((k >> 16) as usize)), x.len().saturating_sub(1) / 2);
-    let (low, _) = find(&histogram(&|k| (k >> 16 == high).then_some((k & 0xFFFF) as usize)), rank);
+    let (high, rank) = find(
+        &histogram(&|k| Some((k >> 16) as usize)),
+        x.len().saturating_sub(1) / 2,
+    );
+    let (low, _) = find(
+        &histogram(&|k| (k >> 16 == high).then_some((k & 0xFFFF) as usize)),
+        rank,
+    );
     f32::from_bits(high << 16 | low)
 }
 

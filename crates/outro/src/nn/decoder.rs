@@ -66,29 +66,57 @@ impl Decoder {
                 })
             })
             .collect::<Result<_>>()?;
-        let embed = w.checkpoint.matrix(&format!("{prefix}embed_tokens.weight"), &[c.vocab, c.hidden], w.dtype)?;
-        let head = if c.tied { None } else { Some(w.checkpoint.matrix(lm_head, &[c.vocab, c.hidden], w.dtype)?) };
+        let embed = w.checkpoint.matrix(
+            &format!("{prefix}embed_tokens.weight"),
+            &[c.vocab, c.hidden],
+            w.dtype,
+        )?;
+        let head = if c.tied {
+            None
+        } else {
+            Some(w.checkpoint.matrix(lm_head, &[c.vocab, c.hidden], w.dtype)?)
+        };
         let axis = |i: usize| match c.rope_sections {
             Some([t, h, _]) => usize::from(i >= t) + usize::from(i >= t + h),
             None => 0,
         };
         let frequencies = (0..c.head_dim / 2)
-            .map(|i| (1.0 / (c.rope_theta as f32).powf((2 * i) as f32 / c.head_dim as f32), axis(i)))
+            .map(|i| {
+                (
+                    1.0 / (c.rope_theta as f32).powf((2 * i) as f32 / c.head_dim as f32),
+                    axis(i),
+                )
+            })
             .collect();
         let norm = w.vector(&format!("{prefix}norm.weight"), c.hidden)?;
-        Ok(Self { config: c.clone(), embed, layers, norm, head, frequencies })
+        Ok(Self {
+            config: c.clone(),
+            embed,
+            layers,
+            norm,
+            head,
+            frequencies,
+        })
     }
 
     pub(crate) fn shape(&self) -> AttentionShape {
-        AttentionShape { heads: self.config.heads, kv_heads: self.config.kv_heads, dim: self.config.head_dim }
+        AttentionShape {
+            heads: self.config.heads,
+            kv_heads: self.config.kv_heads,
+            dim: self.config.head_dim,
+        }
     }
 
     /// All matrices, with the layer that each belongs to.
     pub(crate) fn matrices(&self) -> impl Iterator<Item = &Matrix> {
         let layers = self.layers.iter().flat_map(|l| {
-            [&l.q, &l.k, &l.v, &l.o, &l.mlp.gate, &l.mlp.up, &l.mlp.down].into_iter().map(|lin| &lin.weight)
+            [&l.q, &l.k, &l.v, &l.o, &l.mlp.gate, &l.mlp.up, &l.mlp.down]
+                .into_iter()
+                .map(|lin| &lin.weight)
         });
-        std::iter::once(&self.embed).chain(layers).chain(self.head.as_ref())
+        std::iter::once(&self.embed)
+            .chain(layers)
+            .chain(self.head.as_ref())
     }
 
     /// Rows of several requests through every layer. Linear layers run once over all rows; attention and hooks
@@ -96,7 +124,10 @@ impl Decoder {
     /// the last layer, before the final norm. `progress` is called after each layer.
     pub(crate) fn forward(&self, steps: &mut [Step], progress: &mut dyn FnMut(usize)) -> Result<Vec<Mat>> {
         let c = &self.config;
-        let mut x = Mat { cols: c.hidden, data: Vec::new() };
+        let mut x = Mat {
+            cols: c.hidden,
+            data: Vec::new(),
+        };
         let mut spans = Vec::with_capacity(steps.len());
         for s in steps.iter_mut() {
             let start = x.rows();
@@ -110,13 +141,22 @@ impl Decoder {
         }
         let (mut cos, mut sin) = self.angles(steps);
         for (index, layer) in self.layers.iter().enumerate() {
-            let at = |prefill| At { layer: index, layers: self.layers.len(), prefill, shape: self.shape() };
+            let at = |prefill| At {
+                layer: index,
+                layers: self.layers.len(),
+                prefill,
+                shape: self.shape(),
+            };
             let mut pruned = false;
             let mut start = 0;
             for (step, span) in steps.iter_mut().zip(&mut spans) {
                 let rows = start..start + span.len();
                 let kept = match step.hook.as_deref_mut() {
-                    Some(hook) => hook.layer_input(at(step.prefill), &x.data[rows.start * c.hidden..rows.end * c.hidden], c.hidden)?,
+                    Some(hook) => hook.layer_input(
+                        at(step.prefill),
+                        &x.data[rows.start * c.hidden..rows.end * c.hidden],
+                        c.hidden,
+                    )?,
                     None => Flow::Continue,
                 };
                 if let Flow::Keep(kept) = kept {
@@ -145,7 +185,13 @@ impl Decoder {
         if spans.len() == 1 {
             return Ok(vec![x]);
         }
-        Ok(spans.into_iter().map(|s| Mat { cols: c.hidden, data: x.data[s.start * c.hidden..s.end * c.hidden].to_vec() }).collect())
+        Ok(spans
+            .into_iter()
+            .map(|s| Mat {
+                cols: c.hidden,
+                data: x.data[s.start * c.hidden..s.end * c.hidden].to_vec(),
+            })
+            .collect())
     }
 
     fn attention(
@@ -171,7 +217,12 @@ impl Decoder {
             let q_rows = span.start * q.cols..span.end * q.cols;
             let kv_rows = span.start * k.cols..span.end * k.cols;
             if let Some(hook) = step.hook.as_deref_mut() {
-                hook.qkv(at, &mut q.data[q_rows.clone()], &mut k.data[kv_rows.clone()], &mut v.data[kv_rows.clone()])?;
+                hook.qkv(
+                    at,
+                    &mut q.data[q_rows.clone()],
+                    &mut k.data[kv_rows.clone()],
+                    &mut v.data[kv_rows.clone()],
+                )?;
             }
             let cache = &mut step.caches[at.layer];
             let offset = cache.k.len() / k.cols;
@@ -181,7 +232,15 @@ impl Decoder {
             let q = &q.data[q_rows];
             attend(q, &cache.k, &cache.v, shape, Mask::Causal { offset }, o);
             if let Some(hook) = step.hook.as_deref_mut() {
-                hook.head_outputs(at, Qkv { q, k: &cache.k, v: &cache.v }, o)?;
+                hook.head_outputs(
+                    at,
+                    Qkv {
+                        q,
+                        k: &cache.k,
+                        v: &cache.v,
+                    },
+                    o,
+                )?;
             }
         }
         outro_kernels::add(&mut x.data, &layer.o.forward(&o.data).data);
@@ -194,7 +253,12 @@ impl Decoder {
             let p = *p;
             self.frequencies.iter().map(move |(f, axis)| p[*axis] * f)
         };
-        steps.iter().flat_map(|s| &s.positions).flat_map(angle).map(|a| (a.cos(), a.sin())).unzip()
+        steps
+            .iter()
+            .flat_map(|s| &s.positions)
+            .flat_map(angle)
+            .map(|a| (a.cos(), a.sin()))
+            .unzip()
     }
 
     /// Logits `[rows, vocab]` of some rows of the last layer's output.
@@ -206,23 +270,40 @@ impl Decoder {
         let mut out = Mat::zeros(rows, c.vocab);
         let head = self.head.as_ref().unwrap_or(&self.embed);
         outro_kernels::linear(&h, rows, c.hidden, head.weight(), c.vocab, None, &mut out.data);
-        if out.is_finite() { Ok(out) } else { Err(Error::NotFinite { place: format!("logits (tensor `{}`)", head.name()) }) }
+        if out.is_finite() {
+            Ok(out)
+        } else {
+            Err(Error::NotFinite {
+                place: format!("logits (tensor `{}`)", head.name()),
+            })
+        }
     }
 
     /// Names the damaged tensor if one is; otherwise the layer in which numbers overflowed.
     fn not_finite(&self, layer: usize) -> Error {
         let mark = format!("layers.{layer}.");
-        let bad = self.matrices().find(|m| m.name().contains(&mark) && !m.is_finite());
+        let bad = self
+            .matrices()
+            .find(|m| m.name().contains(&mark) && !m.is_finite());
         Error::NotFinite {
-            place: bad.map_or_else(|| format!("output of decoder layer {layer}"), |m| format!("tensor `{}`", m.name())),
+            place: bad.map_or_else(
+                || format!("output of decoder layer {layer}"),
+                |m| format!("tensor `{}`", m.name()),
+            ),
         }
     }
 }
 
 /// Removes the rows of `span` that are not in `kept` (ascending, relative to the span).
 fn keep_rows(x: &mut Mat, span: std::ops::Range<usize>, kept: &[usize]) -> Result<()> {
-    if kept.is_empty() || kept.windows(2).any(|w| w[0] >= w[1]) || kept.last().is_some_and(|r| *r >= span.len()) {
-        return Err(Error::input("hook", "rows to keep must be ascending, inside the prompt, and not none"));
+    if kept.is_empty()
+        || kept.windows(2).any(|w| w[0] >= w[1])
+        || kept.last().is_some_and(|r| *r >= span.len())
+    {
+        return Err(Error::input(
+            "hook",
+            "rows to keep must be ascending, inside the prompt, and not none",
+        ));
     }
     let cols = x.cols;
     for (to, from) in kept.iter().enumerate() {

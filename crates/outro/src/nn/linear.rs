@@ -21,8 +21,12 @@ impl Weights<'_> {
 
     /// A convolution's kernel, flattened behind its output channels.
     pub(crate) fn linear_shaped(&self, prefix: &str, shape: &[usize], bias: bool) -> Result<Linear> {
-        let weight = self.checkpoint.matrix(&format!("{prefix}.weight"), shape, self.dtype)?;
-        let bias = bias.then(|| self.checkpoint.vector(&format!("{prefix}.bias"), shape[0])).transpose()?;
+        let weight = self
+            .checkpoint
+            .matrix(&format!("{prefix}.weight"), shape, self.dtype)?;
+        let bias = bias
+            .then(|| self.checkpoint.vector(&format!("{prefix}.bias"), shape[0]))
+            .transpose()?;
         Ok(Linear { weight, bias })
     }
 
@@ -42,7 +46,15 @@ impl Linear {
     pub(crate) fn forward(&self, x: &[f32]) -> Mat {
         let (k, n) = (self.weight.cols(), self.weight.rows());
         let mut out = Mat::zeros(x.len() / k, n);
-        linear(x, x.len() / k, k, self.weight.weight(), n, self.bias.as_deref(), &mut out.data);
+        linear(
+            x,
+            x.len() / k,
+            k,
+            self.weight.weight(),
+            n,
+            self.bias.as_deref(),
+            &mut out.data,
+        );
         out
     }
 }
@@ -58,7 +70,13 @@ pub(crate) struct GatedMlp {
 const MLP_ROWS: usize = 1024;
 
 impl GatedMlp {
-    pub(crate) fn load(w: Weights, prefix: &str, hidden: usize, intermediate: usize, bias: bool) -> Result<Self> {
+    pub(crate) fn load(
+        w: Weights,
+        prefix: &str,
+        hidden: usize,
+        intermediate: usize,
+        bias: bool,
+    ) -> Result<Self> {
         Ok(Self {
             gate: w.linear(&format!("{prefix}.gate_proj"), intermediate, hidden, bias)?,
             up: w.linear(&format!("{prefix}.up_proj"), intermediate, hidden, bias)?,

@@ -12,7 +12,10 @@ pub struct Mat {
 impl Mat {
     /// A matrix of zeros.
     pub fn zeros(rows: usize, cols: usize) -> Self {
-        Self { cols, data: vec![0.0; rows * cols] }
+        Self {
+            cols,
+            data: vec![0.0; rows * cols],
+        }
     }
 
     /// Number of rows.

@@ -8,6 +8,7 @@ mod fetch;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use outro::family::FAMILIES;
 use serde_json::Value;
 
 use crate::fault::Fault;
@@ -30,8 +31,6 @@ const SMALL: [&str; 12] = [
 ];
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
-/// Speech output: parts of a Qwen2.5-Omni checkpoint that no thinker reads.
-const UNREAD: [&str; 2] = ["talker.", "token2wav."];
 
 /// The directory (or file) that holds the checkpoint `model`.
 pub(crate) fn resolve(model: &str, ui: &Ui) -> anyhow::Result<PathBuf> {
@@ -40,7 +39,7 @@ pub(crate) fn resolve(model: &str, ui: &Ui) -> anyhow::Result<PathBuf> {
         return Ok(local.to_path_buf());
     }
     let id = Id::parse(model).ok_or_else(|| {
-        Fault::usage(format!("--model {model}: no such file or directory"))
+        Fault::usage(format!("{model}: no such file or directory"))
             .hint("give the directory of a checkpoint, or a hub id such as Qwen/Qwen2.5-Omni-3B")
     })?;
     let cache = hf_hub::resolve_cache_dir();
@@ -73,10 +72,10 @@ fn from_cache_only(id: &Id, cache: &Path, cached: Option<Cached>) -> anyhow::Res
         None => "is not in the cache".to_owned(),
     };
     Err(Fault::failure(format!(
-        "--model {id} {problem} ({}), and HF_HUB_OFFLINE forbids the network",
+        "{id} {problem} ({}), and HF_HUB_OFFLINE forbids the network",
         cache.display()
     ))
-    .hint("unset HF_HUB_OFFLINE and run the command again, or give --model a directory")
+    .hint("unset HF_HUB_OFFLINE and run the command again, or give the directory of a checkpoint")
     .into())
 }
 
@@ -179,12 +178,18 @@ fn holds_weights(dir: &Path) -> bool {
 
 /// The shards of an index that hold anything the engine reads, sorted; `None` where it is not an index.
 fn shards(index: &[u8]) -> Option<Vec<String>> {
+    let unread = |tensor: &str| {
+        FAMILIES
+            .iter()
+            .flat_map(|f| f.names.skipped)
+            .any(|part| tensor.starts_with(part))
+    };
     let index: Value = serde_json::from_slice(index).ok()?;
     let mut names: Vec<String> = index
         .get("weight_map")?
         .as_object()?
         .iter()
-        .filter(|(tensor, _)| !UNREAD.iter().any(|part| tensor.starts_with(part)))
+        .filter(|(tensor, _)| !unread(tensor))
         .filter_map(|(_, shard)| shard.as_str().map(str::to_owned))
         .collect();
     names.sort();

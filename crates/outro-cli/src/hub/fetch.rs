@@ -450,7 +450,7 @@ impl Hub<'_> {
                 Fault::failure(format!("{id}: {endpoint} answers 429: too many requests")).hint(format!("wait {wait} and run the command again"))
             }
             error if unreachable(&error) => Fault::failure(format!("{id}: {endpoint} cannot be reached: {}", innermost(&error)))
-                .hint("look at the network, HF_ENDPOINT and the proxy variables; or give --model a directory"),
+                .hint("look at the network, HF_ENDPOINT and the proxy variables; or give the directory of a checkpoint"),
             error => Fault::failure(format!("{id}: {error}")).hint("run the command again; what has arrived is kept"),
         };
         fault.into()

@@ -1,0 +1,368 @@
+//! `outro doctor`: what this machine offers, and whether the parts that can fail by themselves work here.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use outro_media::{Decoder, Options};
+use serde_json::{Value, json};
+
+use crate::fault::Fault;
+use crate::hub;
+use crate::ui::bytes;
+
+/// H.264 with B-frames in mp4: what the builtin decoder is for.
+const CLIP: &[u8] = include_bytes!("../../../../fixtures/clip.mp4");
+/// First, middle and last frame of the clip.
+const FRAMES: [usize; 3] = [0, 20, 39];
+/// A program that has not told its version by then hangs.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// One line of the report.
+struct Line {
+    key: &'static str,
+    /// For a reader.
+    text: String,
+    /// For a program.
+    value: Value,
+    /// Without this, `outro ask` does not work.
+    broken: bool,
+}
+
+impl Line {
+    fn new(key: &'static str, text: impl Into<String>, value: Value) -> Self {
+        Self {
+            key,
+            text: text.into(),
+            value,
+            broken: false,
+        }
+    }
+}
+
+/// Prints the report on stdout. It fails where something is broken that the main command needs.
+pub(crate) fn run(as_json: bool) -> anyhow::Result<()> {
+    let lines = [
+        version(),
+        cpu(),
+        threads(),
+        memory(),
+        ffmpeg(),
+        builtin(),
+        cache(),
+    ];
+    let mut out = std::io::stdout().lock();
+    if as_json {
+        let all: serde_json::Map<String, Value> = lines
+            .iter()
+            .map(|l| (l.key.to_owned(), l.value.clone()))
+            .collect();
+        writeln!(out, "{:#}", Value::Object(all))?;
+    } else {
+        for line in &lines {
+            writeln!(out, "{:<10} {}", line.key, line.text)?;
+        }
+    }
+    out.flush()?;
+    match lines.iter().find(|l| l.broken) {
+        Some(line) => Err(Fault::failure(format!("{}: {}", line.key, line.text)).into()),
+        None => Ok(()),
+    }
+}
+
+fn version() -> Line {
+    let (version, os, arch) = (
+        env!("CARGO_PKG_VERSION"),
+        std::env::consts::OS,
+        std::env::consts::ARCH,
+    );
+    let build = if cfg!(debug_assertions) { "dev" } else { "release" };
+    let value = json!({"version": version, "os": os, "arch": arch, "build": build});
+    Line::new(
+        "outro",
+        format!("{version}, {build} build for {os} {arch}"),
+        value,
+    )
+}
+
+#[cfg(target_arch = "x86_64")]
+fn features() -> Vec<&'static str> {
+    macro_rules! detected {
+        ($($name:tt),*) => { [$(($name, std::arch::is_x86_feature_detected!($name))),*] };
+    }
+    let all = detected!(
+        "avx2",
+        "fma",
+        "f16c",
+        "avx512f",
+        "avx512bw",
+        "avx512vnni",
+        "avx512bf16",
+        "avx512fp16"
+    );
+    all.into_iter()
+        .filter(|(_, there)| *there)
+        .map(|(name, _)| name)
+        .collect()
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn features() -> Vec<&'static str> {
+    Vec::new()
+}
+
+fn cpu() -> Line {
+    let features = features();
+    let text = if features.is_empty() {
+        "no SIMD features that the kernels use".into()
+    } else {
+        features.join(" ")
+    };
+    Line::new("cpu", text, json!({"features": features}))
+}
+
+fn threads() -> Line {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let used = rayon::current_num_threads();
+    Line::new(
+        "threads",
+        format!("{used} used, {cores} available"),
+        json!({"used": used, "available": cores}),
+    )
+}
+
+fn memory() -> Line {
+    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let field = |name: &str| {
+        let rest = info.lines().find_map(|l| l.strip_prefix(name))?;
+        rest.trim()
+            .strip_suffix("kB")?
+            .trim()
+            .parse::<u64>()
+            .ok()?
+            .checked_mul(1024)
+    };
+    let (total, available) = (field("MemTotal:"), field("MemAvailable:"));
+    let text = match (total, available) {
+        (Some(t), Some(a)) => format!("{}, {} available", bytes(t), bytes(a)),
+        _ => "unknown on this system".into(),
+    };
+    Line::new("memory", text, json!({"total": total, "available": available}))
+}
+
+fn ffmpeg() -> Line {
+    let name = std::env::var_os("OUTRO_FFMPEG")
+        .filter(|v| !v.is_empty())
+        .unwrap_or_else(|| OsString::from("ffmpeg"));
+    match (program(&name), name == "ffmpeg") {
+        (Some(path), _) => match first_line(&path) {
+            Ok(line) => {
+                let version = line
+                    .strip_prefix("ffmpeg version ")
+                    .and_then(|r| r.split(' ').next())
+                    .unwrap_or(&line)
+                    .to_owned();
+                Line::new(
+                    "ffmpeg",
+                    format!("{version} at {}", path.display()),
+                    json!({"path": path, "version": version}),
+                )
+            }
+            Err(e) => Line::new(
+                "ffmpeg",
+                format!("{} does not run: {e}", path.display()),
+                json!({"path": path, "error": e.to_string()}),
+            ),
+        },
+        (None, true) => Line::new(
+            "ffmpeg",
+            "not installed; mp4 and mov with H.264 and AAC, wav, mp3, flac, ogg, png, jpeg, webp and gif work without it",
+            Value::Null,
+        ),
+        (None, false) => {
+            let text = format!("OUTRO_FFMPEG={} is not there", Path::new(&name).display());
+            Line::new("ffmpeg", text.clone(), json!({"error": text}))
+        }
+    }
+}
+
+/// A program by path, or by name along PATH.
+fn program(name: &OsString) -> Option<PathBuf> {
+    let path = Path::new(name);
+    if path.components().count() > 1 {
+        return path.is_file().then(|| path.to_path_buf());
+    }
+    std::env::split_paths(&std::env::var_os("PATH")?)
+        .map(|dir| dir.join(path))
+        .find(|p| p.is_file())
+}
+
+fn first_line(program: &Path) -> anyhow::Result<String> {
+    let mut child = Command::new(program)
+        .arg("-version")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()?;
+    let mut pipe = child.stdout.take().context("no output")?;
+    let reader = std::thread::spawn(move || {
+        let mut text = Vec::new();
+        // A program that prints without end is cut off here.
+        pipe.by_ref().take(1 << 16).read_to_end(&mut text).map(|_| text)
+    });
+    let since = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if since.elapsed() > LIMIT {
+            child.kill()?;
+            child.wait()?;
+            anyhow::bail!("no answer within {} s", LIMIT.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    anyhow::ensure!(status.success(), "{status}");
+    let text = reader
+        .join()
+        .map_err(|_| anyhow::anyhow!("its output cannot be read"))??;
+    Ok(String::from_utf8_lossy(&text)
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .to_owned())
+}
+
+/// Decodes a clip that this binary carries, in a child process as `outro ask` does.
+fn builtin() -> Line {
+    let since = Instant::now();
+    match decode() {
+        Ok((w, h)) => {
+            let seconds = since.elapsed().as_secs_f64();
+            let text = format!(
+                "works: {} frames of {w} x {h} in {seconds:.2} s, in a process of its own",
+                FRAMES.len()
+            );
+            Line::new("decoder", text, json!({"works": true, "seconds": seconds}))
+        }
+        Err(e) => {
+            let text = format!("does not work: {e:#}");
+            Line {
+                broken: true,
+                ..Line::new(
+                    "decoder",
+                    text,
+                    json!({"works": false, "error": format!("{e:#}")}),
+                )
+            }
+        }
+    }
+}
+
+fn decode() -> anyhow::Result<(usize, usize)> {
+    let path = std::env::temp_dir().join(format!("outro-doctor-{}.mp4", std::process::id()));
+    let _gone_after = Remove(&path);
+    fs::write(&path, CLIP).with_context(|| format!("{}: cannot be written", path.display()))?;
+    let worker = std::env::current_exe().context("this program's own path")?;
+    let options = Options {
+        decoder: Decoder::Builtin,
+        deadline: LIMIT * 3,
+        worker: Some(worker),
+    };
+    let frames = outro_media::read_frames(&path, &FRAMES, &options)?;
+    anyhow::ensure!(
+        frames.count == FRAMES.len(),
+        "{} frames instead of {}",
+        frames.count,
+        FRAMES.len()
+    );
+    // The orange square starts at the left and ends at the right.
+    let orange = |t: usize, x: usize, y: usize| {
+        let at = ((t * frames.height + y) * frames.width + x) * 3;
+        frames
+            .data
+            .get(at)
+            .zip(frames.data.get(at + 2))
+            .is_some_and(|(r, b)| *r > 180 && *b < 80)
+    };
+    anyhow::ensure!(
+        orange(0, 50, 120) && !orange(2, 50, 120),
+        "the frames do not show what the clip shows"
+    );
+    Ok((frames.width, frames.height))
+}
+
+struct Remove<'a>(&'a Path);
+
+impl Drop for Remove<'_> {
+    fn drop(&mut self) {
+        // It may never have been written.
+        let _ = fs::remove_file(self.0);
+    }
+}
+
+fn cache() -> Line {
+    let dir = hub::cache_dir();
+    let (mut models, mut size) = (0, 0);
+    for repo in fs::read_dir(&dir).into_iter().flatten().flatten() {
+        if !repo.file_name().to_string_lossy().starts_with("models--") {
+            continue;
+        }
+        models += 1;
+        let blobs = fs::read_dir(repo.path().join("blobs"))
+            .into_iter()
+            .flatten()
+            .flatten();
+        size += blobs
+            .filter_map(|b| b.metadata().ok())
+            .map(|m| m.len())
+            .sum::<u64>();
+    }
+    let offline = hub::offline();
+    let note = if offline {
+        "; HF_HUB_OFFLINE forbids the network"
+    } else {
+        ""
+    };
+    let text = format!("{}: {models} models, {}{note}", dir.display(), bytes(size));
+    Line::new(
+        "hub cache",
+        text,
+        json!({"path": dir, "models": models, "bytes": size, "offline": offline}),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_hangs_or_fails_is_reported() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            fs::write(&path, text).unwrap();
+            #[cfg(unix)]
+            {
+                use std::os::unix::fs::PermissionsExt;
+                fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+            }
+            path
+        };
+        assert!(
+            first_line(&script("bad", "#!/bin/sh\nexit 3\n"))
+                .unwrap_err()
+                .to_string()
+                .contains('3')
+        );
+        assert_eq!(
+            first_line(&script("good", "#!/bin/sh\necho ffmpeg version 9 x\n")).unwrap(),
+            "ffmpeg version 9 x"
+        );
+        assert!(first_line(&dir.path().join("none")).is_err());
+    }
+}

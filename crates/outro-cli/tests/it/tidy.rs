@@ -1,0 +1,317 @@
+//! The rules of this repository, so that CI has no check that a laptop lacks.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::support::outro;
+
+/// No source file is longer.
+const LINES: usize = 600;
+
+/// Workspace crates, and the workspace crates that each may depend on.
+const CRATES: [(&str, &[&str]); 4] = [
+    ("outro-kernels", &[]),
+    ("outro-media", &[]),
+    ("outro", &["outro-kernels", "outro-media"]),
+    ("outro-cli", &["outro", "outro-media"]),
+];
+
+const TEXT_SIDE: [&str; 6] = ["chat", "tokenizer", "prompt", "positions", "inputs", "prepare"];
+const MODEL_SIDE: [&str; 7] = ["nn", "encoder", "hook", "method", "session", "model", "generate"];
+
+/// Modules of the engine, and the modules that each must never name.
+const NEVER: [(&str, &[&str]); 9] = [
+    ("error", &MODEL_SIDE),
+    (
+        "checkpoint",
+        &[
+            "family", "nn", "encoder", "hook", "method", "session", "model", "generate", "prepare",
+        ],
+    ),
+    (
+        "hook",
+        &[
+            "family", "nn", "encoder", "method", "session", "model", "generate", "prepare",
+        ],
+    ),
+    (
+        "nn",
+        &[
+            "family", "encoder", "method", "session", "model", "generate", "prepare", "chat", "inputs",
+        ],
+    ),
+    (
+        "encoder",
+        &[
+            "family", "hook", "method", "session", "model", "generate", "prepare", "chat",
+        ],
+    ),
+    (
+        "method",
+        &[
+            "family", "nn", "encoder", "session", "model", "generate", "prepare", "chat", "inputs",
+        ],
+    ),
+    ("family", &MODEL_SIDE),
+    (
+        "session",
+        &[
+            "family", "encoder", "method", "generate", "prepare", "chat", "inputs",
+        ],
+    ),
+    (
+        "generate",
+        &[
+            "family", "nn", "encoder", "method", "model", "prepare", "chat", "inputs",
+        ],
+    ),
+];
+
+fn root() -> PathBuf {
+    fs::canonicalize(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")).unwrap()
+}
+
+/// Every text file of the repository, by its path from the root.
+fn texts(under: &str) -> Vec<(String, String)> {
+    let root = root();
+    let (mut found, mut stack) = (Vec::new(), vec![root.join(under)]);
+    while let Some(dir) = stack.pop() {
+        for entry in fs::read_dir(&dir).unwrap().flatten() {
+            let path = entry.path();
+            let name = path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
+            if path.is_dir() {
+                if name != "target" && name != ".git" {
+                    stack.push(path);
+                }
+            } else if let Ok(text) = fs::read_to_string(&path) {
+                found.push((name, text));
+            }
+        }
+    }
+    found.sort();
+    assert!(!found.is_empty(), "nothing under {under}");
+    found
+}
+
+fn sources() -> Vec<(String, String)> {
+    texts("crates")
+        .into_iter()
+        .filter(|(name, _)| name.ends_with(".rs"))
+        .collect()
+}
+
+fn documents() -> Vec<(String, String)> {
+    texts("")
+        .into_iter()
+        .filter(|(name, _)| name.ends_with(".md"))
+        .collect()
+}
+
+#[track_caller]
+fn none(what: &str, found: &[String]) {
+    assert!(found.is_empty(), "{what}:\n{}", found.join("\n"));
+}
+
+#[test]
+fn files_are_short() {
+    let long: Vec<_> = sources()
+        .into_iter()
+        .filter(|(_, text)| text.lines().count() > LINES)
+        .map(|(name, text)| format!("{name}: {} lines", text.lines().count()))
+        .collect();
+    none("files of more than 600 lines", &long);
+}
+
+#[test]
+fn crates_depend_only_downwards() {
+    let known: BTreeSet<_> = CRATES.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let there: BTreeSet<_> = fs::read_dir(root().join("crates"))
+        .unwrap()
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    assert_eq!(
+        known, there,
+        "a new crate belongs in this test and in ARCHITECTURE.md"
+    );
+    let mut wrong = Vec::new();
+    for (name, allowed) in CRATES {
+        let manifest = fs::read_to_string(root().join("crates").join(name).join("Cargo.toml")).unwrap();
+        for line in manifest.lines() {
+            let key: String = line
+                .chars()
+                .take_while(|c| c.is_ascii_alphanumeric() || *c == '-' || *c == '_')
+                .collect();
+            if known.contains(&key) && !allowed.contains(&key.as_str()) {
+                wrong.push(format!("{name} depends on {key}"));
+            }
+        }
+    }
+    none("arrows between crates that ARCHITECTURE.md does not have", &wrong);
+}
+
+#[test]
+fn modules_of_the_engine_keep_their_distance() {
+    let mut wrong = Vec::new();
+    for (name, text) in sources() {
+        let Some(inner) = name.strip_prefix("crates/outro/src/") else {
+            continue;
+        };
+        let module = inner.split(['/', '.']).next().unwrap_or_default();
+        let never: Vec<&str> = NEVER
+            .iter()
+            .filter(|(m, _)| *m == module)
+            .flat_map(|(_, never)| never.iter().copied())
+            .chain(MODEL_SIDE.into_iter().filter(|_| TEXT_SIDE.contains(&module)))
+            .collect();
+        for (n, line) in text.lines().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            for used in code.split("crate::").skip(1) {
+                let used: String = used
+                    .chars()
+                    .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
+                    .collect();
+                if never.contains(&used.as_str()) {
+                    wrong.push(format!("{name}:{}: {module} names {used}", n + 1));
+                }
+            }
+        }
+    }
+    none(
+        "arrows between modules that ARCHITECTURE.md does not have",
+        &wrong,
+    );
+}
+
+#[test]
+fn nothing_is_left_open() {
+    // Put together here, so that this file does not find itself.
+    let words = [
+        ["todo", "!("].concat(),
+        ["unimplemented", "!("].concat(),
+        ["#[", "ignore"].concat(),
+        ["dbg", "!("].concat(),
+    ];
+    let mut found = Vec::new();
+    for (name, text) in sources() {
+        for (n, line) in text.lines().enumerate() {
+            if words.iter().any(|w| line.contains(w.as_str())) {
+                found.push(format!("{name}:{}: {}", n + 1, line.trim()));
+            }
+        }
+    }
+    none("open ends", &found);
+}
+
+#[test]
+fn no_path_of_one_machine() {
+    let places = [
+        ["/wo", "rk/"].concat(),
+        ["/ro", "ot/"].concat(),
+        ["/ho", "me/"].concat(),
+        ["/tm", "p/v/"].concat(),
+    ];
+    let mut found = Vec::new();
+    for (name, text) in texts("") {
+        for (n, line) in text.lines().enumerate() {
+            if places.iter().any(|p| line.contains(p.as_str())) {
+                found.push(format!("{name}:{}: {}", n + 1, line.trim()));
+            }
+        }
+    }
+    none("paths that exist on one machine only", &found);
+}
+
+#[test]
+fn links_in_documents_resolve() {
+    let mut broken = Vec::new();
+    for (name, text) in documents() {
+        let dir = root().join(&name);
+        let dir = dir.parent().unwrap();
+        for after in text.split("](").skip(1) {
+            let target = after.split(')').next().unwrap_or_default();
+            let file = target.split('#').next().unwrap_or_default();
+            if target.contains("://") || target.starts_with("mailto:") || file.is_empty() {
+                continue;
+            }
+            if !dir.join(file).exists() {
+                broken.push(format!("{name}: {target}"));
+            }
+        }
+    }
+    none("links to nothing", &broken);
+}
+
+/// Commands in fenced blocks, without their prompt.
+fn commands(text: &str) -> Vec<String> {
+    let blocks = text.split("```").skip(1).step_by(2);
+    let shell = blocks.filter_map(|b| b.strip_prefix("sh\n").or_else(|| b.strip_prefix("console\n")));
+    shell
+        .flat_map(|b| {
+            b.replace("\\\n", " ")
+                .lines()
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        })
+        .map(|line| line.trim_start_matches("$ ").trim().to_owned())
+        .collect()
+}
+
+/// A command that documents show exists, and so does every flag that they show with it.
+#[test]
+fn documented_commands_exist() {
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for (name, text) in documents() {
+        for line in commands(&text) {
+            let rest = ["cargo run -- ", "cargo run --release -- ", "outro "]
+                .iter()
+                .find_map(|p| line.strip_prefix(p));
+            let Some(rest) = rest else { continue };
+            seen += 1;
+            let mut words = rest.split_whitespace();
+            let command = words.next().unwrap_or_default();
+            let help = outro([command, "--help"]);
+            if help.code != Some(0) {
+                wrong.push(format!("{name}: `{line}`: no command {command}"));
+            }
+            for flag in words.filter(|w| w.starts_with("--") && w.len() > 2) {
+                if !help.stdout.contains(flag.split('=').next().unwrap_or_default()) {
+                    wrong.push(format!("{name}: `{line}`: no flag {flag}"));
+                }
+            }
+        }
+    }
+    assert!(seen > 0, "README shows no command");
+    none("documents show what does not exist", &wrong);
+}
+
+#[test]
+fn readme_shows_what_ci_runs() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let ci = fs::read_to_string(root().join(".ci/run")).unwrap();
+    let test = "cargo test --workspace";
+    assert!(
+        commands(&readme).iter().any(|c| c == test),
+        "README's test command"
+    );
+    assert!(
+        ci.lines().any(|l| l.trim() == test),
+        ".ci/run does not run README's test command"
+    );
+    assert!(
+        commands(&readme)
+            .iter()
+            .any(|c| c.starts_with("cargo run -- ask --video fixtures/clip.mp4")),
+        "README's run command"
+    );
+}
+
+#[test]
+fn architecture_is_short() {
+    let lines = fs::read_to_string(root().join("ARCHITECTURE.md"))
+        .unwrap()
+        .lines()
+        .count();
+    assert!(lines <= 300, "ARCHITECTURE.md has {lines} lines");
+}

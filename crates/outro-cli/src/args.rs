@@ -1,0 +1,447 @@
+//! From what was typed ([`flags`]) to what is meant. All validation of the command line is here; a command that gets
+//! its configuration can start to work.
+
+pub(crate) mod flags;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use outro::chat::Part;
+use outro::checkpoint::Dtype;
+use outro::method::OutRoConfig;
+use outro_media::{Decoder, Sampling};
+
+use crate::fault::Fault;
+use crate::ui::Ui;
+use flags::{
+    AskFlags, AskStrategy, CaptureFlag, Cli, Cmd, DecoderFlag, DtypeFlag, MediaFlags, MethodFlags,
+    ReadingFlags, TraceStrategy,
+};
+
+/// One run of the program.
+#[derive(Debug)]
+pub(crate) struct Invocation {
+    /// Worker threads, 0 for one per core.
+    pub(crate) threads: usize,
+    /// The terminal.
+    pub(crate) ui: Ui,
+    /// What to do.
+    pub(crate) action: Action,
+}
+
+/// A command with its configuration.
+#[derive(Debug)]
+pub(crate) enum Action {
+    Ask(Box<Ask>),
+    Trace(Box<Trace>),
+    Prepare(Box<Prepare>),
+    Inspect(Box<Inspect>),
+    /// Whether it prints JSON.
+    Doctor(bool),
+}
+
+/// What goes before the question, and how it is read.
+#[derive(Clone, Debug)]
+pub(crate) struct Media {
+    /// In the order in which they were typed.
+    pub(crate) parts: Vec<Part>,
+    /// How they are read.
+    pub(crate) reading: Reading,
+}
+
+/// How media files are read.
+#[derive(Clone, Debug)]
+pub(crate) struct Reading {
+    pub(crate) sampling: Sampling,
+    pub(crate) max_pixels: Option<usize>,
+    pub(crate) audio_in_video: bool,
+    pub(crate) options: outro_media::Options,
+}
+
+/// Which ways of answering were asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Strategies {
+    pub(crate) baseline: bool,
+    pub(crate) outro: Option<OutRoConfig>,
+}
+
+/// `outro ask`.
+#[derive(Debug)]
+pub(crate) struct Ask {
+    pub(crate) model: Option<String>,
+    pub(crate) media: Media,
+    pub(crate) questions: Vec<String>,
+    pub(crate) strategies: Strategies,
+    pub(crate) max_new_tokens: usize,
+    pub(crate) temperature: f32,
+    pub(crate) top_p: f32,
+    pub(crate) seed: u64,
+    pub(crate) system: Option<String>,
+    pub(crate) dtype: Dtype,
+    pub(crate) json: bool,
+}
+
+/// `outro trace`.
+#[derive(Debug)]
+pub(crate) struct Trace {
+    pub(crate) model: String,
+    pub(crate) inputs: PathBuf,
+    pub(crate) out: PathBuf,
+    pub(crate) outro: Option<OutRoConfig>,
+    /// What `--set` said, for the file's metadata.
+    pub(crate) settings: Vec<(String, String)>,
+    pub(crate) steps: usize,
+    pub(crate) last: usize,
+    pub(crate) capture: Vec<CaptureFlag>,
+}
+
+/// `outro prepare`.
+#[derive(Debug)]
+pub(crate) struct Prepare {
+    pub(crate) model: Option<String>,
+    pub(crate) media: Media,
+    pub(crate) question: String,
+    pub(crate) out: PathBuf,
+    pub(crate) system: Option<String>,
+}
+
+/// `outro inspect`.
+#[derive(Debug)]
+pub(crate) struct Inspect {
+    pub(crate) target: String,
+    pub(crate) model: Option<String>,
+    pub(crate) reading: Reading,
+    pub(crate) json: bool,
+}
+
+/// Reads the command line.
+///
+/// # Errors
+/// `Err(Ok(clap))` for what clap itself prints (help, version, its own usage errors), `Err(Err(error))` for values that
+/// cannot be meant.
+pub(crate) fn parse(
+    args: impl IntoIterator<Item = OsString>,
+) -> Result<Invocation, Result<clap::Error, anyhow::Error>> {
+    let matches = Cli::command().try_get_matches_from(args).map_err(Ok)?;
+    let cli = Cli::from_arg_matches(&matches).map_err(Ok)?;
+    let typed = matches.subcommand().map_or(&matches, |(_, m)| m);
+    build(cli, typed).map_err(Err)
+}
+
+fn build(cli: Cli, typed: &ArgMatches) -> anyhow::Result<Invocation> {
+    let action = match cli.command {
+        Cmd::Ask(f) => Action::Ask(Box::new(ask(*f, typed)?)),
+        Cmd::Trace(f) => {
+            let mut outro = OutRoConfig::default();
+            let settings = pairs(&f.set)?;
+            apply(&mut outro, &settings)?;
+            let outro = match f.strategy {
+                TraceStrategy::Outro => Some(outro),
+                TraceStrategy::Baseline if settings.is_empty() => None,
+                TraceStrategy::Baseline => return Err(unused_switches("--set")),
+            };
+            if f.last == 0 {
+                return Err(Fault::usage("--last is 0")
+                    .hint("give a number of prompt rows from 1 up")
+                    .into());
+            }
+            let (model, inputs, out) = (f.model, f.inputs, f.out);
+            Action::Trace(Box::new(Trace {
+                model,
+                inputs,
+                out,
+                outro,
+                settings,
+                steps: f.steps,
+                last: f.last,
+                capture: f.capture,
+            }))
+        }
+        Cmd::Prepare(f) => Action::Prepare(Box::new(Prepare {
+            model: f.model.model,
+            media: media(f.media, typed)?,
+            question: question(f.question)?,
+            out: f.out,
+            system: f.system,
+        })),
+        Cmd::Inspect(f) => Action::Inspect(Box::new(Inspect {
+            target: f.target,
+            model: f.model.model,
+            reading: reading(&f.reading)?,
+            json: f.json,
+        })),
+        Cmd::Doctor { json } => Action::Doctor(json),
+    };
+    if cli.threads > 1024 {
+        return Err(Fault::usage(format!("--threads is {}", cli.threads))
+            .hint("give 0 (one per core) to 1024")
+            .into());
+    }
+    Ok(Invocation {
+        threads: cli.threads,
+        ui: Ui::new(cli.quiet),
+        action,
+    })
+}
+
+fn ask(f: AskFlags, typed: &ArgMatches) -> anyhow::Result<Ask> {
+    let questions = match (&f.questions, f.question) {
+        (Some(path), _) => questions(path)?,
+        (None, one) => vec![question(one.unwrap_or_default())?],
+    };
+    let settings = switches(&f.method)?;
+    let mut outro = OutRoConfig::default();
+    apply(&mut outro, &settings)?;
+    let strategies = match f.strategy {
+        AskStrategy::Baseline if !settings.is_empty() => return Err(unused_switches("a switch of OutRo")),
+        AskStrategy::Baseline => Strategies {
+            baseline: true,
+            outro: None,
+        },
+        AskStrategy::Outro => Strategies {
+            baseline: false,
+            outro: Some(outro),
+        },
+        AskStrategy::Both => Strategies {
+            baseline: true,
+            outro: Some(outro),
+        },
+    };
+    if !(f.temperature.is_finite() && f.temperature >= 0.0) {
+        return Err(Fault::usage(format!("--temperature is {}", f.temperature))
+            .hint("give 0 (greedy) or a number above 0")
+            .into());
+    }
+    if !(f.top_p > 0.0 && f.top_p <= 1.0) {
+        return Err(Fault::usage(format!("--top-p is {}", f.top_p))
+            .hint("give a probability above 0 and up to 1")
+            .into());
+    }
+    if f.max_new_tokens == 0 {
+        return Err(Fault::usage("--max-new-tokens is 0")
+            .hint("give a number from 1 up")
+            .into());
+    }
+    Ok(Ask {
+        model: f.model.model,
+        media: media(f.media, typed)?,
+        questions,
+        strategies,
+        max_new_tokens: f.max_new_tokens,
+        temperature: f.temperature,
+        top_p: f.top_p,
+        seed: f.seed,
+        system: f.system,
+        dtype: match f.dtype {
+            DtypeFlag::Auto => Dtype::Auto,
+            DtypeFlag::F32 => Dtype::F32,
+            DtypeFlag::Bf16 => Dtype::Bf16,
+            DtypeFlag::F16 => Dtype::F16,
+        },
+        json: f.json,
+    })
+}
+
+fn unused_switches(what: &str) -> anyhow::Error {
+    Fault::usage(format!(
+        "{what} was given with --strategy baseline, which has no use for it"
+    ))
+    .hint("use --strategy outro, or leave the switch out")
+    .into()
+}
+
+fn question(text: String) -> anyhow::Result<String> {
+    if text.trim().is_empty() {
+        return Err(Fault::usage("the question is empty")
+            .hint("write it in quotes after the flags")
+            .into());
+    }
+    Ok(text)
+}
+
+/// One question per line; blank lines separate nothing and are skipped.
+fn questions(path: &Path) -> anyhow::Result<Vec<String>> {
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        Fault::failure(format!("--questions {}: {e}", path.display()))
+            .hint("give a UTF-8 text file with one question per line")
+    })?;
+    let list: Vec<String> = text
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty())
+        .map(str::to_owned)
+        .collect();
+    if list.is_empty() {
+        return Err(
+            Fault::failure(format!("--questions {}: holds no question", path.display()))
+                .hint("write one question per line")
+                .into(),
+        );
+    }
+    Ok(list)
+}
+
+/// Media in the order in which they were typed, which clap keeps as indices.
+fn media(f: MediaFlags, typed: &ArgMatches) -> anyhow::Result<Media> {
+    let mut parts: Vec<(usize, Part)> = Vec::new();
+    let mut add = |name: &str, paths: Vec<PathBuf>, part: fn(PathBuf) -> Part| {
+        let indices = typed.indices_of(name).into_iter().flatten();
+        parts.extend(indices.zip(paths).map(|(i, p)| (i, part(p))));
+    };
+    add("video", f.video, Part::Video);
+    add("image", f.image, Part::Image);
+    add("audio", f.audio, Part::Audio);
+    parts.sort_by_key(|(i, _)| *i);
+    let parts: Vec<Part> = parts.into_iter().map(|(_, p)| p).collect();
+    for part in &parts {
+        let (flag, path) = match part {
+            Part::Video(p) => ("--video", p),
+            Part::Image(p) => ("--image", p),
+            Part::Audio(p) => ("--audio", p),
+            Part::Text(_) => continue,
+        };
+        // Before anything heavy: a mistyped name should not cost a model load.
+        match std::fs::metadata(path) {
+            Err(e) => {
+                return Err(Fault::failure(format!("{flag} {}: {e}", path.display()))
+                    .hint("check the file's name")
+                    .into());
+            }
+            Ok(m) if m.is_dir() => {
+                return Err(
+                    Fault::failure(format!("{flag} {}: is a directory", path.display()))
+                        .hint("give a file")
+                        .into(),
+                );
+            }
+            Ok(_) => {}
+        }
+    }
+    Ok(Media {
+        parts,
+        reading: reading(&f.reading)?,
+    })
+}
+
+fn reading(f: &ReadingFlags) -> anyhow::Result<Reading> {
+    let seconds = |flag: &str, x: Option<f64>| match x {
+        Some(x) if !(x.is_finite() && x >= 0.0) => {
+            Err(Fault::usage(format!("{flag} is {x}")).hint("give seconds from 0 up"))
+        }
+        x => Ok(x),
+    };
+    let (start, end) = (seconds("--start", f.start)?, seconds("--end", f.end)?);
+    if let (Some(s), Some(e)) = (start, end)
+        && e <= s
+    {
+        return Err(Fault::usage(format!("--end {e} is not after --start {s}"))
+            .hint("give an end after the start")
+            .into());
+    }
+    if let Some(fps) = f.fps
+        && !(fps.is_finite() && fps > 0.0)
+    {
+        return Err(Fault::usage(format!("--fps is {fps}"))
+            .hint("give a rate above 0")
+            .into());
+    }
+    if let Some(n) = f.frames
+        && n < 2
+    {
+        return Err(Fault::usage(format!("--frames is {n}"))
+            .hint("a video needs at least 2 frames; use --image for one picture")
+            .into());
+    }
+    if f.max_pixels.is_some_and(|n| n < 28 * 28) {
+        return Err(Fault::usage("--max-pixels is below 784")
+            .hint("one token covers 28 x 28 = 784 pixels; 602112 is usual")
+            .into());
+    }
+    if !(f.deadline.is_finite() && f.deadline > 0.0 && f.deadline <= 1e6) {
+        return Err(Fault::usage(format!("--deadline is {}", f.deadline))
+            .hint("give seconds above 0 and up to 1000000")
+            .into());
+    }
+    let defaults = Sampling::default();
+    let decoder = match f.decoder {
+        DecoderFlag::Auto => Decoder::Auto,
+        DecoderFlag::Builtin => Decoder::Builtin,
+        DecoderFlag::Ffmpeg => Decoder::Ffmpeg,
+    };
+    Ok(Reading {
+        sampling: Sampling {
+            fps: f.fps.unwrap_or(defaults.fps),
+            frames: f.frames,
+            start,
+            end,
+            ..defaults
+        },
+        max_pixels: f.max_pixels,
+        audio_in_video: !f.no_audio_in_video,
+        options: outro_media::Options {
+            decoder,
+            deadline: Duration::from_secs_f64(f.deadline),
+            // Our own binary is the decoder's child process; without a path to it the library decodes in-process.
+            worker: std::env::current_exe().ok(),
+        },
+    })
+}
+
+/// `KEY=VALUE`, split.
+fn pairs(set: &[String]) -> anyhow::Result<Vec<(String, String)>> {
+    set.iter()
+        .map(|s| match s.split_once('=') {
+            Some((k, v)) if !k.trim().is_empty() => Ok((k.trim().to_owned(), v.trim().to_owned())),
+            _ => Err(Fault::usage(format!("--set {s}: not KEY=VALUE"))
+                .hint("for example --set gamma=2.5")
+                .into()),
+        })
+        .collect()
+}
+
+/// Every switch that was typed, as the engine's keys; `--set` comes last and wins.
+fn switches(f: &MethodFlags) -> anyhow::Result<Vec<(String, String)>> {
+    let values = [
+        ("gamma", &f.gamma),
+        ("temperature", &f.gate_temperature),
+        ("abs_threshold", &f.abs_threshold),
+        ("median_multiple", &f.median_multiple),
+        ("start_layer", &f.start_layer),
+        ("end_layer", &f.end_layer),
+        ("interval", &f.interval),
+        ("layers", &f.layers),
+        ("decode", &f.decode),
+        ("sinks", &f.sinks),
+    ];
+    let booleans = [
+        (f.once, "once", "true"),
+        (f.always, "once", "false"),
+        (f.no_rotate, "rotate", "false"),
+        (f.no_relax, "relax", "false"),
+        (f.no_rescale, "rescale", "false"),
+    ];
+    let mut out: Vec<(String, String)> = values
+        .iter()
+        .filter_map(|(k, v)| v.as_ref().map(|v| ((*k).to_owned(), v.clone())))
+        .collect();
+    out.extend(
+        booleans
+            .iter()
+            .filter(|(on, ..)| *on)
+            .map(|(_, k, v)| ((*k).to_owned(), (*v).to_owned())),
+    );
+    out.extend(pairs(&f.set)?);
+    Ok(out)
+}
+
+fn apply(config: &mut OutRoConfig, settings: &[(String, String)]) -> anyhow::Result<()> {
+    for (key, value) in settings {
+        config.set(key, value)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,231 @@
+use std::path::Path;
+
+use super::*;
+
+fn run(line: &[&str]) -> Result<Invocation, String> {
+    parse(
+        std::iter::once("outro")
+            .chain(line.iter().copied())
+            .map(OsString::from),
+    )
+    .map_err(|e| match e {
+        Ok(clap) => clap.to_string(),
+        Err(e) => format!("{e:#}"),
+    })
+}
+
+fn ask(line: &[&str]) -> Result<Ask, String> {
+    let line: Vec<&str> = std::iter::once("ask").chain(line.iter().copied()).collect();
+    match run(&line)?.action {
+        Action::Ask(a) => Ok(*a),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+fn touch(dir: &Path, name: &str) -> String {
+    let path = dir.join(name);
+    std::fs::write(&path, b"x").unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn the_command_is_well_formed() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn media_keep_the_order_in_which_they_were_typed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (a, b, c, d) = (
+        touch(dir.path(), "a"),
+        touch(dir.path(), "b"),
+        touch(dir.path(), "c"),
+        touch(dir.path(), "d"),
+    );
+    let parsed = ask(&[
+        "--audio", &a, "--video", &b, "--image", &c, "--video", &d, "what?",
+    ])
+    .unwrap();
+    let names: Vec<String> = parsed
+        .media
+        .parts
+        .iter()
+        .map(|p| match p {
+            Part::Video(p) => format!("v{}", p.file_name().unwrap().display()),
+            Part::Image(p) => format!("i{}", p.file_name().unwrap().display()),
+            Part::Audio(p) => format!("a{}", p.file_name().unwrap().display()),
+            Part::Text(t) => t.clone(),
+        })
+        .collect();
+    assert_eq!(names, ["aa", "vb", "ic", "vd"]);
+    assert_eq!(parsed.questions, ["what?"]);
+}
+
+#[test]
+fn outro_is_on_by_default_and_every_switch_reaches_it() {
+    let plain = ask(&["q"]).unwrap();
+    assert_eq!(plain.strategies.outro, Some(OutRoConfig::default()));
+    assert!(!plain.strategies.baseline);
+
+    let line = [
+        "--gamma",
+        "2",
+        "--gate-temperature",
+        "0.2",
+        "--abs-threshold",
+        "50",
+        "--median-multiple",
+        "500",
+        "--start-layer",
+        "1",
+        "--end-layer",
+        "9",
+        "--interval",
+        "3",
+        "--always",
+        "--no-rotate",
+        "--no-relax",
+        "--no-rescale",
+        "--decode",
+        "release",
+        "--sinks",
+        "0,4",
+        "--set",
+        "gamma=2.5",
+        "q",
+    ];
+    let mut want = OutRoConfig::default();
+    for (k, v) in [
+        ("gamma", "2.5"),
+        ("temperature", "0.2"),
+        ("abs_threshold", "50"),
+        ("median_multiple", "500"),
+        ("start_layer", "1"),
+        ("end_layer", "9"),
+        ("interval", "3"),
+        ("once", "false"),
+        ("rotate", "false"),
+        ("relax", "false"),
+        ("rescale", "false"),
+        ("decode", "release"),
+        ("sinks", "0,4"),
+    ] {
+        want.set(k, v).unwrap();
+    }
+    assert_eq!(ask(&line).unwrap().strategies.outro, Some(want));
+    let mut want = OutRoConfig::default();
+    want.set("layers", "0,5").unwrap();
+    assert_eq!(
+        ask(&["--layers", "0,5", "q"]).unwrap().strategies.outro,
+        Some(want)
+    );
+
+    let both = ask(&["--strategy", "both", "q"]).unwrap().strategies;
+    assert!(both.baseline && both.outro.is_some());
+    let base = ask(&["--strategy", "baseline", "q"]).unwrap().strategies;
+    assert!(base.baseline && base.outro.is_none());
+}
+
+#[test]
+fn values_that_cannot_be_meant_are_refused_by_name() {
+    for (line, part) in [
+        (&["--fps", "0", "q"][..], "--fps"),
+        (&["--fps", "-2", "q"], "--fps"),
+        (&["--fps", "nan", "q"], "--fps"),
+        (&["--frames", "1", "q"], "--frames"),
+        (&["--start", "-1", "q"], "--start"),
+        (&["--start", "5", "--end", "5", "q"], "--end"),
+        (&["--max-pixels", "10", "q"], "--max-pixels"),
+        (&["--deadline", "0", "q"], "--deadline"),
+        (&["--deadline", "inf", "q"], "--deadline"),
+        (&["--temperature", "-1", "q"], "--temperature"),
+        (&["--top-p", "0", "q"], "--top-p"),
+        (&["--top-p", "1.1", "q"], "--top-p"),
+        (&["--max-new-tokens", "0", "q"], "--max-new-tokens"),
+        (&["--decoder", "magic", "q"], "magic"),
+        (&["--strategy", "nothing", "q"], "nothing"),
+        (&["--dtype", "int3", "q"], "int3"),
+        (&["--threads", "99999", "q"], "--threads"),
+        (&["--set", "gamma", "q"], "KEY=VALUE"),
+        (&["--set", "gama=2", "q"], "gama"),
+        (&["--gamma", "x", "q"], "gamma"),
+        (&["--decode", "both", "q"], "decode"),
+        (&["--once", "--always", "q"], "--always"),
+        (&["--strategy", "baseline", "--gamma", "2", "q"], "baseline"),
+        (&["--video", "no/such/file.mp4", "q"], "no/such/file.mp4"),
+        (&["  "], "empty"),
+        (&[""], "empty"),
+        (&[], "QUESTION"),
+        (&["--questions", "no/such/file", "q"], "--questions"),
+        (&["--questions", "no/such/file"], "no/such/file"),
+        (&["--nonsense", "q"], "--nonsense"),
+    ] {
+        let error = ask(line).unwrap_err();
+        assert!(error.contains(part), "{line:?}: {error}");
+    }
+}
+
+#[test]
+fn questions_come_one_per_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("q.txt");
+    std::fs::write(&path, "first?\r\n\n  second?  \n").unwrap();
+    assert_eq!(
+        ask(&["--questions", path.to_str().unwrap()]).unwrap().questions,
+        ["first?", "second?"]
+    );
+    std::fs::write(&path, "\n\n").unwrap();
+    assert!(
+        ask(&["--questions", path.to_str().unwrap()])
+            .unwrap_err()
+            .contains("no question")
+    );
+}
+
+#[test]
+fn trace_takes_settings_and_captures() {
+    let line = [
+        "trace",
+        "--model",
+        "m",
+        "--inputs",
+        "i",
+        "--out",
+        "o",
+        "--set",
+        "decode=release",
+        "--capture",
+        "vbar,hidden",
+    ];
+    let Action::Trace(t) = run(&line).unwrap().action else {
+        panic!("not trace")
+    };
+    let mut want = OutRoConfig::default();
+    want.set("decode", "release").unwrap();
+    assert_eq!(t.outro, Some(want));
+    assert_eq!(t.capture, [CaptureFlag::Vbar, CaptureFlag::Hidden]);
+    assert_eq!((t.steps, t.last), (8, 8));
+    for (extra, part) in [
+        (["--set", "nope=1"], "nope"),
+        (["--capture", "all"], "all"),
+        (["--last", "0"], "--last"),
+        (["--steps", "-1"], "-1"),
+    ] {
+        let error = run(&[&line[..7], &extra[..]].concat()).unwrap_err();
+        assert!(error.contains(part), "{extra:?}: {error}");
+    }
+    assert!(
+        run(&[&line[..7], &["--strategy", "baseline", "--set", "gamma=1"][..]].concat())
+            .unwrap_err()
+            .contains("baseline")
+    );
+}
+
+#[test]
+fn global_flags_may_follow_the_command() {
+    assert_eq!(
+        run(&["ask", "q", "--threads", "3", "--quiet"]).unwrap().threads,
+        3
+    );
+    assert_eq!(run(&["--threads", "3", "doctor"]).unwrap().threads, 3);
+}

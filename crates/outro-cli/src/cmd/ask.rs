@@ -1,0 +1,230 @@
+//! `outro ask`: media and questions in, answers out.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::Instant;
+
+use anyhow::Context;
+use outro::Session;
+use outro::chat::Conversation;
+use outro::generate::{Sampler, Stop, generate};
+use outro::hook::Hook;
+use outro::inputs::Inputs;
+use outro::method::{OutRo, OutRoConfig};
+use outro::{MediaEmbeds, Model, Prompt};
+
+use super::answer::{Answer, PromptTokens, Record, Shared, Spent, side_by_side, top5};
+use super::{encode, media, source};
+use crate::args::Ask;
+use crate::ui::{Ui, Unit, thousands};
+
+/// Answers every question.
+pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
+    let source = source::open(args.model.as_deref(), ui)?;
+    let preparer = media::open(&source.dir)?;
+    let text = media::text_side(&preparer, &source.dir)?;
+    let conversations: Vec<Conversation> = args
+        .questions
+        .iter()
+        .map(|q| media::conversation(&args.media, args.system.as_deref(), q))
+        .collect();
+    let options = media::options(&args.media.reading);
+    // Every prompt is counted before anything is decoded or loaded.
+    for conversation in &conversations {
+        preparer.plan(conversation, &options)?;
+    }
+
+    let mut shared = Shared::default();
+    let since = Instant::now();
+    let prepared = media::read(&preparer, &args.media, &options, ui)?;
+    shared.media = since.elapsed().as_secs_f64();
+
+    let since = Instant::now();
+    let bar = ui.bar("loading weights", 0, Unit::Count);
+    let model = Model::load(&source.dir, args.dtype)?;
+    bar.done();
+    shared.load = since.elapsed().as_secs_f64();
+
+    let mut embeds: Option<MediaEmbeds> = None;
+    for (question, conversation) in args.questions.iter().zip(&conversations) {
+        let inputs = media::inputs(&preparer, conversation, &prepared)?;
+        let embeds = match &mut embeds {
+            Some(embeds) => embeds,
+            slot @ None => {
+                let since = Instant::now();
+                let made = encode(&model, &inputs, ui)?;
+                shared.encode = since.elapsed().as_secs_f64();
+                slot.insert(made)
+            }
+        };
+        let prompt = model.prompt(&inputs, embeds)?;
+        let run = Run {
+            args,
+            ui,
+            model: &model,
+            text: &text,
+            prompt: &prompt,
+            tokens: count(&inputs, embeds),
+        };
+        let answers = run.answers(question)?;
+        if args.json {
+            let record = Record {
+                question,
+                model: source.dir.display().to_string(),
+                random_weights: source.random,
+                prompt_tokens: run.tokens,
+                answers,
+                shared_seconds: shared,
+            };
+            emit(&format!("{}\n", serde_json::to_string(&record)?))?;
+        }
+        // Later questions reuse all of it.
+        shared = Shared::default();
+    }
+    Ok(())
+}
+
+fn count(inputs: &Inputs, embeds: &MediaEmbeds) -> PromptTokens {
+    let total = inputs.input_ids.len();
+    let (image, video, audio) = (embeds.image.rows(), embeds.video.rows(), embeds.audio.rows());
+    PromptTokens {
+        total,
+        image,
+        video,
+        audio,
+        text: total.saturating_sub(image + video + audio),
+    }
+}
+
+/// One question on its way to its answers.
+struct Run<'a> {
+    args: &'a Ask,
+    ui: &'a Ui,
+    model: &'a Model,
+    text: &'a media::TextSide,
+    prompt: &'a Prompt,
+    tokens: PromptTokens,
+}
+
+impl Run<'_> {
+    fn answers(&self, question: &str) -> anyhow::Result<Vec<Answer>> {
+        let s = &self.args.strategies;
+        let alone = !(s.baseline && s.outro.is_some());
+        let several = self.args.questions.len() > 1;
+        if several && !self.args.json {
+            emit(&format!("> {question}\n"))?;
+        }
+        // Two answers cannot stream into two columns; one does.
+        let stream = alone && !self.args.json;
+        let mut answers = Vec::new();
+        if s.baseline {
+            answers.push(self.answer("baseline", None, stream)?);
+        }
+        if let Some(config) = &s.outro {
+            answers.push(self.answer("outro", Some(config), stream)?);
+        }
+        if let ([left, right], false) = (answers.as_slice(), self.args.json) {
+            emit(&side_by_side(left, right, column_width()))?;
+        }
+        if several && !self.args.json {
+            emit("\n")?;
+        }
+        Ok(answers)
+    }
+
+    fn answer(
+        &self,
+        strategy: &'static str,
+        config: Option<&OutRoConfig>,
+        stream: bool,
+    ) -> anyhow::Result<Answer> {
+        let hook = config.map(|c| Box::new(OutRo::new(c.clone())) as Box<dyn Hook>);
+        let mut session = Session::new(self.model, hook);
+        let since = Instant::now();
+        let label = format!(
+            "prefill, {} tokens ({strategy})",
+            thousands(self.tokens.total as u64)
+        );
+        let bar = self
+            .ui
+            .bar(&label, self.model.config().text.layers as u64, Unit::Count);
+        let logits = session
+            .prefill(self.prompt, 1, &mut |layers| bar.set(layers as u64))?
+            .data;
+        bar.done();
+        let prefill = since.elapsed().as_secs_f64();
+        let rate = |tokens: usize, seconds: f64| tokens as f64 / seconds.max(1e-9);
+        let t = self.tokens;
+        self.ui.line(&format!(
+            "prefill {} tokens ({} text, {} image, {} video, {} audio) in {prefill:.2} s, {:.1} tokens/s",
+            t.total,
+            t.text,
+            t.image,
+            t.video,
+            t.audio,
+            rate(t.total, prefill),
+        ));
+
+        let since = Instant::now();
+        let mut sampler = Sampler::new(self.args.temperature, self.args.top_p, self.args.seed)?;
+        let mut decoder = self.text.stream();
+        let (mut text, mut tokens, mut failed) = (String::new(), 0, None);
+        let stop = generate(
+            &mut session,
+            &logits,
+            &mut sampler,
+            self.text.end_tokens(),
+            self.args.max_new_tokens,
+            &mut |token| {
+                tokens += 1;
+                let piece = decoder.push(token);
+                text.push_str(&piece);
+                if stream && let Err(e) = emit(&piece) {
+                    failed = Some(e);
+                }
+                failed.is_none()
+            },
+        )?;
+        if let Some(e) = failed {
+            return Err(e);
+        }
+        let rest = decoder.finish();
+        text.push_str(&rest);
+        if stream {
+            emit(&rest)?;
+            emit("\n")?;
+        }
+        let decode = since.elapsed().as_secs_f64();
+        self.ui.line(&format!(
+            "decode {tokens} tokens in {decode:.2} s, {:.1} tokens/s",
+            rate(tokens, decode)
+        ));
+        let outro = session.hook::<OutRo>();
+        Ok(Answer {
+            strategy,
+            text,
+            tokens,
+            finish: if stop == Stop::Length { "length" } else { "stop" },
+            first_token_top5: top5(&logits, |id| self.text.token(id)),
+            seconds: Spent { prefill, decode },
+            sinks: outro.map(|o| o.sinks().clone()),
+            relaxed_at: outro.map(|o| o.relaxed_at().clone()),
+        })
+    }
+}
+
+/// Writes to stdout at once; a closed pipe is reported as such and ends the program quietly.
+pub(crate) fn emit(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .context("stdout")
+}
+
+/// Half of an 80- or 160-column line.
+fn column_width() -> usize {
+    let wanted = std::env::var("COLUMNS")
+        .ok()
+        .and_then(|c| c.parse::<usize>().ok())
+        .filter(|_| io::stdout().is_terminal());
+    wanted.map_or(48, |c| (c.clamp(40, 200) - 3) / 2)
+}

@@ -1,0 +1,41 @@
+//! `outro inspect`: what a checkpoint or a media file is, before anything heavy starts.
+
+mod checkpoint;
+mod file;
+
+use std::path::{Path, PathBuf};
+
+use super::ask::emit;
+use super::source;
+use crate::args::Inspect;
+use crate::hub;
+use crate::ui::Ui;
+
+/// Looks at one thing.
+pub(crate) fn run(args: &Inspect, ui: &Ui) -> anyhow::Result<()> {
+    let target = PathBuf::from(&args.target);
+    let (json, text) = if target.is_file() {
+        let model = match &args.model {
+            Some(model) => Some(source::open(Some(model), ui)?.dir),
+            None => None,
+        };
+        let report = file::read(&target, &args.reading, model.as_deref())?;
+        (report.json(), report.text())
+    } else {
+        let report = checkpoint::read(&directory(&target, &args.target, ui)?)?;
+        (report.json(), report.text())
+    };
+    if args.json {
+        emit(&format!("{}\n", serde_json::to_string_pretty(&json)?))
+    } else {
+        emit(&text)
+    }
+}
+
+fn directory(path: &Path, name: &str, ui: &Ui) -> anyhow::Result<PathBuf> {
+    if path.is_dir() {
+        Ok(path.to_path_buf())
+    } else {
+        hub::resolve(name, ui)
+    }
+}

@@ -1,0 +1,309 @@
+//! What a checkpoint is, from its config and the headers of its shards. No weights are read.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use outro::checkpoint::Checkpoint;
+use outro::config::Config;
+use outro::family::{self, Names};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::ui::{bytes, thousands};
+
+/// How many prompt tokens the memory estimate assumes: half a minute of video with sound.
+const TYPICAL_PROMPT: u64 = 10_000;
+
+/// Numbers of one part of the model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+struct Part {
+    tensors: u64,
+    parameters: u64,
+    bytes: u64,
+}
+
+impl Part {
+    fn add(&mut self, parameters: u64, bytes: u64) {
+        self.tensors += 1;
+        self.parameters = self.parameters.saturating_add(parameters);
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Shard {
+    file: String,
+    bytes: u64,
+    tensors: usize,
+}
+
+/// All that `outro inspect` says about a checkpoint.
+#[derive(Debug)]
+pub(crate) struct Report {
+    dir: PathBuf,
+    config: Config,
+    shards: Vec<Shard>,
+    parts: BTreeMap<&'static str, Part>,
+    skipped: usize,
+    dtypes: BTreeMap<String, u64>,
+    tokenizer: bool,
+}
+
+/// Reads `dir`'s config and shard headers, and checks that they fit each other and the files' lengths.
+pub(crate) fn read(dir: &Path) -> anyhow::Result<Report> {
+    let config = Config::load(dir)?;
+    let names = family::find(&config.model_type)
+        .map(|f| f.names)
+        .context("the family has no tensor names")?;
+    let checkpoint = Checkpoint::open(dir, names.skipped)?;
+    let mut report = Report {
+        dir: dir.to_path_buf(),
+        config,
+        shards: Vec::new(),
+        parts: BTreeMap::new(),
+        skipped: checkpoint.skipped(),
+        dtypes: BTreeMap::new(),
+        tokenizer: dir.join("tokenizer.json").is_file(),
+    };
+    for (path, length) in checkpoint.shards() {
+        let file = path
+            .file_name()
+            .map(|n| n.display().to_string())
+            .unwrap_or_default();
+        report.shards.push(Shard {
+            file,
+            bytes: length as u64,
+            tensors: 0,
+        });
+    }
+    for (name, info) in checkpoint.tensors() {
+        let parameters = info.shape.iter().try_fold(1_u64, |n, d| n.checked_mul(*d as u64));
+        let parameters =
+            parameters.with_context(|| format!("{}: tensor {name}: its shape overflows", dir.display()))?;
+        let size = parameters.saturating_mul(width(&info.dtype));
+        report
+            .parts
+            .entry(part(name, &names))
+            .or_default()
+            .add(parameters, size);
+        let of_type = report.dtypes.entry(info.dtype.clone()).or_default();
+        *of_type = of_type.saturating_add(parameters);
+        if let Some(shard) = report.shards.get_mut(info.shard) {
+            shard.tensors += 1;
+        }
+    }
+    Ok(report)
+}
+
+/// Bytes of an element, by safetensors' name of its type.
+fn width(dtype: &str) -> u64 {
+    match dtype {
+        "F64" | "I64" | "U64" => 8,
+        "F32" | "I32" | "U32" => 4,
+        "F16" | "BF16" | "I16" | "U16" => 2,
+        _ => 1,
+    }
+}
+
+/// The part of the model that a tensor belongs to.
+fn part(name: &str, names: &Names) -> &'static str {
+    if name == names.lm_head {
+        "output head"
+    } else if name.starts_with(names.vision) {
+        "vision tower"
+    } else if !names.audio.is_empty() && name.starts_with(names.audio) {
+        "audio tower"
+    } else if name.starts_with(names.text) {
+        "decoder"
+    } else {
+        "other"
+    }
+}
+
+/// What a run needs beside the weights, in bytes.
+pub(crate) struct Need {
+    /// Keys and values of one token, f32.
+    pub(crate) cache_per_token: u64,
+    /// Activations of one prompt token during the prefill, f32.
+    pub(crate) work_per_token: u64,
+}
+
+/// From the sizes of the decoder alone.
+pub(crate) fn need(config: &Config) -> Need {
+    let t = &config.text;
+    let (layers, kv, q) = (
+        t.layers as u64,
+        (t.kv_heads * t.head_dim) as u64,
+        (t.heads * t.head_dim) as u64,
+    );
+    Need {
+        cache_per_token: 2 * layers * kv * 4,
+        // Residual stream, its norm, the embeddings and an output; q twice (head outputs); k, v; both halves of the MLP.
+        work_per_token: (4 * t.hidden as u64 + 2 * q + 2 * kv + 2 * t.intermediate as u64) * 4,
+    }
+}
+
+impl Report {
+    /// Bytes of the weights that are read, as they are stored.
+    pub(crate) fn weight_bytes(&self) -> u64 {
+        self.parts.values().fold(0, |n, p| n.saturating_add(p.bytes))
+    }
+
+    fn parameters(&self) -> u64 {
+        self.parts.values().fold(0, |n, p| n.saturating_add(p.parameters))
+    }
+
+    fn typical(&self) -> u64 {
+        let need = need(&self.config);
+        self.weight_bytes()
+            .saturating_add(TYPICAL_PROMPT * (need.cache_per_token + need.work_per_token))
+    }
+
+    /// For `--json`.
+    pub(crate) fn json(&self) -> Value {
+        let (c, t) = (&self.config, &self.config.text);
+        let need = need(c);
+        let shards: Vec<Value> = self.shards.iter().map(|s| json!(s)).collect();
+        json!({
+            "kind": "checkpoint",
+            "path": self.dir.display().to_string(),
+            "family": c.model_type,
+            "decoder": {
+                "layers": t.layers, "hidden": t.hidden, "heads": t.heads, "kv_heads": t.kv_heads, "head_dim": t.head_dim,
+                "intermediate": t.intermediate, "vocab": t.vocab, "max_positions": t.max_positions, "tied": t.tied,
+            },
+            "vision": c.vision.as_ref().map(|v| json!({
+                "blocks": v.depth, "hidden": v.hidden, "heads": v.heads, "patch": v.patch, "temporal": v.temporal, "merge": v.merge,
+            })),
+            "audio": c.audio.as_ref().map(|a| json!({
+                "layers": a.layers, "hidden": a.hidden, "heads": a.heads, "mel_bins": a.mel_bins,
+            })),
+            "tokenizer": self.tokenizer,
+            "parameters": self.parameters(),
+            "parts": self.parts.iter().map(|(k, p)| ((*k).to_owned(), json!(p))).collect::<serde_json::Map<_, _>>(),
+            "skipped_tensors": self.skipped,
+            "dtypes": json!(self.dtypes),
+            "shards": shards,
+            "special_tokens": self.special().into_iter().map(|(k, v)| (k.to_owned(), json!(v))).collect::<serde_json::Map<_, _>>(),
+            "memory": {
+                "weights": self.weight_bytes(),
+                "weights_f32": self.parameters().saturating_mul(4),
+                "cache_per_token": need.cache_per_token,
+                "prefill_per_token": need.work_per_token,
+                "at_10000_tokens": self.typical(),
+            },
+        })
+    }
+
+    fn special(&self) -> Vec<(&'static str, Option<u32>)> {
+        let s = &self.config.tokens;
+        vec![
+            ("audio", s.audio),
+            ("audio_start", s.audio_start),
+            ("audio_end", s.audio_end),
+            ("image", s.image),
+            ("video", s.video),
+            ("vision_start", s.vision_start),
+            ("vision_end", s.vision_end),
+        ]
+    }
+
+    /// For a reader.
+    pub(crate) fn text(&self) -> String {
+        let (c, t) = (&self.config, &self.config.text);
+        let need = need(c);
+        let mut out = String::new();
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "checkpoint   {}", self.dir.display());
+        let _ = writeln!(out, "family       {}", c.model_type);
+        let _ = writeln!(
+            out,
+            "decoder      {} layers, hidden {}, {} heads, {} key/value heads of {}, MLP {}, vocabulary {}, up to {} tokens, {} output head",
+            t.layers,
+            t.hidden,
+            t.heads,
+            t.kv_heads,
+            t.head_dim,
+            t.intermediate,
+            thousands(t.vocab as u64),
+            thousands(t.max_positions as u64),
+            if t.tied { "tied" } else { "untied" },
+        );
+        match &c.vision {
+            Some(v) => {
+                let _ = writeln!(
+                    out,
+                    "vision       {} blocks, hidden {}, {} heads, patch {}, merge {}",
+                    v.depth, v.hidden, v.heads, v.patch, v.merge
+                );
+            }
+            None => out.push_str("vision       none\n"),
+        }
+        match &c.audio {
+            Some(a) => {
+                let _ = writeln!(
+                    out,
+                    "audio        {} layers, hidden {}, {} heads, {} mel bins",
+                    a.layers, a.hidden, a.heads, a.mel_bins
+                );
+            }
+            None => out.push_str("audio        none\n"),
+        }
+        let _ = writeln!(
+            out,
+            "tokenizer    {}",
+            if self.tokenizer {
+                "yes"
+            } else {
+                "none: prepared inputs only (outro trace)"
+            }
+        );
+        let _ = writeln!(out, "parameters   {}", thousands(self.parameters()));
+        for (name, p) in &self.parts {
+            let _ = writeln!(
+                out,
+                "  {name:<12} {} in {} tensors, {}",
+                thousands(p.parameters),
+                p.tensors,
+                bytes(p.bytes)
+            );
+        }
+        if self.skipped > 0 {
+            let _ = writeln!(out, "  never read   {} tensors (speech output)", self.skipped);
+        }
+        let types: Vec<String> = self
+            .dtypes
+            .iter()
+            .map(|(k, n)| format!("{k} {}", thousands(*n)))
+            .collect();
+        let _ = writeln!(out, "types        {}", types.join(", "));
+        for s in &self.shards {
+            let _ = writeln!(
+                out,
+                "shard        {}: {}, {} tensors",
+                s.file,
+                bytes(s.bytes),
+                s.tensors
+            );
+        }
+        let special: Vec<String> = self
+            .special()
+            .iter()
+            .filter_map(|(k, v)| v.map(|v| format!("{k} {v}")))
+            .collect();
+        let _ = writeln!(out, "tokens       {}", special.join(", "));
+        let _ = writeln!(
+            out,
+            "memory       weights {} as stored ({} in f32); a prompt token {} of cache and {} of work; about {} for {} tokens",
+            bytes(self.weight_bytes()),
+            bytes(self.parameters().saturating_mul(4)),
+            bytes(need.cache_per_token),
+            bytes(need.work_per_token),
+            bytes(self.typical()),
+            thousands(TYPICAL_PROMPT),
+        );
+        out
+    }
+}

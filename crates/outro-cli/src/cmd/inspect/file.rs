@@ -1,0 +1,276 @@
+//! What a media file is and what it becomes.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use outro::chat::Part;
+use outro::config::Config;
+use outro_media::{
+    FrameLimits, Kind, MediaInfo, PatchConfig, VideoInfo, image_size, probe, read_audio, video_size,
+};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::checkpoint::{Need, need};
+use crate::args::{Media, Reading};
+use crate::cmd::media;
+use crate::ui::{bytes, thousands};
+
+/// Sound longer than this is not decoded to count its samples: its stated duration is taken.
+const LONG_SOUND: f64 = 1200.0;
+
+/// What a model gets.
+#[derive(Debug, Default, Serialize)]
+struct Becomes {
+    frames: Option<usize>,
+    height: Option<usize>,
+    width: Option<usize>,
+    grid: Option<[usize; 3]>,
+    image_tokens: usize,
+    video_tokens: usize,
+    samples: usize,
+    mel_frames: usize,
+    audio_tokens: usize,
+    /// With a question of no words; absent without a checkpoint that has a tokenizer.
+    prompt_tokens: Option<usize>,
+}
+
+/// All that `outro inspect` says about a media file.
+pub(crate) struct Report {
+    info: MediaInfo,
+    becomes: Becomes,
+    model: Option<(PathBuf, Config)>,
+    weights: u64,
+    notes: Vec<String>,
+}
+
+/// Probes `path`, and counts what it becomes for the checkpoint in `model`.
+pub(crate) fn read(path: &Path, reading: &Reading, model: Option<&Path>) -> anyhow::Result<Report> {
+    let info = probe(path, &reading.options)?;
+    let mut report = Report {
+        info,
+        becomes: Becomes::default(),
+        model: None,
+        weights: 0,
+        notes: Vec::new(),
+    };
+    report.count_picture(reading)?;
+    report.count_sound(path, reading)?;
+    if let Some(dir) = model {
+        report.weights = super::checkpoint::read(dir)?.weight_bytes();
+        report.model = Some((dir.to_path_buf(), Config::load(dir)?));
+        report.count_prompt(path, reading, dir)?;
+    }
+    Ok(report)
+}
+
+impl Report {
+    fn count_picture(&mut self, reading: &Reading) -> anyhow::Result<()> {
+        let Some(video) = &self.info.video else {
+            return Ok(());
+        };
+        let patches = PatchConfig::default();
+        let mut limits = FrameLimits::default();
+        if let Some(max) = reading.max_pixels {
+            limits.max_pixels = max;
+        }
+        let b = &mut self.becomes;
+        let grid = |frames: usize, height: usize, width: usize| {
+            [
+                frames.div_ceil(patches.temporal),
+                height / patches.patch,
+                width / patches.patch,
+            ]
+        };
+        let tokens = |g: [usize; 3]| g.iter().product::<usize>() / (patches.merge * patches.merge);
+        if self.info.kind == Kind::Image {
+            let (height, width) =
+                media::image_limits(video.height, video.width, reading.max_pixels, image_size)?;
+            let g = grid(1, height, width);
+            (b.frames, b.height, b.width, b.grid) = (Some(1), Some(height), Some(width), Some(g));
+            b.image_tokens = tokens(g);
+        } else {
+            let frames = reading.sampling.indices(video)?.len();
+            let (height, width) = video_size(video.height, video.width, frames, &limits)?;
+            let g = grid(frames, height, width);
+            (b.frames, b.height, b.width, b.grid) = (Some(frames), Some(height), Some(width), Some(g));
+            b.video_tokens = tokens(g);
+        }
+        Ok(())
+    }
+
+    fn count_sound(&mut self, path: &Path, reading: &Reading) -> anyhow::Result<()> {
+        let Some(audio) = &self.info.audio else {
+            if self.info.kind == Kind::Video && reading.audio_in_video {
+                self.notes
+                    .push("it has no sound: its frames are used alone".into());
+            }
+            return Ok(());
+        };
+        if self.info.kind == Kind::Video && !reading.audio_in_video {
+            return Ok(());
+        }
+        let (start, end) = (reading.sampling.start, reading.sampling.end);
+        self.becomes.samples = if audio.duration <= LONG_SOUND {
+            read_audio(path, start, end, &reading.options)?.len()
+        } else {
+            self.notes
+                .push("its sound is long: samples are estimated from the stated duration".into());
+            let seconds = end.unwrap_or(audio.duration).min(audio.duration) - start.unwrap_or(0.0);
+            (seconds.max(0.0) * 16_000.0) as usize
+        };
+        // The extractor's mask is the samples' mask at every hop of 160; two strided steps make tokens of the frames.
+        self.becomes.mel_frames = self.becomes.samples.div_ceil(160);
+        self.becomes.audio_tokens = media::audio_tokens(self.becomes.mel_frames);
+        Ok(())
+    }
+
+    fn count_prompt(&mut self, path: &Path, reading: &Reading, dir: &Path) -> anyhow::Result<()> {
+        let part = match self.info.kind {
+            Kind::Video => Part::Video(path.to_path_buf()),
+            Kind::Image => Part::Image(path.to_path_buf()),
+            Kind::Audio => Part::Audio(path.to_path_buf()),
+        };
+        let media = Media {
+            parts: vec![part],
+            reading: reading.clone(),
+        };
+        self.becomes.prompt_tokens = media::prompt_tokens(dir, &media, self.becomes.audio_tokens)?;
+        if self.becomes.prompt_tokens.is_none() {
+            self.notes
+                .push("the checkpoint has no tokenizer: the prompt's length is not known".into());
+        }
+        Ok(())
+    }
+
+    /// Prompt tokens, or at least the media's.
+    fn tokens(&self) -> u64 {
+        let b = &self.becomes;
+        b.prompt_tokens
+            .unwrap_or(b.image_tokens + b.video_tokens + b.audio_tokens) as u64
+    }
+
+    fn memory(&self) -> Option<(u64, u64, u64)> {
+        let (_, config) = self.model.as_ref()?;
+        let Need {
+            cache_per_token,
+            work_per_token,
+        } = need(config);
+        let (cache, work) = (self.tokens() * cache_per_token, self.tokens() * work_per_token);
+        Some((
+            cache,
+            work,
+            self.weights.saturating_add(cache).saturating_add(work),
+        ))
+    }
+
+    /// For `--json`.
+    pub(crate) fn json(&self) -> Value {
+        let i = &self.info;
+        json!({
+            "kind": kind(i.kind),
+            "path": i.path.display().to_string(),
+            "container": i.container,
+            "decoder": i.decoder.to_string(),
+            "video": i.video.as_ref().map(|v| json!({
+                "codec": v.codec, "width": v.width, "height": v.height, "fps": v.fps, "frames": v.frames, "duration": v.duration,
+            })),
+            "audio": i.audio.as_ref().map(|a| json!({
+                "codec": a.codec, "channels": a.channels, "sample_rate": a.sample_rate, "duration": a.duration,
+            })),
+            "becomes": json!(self.becomes),
+            "model": self.model.as_ref().map(|(dir, _)| dir.display().to_string()),
+            "memory": self.memory().map(|(cache, work, total)| json!({
+                "weights": self.weights, "cache": cache, "prefill": work, "total": total,
+            })),
+            "notes": self.notes,
+        })
+    }
+
+    /// For a reader.
+    pub(crate) fn text(&self) -> String {
+        let (i, b) = (&self.info, &self.becomes);
+        let mut out = String::new();
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            out,
+            "{:<12} {} ({}, decoder {})",
+            kind(i.kind),
+            i.path.display(),
+            i.container,
+            i.decoder
+        );
+        if let Some(v) = &i.video {
+            let _ = writeln!(out, "{:<12} {}", "pictures", pictures(i.kind, v));
+        }
+        if let Some(a) = &i.audio {
+            let _ = writeln!(
+                out,
+                "{:<12} {}, {} channels, {} Hz, {:.2} s",
+                "sound", a.codec, a.channels, a.sample_rate, a.duration
+            );
+        }
+        if let (Some(n), Some(h), Some(w), Some([t, gh, gw])) = (b.frames, b.height, b.width, b.grid) {
+            let tokens = thousands((b.video_tokens + b.image_tokens) as u64);
+            let _ = writeln!(
+                out,
+                "{:<12} {n} frames of {h} x {w} (height x width), grid {t} x {gh} x {gw}, {tokens} tokens",
+                "becomes"
+            );
+        }
+        if b.samples > 0 {
+            let (samples, mel) = (thousands(b.samples as u64), thousands(b.mel_frames as u64));
+            let _ = writeln!(
+                out,
+                "{:<12} {samples} samples at 16 kHz, {mel} mel frames, {} tokens",
+                "becomes",
+                thousands(b.audio_tokens as u64)
+            );
+        }
+        if let Some(n) = b.prompt_tokens {
+            let _ = writeln!(
+                out,
+                "{:<12} {} tokens and the words of the question",
+                "prompt",
+                thousands(n as u64)
+            );
+        }
+        if let Some((cache, work, total)) = self.memory() {
+            let (w, c, a) = (bytes(self.weights), bytes(cache), bytes(work));
+            let _ = writeln!(
+                out,
+                "{:<12} about {}: weights {w}, cache {c}, work {a}",
+                "memory",
+                bytes(total)
+            );
+        }
+        for note in &self.notes {
+            let _ = writeln!(out, "{:<12} {note}", "note");
+        }
+        out
+    }
+}
+
+fn kind(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Video => "video",
+        Kind::Image => "image",
+        Kind::Audio => "audio",
+    }
+}
+
+/// Sizes are given as people say them: width first.
+fn pictures(kind: Kind, v: &VideoInfo) -> String {
+    if kind == Kind::Image {
+        return format!("{}, {} x {}", v.codec, v.width, v.height);
+    }
+    format!(
+        "{}, {} x {}, {:.3} frames/s, {} frames, {:.2} s",
+        v.codec,
+        v.width,
+        v.height,
+        v.fps,
+        thousands(v.frames as u64),
+        v.duration
+    )
+}

@@ -1,0 +1,25 @@
+//! `outro prepare`: everything up to the model, as tensors. The format is documented in `args/flags.rs`.
+
+use anyhow::Context;
+
+use super::output::Target;
+use super::{media, source};
+use crate::args::Prepare;
+use crate::ui::Ui;
+
+/// Prepares one question.
+pub(crate) fn run(args: &Prepare, ui: &Ui) -> anyhow::Result<()> {
+    let target = Target::claim(&args.out)?;
+    let source = source::open(args.model.as_deref(), ui)?;
+    let inputs = media::whole(
+        &source.dir,
+        &args.media,
+        args.system.as_deref(),
+        &args.question,
+        ui,
+    )?;
+    inputs
+        .save(target.temp())
+        .with_context(|| format!("--out {}", args.out.display()))?;
+    target.commit()
+}

@@ -1,0 +1,159 @@
+//! What a person sees on stderr: progress when it is a terminal, notes unless `--quiet`. Answers never pass here.
+
+use std::io::{IsTerminal, Write};
+use std::time::Instant;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// The terminal, as far as the commands may use it.
+#[derive(Clone, Debug)]
+pub(crate) struct Ui {
+    progress: bool,
+    notes: bool,
+}
+
+/// What a progress bar counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// Things: layers, frames, tokens.
+    Count,
+    /// Bytes of a transfer.
+    Bytes,
+}
+
+/// A progress line. It disappears when dropped; [`Bar::done`] leaves one line behind.
+#[derive(Debug)]
+pub(crate) struct Bar {
+    bar: ProgressBar,
+    since: Instant,
+}
+
+impl Ui {
+    /// Progress appears only on a terminal; `quiet` silences notes as well.
+    pub(crate) fn new(quiet: bool) -> Self {
+        Self {
+            progress: !quiet && std::io::stderr().is_terminal(),
+            notes: !quiet,
+        }
+    }
+
+    /// Something that the user should know and that is not an error: one line, `note: ...`.
+    pub(crate) fn note(&self, text: &str) {
+        if self.notes {
+            // A closed stderr is no reason to fail.
+            let _ = writeln!(std::io::stderr().lock(), "note: {text}");
+        }
+    }
+
+    /// A bar with a known total, or a spinner where `total` is 0.
+    pub(crate) fn bar(&self, label: &str, total: u64, unit: Unit) -> Bar {
+        let target = if self.progress {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
+        let bar = if total == 0 {
+            ProgressBar::no_length()
+        } else {
+            ProgressBar::new(total)
+        };
+        bar.set_draw_target(target);
+        let template = match (total, unit) {
+            (0, Unit::Count) => "{msg} {spinner} {elapsed}",
+            (0, Unit::Bytes) => "{msg} {spinner} {bytes} {bytes_per_sec} {elapsed}",
+            (_, Unit::Count) => "{msg} {wide_bar} {pos}/{len} {per_sec} {elapsed}",
+            (_, Unit::Bytes) => "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {elapsed}",
+        };
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        bar.set_message(label.to_owned());
+        if self.progress {
+            bar.enable_steady_tick(std::time::Duration::from_millis(200));
+        }
+        Bar {
+            bar,
+            since: Instant::now(),
+        }
+    }
+
+    /// A line that stays, shown only where progress is shown.
+    pub(crate) fn line(&self, text: &str) {
+        if self.progress {
+            let _ = writeln!(std::io::stderr().lock(), "{text}");
+        }
+    }
+}
+
+impl Bar {
+    /// How far it is.
+    pub(crate) fn set(&self, position: u64) {
+        self.bar.set_position(position);
+    }
+
+    /// A total that became known later.
+    pub(crate) fn total(&self, total: u64) {
+        self.bar.set_length(total);
+    }
+
+    /// Replaces the label.
+    pub(crate) fn label(&self, label: &str) {
+        self.bar.set_message(label.to_owned());
+    }
+
+    /// Clears the bar and returns the seconds since it appeared.
+    pub(crate) fn done(self) -> f64 {
+        self.bar.finish_and_clear();
+        self.since.elapsed().as_secs_f64()
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// `1234567` as `1,234,567`.
+pub(crate) fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let mut out = String::with_capacity(digits.len() * 4 / 3);
+    for (i, c) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(c);
+    }
+    out
+}
+
+/// Bytes for a reader: `1.5 GiB`.
+pub(crate) fn bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 {
+        format!("{n} B")
+    } else {
+        format!("{value:.1} {}", UNITS[unit])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!(thousands(0), "0");
+        assert_eq!(thousands(999), "999");
+        assert_eq!(thousands(1_234_567), "1,234,567");
+        assert_eq!(bytes(1023), "1023 B");
+        assert_eq!(bytes(1536), "1.5 KiB");
+        assert_eq!(bytes(6 << 30), "6.0 GiB");
+    }
+}

@@ -1,0 +1,15 @@
+//! Runs the built `outro` as a user would.
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "tests fail by panicking and say what they skip"
+)]
+
+mod ask;
+mod hostile;
+mod hub;
+mod inspect;
+mod support;
+mod tidy;
+mod trace;

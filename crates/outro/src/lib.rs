@@ -1,15 +1,27 @@
 //! The engine of OutRo: multimodal language models with a seam for interventions, and the intervention itself.
+//!
+//! A checkpoint becomes a [`config::Config`] and immutable weights ([`Model`]); media and a question become
+//! [`inputs::Inputs`]; towers and embeddings make a [`Prompt`]; a [`Session`] runs it, with [`method::OutRo`] or any
+//! other [`hook::Hook`] on its activations.
 
 pub mod checkpoint;
 pub mod config;
 mod encoder;
 mod error;
 pub mod family;
+pub mod generate;
 pub mod hook;
+pub mod inputs;
 pub mod method;
+mod model;
 mod nn;
+pub mod positions;
+mod session;
 
 pub use checkpoint::Dtype;
+pub use encoder::audio_tokens;
 pub use error::{Error, Result};
 pub use method::{OutRo, OutRoConfig};
+pub use model::{MediaEmbeds, Model, Progress, Prompt};
 pub use nn::Mat;
+pub use session::Session;

@@ -51,7 +51,7 @@ impl LayerNorm {
 }
 
 /// Tokens that an audio of `frames` mel frames becomes: a convolution of stride 2, then pairs are averaged.
-pub(crate) fn audio_tokens(frames: usize) -> usize {
+pub fn audio_tokens(frames: usize) -> usize {
     frames.div_ceil(2) / 2
 }
 

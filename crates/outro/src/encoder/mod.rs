@@ -3,6 +3,7 @@
 mod audio;
 mod vision;
 
+pub use audio::audio_tokens;
 pub(crate) use audio::AudioTower;
 pub(crate) use vision::VisionTower;
 

@@ -1,0 +1,212 @@
+//! Laws that hold for every request: isolation, identity when off, equality of the parts.
+
+use std::sync::LazyLock;
+
+use outro::hook::{At, Flow, Hook, Qkv};
+use outro::inputs::Inputs;
+use outro::{Dtype, Model, OutRo, OutRoConfig, Prompt, Session};
+use proptest::prelude::*;
+
+static MODEL: LazyLock<Model> =
+    LazyLock::new(|| Model::load(&crate::fixtures().join("omni-tiny"), Dtype::Auto).unwrap());
+
+fn prompt(ids: Vec<u32>) -> Prompt {
+    let inputs = Inputs {
+        input_ids: ids,
+        ..Default::default()
+    };
+    MODEL
+        .prompt(&inputs, &MODEL.encode(&inputs, &mut |_| {}).unwrap())
+        .unwrap()
+}
+
+fn outro() -> Option<Box<dyn Hook>> {
+    Some(Box::new(OutRo::new(OutRoConfig::default())))
+}
+
+/// A request's logits over prefill and a few steps.
+fn run(ids: &[u32], hook: Option<Box<dyn Hook>>) -> Vec<Vec<f32>> {
+    let mut s = Session::new(&MODEL, hook);
+    let mut all = vec![s.prefill(&prompt(ids.to_vec()), 1, &mut |_| {}).unwrap().data];
+    for step in 0..3 {
+        all.push(s.decode(30 + step).unwrap());
+    }
+    all
+}
+
+struct Nothing;
+impl Hook for Nothing {}
+
+#[test]
+fn off_is_identical_to_no_hook() {
+    let ids = [1, 40, 5, 60, 61, 62, 63];
+    let off = OutRoConfig {
+        rotate: false,
+        relax: false,
+        ..OutRoConfig::default()
+    };
+    let plain = run(&ids, None);
+    assert_eq!(plain, run(&ids, Some(Box::new(Nothing))));
+    assert_eq!(plain, run(&ids, Some(Box::new(OutRo::new(off)))));
+    assert_ne!(plain, run(&ids, outro()));
+}
+
+#[test]
+fn a_single_token_has_no_sinks() {
+    let mut s = Session::new(&MODEL, outro());
+    s.prefill(&prompt(vec![1]), 1, &mut |_| {}).unwrap();
+    assert!(s.hook::<OutRo>().unwrap().sinks().is_empty());
+}
+
+#[test]
+fn given_sinks_replace_detection() {
+    let config = OutRoConfig {
+        sinks: Some(vec![2, 4, 99]),
+        ..OutRoConfig::default()
+    };
+    let mut s = Session::new(&MODEL, Some(Box::new(OutRo::new(config))));
+    s.prefill(&prompt(vec![20, 21, 22, 23, 24, 25]), 1, &mut |_| {})
+        .unwrap();
+    let found = s.hook::<OutRo>().unwrap();
+    assert!(
+        found.sinks().values().all(|s| *s == [2, 4]),
+        "positions past the prompt are ignored"
+    );
+    assert_eq!(
+        found.relaxed_at().keys().copied().collect::<Vec<_>>(),
+        [0],
+        "once, at the first enhancement layer"
+    );
+}
+
+/// Drops some rows at a layer and writes down what it is told.
+struct Prune {
+    layer: usize,
+    every: usize,
+    told: Option<Vec<usize>>,
+    rows_after: usize,
+}
+
+impl Hook for Prune {
+    fn layer_input(&mut self, at: At, x: &[f32], hidden: usize) -> outro::Result<Flow> {
+        if at.prefill && at.layer == self.layer {
+            return Ok(Flow::Keep((0..x.len() / hidden).step_by(self.every).collect()));
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn rows_kept(&mut self, _at: At, rows: &[usize]) {
+        self.told = Some(rows.to_vec());
+    }
+
+    fn head_outputs(&mut self, at: At, _qkv: Qkv, o: &mut [f32]) -> outro::Result<()> {
+        if at.prefill && at.layer >= self.layer {
+            self.rows_after = o.len() / (at.shape.heads * at.shape.dim);
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn dropped_rows_are_gone_from_that_layer_on() {
+    let ids: Vec<u32> = (20..31).collect();
+    let prune = |layer, every| -> Option<Box<dyn Hook>> {
+        Some(Box::new(Prune {
+            layer,
+            every,
+            told: None,
+            rows_after: 0,
+        }))
+    };
+    let mut s = Session::new(&MODEL, prune(3, 2));
+    s.prefill(&prompt(ids.clone()), 1, &mut |_| {}).unwrap();
+    let p = s.hook::<Prune>().unwrap();
+    assert_eq!((p.told.clone(), p.rows_after), (Some(vec![0, 2, 4, 6, 8, 10]), 6));
+    assert_eq!(
+        run(&ids, prune(3, 1)),
+        run(&ids, None),
+        "keeping every row changes nothing"
+    );
+    assert_ne!(run(&ids, prune(3, 2)), run(&ids, None));
+}
+
+/// One request in progress of the interleaving test.
+struct Live {
+    session: Session<'static>,
+    seen: Vec<Vec<f32>>,
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+    /// Requests that run in any order, between each other's steps, give what each gives alone.
+    #[test]
+    fn a_request_does_not_depend_on_what_runs_beside_it(
+        seeds in prop::collection::vec((0u32..300, 2usize..24, any::<bool>()), 2..4),
+        order in prop::collection::vec(0usize..4, 12..40),
+    ) {
+        let requests: Vec<(Vec<u32>, bool)> = seeds
+            .iter()
+            .map(|(seed, n, on)| {
+                let mut ids: Vec<u32> = (0..*n as u32).map(|i| 10 + (seed * 31 + i * 17) % 360).collect();
+                ids[0] = if seed % 2 == 0 { 1 } else { ids[0] };
+                ids[n / 2] = if seed % 3 == 0 { 5 } else { ids[n / 2] };
+                (ids, *on)
+            })
+            .collect();
+        let hook = |on: bool| if on { outro() } else { None };
+        let mut live: Vec<Option<Live>> = requests.iter().map(|_| None).collect();
+        let step = |live: &mut Option<Live>, (ids, on): &(Vec<u32>, bool)| {
+            let l = live.get_or_insert_with(|| Live { session: Session::new(&MODEL, hook(*on)), seen: Vec::new() });
+            match l.seen.len() {
+                0 => l.seen.push(l.session.prefill(&prompt(ids.clone()), 1, &mut |_| {}).unwrap().data),
+                n @ 1..4 => l.seen.push(l.session.decode(29 + n as u32).unwrap()),
+                _ => {}
+            }
+        };
+        for at in order {
+            let at = at % requests.len();
+            step(&mut live[at], &requests[at]);
+        }
+        for (live, request) in live.iter_mut().zip(&requests) {
+            while live.as_ref().is_none_or(|l| l.seen.len() < 4) {
+                step(live, request);
+            }
+            prop_assert_eq!(&live.as_ref().unwrap().seen, &run(&request.0, hook(request.1)));
+        }
+    }
+}
+
+#[test]
+fn requests_in_threads_share_one_model() {
+    let ids: Vec<Vec<u32>> = (0..4).map(|i| vec![1, 20 + i, 5, 40 + i, 60]).collect();
+    let alone: Vec<_> = ids.iter().map(|i| run(i, outro())).collect();
+    let threads: Vec<_> = ids
+        .into_iter()
+        .map(|i| std::thread::spawn(move || run(&i, outro())))
+        .collect();
+    for (thread, alone) in threads.into_iter().zip(alone) {
+        assert_eq!(thread.join().unwrap(), alone);
+    }
+}
+
+#[test]
+fn misuse_is_an_error() {
+    let mut s = Session::new(&MODEL, None);
+    assert!(s.decode(3).unwrap_err().to_string().contains("prefill"));
+    let p = prompt(vec![20, 21]);
+    s.prefill(&p, 1, &mut |_| {}).unwrap();
+    assert!(
+        s.prefill(&p, 1, &mut |_| {})
+            .unwrap_err()
+            .to_string()
+            .contains("one request")
+    );
+    assert!(s.decode(4000).unwrap_err().to_string().contains("4000"));
+    let empty = Inputs::default();
+    assert!(
+        MODEL
+            .prompt(&empty, &Default::default())
+            .and_then(|p| Session::new(&MODEL, None).prefill(&p, 1, &mut |_| {}))
+            .is_err()
+    );
+}

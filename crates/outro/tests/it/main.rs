@@ -1,0 +1,28 @@
+//! Integration tests of the engine: golden values, laws, hostile checkpoints.
+
+mod checkpoint;
+mod golden;
+mod laws;
+
+use std::path::{Path, PathBuf};
+
+/// The repository's own fixtures.
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
+}
+
+/// The larger fixtures beside the checkout, if they are there; where CI runs they must be.
+fn shared() -> Option<PathBuf> {
+    let default = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
+    let dir = std::env::var_os("OUTRO_SHARED").map_or_else(default, PathBuf::from);
+    if dir.join("fixtures").is_dir() {
+        return Some(dir);
+    }
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "{} is missing; set OUTRO_SHARED",
+        dir.display()
+    );
+    println!("note: {} is not here, its cases were not run", dir.display());
+    None
+}

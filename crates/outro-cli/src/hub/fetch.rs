@@ -26,11 +26,11 @@ use crate::fault::Fault;
 use crate::ui::{Bar, Ui, Unit, bytes};
 
 /// A transfer that brings nothing for this long is broken.
-const STALL: Duration = Duration::from_secs(60);
+const STALL: Duration = Duration::from_mins(1);
 /// Attempts in a row that bring nothing before a transfer is given up.
 const ATTEMPTS: u32 = 5;
 /// The first pause between two attempts; it doubles.
-const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(250);
 
 /// Brings the model into the cache and returns its snapshot directory.
 pub(super) fn fetch(id: &Id, cached: Option<Cached>, ui: &Ui) -> anyhow::Result<PathBuf> {
@@ -373,16 +373,14 @@ impl Hub<'_> {
         let mut transfer = std::pin::pin!(transfer);
         let mut before = u64::MAX;
         loop {
-            match timeout(STALL, &mut transfer).await {
-                Ok(done) => return done.map(|_| ()).map_err(|e| self.explain(e)),
-                Err(_) => {
-                    let now = seen.load(Ordering::Relaxed);
-                    if now == before {
-                        return Err(self.explain(stalled()));
-                    }
-                    before = now;
-                }
+            if let Ok(done) = timeout(STALL, &mut transfer).await {
+                return done.map(|_| ()).map_err(|e| self.explain(e));
             }
+            let now = seen.load(Ordering::Relaxed);
+            if now == before {
+                return Err(self.explain(stalled()));
+            }
+            before = now;
         }
     }
 
@@ -530,7 +528,7 @@ fn sha256(path: &Path) -> anyhow::Result<String> {
         Ok::<_, std::io::Error>(hash.finalize())
     };
     let hash = read().with_context(|| format!("{}: cannot be read", path.display()))?;
-    Ok(hash.iter().map(|b| format!("{b:02x}")).collect())
+    Ok(hash.iter().fold(String::new(), |s, b| s + &format!("{b:02x}")))
 }
 
 /// Remembers how many bytes hf-hub has seen.

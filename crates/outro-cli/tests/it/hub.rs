@@ -344,7 +344,9 @@ fn two_runs_at_once_share_one_transfer() {
         let runs: Vec<_> = (0..2)
             .map(|_| s.spawn(|| home.run(&server, "tiny/omni", &[]).ok()))
             .collect();
-        runs.into_iter().for_each(|r| drop(r.join().unwrap()));
+        for run in runs {
+            run.join().unwrap();
+        }
     });
     home.is_complete();
     assert_eq!(bodies(&server.seen()).len(), 1);

@@ -91,7 +91,9 @@ impl Server {
 }
 
 pub(crate) fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    Sha256::digest(bytes)
+        .iter()
+        .fold(String::new(), |s, b| s + &format!("{b:02x}"))
 }
 
 impl State {
@@ -268,7 +270,7 @@ fn reply(
 fn head(out: &mut TcpStream, status: u16, headers: &[(&str, &str)], length: usize) -> std::io::Result<()> {
     let mut text = format!("HTTP/1.1 {status} Status\r\nContent-Length: {length}\r\nConnection: close\r\n");
     for (name, value) in headers {
-        text.push_str(&format!("{name}: {value}\r\n"));
+        text = text + name + ": " + value + "\r\n";
     }
     text.push_str("\r\n");
     out.write_all(text.as_bytes())

@@ -7,6 +7,7 @@
 )]
 
 mod ask;
+mod doctor;
 mod hostile;
 mod hub;
 mod inspect;

@@ -1,5 +1,4 @@
 //! A hook of one's own: which next tokens would the model choose without one attention head?
-//!
 //! `cargo run -p outro --example own_hook [CHECKPOINT [INPUTS]]`; INPUTS as `outro prepare` writes them.
 #![expect(clippy::print_stdout, reason = "an example shows its result")]
 
@@ -10,7 +9,7 @@ use outro::hook::{At, Hook, Qkv};
 use outro::inputs::Inputs;
 use outro::{Dtype, Model, Prompt, Result, Session};
 
-/// Silences one head, for the prompt and for every decoded token.
+/// Silences one head, for the prompt and every decoded token. The hook ends with its session.
 struct Silence {
     layer: usize,
     head: usize,
@@ -29,7 +28,6 @@ impl Hook for Silence {
 }
 
 fn show(what: &str, model: &Model, prompt: &Prompt, hook: Option<Box<dyn Hook>>) -> Result<()> {
-    // A session is one request: its hook ends with it.
     let logits = Session::new(model, hook).prefill(prompt, 1, &mut |_| {})?;
     let best: Vec<_> = top(&logits.data, 3)
         .into_iter()

@@ -1,170 +1,349 @@
-//! Rotary positions of a prompt: plain for text, three-dimensional for pictures, time-aligned for sound
-//! (TMRoPE of Qwen2.5-Omni), as the models were trained with them.
+//! Rotary positions (time, height, width) of a prompt, and what each of its rows is.
+//!
+//! The rules are `get_rope_index` of transformers 4.52.3. Text counts all three axes together. An image or video starts
+//! where the text before it ended and adds its grid coordinate; text goes on after the largest number of the block
+//! before it. In Qwen2.5-Omni sound and frames of one video start together and alternate in chunks of time.
 
+use crate::audio_tokens;
 use crate::config::{Config, PositionRule};
 use crate::error::{Error, Result};
-use crate::inputs::Inputs;
+use crate::inputs::{Inputs, Pixels};
 
-/// Positions of a prompt's rows.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// Rotary positions of a prompt.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Positions {
-    /// Time, height and width of each row.
+    /// Time, height and width of each of the S rows.
     pub ids: Vec<[f32; 3]>,
-    /// Position of the first decoded token; the n-th has `next + n`.
+    /// Position, on all three axes, of the first decoded token: one more than the largest of the prompt.
+    /// Decode step n uses `next + n`.
     pub next: f32,
 }
 
-/// Computes the positions of `inputs.input_ids`.
-///
-/// # Errors
-/// Placeholders that do not fit the media, by key.
-pub fn positions(config: &Config, inputs: &Inputs) -> Result<Positions> {
-    let mut walk = Walk { config, inputs, at: 0, next: 0, ids: Vec::with_capacity(inputs.input_ids.len()), items: [0; 3] };
-    while walk.at < inputs.input_ids.len() {
-        walk.step()?;
-    }
-    let ids = walk.ids;
-    let next = ids.iter().flatten().max().map_or(0, |m| m + 1);
-    Ok(Positions { ids: ids.iter().map(|p| p.map(|x| x as f32)).collect(), next: next as f32 })
+/// What a row of a prompt is. Items count from 0 within their kind, in prompt order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Span {
+    /// A text token or a delimiter.
+    Text,
+    /// One token of an image.
+    Image {
+        /// Which image.
+        item: usize,
+        /// Row of the merged grid.
+        y: usize,
+        /// Column of the merged grid.
+        x: usize,
+    },
+    /// One token of a video.
+    Video {
+        /// Which video.
+        item: usize,
+        /// Temporal grid step.
+        t: usize,
+        /// Row of the merged grid.
+        y: usize,
+        /// Column of the merged grid.
+        x: usize,
+    },
+    /// One token of an audio, alone or in a video.
+    Audio {
+        /// Which audio, those of videos counted too.
+        item: usize,
+        /// Token within it; 25 are a second.
+        index: usize,
+    },
 }
 
-const IMAGE: usize = 0;
-const VIDEO: usize = 1;
-const AUDIO: usize = 2;
+/// Rotary positions of `inputs` in the model of `c`.
+///
+/// # Errors
+/// Placeholders without their media, or cut off, or without their delimiter.
+pub fn positions(c: &Config, inputs: &Inputs) -> Result<Positions> {
+    let rows = walk(c, inputs)?;
+    let largest = rows.iter().flat_map(|r| r.0).max().unwrap_or(-1);
+    Ok(Positions {
+        ids: rows.iter().map(|r| r.0.map(|p| p as f32)).collect(),
+        next: (largest + 1) as f32,
+    })
+}
+
+/// What each row of the prompt is.
+///
+/// # Errors
+/// As [`positions`].
+pub fn spans(c: &Config, inputs: &Inputs) -> Result<Vec<Span>> {
+    Ok(walk(c, inputs)?.into_iter().map(|r| r.1).collect())
+}
+
+type Row = ([i64; 3], Span);
+
+/// Where chunks of `length` units of time end, given each token's time; the last end is `times.len()`.
+/// A chunk without tokens gives up its place to the next token, as in the reference.
+pub(crate) fn chunk_ends<T: PartialOrd>(times: &[T], boundary: impl Fn(usize) -> T) -> Vec<usize> {
+    let mut ends = Vec::new();
+    for (i, time) in times.iter().enumerate() {
+        if *time >= boundary(ends.len() + 1) {
+            ends.push(i);
+        }
+    }
+    ends.push(times.len());
+    ends
+}
+
+/// The order of a video's tokens and its sound's: chunk by chunk, video before audio. `true` is video.
+pub(crate) fn interleave(video_ends: &[usize], audio_ends: &[usize]) -> Vec<(bool, std::ops::Range<usize>)> {
+    let chunk = |ends: &[usize], j: usize| {
+        let start = if j == 0 { 0 } else { ends[j - 1] };
+        start..ends[j]
+    };
+    let mut out = Vec::new();
+    for j in 0..video_ends.len().max(audio_ends.len()) {
+        if j < video_ends.len() {
+            out.push((true, chunk(video_ends, j)));
+        }
+        if j < audio_ends.len() {
+            out.push((false, chunk(audio_ends, j)));
+        }
+    }
+    out
+}
 
 struct Walk<'a> {
     config: &'a Config,
     inputs: &'a Inputs,
-    /// Index into the ids.
-    at: usize,
-    /// Position of the next text token.
+    rows: Vec<Row>,
+    /// Where the next block starts: one more than the largest of the block before.
     next: i64,
-    ids: Vec<[i64; 3]>,
-    /// Images, videos and audios met so far.
-    items: [usize; 3],
+}
+
+fn walk(config: &Config, inputs: &Inputs) -> Result<Vec<Row>> {
+    let ids = &inputs.input_ids;
+    let t = &config.tokens;
+    let mut w = Walk {
+        config,
+        inputs,
+        rows: Vec::with_capacity(ids.len()),
+        next: 0,
+    };
+    let (mut images, mut videos, mut audios) = (0, 0, 0);
+    while w.rows.len() < ids.len() {
+        let id = Some(ids[w.rows.len()]);
+        if id == t.image {
+            w.image(images)?;
+            images += 1;
+        } else if id == t.video
+            && w.before(1, t.audio_start)
+            && w.before(2, t.vision_start)
+            && inputs.use_audio_in_video
+        {
+            w.video_with_sound(videos, audios)?;
+            videos += 1;
+            audios += 1;
+        } else if id == t.video {
+            w.video(videos)?;
+            videos += 1;
+        } else if id == t.audio {
+            w.audio(audios)?;
+            audios += 1;
+        } else {
+            w.rows.push(([w.next; 3], Span::Text));
+            w.next += 1;
+        }
+    }
+    Ok(w.rows)
 }
 
 impl Walk<'_> {
-    fn step(&mut self) -> Result<()> {
-        let t = &self.config.tokens;
-        let id = Some(self.inputs.input_ids[self.at]);
-        if id == t.image {
-            let block = self.vision(IMAGE)?;
-            self.block(&block)
-        } else if id == t.video {
-            let block = self.vision(VIDEO)?;
-            self.block(&block)
-        } else if id == t.audio {
-            let block = self.audio()?;
-            self.block(&block)
-        } else if id.is_some() && id == t.vision_start && self.peek(1) == t.audio_start && self.peek(1).is_some() {
-            self.interleaved()
-        } else {
-            self.put([self.next; 3])
+    /// Whether the token `back` places before this one is `id`.
+    fn before(&self, back: usize, id: Option<u32>) -> bool {
+        let i = self.rows.len().checked_sub(back);
+        id.is_some() && i.and_then(|i| self.inputs.input_ids.get(i)).copied() == id
+    }
+
+    /// Checks that the next `n` rows hold only the given placeholders.
+    fn take(&self, n: Option<usize>, allowed: &[Option<u32>], what: &str) -> Result<usize> {
+        let ids = &self.inputs.input_ids[self.rows.len()..];
+        let n = n.unwrap_or(usize::MAX);
+        if n > ids.len() || ids[..n].iter().any(|id| !allowed.contains(&Some(*id))) {
+            let start = self.rows.len();
+            let problem =
+                format!("from row {start} on {n} placeholders of {what} are needed, and there are fewer");
+            return Err(Error::input("input_ids", problem));
         }
+        Ok(n)
     }
 
-    fn peek(&self, ahead: usize) -> Option<u32> {
-        self.inputs.input_ids.get(self.at + ahead).copied()
-    }
-
-    fn put(&mut self, position: [i64; 3]) -> Result<()> {
-        if self.at >= self.inputs.input_ids.len() {
-            return Err(Error::input("input_ids", "ends inside a medium's placeholders"));
-        }
-        self.ids.push(position);
-        self.at += 1;
-        self.next = self.next.max(position.into_iter().max().unwrap_or(0) + 1);
-        Ok(())
-    }
-
-    fn block(&mut self, positions: &[[i64; 3]]) -> Result<()> {
-        positions.iter().try_for_each(|p| self.put(*p))
-    }
-
-    fn item(&mut self, kind: usize) -> usize {
-        self.items[kind] += 1;
-        self.items[kind] - 1
-    }
-
-    /// Positions of the next image or video, from `next` on.
-    fn vision(&mut self, kind: usize) -> Result<Vec<[i64; 3]>> {
-        let item = self.item(kind);
-        let (key, pixels) = match kind {
-            IMAGE => ("image_grid_thw", &self.inputs.pixel_values),
-            _ => ("video_grid_thw", &self.inputs.pixel_values_videos),
-        };
-        let grid = pixels.as_ref().and_then(|p| p.grid_thw.get(item)).copied();
-        let [frames, h, w] = grid.ok_or_else(|| Error::input(key, format!("has no entry {item}, and input_ids place one")))?;
+    /// Grid of an item after merging, and its tokens.
+    fn grid(&self, pixels: Option<&Pixels>, item: usize, what: &str) -> Result<([usize; 3], Option<usize>)> {
         let merge = self.config.vision.as_ref().map_or(1, |v| v.merge);
-        let seconds = match kind {
-            IMAGE => 1.0,
-            _ => self.inputs.second_per_grid.get(item).copied().unwrap_or(1.0),
+        let Some([t, h, w]) = pixels.and_then(|p| p.grid_thw.get(item)).copied() else {
+            let problem = format!(
+                "has a placeholder at row {} for {what} {item}, which is not given",
+                self.rows.len()
+            );
+            return Err(Error::input("input_ids", problem));
         };
-        let time = |frame: usize| match self.config.positions {
-            PositionRule::Tmrope { per_second, .. } => (frame as f32 * seconds * per_second as f32) as i64,
-            // The reference cuts the seconds to a whole number before it multiplies.
-            PositionRule::QwenVl { tokens_per_second } if kind == VIDEO => {
-                (frame as f64 * f64::from(seconds).trunc() * tokens_per_second) as i64
-            }
-            _ => 0,
-        };
-        let start = self.next;
-        let mut block = Vec::with_capacity(frames * h / merge * w / merge);
-        for frame in 0..frames {
-            for row in 0..h / merge {
-                for col in 0..w / merge {
-                    block.push([start + time(frame), start + row as i64, start + col as i64]);
+        if !self.before(1, self.config.tokens.vision_start) && !self.before(1, self.config.tokens.audio_start)
+        {
+            let problem = format!(
+                "{what} {item} at row {} does not follow its start token",
+                self.rows.len()
+            );
+            return Err(Error::input("input_ids", problem));
+        }
+        let (h, w) = (h / merge, w / merge);
+        Ok(([t, h, w], t.checked_mul(h).and_then(|n| n.checked_mul(w))))
+    }
+
+    /// Numbers of the time axis at each grid step, from the block's start.
+    fn times(&self, steps: usize, seconds: f32) -> Vec<i64> {
+        let steps = 0..steps;
+        match self.config.positions {
+            PositionRule::Text => steps.map(|_| 0).collect(),
+            // The reference converts the seconds to whole ones before it multiplies.
+            PositionRule::QwenVl { tokens_per_second } => steps
+                .map(|i| (i as f32 * seconds.trunc() * tokens_per_second as f32) as i64)
+                .collect(),
+            PositionRule::Tmrope { per_second, .. } => steps
+                .map(|i| (i as f32 * seconds * per_second as f32) as i64)
+                .collect(),
+        }
+    }
+
+    /// Positions of a grid's tokens that starts at `self.next`, with their coordinates.
+    fn cells(&self, [t, h, w]: [usize; 3], seconds: f32) -> Vec<([i64; 3], [usize; 3])> {
+        let mut cells = Vec::with_capacity(t * h * w);
+        for (step, time) in self.times(t, seconds).into_iter().enumerate() {
+            for y in 0..h {
+                for x in 0..w {
+                    cells.push((
+                        [self.next + time, self.next + y as i64, self.next + x as i64],
+                        [step, y, x],
+                    ));
                 }
             }
         }
-        Ok(block)
-    }
-
-    /// Positions of the next audio: one a token.
-    fn audio(&mut self) -> Result<Vec<[i64; 3]>> {
-        let item = self.item(AUDIO);
-        let frames = self.inputs.audio.as_ref().and_then(|a| a.lengths.get(item)).copied();
-        let frames = frames.ok_or_else(|| Error::input("input_features", format!("has no entry {item}, and input_ids place one")))?;
-        Ok((0..crate::audio_tokens(frames) as i64).map(|i| [self.next + i; 3]).collect())
-    }
-
-    /// A video with its sound: both start at the same position, and alternate in chunks of a few seconds.
-    fn interleaved(&mut self) -> Result<()> {
-        let PositionRule::Tmrope { per_second, seconds_per_chunk } = self.config.positions else {
-            return Err(Error::input("input_ids", "places sound inside a video, which this family does not do"));
-        };
-        // Both delimiters before, and both after, share one position.
-        let start = self.next;
-        self.block(&[[start; 3], [start; 3]])?;
-        let (video, audio) = (self.vision(VIDEO)?, self.audio()?);
-        let chunk = (per_second * seconds_per_chunk) as i64;
-        let (video, audio) = (chunks(&video, self.next, chunk), chunks(&audio, self.next, chunk));
-        let first = self.next;
-        let mut last = first;
-        for i in 0..video.len().max(audio.len()) {
-            for part in [video.get(i), audio.get(i)].into_iter().flatten() {
-                self.block(part)?;
-                // The reference goes on from the last part that it placed, not from the largest position.
-                last = part.iter().flatten().max().map_or(last, |m| m + 1);
+        if self.config.positions == PositionRule::Text {
+            for (i, cell) in cells.iter_mut().enumerate() {
+                cell.0 = [self.next + i as i64; 3];
             }
         }
-        self.next = last;
-        let end = self.next;
-        self.block(&[[end; 3], [end; 3]])
+        cells
     }
-}
 
-/// Cuts positions where their time, from `start`, passes the next multiple of `chunk`; a part may be empty.
-fn chunks(positions: &[[i64; 3]], start: i64, chunk: i64) -> Vec<&[[i64; 3]]> {
-    let (mut parts, mut from, mut end) = (Vec::new(), 0, chunk);
-    for (i, p) in positions.iter().enumerate() {
-        if p[0] - start >= end {
-            parts.push(&positions[from..i]);
-            from = i;
-            end += chunk;
+    fn push(&mut self, block: impl Iterator<Item = Row>) {
+        let start = self.rows.len();
+        self.rows.extend(block);
+        if let Some(largest) = self.rows[start..].iter().flat_map(|r| r.0).max() {
+            self.next = largest + 1;
         }
     }
-    parts.push(&positions[from..]);
-    parts
+
+    fn image(&mut self, item: usize) -> Result<()> {
+        let (grid, n) = self.grid(self.inputs.pixel_values.as_ref(), item, "image")?;
+        self.take(n, &[self.config.tokens.image], &format!("image {item}"))?;
+        // One step of time is a second in Omni and nothing in VL; images have one step only.
+        let seconds = if matches!(self.config.positions, PositionRule::QwenVl { .. }) {
+            0.0
+        } else {
+            1.0
+        };
+        let cells = self.cells(grid, seconds);
+        self.push(
+            cells
+                .into_iter()
+                .map(|(p, [_, y, x])| (p, Span::Image { item, y, x })),
+        );
+        Ok(())
+    }
+
+    fn seconds(&self, item: usize) -> f32 {
+        self.inputs.second_per_grid.get(item).copied().unwrap_or(1.0)
+    }
+
+    fn video(&mut self, item: usize) -> Result<()> {
+        let (grid, n) = self.grid(self.inputs.pixel_values_videos.as_ref(), item, "video")?;
+        self.take(n, &[self.config.tokens.video], &format!("video {item}"))?;
+        let cells = self.cells(grid, self.seconds(item));
+        self.push(
+            cells
+                .into_iter()
+                .map(|(p, [t, y, x])| (p, Span::Video { item, t, y, x })),
+        );
+        Ok(())
+    }
+
+    fn audio_len(&self, item: usize) -> Result<usize> {
+        let lengths = self.inputs.audio.as_ref().map_or(&[][..], |a| &a.lengths);
+        lengths
+            .get(item)
+            .map(|n| audio_tokens(*n))
+            .filter(|n| *n > 0)
+            .ok_or_else(|| {
+                let problem = format!(
+                    "has a placeholder at row {} for audio {item}, which is not given",
+                    self.rows.len()
+                );
+                Error::input("input_ids", problem)
+            })
+    }
+
+    fn audio(&mut self, item: usize) -> Result<()> {
+        let n = self.audio_len(item)?;
+        self.take(Some(n), &[self.config.tokens.audio], &format!("audio {item}"))?;
+        let start = self.next;
+        self.push((0..n).map(|index| ([start + index as i64; 3], Span::Audio { item, index })));
+        Ok(())
+    }
+
+    /// Frames and sound of one video. The two start tokens before it share a position, and so do the two end tokens.
+    fn video_with_sound(&mut self, item: usize, audio: usize) -> Result<()> {
+        let PositionRule::Tmrope {
+            per_second,
+            seconds_per_chunk,
+        } = self.config.positions
+        else {
+            return Err(Error::input(
+                "use_audio_in_video",
+                "this model cannot interleave sound with frames",
+            ));
+        };
+        let (grid, video_n) = self.grid(self.inputs.pixel_values_videos.as_ref(), item, "video")?;
+        let audio_n = self.audio_len(audio)?;
+        let t = &self.config.tokens;
+        let n = video_n.and_then(|n| n.checked_add(audio_n));
+        let n = self.take(n, &[t.video, t.audio], &format!("video {item} and its sound"))?;
+        let here = &self.inputs.input_ids[self.rows.len()..self.rows.len() + n];
+        let found = here.iter().filter(|id| Some(**id) == t.audio).count();
+        if found != audio_n {
+            let problem = format!("video {item} holds {found} audio placeholders, its sound gives {audio_n}");
+            return Err(Error::input("input_ids", problem));
+        }
+        if let Some(start) = self.rows.last_mut() {
+            start.0 = start.0.map(|p| p - 1);
+        }
+        self.next -= 1;
+        let chunk = (per_second * seconds_per_chunk) as i64;
+        let cells = self.cells(grid, self.seconds(item));
+        let times: Vec<i64> = cells.iter().map(|c| c.0[0] - self.next).collect();
+        let video_ends = chunk_ends(&times, |k| (k as i64).saturating_mul(chunk));
+        let indices: Vec<i64> = (0..audio_n as i64).collect();
+        let audio_ends = chunk_ends(&indices, |k| (k as i64).saturating_mul(chunk));
+        let start = self.next;
+        for (video, range) in interleave(&video_ends, &audio_ends) {
+            if video {
+                let part = cells[range].iter();
+                self.push(part.map(|&(p, [t, y, x])| (p, Span::Video { item, t, y, x })));
+            } else {
+                self.push(range.map(|index| ([start + index as i64; 3], Span::Audio { item: audio, index })));
+            }
+        }
+        // The two end tokens: the first one here, the second one's turn comes with the same number.
+        for _ in 0..2 {
+            if self.rows.len() < self.inputs.input_ids.len() {
+                self.rows.push(([self.next; 3], Span::Text));
+            }
+        }
+        self.next += 1;
+        Ok(())
+    }
 }

@@ -61,7 +61,7 @@ fn without_a_model_the_random_one_is_used_and_named() {
     assert!(ran.stderr.contains("mean nothing"), "{}", ran.stderr);
     assert_eq!(outro([&line[..], &args!["--quiet"]].concat()).ok().stderr, "");
     let ran = finish(command().env("OUTRO_MODEL", "no/such/model/dir").args(&line));
-    assert_eq!(ran.code, Some(1));
+    assert_eq!(ran.code, Some(2));
     assert!(ran.stderr.contains("no/such/model/dir"), "{}", ran.stderr);
 }
 

@@ -92,6 +92,7 @@ impl Copy {
     fn trace(&self) -> Ran {
         let inputs = tiny().join("cases/text.inputs.safetensors");
         let out = self.dir.path().join("out.safetensors");
+        let _ = std::fs::remove_file(&out);
         let ran = outro(args![
             "trace",
             "--model",
@@ -404,7 +405,7 @@ fn command_lines_that_cannot_be_meant() {
         "trace", "--model", &model, "--inputs", &inputs, "--out", "o", "--set", "nope=1"
     ])
     .fails(2, &["nope", "gamma"]);
-    outro(args!["ask", "--model", "no/such/directory/at/all", "q"]).fails(1, &["no/such/directory/at/all"]);
+    outro(args!["ask", "--model", "no/such/directory/at/all", "q"]).fails(2, &["no/such/directory/at/all"]);
 }
 
 #[test]

@@ -10,6 +10,8 @@ use outro::generate::{Sampler, Stop, generate};
 use outro::hook::Hook;
 use outro::inputs::Inputs;
 use outro::method::{OutRo, OutRoConfig};
+use outro::prepare::Preparer;
+use outro::tokenizer::Tokenizer;
 use outro::{MediaEmbeds, Model, Prompt};
 
 use super::answer::{Answer, PromptTokens, Record, Shared, Spent, side_by_side, top5};
@@ -20,22 +22,22 @@ use crate::ui::{Ui, Unit, thousands};
 /// Answers every question.
 pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
     let source = source::open(args.model.as_deref(), ui)?;
-    let preparer = media::open(&source.dir)?;
-    let text = media::text_side(&preparer, &source.dir)?;
+    let preparer = Preparer::open(&source.dir)?;
+    let tokenizer = media::tokenizer(&preparer, &source.dir)?;
     let conversations: Vec<Conversation> = args
         .questions
         .iter()
         .map(|q| media::conversation(&args.media, args.system.as_deref(), q))
         .collect();
-    let options = media::options(&args.media.reading);
     // Every prompt is counted before anything is decoded or loaded.
+    let options = media::options(&args.media.reading);
     for conversation in &conversations {
-        preparer.plan(conversation, &options)?;
+        preparer.plan(conversation, &options)?.check()?;
     }
 
     let mut shared = Shared::default();
     let since = Instant::now();
-    let prepared = media::read(&preparer, &args.media, &options, ui)?;
+    let loaded = media::load(&preparer, &args.media, ui)?;
     shared.media = since.elapsed().as_secs_f64();
 
     let since = Instant::now();
@@ -46,7 +48,7 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
 
     let mut embeds: Option<MediaEmbeds> = None;
     for (question, conversation) in args.questions.iter().zip(&conversations) {
-        let inputs = media::inputs(&preparer, conversation, &prepared)?;
+        let inputs = preparer.assemble(&loaded, conversation)?.inputs;
         let embeds = match &mut embeds {
             Some(embeds) => embeds,
             slot @ None => {
@@ -61,7 +63,7 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
             args,
             ui,
             model: &model,
-            text: &text,
+            tokenizer,
             prompt: &prompt,
             tokens: count(&inputs, embeds),
         };
@@ -100,7 +102,7 @@ struct Run<'a> {
     args: &'a Ask,
     ui: &'a Ui,
     model: &'a Model,
-    text: &'a media::TextSide,
+    tokenizer: &'a Tokenizer,
     prompt: &'a Prompt,
     tokens: PromptTokens,
 }
@@ -166,20 +168,24 @@ impl Run<'_> {
 
         let since = Instant::now();
         let mut sampler = Sampler::new(self.args.temperature, self.args.top_p, self.args.seed)?;
-        let mut decoder = self.text.stream();
+        let mut decoder = self.tokenizer.stream();
         let (mut text, mut tokens, mut failed) = (String::new(), 0, None);
         let stop = generate(
             &mut session,
             &logits,
             &mut sampler,
-            self.text.end_tokens(),
+            self.tokenizer.end_tokens(),
             self.args.max_new_tokens,
             &mut |token| {
                 tokens += 1;
-                let piece = decoder.push(token);
-                text.push_str(&piece);
-                if stream && let Err(e) = emit(&piece) {
-                    failed = Some(e);
+                match decoder.push(token) {
+                    Ok(piece) => {
+                        text.push_str(&piece);
+                        if stream {
+                            failed = emit(&piece).err();
+                        }
+                    }
+                    Err(e) => failed = Some(e.into()),
                 }
                 failed.is_none()
             },
@@ -187,7 +193,7 @@ impl Run<'_> {
         if let Some(e) = failed {
             return Err(e);
         }
-        let rest = decoder.finish();
+        let rest = decoder.finish()?;
         text.push_str(&rest);
         if stream {
             emit(&rest)?;
@@ -204,7 +210,7 @@ impl Run<'_> {
             text,
             tokens,
             finish: if stop == Stop::Length { "length" } else { "stop" },
-            first_token_top5: top5(&logits, |id| self.text.token(id)),
+            first_token_top5: top5(&logits, |id| self.tokenizer.token(id)),
             seconds: Spent { prefill, decode },
             sinks: outro.map(|o| o.sinks().clone()),
             relaxed_at: outro.map(|o| o.relaxed_at().clone()),

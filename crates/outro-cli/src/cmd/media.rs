@@ -1,101 +1,91 @@
-//! From what was asked for to what the engine's preparation takes, and back.
+//! From what was asked for to what the engine's preparation takes.
 
 use std::path::Path;
 
-use outro::chat::{Conversation, Part};
+use outro::chat::Conversation;
 use outro::inputs::Inputs;
+use outro::prepare::{self, MediaOptions, Preparer, Progress};
+use outro::tokenizer::Tokenizer;
 
 use crate::args::{Media, Reading};
 use crate::fault::Fault;
-use crate::ui::Ui;
+use crate::ui::{Ui, Unit, thousands};
 
-pub(crate) struct Preparer;
-pub(crate) struct Options;
-pub(crate) struct Prepared;
-pub(crate) struct TextSide;
-pub(crate) struct Stream;
+/// How the preparation reads media.
+pub(crate) fn options(reading: &Reading) -> MediaOptions {
+    MediaOptions {
+        sampling: reading.sampling.clone(),
+        max_pixels: reading.max_pixels,
+        audio_in_video: reading.audio_in_video,
+        media: reading.options.clone(),
+    }
+}
 
-fn missing() -> anyhow::Error {
-    Fault::failure("media preparation is not built in yet").into()
-}
-
-impl Preparer {
-    pub(crate) fn plan(&self, _c: &Conversation, _o: &Options) -> anyhow::Result<()> {
-        Err(missing())
-    }
-}
-impl TextSide {
-    pub(crate) fn stream(&self) -> Stream {
-        Stream
-    }
-    pub(crate) fn end_tokens(&self) -> &[u32] {
-        &[]
-    }
-    pub(crate) fn token(&self, _id: u32) -> String {
-        String::new()
-    }
-}
-impl Stream {
-    pub(crate) fn push(&mut self, _t: u32) -> String {
-        String::new()
-    }
-    pub(crate) fn finish(self) -> String {
-        String::new()
-    }
-}
-pub(crate) fn open(_dir: &Path) -> anyhow::Result<Preparer> {
-    Err(missing())
-}
-pub(crate) fn text_side(_p: &Preparer, _dir: &Path) -> anyhow::Result<TextSide> {
-    Err(missing())
-}
+/// A question about the media.
 pub(crate) fn conversation(media: &Media, system: Option<&str>, question: &str) -> Conversation {
-    let user = media
-        .parts
-        .iter()
-        .cloned()
-        .chain([Part::Text(question.to_owned())])
-        .collect();
-    Conversation {
-        system: system.map(str::to_owned),
-        user,
+    Conversation::new(system.map(str::to_owned), &media.parts, question)
+}
+
+/// The checkpoint's tokenizer; asking in words needs one.
+pub(crate) fn tokenizer<'a>(preparer: &'a Preparer, dir: &Path) -> anyhow::Result<&'a Tokenizer> {
+    preparer.tokenizer().ok_or_else(|| {
+        Fault::failure(format!("{}: the checkpoint has no tokenizer", dir.display()))
+            .hint("put its tokenizer.json beside config.json, or use `outro trace` with prepared inputs")
+            .into()
+    })
+}
+
+/// Decodes the media, with progress and notes.
+pub(crate) fn load(preparer: &Preparer, media: &Media, ui: &Ui) -> anyhow::Result<prepare::Media> {
+    if media.parts.is_empty() {
+        return Ok(prepare::Media::default());
     }
-}
-pub(crate) fn options(_r: &Reading) -> Options {
-    Options
-}
-pub(crate) fn read(_p: &Preparer, _m: &Media, _o: &Options, _ui: &Ui) -> anyhow::Result<Prepared> {
-    Err(missing())
-}
-pub(crate) fn inputs(_p: &Preparer, _c: &Conversation, _m: &Prepared) -> anyhow::Result<Inputs> {
-    Err(missing())
-}
-pub(crate) fn whole(_dir: &Path, _m: &Media, _s: Option<&str>, _q: &str, _ui: &Ui) -> anyhow::Result<Inputs> {
-    Err(missing())
-}
-pub(crate) fn prompt_tokens(_dir: &Path, _m: &Media, _audio: usize) -> anyhow::Result<Option<usize>> {
-    Ok(None)
-}
-/// Audio tokens of `n` mel frames: two strided steps of the encoder.
-pub(crate) fn audio_tokens(n: usize) -> usize {
-    if n == 0 {
-        0
-    } else {
-        (((n - 1) / 2 + 1).saturating_sub(2)) / 2 + 1
+    let bar = ui.bar("reading media", 0, Unit::Count);
+    let loaded = preparer.load_media(&media.parts, &options(&media.reading), &mut |p| {
+        bar.label(&match p {
+            Progress::Frames { path, frames } => format!("decoding {frames} frames of {}", path.display()),
+            Progress::Patches { path, patches } => {
+                format!(
+                    "resizing {} to {} patches",
+                    path.display(),
+                    thousands(patches as u64)
+                )
+            }
+            Progress::Image { path } => format!("decoding {}", path.display()),
+            Progress::Audio { path } => format!("decoding the sound of {}", path.display()),
+        });
+    })?;
+    let seconds = bar.done();
+    for note in &loaded.notes {
+        ui.note(note);
     }
+    ui.line(&format!("read {} media in {seconds:.1} s", media.parts.len()));
+    Ok(loaded)
 }
-/// The size that an image gets.
-pub(crate) fn image_limits(
-    height: usize,
-    width: usize,
-    max_pixels: Option<usize>,
-    size: fn(usize, usize, usize, usize, usize) -> outro_media::Result<(usize, usize)>,
-) -> anyhow::Result<(usize, usize)> {
-    Ok(size(
-        height,
-        width,
-        28,
-        4 * 28 * 28,
-        max_pixels.unwrap_or(16384 * 28 * 28),
-    )?)
+
+/// All of the preparation; without a tokenizer the media's part of it, with a note.
+pub(crate) fn whole(
+    dir: &Path,
+    media: &Media,
+    system: Option<&str>,
+    question: &str,
+    ui: &Ui,
+) -> anyhow::Result<Inputs> {
+    let preparer = Preparer::open(dir)?;
+    let asked = conversation(media, system, question);
+    preparer.plan(&asked, &options(&media.reading))?.check()?;
+    let loaded = load(&preparer, media, ui)?;
+    if preparer.tokenizer().is_some() {
+        return Ok(preparer.assemble(&loaded, &asked)?.inputs);
+    }
+    if media.parts.is_empty() {
+        return Err(Fault::failure(format!(
+            "{}: no tokenizer and no media: nothing to write",
+            dir.display()
+        ))
+        .hint("give media, or a checkpoint with a tokenizer")
+        .into());
+    }
+    ui.note("the checkpoint has no tokenizer: only the media's tensors are written");
+    Ok(loaded.inputs)
 }

@@ -3,8 +3,10 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use outro::chat::Part;
+use outro::audio_tokens;
+use outro::chat::{Conversation, Part};
 use outro::config::Config;
+use outro::prepare::Preparer;
 use outro_media::{
     FrameLimits, Kind, MediaInfo, PatchConfig, VideoInfo, image_size, probe, read_audio, video_size,
 };
@@ -12,12 +14,16 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::checkpoint::{Need, need};
-use crate::args::{Media, Reading};
+use crate::args::Reading;
 use crate::cmd::media;
 use crate::ui::{bytes, thousands};
 
 /// Sound longer than this is not decoded to count its samples: its stated duration is taken.
 const LONG_SOUND: f64 = 1200.0;
+
+/// Pixels of an image where no checkpoint says otherwise: 4 to 16,384 tokens.
+const IMAGE_MIN: usize = 4 * 28 * 28;
+const IMAGE_MAX: usize = 16_384 * 28 * 28;
 
 /// What a model gets.
 #[derive(Debug, Default, Serialize)]
@@ -41,6 +47,7 @@ pub(crate) struct Report {
     becomes: Becomes,
     model: Option<(PathBuf, Config)>,
     weights: u64,
+    limit: Option<usize>,
     notes: Vec<String>,
 }
 
@@ -53,13 +60,15 @@ pub(crate) fn read(path: &Path, reading: &Reading, model: Option<&Path>) -> anyh
         model: None,
         weights: 0,
         notes: Vec::new(),
+        limit: None,
     };
     report.count_picture(reading)?;
     report.count_sound(path, reading)?;
     if let Some(dir) = model {
         report.weights = super::checkpoint::read(dir)?.weight_bytes();
-        report.model = Some((dir.to_path_buf(), Config::load(dir)?));
-        report.count_prompt(path, reading, dir)?;
+        let preparer = Preparer::open(dir)?;
+        report.model = Some((dir.to_path_buf(), preparer.config().clone()));
+        report.count_prompt(path, reading, &preparer)?;
     }
     Ok(report)
 }
@@ -84,8 +93,13 @@ impl Report {
         };
         let tokens = |g: [usize; 3]| g.iter().product::<usize>() / (patches.merge * patches.merge);
         if self.info.kind == Kind::Image {
-            let (height, width) =
-                media::image_limits(video.height, video.width, reading.max_pixels, image_size)?;
+            let (height, width) = image_size(
+                video.height,
+                video.width,
+                28,
+                IMAGE_MIN,
+                reading.max_pixels.unwrap_or(IMAGE_MAX),
+            )?;
             let g = grid(1, height, width);
             (b.frames, b.height, b.width, b.grid) = (Some(1), Some(height), Some(width), Some(g));
             b.image_tokens = tokens(g);
@@ -120,25 +134,43 @@ impl Report {
             (seconds.max(0.0) * 16_000.0) as usize
         };
         // The extractor's mask is the samples' mask at every hop of 160; two strided steps make tokens of the frames.
-        self.becomes.mel_frames = self.becomes.samples.div_ceil(160);
-        self.becomes.audio_tokens = media::audio_tokens(self.becomes.mel_frames);
+        self.becomes.mel_frames = self.becomes.samples.div_ceil(160).min(30_000);
+        self.becomes.audio_tokens = audio_tokens(self.becomes.mel_frames);
         Ok(())
     }
 
-    fn count_prompt(&mut self, path: &Path, reading: &Reading, dir: &Path) -> anyhow::Result<()> {
+    /// With a checkpoint its own plan decides, but for the sound, whose samples were counted.
+    fn count_prompt(&mut self, path: &Path, reading: &Reading, preparer: &Preparer) -> anyhow::Result<()> {
         let part = match self.info.kind {
             Kind::Video => Part::Video(path.to_path_buf()),
             Kind::Image => Part::Image(path.to_path_buf()),
             Kind::Audio => Part::Audio(path.to_path_buf()),
         };
-        let media = Media {
-            parts: vec![part],
-            reading: reading.clone(),
-        };
-        self.becomes.prompt_tokens = media::prompt_tokens(dir, &media, self.becomes.audio_tokens)?;
-        if self.becomes.prompt_tokens.is_none() {
+        // A question of one token, which is taken off again.
+        let plan = preparer.plan(&Conversation::new(None, &[part], "?"), &media::options(reading))?;
+        if let Some(item) = plan.items.first().filter(|i| i.visual_tokens > 0) {
+            let b = &mut self.becomes;
+            (b.height, b.width, b.grid) = (Some(item.size[0]), Some(item.size[1]), Some(item.grid));
+            let tokens = if self.info.kind == Kind::Image {
+                &mut b.image_tokens
+            } else {
+                &mut b.video_tokens
+            };
+            *tokens = item.visual_tokens;
+        }
+        if plan.text_tokens.is_some() {
+            let others = plan.prompt_tokens.saturating_sub(plan.audio_tokens + 1);
+            self.becomes.prompt_tokens = Some(others + self.becomes.audio_tokens);
+        } else {
             self.notes
                 .push("the checkpoint has no tokenizer: the prompt's length is not known".into());
+        }
+        self.limit = Some(plan.limit);
+        if self.tokens() > plan.limit as u64 {
+            self.notes.push(format!(
+                "too long for the model, which takes {} tokens: use less with --frames, --fps, --max-pixels, --start, --end",
+                thousands(plan.limit as u64),
+            ));
         }
         Ok(())
     }
@@ -179,6 +211,7 @@ impl Report {
                 "codec": a.codec, "channels": a.channels, "sample_rate": a.sample_rate, "duration": a.duration,
             })),
             "becomes": json!(self.becomes),
+            "limit": self.limit,
             "model": self.model.as_ref().map(|(dir, _)| dir.display().to_string()),
             "memory": self.memory().map(|(cache, work, total)| json!({
                 "weights": self.weights, "cache": cache, "prefill": work, "total": total,

@@ -1,1 +1,26 @@
-//! Media files to model inputs.
+//! Video, audio and image files to what a model's towers take: frames, patches, samples, log-mel. Knows no model.
+//!
+//! H.264 and AAC in mp4 or mov, the common audio formats and images are decoded with nothing installed; every other
+//! format goes to the `ffmpeg` program, which is also preferred where it is found ([`Decoder::Auto`]).
+
+mod audio;
+mod builtin;
+mod error;
+mod ffmpeg;
+mod frames;
+mod mel;
+mod mp4;
+mod patch;
+mod process;
+mod resize;
+mod source;
+pub mod worker;
+
+pub use audio::{SAMPLE_RATE, resample};
+pub use error::{Error, Result};
+pub use ffmpeg::version as ffmpeg_version;
+pub use frames::{FrameLimits, Frames, Sampling, image_size, smart_resize, video_size};
+pub use mel::{MAX_SECONDS, MEL_BINS, Mel, log_mel};
+pub use patch::{PatchConfig, Patches, patches};
+pub use resize::{resize, resize_image};
+pub use source::{AudioInfo, Decoder, Kind, MediaInfo, Options, VideoInfo, probe, read_audio, read_frames, read_frames_sized, read_image};

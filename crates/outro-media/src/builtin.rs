@@ -1,0 +1,222 @@
+//! The decoders that need nothing installed: openh264, symphonia and image.
+
+use std::fs::File;
+use std::io::BufReader;
+use std::path::Path;
+
+use image::{DynamicImage, ImageDecoder, ImageReader};
+use openh264::OpenH264API;
+use openh264::decoder::{DecodeOptions, Decoder as Openh264, DecoderConfig, Flush};
+use openh264::formats::YUVSource;
+use symphonia::core::codecs::audio::AudioDecoderOptions;
+use symphonia::core::formats::probe::Hint;
+use symphonia::core::formats::{FormatOptions, FormatReader, TrackType};
+use symphonia::core::io::MediaSourceStream;
+use symphonia::core::meta::MetadataOptions;
+
+use crate::audio::mono;
+use crate::error::{Error, Result};
+use crate::frames::Frames;
+use crate::mp4::Movie;
+use crate::source::{AudioInfo, Decoder, Kind, MediaInfo, VideoInfo};
+
+/// Largest picture that is decoded, in pixels.
+const MAX_PIXELS: u64 = 100_000_000;
+
+fn image_decoder(path: &Path) -> Result<impl ImageDecoder + use<>> {
+    let damaged = |e: image::ImageError| Error::damaged(path, format!("cannot be read as a picture: {e}"));
+    let reader = ImageReader::open(path).map_err(Error::io(path))?.with_guessed_format().map_err(Error::io(path))?;
+    let decoder = reader.into_decoder().map_err(damaged)?;
+    let (w, h) = decoder.dimensions();
+    if u64::from(w) * u64::from(h) > MAX_PIXELS {
+        let megapixels = u64::from(w) * u64::from(h) / 1_000_000;
+        return Err(Error::damaged(path, format!("is {w} x {h}, {megapixels} megapixels; at most {} are read, make it smaller first", MAX_PIXELS / 1_000_000)));
+    }
+    Ok(decoder)
+}
+
+pub(crate) fn probe_image(path: &Path) -> Result<MediaInfo> {
+    let (w, h) = image_decoder(path)?.dimensions();
+    let format = ImageReader::open(path).map_err(Error::io(path))?.with_guessed_format().map_err(Error::io(path))?.format();
+    let name = format.and_then(|f| f.extensions_str().first().copied()).unwrap_or("image");
+    let video = VideoInfo { codec: name.into(), width: w as usize, height: h as usize, fps: 0.0, frames: 1, duration: 0.0 };
+    Ok(MediaInfo { path: path.into(), kind: Kind::Image, container: name.into(), video: Some(video), audio: None, decoder: Decoder::Builtin })
+}
+
+pub(crate) fn read_image(path: &Path) -> Result<Frames> {
+    let decoder = image_decoder(path)?;
+    // EXIF orientation is left alone, as the reference's loader does.
+    let picture = DynamicImage::from_decoder(decoder).map_err(|e| Error::damaged(path, format!("cannot be decoded: {e}")))?;
+    let (width, height) = (picture.width() as usize, picture.height() as usize);
+    let data = if picture.color().has_alpha() {
+        let rgba = picture.into_rgba8().into_raw();
+        let over = |p: &[u8; 4]| {
+            let alpha = u32::from(p[3]);
+            [0, 1, 2].map(|c| ((u32::from(p[c]) * alpha + 255 * (255 - alpha) + 127) / 255) as u8)
+        };
+        rgba.as_chunks().0.iter().flat_map(over).collect()
+    } else {
+        picture.into_rgb8().into_raw()
+    };
+    Ok(Frames { count: 1, height, width, data })
+}
+
+/// Streams of an mp4 or an audio file.
+pub(crate) fn probe(path: &Path, mp4: bool) -> Result<MediaInfo> {
+    let movie = if mp4 { Some(Movie::open(path)?.info()?) } else { None };
+    let audio = match &movie {
+        Some(m) if m.audio.is_none() => None,
+        _ => Some(open_audio(path)?.1),
+    };
+    Ok(match movie {
+        Some(m) => MediaInfo { audio, ..m },
+        None => MediaInfo { path: path.into(), kind: Kind::Audio, container: "audio".into(), video: None, audio, decoder: Decoder::Builtin },
+    })
+}
+
+/// Decodes frames by presentation number. The decoder reorders, so the n-th picture that leaves it is number n.
+pub(crate) fn frames(path: &Path, indices: &[usize], sink: &mut dyn FnMut(Frames) -> Result<()>) -> Result<()> {
+    let mut stream = Movie::open(path)?.h264()?;
+    let bad = |e: openh264::Error| Error::damaged(path, format!("its H.264 video cannot be decoded: {e}"));
+    let mut decoder = Openh264::with_api_config(OpenH264API::from_source(), DecoderConfig::new()).map_err(bad)?;
+    let options = DecodeOptions::new().flush_after_decode(Flush::NoFlush);
+    let (mut number, mut wanted) = (0, indices.iter().copied().peekable());
+    let turns = stream.turns;
+    let mut take = |yuv: &dyn YUVSource, wanted: &mut std::iter::Peekable<_>| -> Result<()> {
+        if wanted.next_if_eq(&number).is_some() {
+            sink(turned(&to_rgb(yuv), turns))?;
+        }
+        number += 1;
+        Ok(())
+    };
+    let header = stream.header.clone();
+    for i in 0..stream.samples.len() {
+        let mut packet = stream.sample(i)?;
+        if i == 0 {
+            packet.splice(0..0, header.iter().copied());
+        }
+        if let Some(yuv) = decoder.decode_with_options(&packet, options.clone()).map_err(bad)? {
+            take(&yuv, &mut wanted)?;
+        }
+        if wanted.peek().is_none() {
+            return Ok(());
+        }
+    }
+    for yuv in decoder.flush_remaining().map_err(bad)? {
+        take(&yuv, &mut wanted)?;
+    }
+    Ok(())
+}
+
+/// BT.601 with limited range in fixed point and nearest chroma: what swscale does by default.
+fn to_rgb(yuv: &dyn YUVSource) -> Frames {
+    let (width, height) = yuv.dimensions();
+    let (sy, su, sv) = yuv.strides();
+    let (y, u, v) = (yuv.y(), yuv.u(), yuv.v());
+    let mut data = Vec::with_capacity(width * height * 3);
+    for row in 0..height {
+        for col in 0..width {
+            let luma = 76_309 * (i32::from(y[row * sy + col]) - 16);
+            let (cb, cr) = (i32::from(u[row / 2 * su + col / 2]) - 128, i32::from(v[row / 2 * sv + col / 2]) - 128);
+            let clip = |x: i32| ((x + 32_768) >> 16).clamp(0, 255) as u8;
+            data.extend([clip(luma + 104_597 * cr), clip(luma - 25_675 * cb - 53_279 * cr), clip(luma + 132_201 * cb)]);
+        }
+    }
+    Frames { count: 1, height, width, data }
+}
+
+/// Turns a picture clockwise by quarter turns.
+fn turned(f: &Frames, turns: usize) -> Frames {
+    let (h, w) = (f.height, f.width);
+    let (height, width) = if turns % 2 == 1 { (w, h) } else { (h, w) };
+    let mut data = Vec::with_capacity(f.data.len());
+    for row in 0..height {
+        for col in 0..width {
+            let (r, c) = match turns % 4 {
+                0 => (row, col),
+                1 => (h - 1 - col, row),
+                2 => (h - 1 - row, w - 1 - col),
+                _ => (col, w - 1 - row),
+            };
+            data.extend_from_slice(&f.data[(r * w + c) * 3..][..3]);
+        }
+    }
+    Frames { count: 1, height, width, data }
+}
+
+/// Longest sound that is decoded: 6 hours at 48 kHz. Whatever is longer is a lying header or the wrong file.
+const MAX_SAMPLES: usize = 6 * 3600 * 48_000;
+
+fn open_audio(path: &Path) -> Result<(Box<dyn FormatReader>, AudioInfo, u32)> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    let bad = |e: symphonia::core::errors::Error| Error::damaged(path, format!("cannot be read as sound: {e}"));
+    let stream = MediaSourceStream::new(Box::new(file), symphonia::core::io::MediaSourceStreamOptions::default());
+    let mut hint = Hint::new();
+    if let Some(extension) = path.extension().and_then(|e| e.to_str()) {
+        hint.with_extension(extension);
+    }
+    let probe = symphonia::default::get_probe();
+    let reader = probe.probe(&hint, stream, FormatOptions::default(), MetadataOptions::default()).map_err(bad)?;
+    let track = reader.default_track(TrackType::Audio).ok_or_else(|| Error::NoStream { path: path.into(), what: "audio stream" })?;
+    let params = track.codec_params.as_ref().and_then(|p| p.audio());
+    let params = params.ok_or_else(|| Error::damaged(path, "its sound is of an unknown kind"))?;
+    let codec = symphonia::default::get_codecs().get_audio_decoder(params.codec).map_or("unknown", |c| c.codec.info.short_name);
+    let rate = params.sample_rate.unwrap_or(0);
+    let frames = track.num_frames.unwrap_or(0);
+    let info = AudioInfo {
+        codec: codec.into(),
+        channels: params.channels.as_ref().map_or(0, |c| c.count()),
+        sample_rate: rate,
+        duration: frames as f64 / f64::from(rate.max(1)),
+    };
+    let id = track.id;
+    Ok((reader, info, id))
+}
+
+/// Mono samples at the file's own rate.
+pub(crate) fn audio(path: &Path) -> Result<(Vec<f32>, u32)> {
+    let (mut reader, _, id) = open_audio(path)?;
+    let bad = |e: symphonia::core::errors::Error| Error::damaged(path, format!("its sound cannot be decoded: {e}"));
+    let track = reader.tracks().iter().find(|t| t.id == id);
+    let params = track.and_then(|t| t.codec_params.as_ref()).and_then(|p| p.audio()).cloned();
+    let params = params.ok_or_else(|| Error::damaged(path, "its sound is of an unknown kind"))?;
+    let mut decoder = symphonia::default::get_codecs().make_audio_decoder(&params, &AudioDecoderOptions::default()).map_err(bad)?;
+    let (mut samples, mut rate, mut interleaved) = (Vec::new(), 0, Vec::new());
+    loop {
+        let packet = match reader.next_packet() {
+            Ok(Some(packet)) => packet,
+            Ok(None) => break,
+            // What was decoded before a truncated end is as good as a shorter file.
+            Err(_) if !samples.is_empty() => break,
+            Err(e) => return Err(bad(e)),
+        };
+        if packet.track_id != id {
+            continue;
+        }
+        let buffer = match decoder.decode(&packet) {
+            Ok(buffer) => buffer,
+            Err(symphonia::core::errors::Error::DecodeError(_)) => continue,
+            Err(e) => return Err(bad(e)),
+        };
+        let (channels, this_rate) = (buffer.spec().channels().count(), buffer.spec().rate());
+        if channels == 0 || this_rate == 0 || rate != 0 && rate != this_rate {
+            return Err(Error::damaged(path, format!("its sound has {channels} channels at {this_rate} Hz")));
+        }
+        rate = this_rate;
+        interleaved.resize(buffer.samples_interleaved(), 0f32);
+        buffer.copy_to_slice_interleaved(&mut interleaved);
+        samples.extend(mono(&interleaved, channels));
+        if samples.len() > MAX_SAMPLES {
+            return Err(Error::damaged(path, "its sound is longer than six hours"));
+        }
+    }
+    if samples.is_empty() {
+        return Err(Error::damaged(path, "holds no decodable sound"));
+    }
+    Ok((samples, rate))
+}
+
+/// Opens a file only to see that it can be read; keeps the error's path.
+pub(crate) fn readable(path: &Path) -> Result<()> {
+    File::open(path).map(BufReader::new).map(drop).map_err(Error::io(path))
+}

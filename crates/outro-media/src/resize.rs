@@ -1,0 +1,116 @@
+//! Bicubic resizing with antialiasing, as PyTorch (videos) and Pillow (images) do it.
+
+use rayon::prelude::*;
+
+use crate::frames::Frames;
+
+/// Weights of the input pixels that make one output pixel.
+struct Taps {
+    start: usize,
+    weights: Vec<f64>,
+}
+
+/// Keys' cubic with a = -0.5, stretched when shrinking.
+fn taps(input: usize, output: usize) -> Vec<Taps> {
+    let scale = input as f64 / output as f64;
+    let stretch = scale.max(1.0);
+    let support = 2.0 * stretch;
+    let cubic = |x: f64| {
+        let x = x.abs();
+        const A: f64 = -0.5;
+        if x < 1.0 {
+            ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+        } else if x < 2.0 {
+            (((x - 5.0) * x + 8.0) * x - 4.0) * A
+        } else {
+            0.0
+        }
+    };
+    (0..output)
+        .map(|i| {
+            let center = (i as f64 + 0.5) * scale;
+            let start = (center - support + 0.5).max(0.0) as usize;
+            let end = ((center + support + 0.5) as usize).min(input);
+            let weights: Vec<f64> = (start..end).map(|j| cubic((j as f64 - center + 0.5) / stretch)).collect();
+            let sum: f64 = weights.iter().sum();
+            Taps { start, weights: weights.iter().map(|w| w / sum).collect() }
+        })
+        .collect()
+}
+
+/// Resizes as torchvision does for u8 tensors: both passes in f32, one rounding at the end.
+pub fn resize(f: &Frames, height: usize, width: usize) -> Frames {
+    if (f.height, f.width) == (height, width) {
+        return f.clone();
+    }
+    let (across, down) = (taps(f.width, width), taps(f.height, height));
+    each(f, height, width, |from, to| {
+        let mut middle = vec![0f32; f.height * width * 3];
+        for (row, out) in from.chunks_exact(f.width * 3).zip(middle.chunks_exact_mut(width * 3)) {
+            for (t, out) in across.iter().zip(out.chunks_exact_mut(3)) {
+                let mut sum = [0f32; 3];
+                for (w, p) in t.weights.iter().zip(row[t.start * 3..].chunks_exact(3)) {
+                    for c in 0..3 {
+                        sum[c] += *w as f32 * f32::from(p[c]);
+                    }
+                }
+                out.copy_from_slice(&sum);
+            }
+        }
+        let mut sum = vec![0f32; width * 3];
+        for (t, out) in down.iter().zip(to.chunks_exact_mut(width * 3)) {
+            sum.fill(0.0);
+            for (w, row) in t.weights.iter().zip(middle[t.start * width * 3..].chunks_exact(width * 3)) {
+                for (s, x) in sum.iter_mut().zip(row) {
+                    *s += *w as f32 * x;
+                }
+            }
+            for (o, s) in out.iter_mut().zip(&sum) {
+                *o = s.clamp(0.0, 255.0).round_ties_even() as u8;
+            }
+        }
+    })
+}
+
+/// Bits after the binary point of Pillow's weights.
+const BITS: u32 = 22;
+
+/// Resizes as Pillow does: weights in fixed point, rounded to u8 after each pass.
+pub fn resize_image(f: &Frames, height: usize, width: usize) -> Frames {
+    let fixed = |input, output| -> Vec<(usize, Vec<i64>)> {
+        let round = |w: &f64| (w * f64::from(1 << BITS) + 0.5f64.copysign(*w)) as i64;
+        taps(input, output).iter().map(|t| (t.start, t.weights.iter().map(round).collect())).collect()
+    };
+    let clip = |sum: i64| ((sum + (1 << (BITS - 1))) >> BITS).clamp(0, 255) as u8;
+    let (across, down) = (fixed(f.width, width), fixed(f.height, height));
+    each(f, height, width, |from, to| {
+        // A pass that changes nothing is left out, as Pillow does.
+        let mut middle = from.to_vec();
+        if f.width != width {
+            middle = vec![0; f.height * width * 3];
+            for (row, out) in from.chunks_exact(f.width * 3).zip(middle.chunks_exact_mut(width * 3)) {
+                for ((start, weights), out) in across.iter().zip(out.chunks_exact_mut(3)) {
+                    for (c, out) in out.iter_mut().enumerate() {
+                        *out = clip(weights.iter().enumerate().map(|(k, w)| w * i64::from(row[(start + k) * 3 + c])).sum());
+                    }
+                }
+            }
+        }
+        if f.height == height {
+            to.copy_from_slice(&middle);
+            return;
+        }
+        for ((start, weights), out) in down.iter().zip(to.chunks_exact_mut(width * 3)) {
+            for (x, out) in out.iter_mut().enumerate() {
+                *out = clip(weights.iter().enumerate().map(|(k, w)| w * i64::from(middle[(start + k) * width * 3 + x])).sum());
+            }
+        }
+    })
+}
+
+fn each(f: &Frames, height: usize, width: usize, one: impl Fn(&[u8], &mut [u8]) + Sync) -> Frames {
+    let mut data = vec![0; f.count * height * width * 3];
+    let sizes = (f.height * f.width * 3, height * width * 3);
+    f.data.par_chunks_exact(sizes.0).zip(data.par_chunks_exact_mut(sizes.1)).for_each(|(from, to)| one(from, to));
+    Frames { count: f.count, height, width, data }
+}

@@ -89,13 +89,8 @@ fn render(error: &anyhow::Error) -> (String, u8) {
                 code = USAGE;
             }
         }
-        match cause.downcast_ref::<outro::Error>() {
-            Some(outro::Error::Setting { .. }) => code = USAGE,
-            Some(outro::Error::TokenBudget { .. }) => {
-                let help = "use less of the video: --frames, --fps, --max-pixels, --start and --end";
-                hint = hint.or_else(|| Some(help.into()));
-            }
-            _ => {}
+        if let Some(outro::Error::Setting { .. }) = cause.downcast_ref::<outro::Error>() {
+            code = USAGE;
         }
     }
     let mut out = format!("error: {message}\n");

@@ -32,7 +32,7 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
     // Every prompt is counted before anything is decoded or loaded.
     let options = media::options(&args.media.reading);
     for conversation in &conversations {
-        preparer.plan(conversation, &options)?.check()?;
+        media::plan(&preparer, conversation, &options)?;
     }
 
     let mut shared = Shared::default();

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use outro::chat::Conversation;
+use outro::chat::{Conversation, Part};
 use outro::inputs::Inputs;
 use outro::prepare::{self, MediaOptions, Preparer, Progress};
 use outro::tokenizer::Tokenizer;
@@ -24,6 +24,31 @@ pub(crate) fn options(reading: &Reading) -> MediaOptions {
 /// A question about the media.
 pub(crate) fn conversation(media: &Media, system: Option<&str>, question: &str) -> Conversation {
     Conversation::new(system.map(str::to_owned), &media.parts, question)
+}
+
+/// Counts a prompt and refuses one that is too long. An error says which medium it is about.
+pub(crate) fn plan(preparer: &Preparer, asked: &Conversation, options: &MediaOptions) -> anyhow::Result<()> {
+    let error = match preparer.plan(asked, options) {
+        Ok(plan) => return Ok(plan.check()?),
+        Err(error) => error,
+    };
+    let text = error.to_string();
+    for part in asked.media() {
+        let (Part::Video(path) | Part::Image(path) | Part::Audio(path)) = part else {
+            continue;
+        };
+        let name = path.display().to_string();
+        let alone = Conversation::new(asked.system.clone(), std::slice::from_ref(part), "?");
+        // Arithmetic on sizes and times does not know the file that it is about.
+        if !text.contains(&name)
+            && preparer
+                .plan(&alone, options)
+                .is_err_and(|e| e.to_string() == text)
+        {
+            return Err(anyhow::Error::new(error).context(name));
+        }
+    }
+    Err(error.into())
 }
 
 /// The checkpoint's tokenizer; asking in words needs one.
@@ -73,7 +98,7 @@ pub(crate) fn whole(
 ) -> anyhow::Result<Inputs> {
     let preparer = Preparer::open(dir)?;
     let asked = conversation(media, system, question);
-    preparer.plan(&asked, &options(&media.reading))?.check()?;
+    plan(&preparer, &asked, &options(&media.reading))?;
     let loaded = load(&preparer, media, ui)?;
     if preparer.tokenizer().is_some() {
         return Ok(preparer.assemble(&loaded, &asked)?.inputs);

@@ -239,7 +239,7 @@ fn videos_that_are_none() {
         outro(args!["inspect", path]).fails(1, &[name]);
     }
     ask(&args!["--video", &cut, "--decoder", "builtin"]).fails(1, &["cut.mp4"]);
-    ask(&args!["--video", data("sound_only.mp4")]).fails(1, &["sound_only.mp4", "video"]);
+    ask(&args!["--video", data("sound_only.mp4")]).fails(1, &["sound_only.mp4", "holds no"]);
     finish(without_ffmpeg(dir.path()).args(args![
         "ask",
         "--model",
@@ -248,7 +248,8 @@ fn videos_that_are_none() {
         data("sound_only.mp4"),
         "what?"
     ]))
-    .fails(1, &["sound_only.mp4", "video"]);
+    .fails(1, &["sound_only.mp4", "holds no"]);
+    outro(args!["inspect", data("one_frame.mp4")]).fails(1, &["one_frame.mp4", "frame"]);
     ask(&args!["--video", data("one_frame.mp4")]).fails(1, &["one_frame.mp4", "frame"]);
     ask(&args!["--video", dir.path()]).fails(1, &["directory"]);
     ask(&args!["--video", dir.path().join("none.mp4")]).fails(1, &["none.mp4"]);
@@ -314,7 +315,11 @@ fn a_wav_whose_header_lies() {
                 ran.stderr
             );
             if ran.code == Some(1) {
-                assert!(ran.stderr.contains("lie.wav"), "{}", ran.stderr);
+                assert!(
+                    ran.stderr.contains("lie.wav") || ran.stderr.contains("tokens"),
+                    "{}",
+                    ran.stderr
+                );
             }
         }
     }

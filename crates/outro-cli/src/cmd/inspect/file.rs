@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use outro::audio_tokens;
 use outro::chat::{Conversation, Part};
 use outro::config::Config;
@@ -62,7 +63,9 @@ pub(crate) fn read(path: &Path, reading: &Reading, model: Option<&Path>) -> anyh
         notes: Vec::new(),
         limit: None,
     };
-    report.count_picture(reading)?;
+    report
+        .count_picture(reading)
+        .with_context(|| path.display().to_string())?;
     report.count_sound(path, reading)?;
     if let Some(dir) = model {
         report.weights = super::checkpoint::read(dir)?.weight_bytes();

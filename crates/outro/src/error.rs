@@ -66,6 +66,9 @@ pub enum Error {
         /// Tokens by kind, and the flags that help.
         breakdown: String,
     },
+    /// A media file could not be read.
+    #[error(transparent)]
+    Media(#[from] outro_media::Error),
     /// The computation left the numbers: the checkpoint holds NaN or infinity, or overflowed.
     #[error("{place}: not a finite number; the checkpoint is damaged or needs a wider --dtype")]
     NotFinite {

@@ -139,7 +139,7 @@ impl Inputs {
     /// # Errors
     /// An output that cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let mut out: Vec<(&str, Dtype, Vec<usize>, Cow<[u8]>)> = Vec::new();
+        let mut out: Vec<Tensor> = Vec::new();
         let ints = |v: Vec<i64>| Cow::Owned(bytemuck::cast_slice(&v).to_vec());
         if !self.input_ids.is_empty() {
             let shape = vec![1, self.input_ids.len()];
@@ -338,6 +338,9 @@ impl Inputs {
         count("feature_attention_mask", "audio", t.audio, expected)
     }
 }
+
+/// Key, type, shape and bytes of a tensor to be written.
+type Tensor<'a> = (&'static str, Dtype, Vec<usize>, Cow<'a, [u8]>);
 
 /// A file of inputs while it is read.
 struct File<'a> {

@@ -4,6 +4,7 @@
 //! [`inputs::Inputs`]; towers and embeddings make a [`Prompt`]; a [`Session`] runs it, with [`method::OutRo`] or any
 //! other [`hook::Hook`] on its activations.
 
+pub mod chat;
 pub mod checkpoint;
 pub mod config;
 mod encoder;
@@ -16,7 +17,10 @@ pub mod method;
 mod model;
 mod nn;
 pub mod positions;
+pub mod prepare;
+pub mod prompt;
 mod session;
+pub mod tokenizer;
 
 pub use checkpoint::Dtype;
 pub use encoder::audio_tokens;

@@ -1,0 +1,252 @@
+//! Conversations, and their text through a checkpoint's chat template.
+
+use std::path::{Path, PathBuf};
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, ErrorKind, Value as Jinja, context};
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::tokenizer::read_json;
+
+/// The system sentence of the Qwen2.5-Omni model card, with which the authors' release asks.
+pub const OMNI_SYSTEM: &str = "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of \
+perceiving auditory and visual inputs, as well as generating text and speech.";
+
+/// The system sentence of the other chat models.
+pub const SYSTEM: &str = "You are a helpful assistant.";
+
+/// One piece of a turn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Words.
+    Text(String),
+    /// An image file.
+    Image(PathBuf),
+    /// A video file.
+    Video(PathBuf),
+    /// A sound file.
+    Audio(PathBuf),
+}
+
+/// One question to the model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conversation {
+    /// The system turn; `None` is the family's default sentence, an empty string is no sentence.
+    pub system: Option<String>,
+    /// The user's turn: media in their order, then words.
+    pub user: Vec<Part>,
+}
+
+impl Conversation {
+    /// Media first, in their order, then the words, as the models were trained to be asked.
+    pub fn new(system: Option<String>, media: &[Part], question: &str) -> Self {
+        let mut user = media.to_vec();
+        user.push(Part::Text(question.to_owned()));
+        Self { system, user }
+    }
+
+    /// The media, in their order.
+    pub fn media(&self) -> impl Iterator<Item = &Part> {
+        self.user.iter().filter(|p| !matches!(p, Part::Text(_)))
+    }
+
+    /// The words, joined.
+    pub fn question(&self) -> String {
+        let words = self.user.iter().filter_map(|p| {
+            if let Part::Text(t) = p {
+                Some(t.as_str())
+            } else {
+                None
+            }
+        });
+        words.collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Names of the tokens around and for media, as the tokenizer spells them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MediaTokens {
+    pub(crate) image: Option<String>,
+    pub(crate) video: Option<String>,
+    pub(crate) audio: Option<String>,
+}
+
+/// How a family writes a conversation down.
+pub(crate) struct Template {
+    path: PathBuf,
+    source: Option<String>,
+    system: &'static str,
+}
+
+impl Template {
+    /// The template in `dir`: chat_template.json, chat_template.jinja, or in tokenizer_config.json; else ChatML.
+    pub(crate) fn open(dir: &Path, model_type: &str) -> Result<Self> {
+        let system = if model_type.contains("omni") {
+            OMNI_SYSTEM
+        } else {
+            SYSTEM
+        };
+        for file in [
+            "chat_template.json",
+            "chat_template.jinja",
+            "tokenizer_config.json",
+        ] {
+            let path = dir.join(file);
+            let source = if file.ends_with("jinja") {
+                match std::fs::read_to_string(&path) {
+                    Ok(text) => Some(text),
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
+                    Err(e) => return Err(Error::io(&path)(e)),
+                }
+            } else {
+                read_json(&path)?.and_then(|v| source_of(v.get("chat_template")?))
+            };
+            if source.is_some() {
+                return Ok(Self { path, source, system });
+            }
+        }
+        Ok(Self {
+            path: dir.join("chat_template.json"),
+            source: None,
+            system,
+        })
+    }
+
+    /// The conversation's text up to the answer, one placeholder a medium.
+    pub(crate) fn render(&self, c: &Conversation, tokens: &MediaTokens) -> Result<String> {
+        let system = c.system.as_deref().unwrap_or(self.system);
+        match &self.source {
+            None => Ok(chatml(system, c, tokens)),
+            Some(source) => self.jinja(source, system, c),
+        }
+    }
+
+    fn jinja(&self, source: &str, system: &str, c: &Conversation) -> Result<String> {
+        let failed = |e: &minijinja::Error| Error::Tokenizer {
+            path: self.path.clone(),
+            problem: format!("the chat template failed: {e}"),
+        };
+        let content: Vec<Jinja> = c
+            .user
+            .iter()
+            .map(|part| match part {
+                Part::Text(text) => context! { type => "text", text },
+                Part::Image(p) => context! { type => "image", image => p.to_string_lossy().into_owned() },
+                Part::Video(p) => context! { type => "video", video => p.to_string_lossy().into_owned() },
+                Part::Audio(p) => context! { type => "audio", audio => p.to_string_lossy().into_owned() },
+            })
+            .collect();
+        let mut messages = Vec::new();
+        if !system.is_empty() {
+            let content = vec![context! { type => "text", text => system }];
+            messages.push(context! { role => "system", content });
+        }
+        messages.push(context! { role => "user", content });
+        let mut env = Environment::new();
+        // The reference's Jinja runs with these.
+        let syntax = SyntaxConfig::builder()
+            .trim_blocks(true)
+            .lstrip_blocks(true)
+            .build();
+        env.set_syntax(syntax.map_err(|e| failed(&e))?);
+        // A template from a file may loop; a conversation needs far fewer steps than this.
+        env.set_recursion_limit(64);
+        env.set_unknown_method_callback(python_method);
+        env.add_function(
+            "raise_exception",
+            |text: String| -> std::result::Result<Jinja, minijinja::Error> {
+                Err(minijinja::Error::new(ErrorKind::InvalidOperation, text))
+            },
+        );
+        env.add_template("chat", source).map_err(|e| failed(&e))?;
+        let template = env.get_template("chat").map_err(|e| failed(&e))?;
+        let text = template
+            .render(context! { messages, add_generation_prompt => true })
+            .map_err(|e| failed(&e))?;
+        Ok(text)
+    }
+}
+
+/// A template is a string, or a list of named ones.
+fn source_of(value: &Value) -> Option<String> {
+    if let Some(text) = value.as_str() {
+        return Some(text.to_owned());
+    }
+    let named = value.as_array()?;
+    let default = named
+        .iter()
+        .find(|t| t.get("name").and_then(Value::as_str) == Some("default"));
+    default
+        .or(named.first())?
+        .get("template")?
+        .as_str()
+        .map(str::to_owned)
+}
+
+/// The string methods of Python that chat templates call.
+fn python_method(
+    _: &mut minijinja::State,
+    value: &Jinja,
+    method: &str,
+    args: &[Jinja],
+) -> std::result::Result<Jinja, minijinja::Error> {
+    let unknown = || minijinja::Error::new(ErrorKind::UnknownMethod, format!("no method `{method}`"));
+    if method == "get" && value.kind() == minijinja::value::ValueKind::Map {
+        let found = args
+            .first()
+            .map(|k| value.get_item(k))
+            .transpose()?
+            .unwrap_or_default();
+        let default = args.get(1).cloned().unwrap_or_else(|| Jinja::from(()));
+        return Ok(if found.is_undefined() { default } else { found });
+    }
+    if method == "items" && value.kind() == minijinja::value::ValueKind::Map {
+        let pairs: Vec<Jinja> = value
+            .try_iter()?
+            .map(|k| Ok(Jinja::from(vec![k.clone(), value.get_item(&k)?])))
+            .collect::<std::result::Result<_, minijinja::Error>>()?;
+        return Ok(Jinja::from(pairs));
+    }
+    let text = value.as_str().ok_or_else(unknown)?;
+    let arg = args.first().and_then(|a| a.as_str().map(str::to_owned));
+    Ok(match (method, arg) {
+        ("strip", None) => Jinja::from(text.trim()),
+        ("lstrip", None) => Jinja::from(text.trim_start()),
+        ("rstrip", None) => Jinja::from(text.trim_end()),
+        ("strip", Some(set)) => Jinja::from(text.trim_matches(|c| set.contains(c))),
+        ("lstrip", Some(set)) => Jinja::from(text.trim_start_matches(|c| set.contains(c))),
+        ("rstrip", Some(set)) => Jinja::from(text.trim_end_matches(|c| set.contains(c))),
+        ("upper", _) => Jinja::from(text.to_uppercase()),
+        ("lower", _) => Jinja::from(text.to_lowercase()),
+        ("startswith", Some(s)) => Jinja::from(text.starts_with(&s)),
+        ("endswith", Some(s)) => Jinja::from(text.ends_with(&s)),
+        ("split", Some(s)) if !s.is_empty() => {
+            Jinja::from(text.split(&s).map(Jinja::from).collect::<Vec<_>>())
+        }
+        _ => return Err(unknown()),
+    })
+}
+
+fn chatml(system: &str, c: &Conversation, tokens: &MediaTokens) -> String {
+    let mut text = String::new();
+    if !system.is_empty() {
+        text += "<|im_start|>system\n";
+        text += system;
+        text += "<|im_end|>\n";
+    }
+    text += "<|im_start|>user\n";
+    for part in &c.user {
+        let token = match part {
+            Part::Text(words) => {
+                text += words;
+                continue;
+            }
+            Part::Image(_) => &tokens.image,
+            Part::Video(_) => &tokens.video,
+            Part::Audio(_) => &tokens.audio,
+        };
+        text += token.as_deref().unwrap_or_default();
+    }
+    text + "<|im_end|>\n<|im_start|>assistant\n"
+}

@@ -16,6 +16,7 @@ pub mod inputs;
 pub mod method;
 mod model;
 mod nn;
+mod plan;
 pub mod positions;
 pub mod prepare;
 pub mod prompt;

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use outro_media::{FrameLimits, Kind, MediaInfo, PatchConfig, Sampling, VideoInfo};
+use outro_media::{FrameLimits, Kind, PatchConfig, Sampling, VideoInfo};
 use serde_json::Value;
 
 use crate::audio_tokens;
@@ -13,6 +13,7 @@ use crate::chat::{Conversation, MediaTokens, Part, Template};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::inputs::{AudioFeatures, Inputs, Pixels};
+pub use crate::plan::{Plan, PlannedItem};
 use crate::positions::{Span, spans};
 use crate::prompt::{Medium, expand};
 use crate::tokenizer::{Tokenizer, read_json};
@@ -73,86 +74,6 @@ pub enum Progress {
         /// The file.
         path: PathBuf,
     },
-}
-
-/// One medium before decoding.
-#[derive(Clone, Debug)]
-pub struct PlannedItem {
-    /// What its header says.
-    pub info: MediaInfo,
-    /// Frames that will be taken, by number in presentation order; empty for images and sound.
-    pub indices: Vec<usize>,
-    /// Height and width after resizing; zeros for sound.
-    pub size: [usize; 2],
-    /// Patches along time, height and width; zeros for sound.
-    pub grid: [usize; 3],
-    /// Seconds of sound that will be used; 0 for none. From the header: the decoded length may differ a little.
-    pub seconds: f64,
-    /// Mel frames of that sound.
-    pub mel_frames: usize,
-    /// Image or video tokens.
-    pub visual_tokens: usize,
-    /// Audio tokens.
-    pub audio_tokens: usize,
-    /// How it stands in the prompt.
-    pub medium: Medium,
-}
-
-/// What a conversation will cost, before anything is decoded.
-#[derive(Clone, Debug)]
-pub struct Plan {
-    /// The media in prompt order.
-    pub items: Vec<PlannedItem>,
-    /// Tokens of words, roles and delimiters; `None` without a tokenizer.
-    pub text_tokens: Option<usize>,
-    /// Tokens of all images.
-    pub image_tokens: usize,
-    /// Tokens of all videos.
-    pub video_tokens: usize,
-    /// Tokens of all sound.
-    pub audio_tokens: usize,
-    /// All tokens; without a tokenizer those of the media only.
-    pub prompt_tokens: usize,
-    /// The most that the model takes.
-    pub limit: usize,
-    /// Things that the user should know.
-    pub notes: Vec<String>,
-}
-
-impl Plan {
-    /// Refuses a prompt that does not fit the model.
-    ///
-    /// # Errors
-    /// [`Error::TokenBudget`] with the tokens by kind and the flags that make them fewer.
-    pub fn check(&self) -> Result<()> {
-        if self.prompt_tokens <= self.limit {
-            return Ok(());
-        }
-        let mut kinds = Vec::new();
-        let mut help = Vec::new();
-        for (tokens, name, flags) in [
-            (
-                self.video_tokens,
-                "video",
-                "--fps, --frames, --max-pixels or --start/--end",
-            ),
-            (self.image_tokens, "image", "--max-pixels"),
-            (self.audio_tokens, "audio", "--start/--end"),
-            (self.text_tokens.unwrap_or(0), "text", "a shorter question"),
-        ] {
-            if tokens > 0 {
-                kinds.push(format!("{tokens} {name}"));
-                help.push((tokens, flags));
-            }
-        }
-        help.sort_by_key(|h| std::cmp::Reverse(h.0));
-        let flags = help.first().map_or("", |h| h.1);
-        Err(Error::TokenBudget {
-            tokens: self.prompt_tokens,
-            limit: self.limit,
-            breakdown: format!("{}; lower it with {flags}", kinds.join(" + ")),
-        })
-    }
 }
 
 /// Decoded media, ready for any number of questions.
@@ -274,7 +195,7 @@ impl Preparer {
         let media: Vec<Medium> = plan.items.iter().map(|i| i.medium).collect();
         if self.tokenizer.is_some() {
             let total = self.ids(conversation, &media)?.len();
-            plan.text_tokens = Some(total - plan.prompt_tokens);
+            plan.text_tokens = Some(total.saturating_sub(plan.prompt_tokens));
             plan.prompt_tokens = total;
         }
         Ok(plan)

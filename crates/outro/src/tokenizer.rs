@@ -121,7 +121,7 @@ pub struct Stream<'a> {
     shown: usize,
 }
 
-/// Tokens that a stream keeps; a character has at most four bytes, each of which may be a token.
+/// Tokens after which a stream cuts at the next whole character; one that is never whole is given out at twice as many.
 const STREAM_WINDOW: usize = 64;
 
 impl Stream<'_> {
@@ -132,7 +132,7 @@ impl Stream<'_> {
     pub fn push(&mut self, token: u32) -> Result<String> {
         self.ids.push(token);
         let text = self.tokenizer.decode(&self.ids)?;
-        if text.ends_with('\u{fffd}') && self.ids.len() < STREAM_WINDOW {
+        if text.ends_with('\u{fffd}') && self.ids.len() < 2 * STREAM_WINDOW {
             return Ok(String::new());
         }
         let piece = text.get(self.shown..).unwrap_or_default().to_owned();

@@ -3,6 +3,7 @@
 mod checkpoint;
 mod golden;
 mod laws;
+mod prepare;
 
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,7 @@
 //! Preparation without a model: positions, tokenizer, prompts, plans. Numbers come from the Python processors.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
 use std::path::{Path, PathBuf};
 
 use outro::chat::{Conversation, Part};
@@ -402,11 +404,11 @@ fn real_tokenizer_on_tricky_strings() {
         ("éàü ñ café", &[963, 6362, 2391, 1683, 109, 51950]),
         (
             "日本語のテキスト。中文",
-            &[101059, 102819, 15767, 56833, 61803, 70534, 1773, 104811],
+            &[101_059, 102_819, 15767, 56833, 61803, 70534, 1773, 104_811],
         ),
         (
             "🙂👩\u{200d}👩\u{200d}👧 emoji",
-            &[145080, 145233, 378, 235, 145233, 378, 235, 145665, 42365],
+            &[145_080, 145_233, 378, 235, 145_233, 378, 235, 145_665, 42365],
         ),
         (
             "12345 3.14 1,000",
@@ -418,12 +420,12 @@ fn real_tokenizer_on_tricky_strings() {
         ),
         (
             "<|im_start|>user\nhi<|im_end|>",
-            &[151644, 872, 198, 6023, 151645],
+            &[151_644, 872, 198, 6023, 151_645],
         ),
-        ("a<|VIDEO|>b", &[64, 151656, 65]),
+        ("a<|VIDEO|>b", &[64, 151_656, 65]),
         ("\u{a0}nbsp\u{2003}em", &[4102, 5674, 378, 225, 336]),
         ("e\u{301} combining", &[963, 34171]),
-        ("مرحبا بالعالم", &[124122, 29825, 124671, 124476, 129634]),
+        ("مرحبا بالعالم", &[124_122, 29825, 124_671, 124_476, 129_634]),
         ("end with space ", &[408, 448, 3550, 220]),
         (
             "if (a&&b) {...} // ok",
@@ -433,7 +435,7 @@ fn real_tokenizer_on_tricky_strings() {
     for (text, ids) in cases {
         assert_eq!(&tokenizer.encode(text).unwrap(), ids, "{text:?}");
     }
-    assert_eq!(tokenizer.end_tokens(), [151645, 151643]);
+    assert_eq!(tokenizer.end_tokens(), [151_645, 151_643]);
 }
 
 #[test]

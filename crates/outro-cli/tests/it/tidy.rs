@@ -17,7 +17,7 @@ const CRATES: [(&str, &[&str]); 4] = [
     ("outro-cli", &["outro", "outro-media"]),
 ];
 
-const TEXT_SIDE: [&str; 6] = ["chat", "tokenizer", "prompt", "positions", "inputs", "prepare"];
+const TEXT_SIDE: [&str; 7] = ["chat", "tokenizer", "prompt", "positions", "inputs", "plan", "prepare"];
 const MODEL_SIDE: [&str; 7] = ["nn", "encoder", "hook", "method", "session", "model", "generate"];
 
 /// Modules of the engine, and the modules that each must never name.

@@ -82,7 +82,7 @@ OUT is a safetensors file with the keys that `outro trace` and a Python peer tak
   pixel_values_videos [rows, columns] f32  video_grid_thw [videos,3] i64  video_second_per_grid [videos] f32
   input_features [n,128,frames] f32  feature_attention_mask [n,frames] i64
 A row of pixels is one patch (3 x 2 x 14 x 14 values); features are valid mel frames, padded to the longest.
-File metadata: use_audio_in_video (true|false), kind, prompt (the text before placeholders are expanded).
+File metadata: use_audio_in_video (true|false), kind (text, image, video, audio, audio-in-video, mixed).
 Without a tokenizer in the checkpoint only the media tensors are written.
 An existing OUT is replaced only when everything has succeeded.";
 

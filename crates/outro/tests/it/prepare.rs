@@ -1,6 +1,6 @@
 //! Preparation without a model: positions, tokenizer, prompts, plans. Numbers come from the Python processors.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
 use std::path::{Path, PathBuf};
 
@@ -303,9 +303,11 @@ fn streams_never_split_a_character() {
     assert_eq!(cut.finish().unwrap(), "\u{fffd}");
 }
 
+type Real = (&'static str, usize, [usize; 2], [usize; 3], usize, usize);
+
 /// Frames, height, width, grid, audio tokens, prompt tokens: printed by the whole Qwen2_5OmniProcessor of transformers
 /// 4.52.3 with qwen-omni-utils 0.0.8 for the release's system sentence and the question below.
-const REAL: &[(&str, usize, [usize; 2], [usize; 3], usize, usize)] = &[
+const REAL: &[Real] = &[
     ("clips/bigbuckbunny.mp4", 10, [560, 1008], [5, 40, 72], 133, 3791),
     ("clips/bikes.mp4", 20, [280, 644], [10, 20, 46], 0, 2356),
     ("clips/carphone_pristine.mp4", 8, [308, 364], [4, 22, 26], 0, 628),

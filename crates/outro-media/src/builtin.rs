@@ -173,14 +173,30 @@ fn open_audio(path: &Path) -> Result<(Box<dyn FormatReader>, AudioInfo, u32)> {
     Ok((reader, info, id))
 }
 
-/// Mono samples at the file's own rate.
+/// Mono samples at the file's own rate, without the encoder's delay.
 pub(crate) fn audio(path: &Path) -> Result<(Vec<f32>, u32)> {
-    let (mut reader, _, id) = open_audio(path)?;
+    let (mut samples, rate) = decode_audio(path)?;
+    // The demuxer of the sound library does not apply edit lists; a file that is no mp4 has none.
+    let delay = Movie::open(path).map_or(0.0, |m| m.audio_delay());
+    samples.drain(..((delay * f64::from(rate)).round() as usize).min(samples.len()));
+    Ok((samples, rate))
+}
+
+fn decode_audio(path: &Path) -> Result<(Vec<f32>, u32)> {
+    let (mut reader, info, id) = open_audio(path)?;
+    let too_complex = |e: symphonia::core::errors::Error| match e {
+        symphonia::core::errors::Error::Unsupported(what) => Error::NeedsFfmpeg {
+            path: path.into(),
+            format: format!("{} sound with {} channels ({what})", info.codec, info.channels),
+            reason: "which the built-in decoder cannot replace here".into(),
+        },
+        e => Error::damaged(path, format!("its sound cannot be decoded: {e}")),
+    };
     let bad = |e: symphonia::core::errors::Error| Error::damaged(path, format!("its sound cannot be decoded: {e}"));
     let track = reader.tracks().iter().find(|t| t.id == id);
     let params = track.and_then(|t| t.codec_params.as_ref()).and_then(|p| p.audio()).cloned();
     let params = params.ok_or_else(|| Error::damaged(path, "its sound is of an unknown kind"))?;
-    let mut decoder = symphonia::default::get_codecs().make_audio_decoder(&params, &AudioDecoderOptions::default()).map_err(bad)?;
+    let mut decoder = symphonia::default::get_codecs().make_audio_decoder(&params, &AudioDecoderOptions::default()).map_err(too_complex)?;
     let (mut samples, mut rate, mut interleaved) = (Vec::new(), 0, Vec::new());
     loop {
         let packet = match reader.next_packet() {
@@ -196,7 +212,7 @@ pub(crate) fn audio(path: &Path) -> Result<(Vec<f32>, u32)> {
         let buffer = match decoder.decode(&packet) {
             Ok(buffer) => buffer,
             Err(symphonia::core::errors::Error::DecodeError(_)) => continue,
-            Err(e) => return Err(bad(e)),
+            Err(e) => return Err(too_complex(e)),
         };
         let (channels, this_rate) = (buffer.spec().channels().count(), buffer.spec().rate());
         if channels == 0 || this_rate == 0 || rate != 0 && rate != this_rate {

@@ -12,6 +12,43 @@ use crate::source::{AudioInfo, Decoder, Kind, MediaInfo, VideoInfo};
 /// Largest sample that is believed: an intra frame of 8K video at the highest level stays below.
 const MAX_SAMPLE: u64 = 64 << 20;
 
+/// Seeks that a file's boxes may take; a long fragmented film takes some tens of thousands.
+const MAX_SEEKS: usize = 1_000_000;
+
+/// A reader that loses patience: a box that claims zero bytes would keep the demuxer in place for ever.
+struct Patient {
+    inner: BufReader<File>,
+    seeks: usize,
+}
+
+impl Patient {
+    fn count(&mut self) -> std::io::Result<()> {
+        self.seeks += 1;
+        if self.seeks > MAX_SEEKS {
+            return Err(std::io::Error::other("its boxes lead nowhere"));
+        }
+        Ok(())
+    }
+}
+
+impl Read for Patient {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        self.inner.read(out)
+    }
+}
+
+impl Seek for Patient {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        self.count()?;
+        self.inner.seek(to)
+    }
+
+    fn stream_position(&mut self) -> std::io::Result<u64> {
+        self.count()?;
+        self.inner.stream_position()
+    }
+}
+
 /// An opened mp4.
 pub(crate) struct Movie {
     path: PathBuf,
@@ -22,7 +59,7 @@ impl Movie {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path))?;
         let size = file.metadata().map_err(Error::io(path))?.len();
-        let mp4 = Mp4::read(BufReader::new(file), size)
+        let mp4 = Mp4::read(Patient { inner: BufReader::new(file), seeks: 0 }, size)
             .map_err(|e| Error::damaged(path, format!("is no whole mp4 ({e}); it is truncated or damaged")))?;
         Ok(Self { path: path.into(), mp4 })
     }
@@ -82,6 +119,16 @@ impl Movie {
             (0, -1, 1, 0) => 3,
             _ => 0,
         }
+    }
+
+    /// Seconds of encoder delay before the sound begins, from the track's edit list. What an edit list cuts at the
+    /// end is kept, as ffmpeg does.
+    pub(crate) fn audio_delay(&self) -> f64 {
+        let Some(track) = self.track(TrackKind::Audio) else { return 0.0 };
+        let list = track.trak(&self.mp4).edts.as_ref().and_then(|e| e.elst.as_ref());
+        // An empty edit has the media time -1, in 32 or 64 bits.
+        let starts = list.and_then(|l| l.entries.iter().map(|e| e.media_time).find(|t| *t < u64::from(u32::MAX)));
+        starts.unwrap_or(0) as f64 / track.timescale.max(1) as f64
     }
 
     /// The H.264 stream: quarter turns, parameter sets, and the samples in decoding order.

@@ -81,31 +81,42 @@ pub fn resize_image(f: &Frames, height: usize, width: usize) -> Frames {
         let round = |w: &f64| (w * f64::from(1 << BITS) + 0.5f64.copysign(*w)) as i64;
         taps(input, output).iter().map(|t| (t.start, t.weights.iter().map(round).collect())).collect()
     };
-    let clip = |sum: i64| ((sum + (1 << (BITS - 1))) >> BITS).clamp(0, 255) as u8;
     let (across, down) = (fixed(f.width, width), fixed(f.height, height));
+    // The pass that leaves less to the other comes first (Pillow 12 and later), and one that changes nothing is left out.
+    let rows_first = f.height * width <= height * f.width;
     each(f, height, width, |from, to| {
-        // A pass that changes nothing is left out, as Pillow does.
-        let mut middle = from.to_vec();
-        if f.width != width {
-            middle = vec![0; f.height * width * 3];
-            for (row, out) in from.chunks_exact(f.width * 3).zip(middle.chunks_exact_mut(width * 3)) {
-                for ((start, weights), out) in across.iter().zip(out.chunks_exact_mut(3)) {
-                    for (c, out) in out.iter_mut().enumerate() {
-                        *out = clip(weights.iter().enumerate().map(|(k, w)| w * i64::from(row[(start + k) * 3 + c])).sum());
-                    }
-                }
-            }
-        }
-        if f.height == height {
-            to.copy_from_slice(&middle);
-            return;
-        }
-        for ((start, weights), out) in down.iter().zip(to.chunks_exact_mut(width * 3)) {
-            for (x, out) in out.iter_mut().enumerate() {
-                *out = clip(weights.iter().enumerate().map(|(k, w)| w * i64::from(middle[(start + k) * width * 3 + x])).sum());
-            }
-        }
+        let horizontal = |from: &[u8]| if f.width == width { from.to_vec() } else { pass_across(from, f.width, &across) };
+        let vertical = |from: &[u8], width: usize| if f.height == height { from.to_vec() } else { pass_down(from, width, &down) };
+        let done = if rows_first { vertical(&horizontal(from), width) } else { horizontal(&vertical(from, f.width)) };
+        to.copy_from_slice(&done);
     })
+}
+
+fn clip(sum: i64) -> u8 {
+    ((sum + (1 << (BITS - 1))) >> BITS).clamp(0, 255) as u8
+}
+
+fn pass_across(from: &[u8], width: usize, taps: &[(usize, Vec<i64>)]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(from.len() / width * taps.len());
+    for row in from.chunks_exact(width * 3) {
+        for (start, weights) in taps {
+            for c in 0..3 {
+                out.push(clip(weights.iter().enumerate().map(|(k, w)| w * i64::from(row[(start + k) * 3 + c])).sum()));
+            }
+        }
+    }
+    out
+}
+
+fn pass_down(from: &[u8], width: usize, taps: &[(usize, Vec<i64>)]) -> Vec<u8> {
+    let row = width * 3;
+    let mut out = Vec::with_capacity(row * taps.len());
+    for (start, weights) in taps {
+        for x in 0..row {
+            out.push(clip(weights.iter().enumerate().map(|(k, w)| w * i64::from(from[(start + k) * row + x])).sum()));
+        }
+    }
+    out
 }
 
 fn each(f: &Frames, height: usize, width: usize, one: impl Fn(&[u8], &mut [u8]) + Sync) -> Frames {

@@ -185,10 +185,10 @@ pub(crate) fn audio(path: &Path) -> Result<(Vec<f32>, u32)> {
 fn decode_audio(path: &Path) -> Result<(Vec<f32>, u32)> {
     let (mut reader, info, id) = open_audio(path)?;
     let too_complex = |e: symphonia::core::errors::Error| match e {
-        symphonia::core::errors::Error::Unsupported(what) => Error::NeedsFfmpeg {
+        symphonia::core::errors::Error::Unsupported(_) => Error::NeedsFfmpeg {
             path: path.into(),
-            format: format!("{} sound with {} channels ({what})", info.codec, info.channels),
-            reason: "which the built-in decoder cannot replace here".into(),
+            format: format!("{} sound with {} channels", info.codec, info.channels),
+            reason: "because the built-in decoder takes plain mono and stereo only".into(),
         },
         e => Error::damaged(path, format!("its sound cannot be decoded: {e}")),
     };

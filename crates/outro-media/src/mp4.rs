@@ -99,7 +99,11 @@ impl Movie {
     }
 
     fn video(&self, track: &Track) -> Result<VideoInfo> {
-        let (width, height) = (usize::from(track.width), usize::from(track.height));
+        // The sample entry has the coded size; the track's own is stretched by the pixels' aspect ratio.
+        let (width, height) = match &track.trak(&self.mp4).mdia.minf.stbl.stsd.contents {
+            StsdBoxContent::Avc1(avc) => (usize::from(avc.width), usize::from(avc.height)),
+            _ => (usize::from(track.width), usize::from(track.height)),
+        };
         let frames = track.samples.len();
         if width == 0 || height == 0 || frames == 0 {
             return Err(Error::damaged(&self.path, format!("its video has {frames} frames of {width} x {height}")));

@@ -8,7 +8,10 @@ pub(crate) fn mono(interleaved: &[f32], channels: usize) -> Vec<f32> {
     if channels <= 1 {
         return interleaved.to_vec();
     }
-    interleaved.chunks_exact(channels).map(|frame| frame.iter().sum::<f32>() / channels as f32).collect()
+    interleaved
+        .chunks_exact(channels)
+        .map(|frame| frame.iter().sum::<f32>() / channels as f32)
+        .collect()
 }
 
 /// Zero crossings on either side of the filter's centre.
@@ -37,7 +40,11 @@ pub fn resample(samples: &[f32], from: u32, to: u32) -> Vec<f32> {
             .map(|k| {
                 let x = (k as i64 - half + 1) as f64 - offset;
                 let edge = x / half as f64;
-                let window = if edge.abs() >= 1.0 { 0.0 } else { bessel(BETA * (1.0 - edge * edge).sqrt()) * window_scale };
+                let window = if edge.abs() >= 1.0 {
+                    0.0
+                } else {
+                    bessel(BETA * (1.0 - edge * edge).sqrt()) * window_scale
+                };
                 let a = std::f64::consts::PI * x * scale;
                 let sinc = if a.abs() < 1e-12 { 1.0 } else { a.sin() / a };
                 sinc * scale * window
@@ -60,7 +67,11 @@ pub fn resample(samples: &[f32], from: u32, to: u32) -> Vec<f32> {
             let skip = (-first).max(0) as usize;
             let start = first.max(0) as usize;
             let available = samples.len().saturating_sub(start);
-            filter[skip.min(taps)..].iter().zip(&samples[start.min(samples.len())..start + available.min(taps)]).map(|(w, x)| w * x).sum()
+            filter[skip.min(taps)..]
+                .iter()
+                .zip(&samples[start.min(samples.len())..start + available.min(taps)])
+                .map(|(w, x)| w * x)
+                .sum()
         })
         .collect()
 }
@@ -87,16 +98,32 @@ mod tests {
     #[test]
     fn a_tone_keeps_its_pitch_and_level() {
         for from in [8_000u32, 22_050, 44_100, 48_000] {
-            let tone = |rate: u32, n: usize| (0..n).map(move |i| (2.0 * std::f64::consts::PI * 1000.0 * i as f64 / f64::from(rate)).sin() as f32);
+            let tone = |rate: u32, n: usize| {
+                (0..n).map(move |i| {
+                    (2.0 * std::f64::consts::PI * 1000.0 * i as f64 / f64::from(rate)).sin() as f32
+                })
+            };
             let input: Vec<f32> = tone(from, from as usize).collect();
             let out = resample(&input, from, SAMPLE_RATE);
             assert_eq!(out.len(), 16_000);
-            let worst = out.iter().zip(tone(SAMPLE_RATE, 16_000)).skip(1000).take(14_000).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            let worst = out
+                .iter()
+                .zip(tone(SAMPLE_RATE, 16_000))
+                .skip(1000)
+                .take(14_000)
+                .map(|(a, b)| (a - b).abs())
+                .fold(0.0, f32::max);
             assert!(worst < 1e-4, "{from}: {worst}");
         }
         // Above the new Nyquist frequency nothing is left.
-        let high: Vec<f32> = (0..48_000).map(|i| (2.0 * std::f64::consts::PI * 9000.0 * f64::from(i) / 48_000.0).sin() as f32).collect();
-        assert!(resample(&high, 48_000, 16_000)[500..15_000].iter().all(|x| x.abs() < 1e-4));
+        let high: Vec<f32> = (0..48_000)
+            .map(|i| (2.0 * std::f64::consts::PI * 9000.0 * f64::from(i) / 48_000.0).sin() as f32)
+            .collect();
+        assert!(
+            resample(&high, 48_000, 16_000)[500..15_000]
+                .iter()
+                .all(|x| x.abs() < 1e-4)
+        );
         assert_eq!(resample(&[], 44_100, 16_000), [0f32; 0]);
     }
 }

@@ -25,28 +25,58 @@ const MAX_PIXELS: u64 = 100_000_000;
 
 fn image_decoder(path: &Path) -> Result<impl ImageDecoder + use<>> {
     let damaged = |e: image::ImageError| Error::damaged(path, format!("cannot be read as a picture: {e}"));
-    let reader = ImageReader::open(path).map_err(Error::io(path))?.with_guessed_format().map_err(Error::io(path))?;
+    let reader = ImageReader::open(path)
+        .map_err(Error::io(path))?
+        .with_guessed_format()
+        .map_err(Error::io(path))?;
     let decoder = reader.into_decoder().map_err(damaged)?;
     let (w, h) = decoder.dimensions();
     if u64::from(w) * u64::from(h) > MAX_PIXELS {
         let megapixels = u64::from(w) * u64::from(h) / 1_000_000;
-        return Err(Error::damaged(path, format!("is {w} x {h}, {megapixels} megapixels; at most {} are read, make it smaller first", MAX_PIXELS / 1_000_000)));
+        return Err(Error::damaged(
+            path,
+            format!(
+                "is {w} x {h}, {megapixels} megapixels; at most {} are read, make it smaller first",
+                MAX_PIXELS / 1_000_000
+            ),
+        ));
     }
     Ok(decoder)
 }
 
 pub(crate) fn probe_image(path: &Path) -> Result<MediaInfo> {
     let (w, h) = image_decoder(path)?.dimensions();
-    let format = ImageReader::open(path).map_err(Error::io(path))?.with_guessed_format().map_err(Error::io(path))?.format();
-    let name = format.and_then(|f| f.extensions_str().first().copied()).unwrap_or("image");
-    let video = VideoInfo { codec: name.into(), width: w as usize, height: h as usize, fps: 0.0, frames: 1, duration: 0.0 };
-    Ok(MediaInfo { path: path.into(), kind: Kind::Image, container: name.into(), video: Some(video), audio: None, decoder: Decoder::Builtin })
+    let format = ImageReader::open(path)
+        .map_err(Error::io(path))?
+        .with_guessed_format()
+        .map_err(Error::io(path))?
+        .format();
+    let name = format
+        .and_then(|f| f.extensions_str().first().copied())
+        .unwrap_or("image");
+    let video = VideoInfo {
+        codec: name.into(),
+        width: w as usize,
+        height: h as usize,
+        fps: 0.0,
+        frames: 1,
+        duration: 0.0,
+    };
+    Ok(MediaInfo {
+        path: path.into(),
+        kind: Kind::Image,
+        container: name.into(),
+        video: Some(video),
+        audio: None,
+        decoder: Decoder::Builtin,
+    })
 }
 
 pub(crate) fn read_image(path: &Path) -> Result<Frames> {
     let decoder = image_decoder(path)?;
     // EXIF orientation is left alone, as the reference's loader does.
-    let picture = DynamicImage::from_decoder(decoder).map_err(|e| Error::damaged(path, format!("cannot be decoded: {e}")))?;
+    let picture = DynamicImage::from_decoder(decoder)
+        .map_err(|e| Error::damaged(path, format!("cannot be decoded: {e}")))?;
     let (width, height) = (picture.width() as usize, picture.height() as usize);
     let data = if picture.color().has_alpha() {
         let rgba = picture.into_rgba8().into_raw();
@@ -58,27 +88,48 @@ pub(crate) fn read_image(path: &Path) -> Result<Frames> {
     } else {
         picture.into_rgb8().into_raw()
     };
-    Ok(Frames { count: 1, height, width, data })
+    Ok(Frames {
+        count: 1,
+        height,
+        width,
+        data,
+    })
 }
 
 /// Streams of an mp4 or an audio file.
 pub(crate) fn probe(path: &Path, mp4: bool) -> Result<MediaInfo> {
-    let movie = if mp4 { Some(Movie::open(path)?.info()?) } else { None };
+    let movie = if mp4 {
+        Some(Movie::open(path)?.info()?)
+    } else {
+        None
+    };
     let audio = match &movie {
         Some(m) if m.audio.is_none() => None,
         _ => Some(open_audio(path)?.1),
     };
     Ok(match movie {
         Some(m) => MediaInfo { audio, ..m },
-        None => MediaInfo { path: path.into(), kind: Kind::Audio, container: "audio".into(), video: None, audio, decoder: Decoder::Builtin },
+        None => MediaInfo {
+            path: path.into(),
+            kind: Kind::Audio,
+            container: "audio".into(),
+            video: None,
+            audio,
+            decoder: Decoder::Builtin,
+        },
     })
 }
 
 /// Decodes frames by presentation number. The decoder reorders, so the n-th picture that leaves it is number n.
-pub(crate) fn frames(path: &Path, indices: &[usize], sink: &mut dyn FnMut(Frames) -> Result<()>) -> Result<()> {
+pub(crate) fn frames(
+    path: &Path,
+    indices: &[usize],
+    sink: &mut dyn FnMut(Frames) -> Result<()>,
+) -> Result<()> {
     let mut stream = Movie::open(path)?.h264()?;
     let bad = |e: openh264::Error| Error::damaged(path, format!("its H.264 video cannot be decoded: {e}"));
-    let mut decoder = Openh264::with_api_config(OpenH264API::from_source(), DecoderConfig::new()).map_err(bad)?;
+    let mut decoder =
+        Openh264::with_api_config(OpenH264API::from_source(), DecoderConfig::new()).map_err(bad)?;
     let options = DecodeOptions::new().flush_after_decode(Flush::NoFlush);
     let (mut number, mut wanted) = (0, indices.iter().copied().peekable());
     let turns = stream.turns;
@@ -95,7 +146,10 @@ pub(crate) fn frames(path: &Path, indices: &[usize], sink: &mut dyn FnMut(Frames
         if i == 0 {
             packet.splice(0..0, header.iter().copied());
         }
-        if let Some(yuv) = decoder.decode_with_options(&packet, options.clone()).map_err(bad)? {
+        if let Some(yuv) = decoder
+            .decode_with_options(&packet, options.clone())
+            .map_err(bad)?
+        {
             take(&yuv, &mut wanted)?;
         }
         if wanted.peek().is_none() {
@@ -108,21 +162,33 @@ pub(crate) fn frames(path: &Path, indices: &[usize], sink: &mut dyn FnMut(Frames
     Ok(())
 }
 
-/// BT.601 with limited range in fixed point and nearest chroma: what swscale does by default.
+/// BT.601 with limited range, nearest chroma, and each product cut to a whole number before the sum: what swscale's
+/// vector code does by default, and so what the reference's frames look like.
 fn to_rgb(yuv: &dyn YUVSource) -> Frames {
     let (width, height) = yuv.dimensions();
     let (sy, su, sv) = yuv.strides();
     let (y, u, v) = (yuv.y(), yuv.u(), yuv.v());
+    let times = |x: i32, coefficient: i32| (8 * x * coefficient) >> 16;
+    let clip = |x: i32| x.clamp(0, 255) as u8;
     let mut data = Vec::with_capacity(width * height * 3);
     for row in 0..height {
         for col in 0..width {
-            let luma = 76_309 * (i32::from(y[row * sy + col]) - 16);
-            let (cb, cr) = (i32::from(u[row / 2 * su + col / 2]) - 128, i32::from(v[row / 2 * sv + col / 2]) - 128);
-            let clip = |x: i32| ((x + 32_768) >> 16).clamp(0, 255) as u8;
-            data.extend([clip(luma + 104_597 * cr), clip(luma - 25_675 * cb - 53_279 * cr), clip(luma + 132_201 * cb)]);
+            let luma = times(i32::from(y[row * sy + col]) - 16, 9_539);
+            let cb = i32::from(u[row / 2 * su + col / 2]) - 128;
+            let cr = i32::from(v[row / 2 * sv + col / 2]) - 128;
+            data.extend([
+                clip(luma + times(cr, 13_075)),
+                clip(luma + times(cb, -3_209) + times(cr, -6_660)),
+                clip(luma + times(cb, 16_525)),
+            ]);
         }
     }
-    Frames { count: 1, height, width, data }
+    Frames {
+        count: 1,
+        height,
+        width,
+        data,
+    }
 }
 
 /// Turns a picture clockwise by quarter turns.
@@ -141,7 +207,12 @@ fn turned(f: &Frames, turns: usize) -> Frames {
             data.extend_from_slice(&f.data[(r * w + c) * 3..][..3]);
         }
     }
-    Frames { count: 1, height, width, data }
+    Frames {
+        count: 1,
+        height,
+        width,
+        data,
+    }
 }
 
 /// Longest sound that is decoded: 6 hours at 48 kHz. Whatever is longer is a lying header or the wrong file.
@@ -149,23 +220,44 @@ const MAX_SAMPLES: usize = 6 * 3600 * 48_000;
 
 fn open_audio(path: &Path) -> Result<(Box<dyn FormatReader>, AudioInfo, u32)> {
     let file = File::open(path).map_err(Error::io(path))?;
-    let bad = |e: symphonia::core::errors::Error| Error::damaged(path, format!("cannot be read as sound: {e}"));
-    let stream = MediaSourceStream::new(Box::new(file), symphonia::core::io::MediaSourceStreamOptions::default());
+    let bad =
+        |e: symphonia::core::errors::Error| Error::damaged(path, format!("cannot be read as sound: {e}"));
+    let stream = MediaSourceStream::new(
+        Box::new(file),
+        symphonia::core::io::MediaSourceStreamOptions::default(),
+    );
     let mut hint = Hint::new();
     if let Some(extension) = path.extension().and_then(|e| e.to_str()) {
         hint.with_extension(extension);
     }
     let probe = symphonia::default::get_probe();
-    let reader = probe.probe(&hint, stream, FormatOptions::default(), MetadataOptions::default()).map_err(bad)?;
-    let track = reader.default_track(TrackType::Audio).ok_or_else(|| Error::NoStream { path: path.into(), what: "audio stream" })?;
+    let reader = probe
+        .probe(
+            &hint,
+            stream,
+            FormatOptions::default(),
+            MetadataOptions::default(),
+        )
+        .map_err(bad)?;
+    let track = reader
+        .default_track(TrackType::Audio)
+        .ok_or_else(|| Error::NoStream {
+            path: path.into(),
+            what: "audio stream",
+        })?;
     let params = track.codec_params.as_ref().and_then(|p| p.audio());
     let params = params.ok_or_else(|| Error::damaged(path, "its sound is of an unknown kind"))?;
-    let codec = symphonia::default::get_codecs().get_audio_decoder(params.codec).map_or("unknown", |c| c.codec.info.short_name);
+    let codec = symphonia::default::get_codecs()
+        .get_audio_decoder(params.codec)
+        .map_or("unknown", |c| c.codec.info.short_name);
     let rate = params.sample_rate.unwrap_or(0);
     let frames = track.num_frames.unwrap_or(0);
     let info = AudioInfo {
         codec: codec.into(),
-        channels: params.channels.as_ref().map_or(0, |c| c.count()),
+        channels: params
+            .channels
+            .as_ref()
+            .map_or(0, symphonia::core::audio::Channels::count),
         sample_rate: rate,
         duration: frames as f64 / f64::from(rate.max(1)),
     };
@@ -192,11 +284,17 @@ fn decode_audio(path: &Path) -> Result<(Vec<f32>, u32)> {
         },
         e => Error::damaged(path, format!("its sound cannot be decoded: {e}")),
     };
-    let bad = |e: symphonia::core::errors::Error| Error::damaged(path, format!("its sound cannot be decoded: {e}"));
+    let bad =
+        |e: symphonia::core::errors::Error| Error::damaged(path, format!("its sound cannot be decoded: {e}"));
     let track = reader.tracks().iter().find(|t| t.id == id);
-    let params = track.and_then(|t| t.codec_params.as_ref()).and_then(|p| p.audio()).cloned();
+    let params = track
+        .and_then(|t| t.codec_params.as_ref())
+        .and_then(|p| p.audio())
+        .cloned();
     let params = params.ok_or_else(|| Error::damaged(path, "its sound is of an unknown kind"))?;
-    let mut decoder = symphonia::default::get_codecs().make_audio_decoder(&params, &AudioDecoderOptions::default()).map_err(too_complex)?;
+    let mut decoder = symphonia::default::get_codecs()
+        .make_audio_decoder(&params, &AudioDecoderOptions::default())
+        .map_err(too_complex)?;
     let (mut samples, mut rate, mut interleaved) = (Vec::new(), 0, Vec::new());
     loop {
         let packet = match reader.next_packet() {
@@ -216,7 +314,10 @@ fn decode_audio(path: &Path) -> Result<(Vec<f32>, u32)> {
         };
         let (channels, this_rate) = (buffer.spec().channels().count(), buffer.spec().rate());
         if channels == 0 || this_rate == 0 || rate != 0 && rate != this_rate {
-            return Err(Error::damaged(path, format!("its sound has {channels} channels at {this_rate} Hz")));
+            return Err(Error::damaged(
+                path,
+                format!("its sound has {channels} channels at {this_rate} Hz"),
+            ));
         }
         rate = this_rate;
         interleaved.resize(buffer.samples_interleaved(), 0f32);
@@ -234,5 +335,8 @@ fn decode_audio(path: &Path) -> Result<(Vec<f32>, u32)> {
 
 /// Opens a file only to see that it can be read; keeps the error's path.
 pub(crate) fn readable(path: &Path) -> Result<()> {
-    File::open(path).map(BufReader::new).map(drop).map_err(Error::io(path))
+    File::open(path)
+        .map(BufReader::new)
+        .map(drop)
+        .map_err(Error::io(path))
 }

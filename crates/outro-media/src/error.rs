@@ -71,14 +71,23 @@ impl Error {
     }
 
     pub(crate) fn damaged(path: &Path, problem: impl Into<String>) -> Self {
-        Self::Damaged { path: path.into(), problem: problem.into() }
+        Self::Damaged {
+            path: path.into(),
+            problem: problem.into(),
+        }
     }
 
     pub(crate) fn decoder(path: &Path, problem: impl Into<String>) -> Self {
-        Self::Decoder { path: path.into(), problem: problem.into() }
+        Self::Decoder {
+            path: path.into(),
+            problem: problem.into(),
+        }
     }
 
     pub(crate) fn range(what: &str, problem: impl Into<String>) -> Self {
-        Self::Range { what: what.into(), problem: problem.into() }
+        Self::Range {
+            what: what.into(),
+            problem: problem.into(),
+        }
     }
 }

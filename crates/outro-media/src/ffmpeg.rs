@@ -21,15 +21,26 @@ fn program() -> PathBuf {
 /// ffprobe lies beside ffmpeg.
 fn prober() -> PathBuf {
     let ffmpeg = program();
-    let name = ffmpeg.file_name().map(OsStr::to_string_lossy).unwrap_or_default().replace("ffmpeg", "ffprobe");
+    let name = ffmpeg
+        .file_name()
+        .map(OsStr::to_string_lossy)
+        .unwrap_or_default()
+        .replace("ffmpeg", "ffprobe");
     ffmpeg.with_file_name(name)
 }
 
 /// The first line of `ffmpeg -version`, if ffmpeg can be run.
 pub fn version() -> Option<String> {
-    let out = Command::new(program()).arg("-version").stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    let out = Command::new(program())
+        .arg("-version")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .ok()?;
     let text = String::from_utf8_lossy(&out.stdout).into_owned();
-    out.status.success().then(|| text.lines().next().unwrap_or_default().to_string())
+    out.status
+        .success()
+        .then(|| text.lines().next().unwrap_or_default().to_string())
 }
 
 /// Whether ffmpeg is there: looked up in the file system, without running it.
@@ -40,7 +51,8 @@ pub(crate) fn found() -> bool {
         if program.components().count() > 1 {
             return program.is_file();
         }
-        std::env::var_os("PATH").is_some_and(|paths| std::env::split_paths(&paths).any(|dir| dir.join(&program).is_file()))
+        std::env::var_os("PATH")
+            .is_some_and(|paths| std::env::split_paths(&paths).any(|dir| dir.join(&program).is_file()))
     })
 }
 
@@ -49,7 +61,10 @@ pub(crate) fn probe(path: &Path, o: &Options) -> Result<MediaInfo> {
     let stream = |kind: &str| {
         let streams = info["streams"].as_array()?;
         // A cover picture is no video.
-        streams.iter().find(|s| s["codec_type"] == kind && s["disposition"]["attached_pic"] != 1).cloned()
+        streams
+            .iter()
+            .find(|s| s["codec_type"] == kind && s["disposition"]["attached_pic"] != 1)
+            .cloned()
     };
     let total = number(&info["format"]["duration"]).unwrap_or(0.0);
     let video = stream("video").map(|s| video(path, o, &s, total)).transpose()?;
@@ -73,19 +88,30 @@ pub(crate) fn probe(path: &Path, o: &Options) -> Result<MediaInfo> {
 }
 
 fn video(path: &Path, o: &Options, s: &Value, total: f64) -> Result<VideoInfo> {
-    let (width, height) = (s["width"].as_u64().unwrap_or(0) as usize, s["height"].as_u64().unwrap_or(0) as usize);
+    let (width, height) = (
+        s["width"].as_u64().unwrap_or(0) as usize,
+        s["height"].as_u64().unwrap_or(0) as usize,
+    );
     if width == 0 || height == 0 {
         return Err(Error::damaged(path, "its video stream has no size"));
     }
-    let side = s["side_data_list"].as_array().and_then(|l| l.iter().find_map(|d| d["rotation"].as_f64()));
+    let side = s["side_data_list"]
+        .as_array()
+        .and_then(|l| l.iter().find_map(|d| d["rotation"].as_f64()));
     let turned = side.unwrap_or(0.0).rem_euclid(180.0).round() == 90.0;
     let mut frames = number(&s["nb_frames"]).unwrap_or(0.0) as usize;
     if frames == 0 {
         let counted = show(path, o, &["-count_packets", "-select_streams", "v:0"])?;
         frames = number(&counted["streams"][0]["nb_read_packets"]).unwrap_or(0.0) as usize;
     }
-    let fps = ratio(&s["avg_frame_rate"]).or_else(|| ratio(&s["r_frame_rate"])).unwrap_or(0.0);
-    let duration = number(&s["duration"]).unwrap_or(if total > 0.0 { total } else { frames as f64 / fps.max(1e-6) });
+    let fps = ratio(&s["avg_frame_rate"])
+        .or_else(|| ratio(&s["r_frame_rate"]))
+        .unwrap_or(0.0);
+    let duration = number(&s["duration"]).unwrap_or(if total > 0.0 {
+        total
+    } else {
+        frames as f64 / fps.max(1e-6)
+    });
     Ok(VideoInfo {
         codec: text(&s["codec_name"]),
         width: if turned { height } else { width },
@@ -98,7 +124,11 @@ fn video(path: &Path, o: &Options, s: &Value, total: f64) -> Result<VideoInfo> {
 
 fn show(path: &Path, o: &Options, more: &[&str]) -> Result<Value> {
     let mut command = Command::new(prober());
-    command.args(["-v", "error", "-show_streams", "-show_format", "-of", "json"]).args(more).arg("-i").arg(path);
+    command
+        .args(["-v", "error", "-show_streams", "-show_format", "-of", "json"])
+        .args(more)
+        .arg("-i")
+        .arg(path);
     let mut out = Vec::new();
     run(command, path, o.deadline, 1 << 16, &mut |piece| {
         out.extend(piece);
@@ -112,7 +142,9 @@ fn text(v: &Value) -> String {
 }
 
 fn number(v: &Value) -> Option<f64> {
-    v.as_f64().or_else(|| v.as_str()?.parse().ok()).filter(|x| x.is_finite() && *x >= 0.0)
+    v.as_f64()
+        .or_else(|| v.as_str()?.parse().ok())
+        .filter(|x| x.is_finite() && *x >= 0.0)
 }
 
 /// `30000/1001`.
@@ -129,34 +161,87 @@ fn decode(path: &Path) -> Command {
 }
 
 /// Frames by number. The default conversion to rgb24 is the one whose bytes equal the reference reader's.
-pub(crate) fn frames(path: &Path, indices: &[usize], o: &Options, sink: &mut dyn FnMut(Frames) -> Result<()>) -> Result<()> {
-    let info = probe(path, o)?.video.ok_or_else(|| Error::NoStream { path: path.into(), what: "video stream" })?;
+pub(crate) fn frames(
+    path: &Path,
+    indices: &[usize],
+    o: &Options,
+    sink: &mut dyn FnMut(Frames) -> Result<()>,
+) -> Result<()> {
+    let info = probe(path, o)?.video.ok_or_else(|| Error::NoStream {
+        path: path.into(),
+        what: "video stream",
+    })?;
     let picks: Vec<String> = indices.iter().map(|i| format!("eq(n,{i})")).collect();
     let mut command = decode(path);
-    command.args(["-map", "0:v:0", "-vf", &format!("select='{}'", picks.join("+")), "-vsync", "0"]);
-    command.args(["-frames:v", &indices.len().to_string(), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]);
+    command.args([
+        "-map",
+        "0:v:0",
+        "-vf",
+        &format!("select='{}'", picks.join("+")),
+        "-vsync",
+        "0",
+    ]);
+    command.args([
+        "-frames:v",
+        &indices.len().to_string(),
+        "-f",
+        "rawvideo",
+        "-pix_fmt",
+        "rgb24",
+        "-",
+    ]);
     let (height, width) = (info.height, info.width);
     let size = height * width * 3;
     run(command, path, o.deadline, size, &mut |data| {
         if data.len() != size {
             return Err(Error::damaged(path, "ends inside a frame"));
         }
-        sink(Frames { count: 1, height, width, data })
+        sink(Frames {
+            count: 1,
+            height,
+            width,
+            data,
+        })
     })
 }
 
 /// Mono samples at the file's own rate. The program's own mixing weights and scales channels, so it is not used.
 pub(crate) fn audio(path: &Path, o: &Options) -> Result<(Vec<f32>, u32)> {
-    let info = probe(path, o)?.audio.ok_or_else(|| Error::NoStream { path: path.into(), what: "audio stream" })?;
+    let info = probe(path, o)?.audio.ok_or_else(|| Error::NoStream {
+        path: path.into(),
+        what: "audio stream",
+    })?;
     if info.channels == 0 || info.sample_rate == 0 {
-        return Err(Error::damaged(path, format!("its sound has {} channels at {} Hz", info.channels, info.sample_rate)));
+        return Err(Error::damaged(
+            path,
+            format!(
+                "its sound has {} channels at {} Hz",
+                info.channels, info.sample_rate
+            ),
+        ));
     }
     let mut command = decode(path);
-    command.args(["-map", "0:a:0", "-vn", "-ac", &info.channels.to_string(), "-ar", &info.sample_rate.to_string(), "-f", "f32le", "-"]);
+    command.args([
+        "-map",
+        "0:a:0",
+        "-vn",
+        "-ac",
+        &info.channels.to_string(),
+        "-ar",
+        &info.sample_rate.to_string(),
+        "-f",
+        "f32le",
+        "-",
+    ]);
     let frame = 4 * info.channels;
     let mut samples = Vec::new();
     run(command, path, o.deadline, frame << 14, &mut |piece| {
-        let values: Vec<f32> = piece.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        let values: Vec<f32> = piece
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| f32::from_le_bytes(*b))
+            .collect();
         samples.extend(mono(&values, info.channels));
         Ok(())
     })?;

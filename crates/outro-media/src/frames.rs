@@ -35,7 +35,14 @@ pub struct Sampling {
 
 impl Default for Sampling {
     fn default() -> Self {
-        Self { fps: 2.0, frames: None, min_frames: 4, max_frames: 768, start: None, end: None }
+        Self {
+            fps: 2.0,
+            frames: None,
+            min_frames: 4,
+            max_frames: 768,
+            start: None,
+            end: None,
+        }
     }
 }
 
@@ -49,32 +56,51 @@ impl Sampling {
     /// A video of fewer than two frames, an empty range of time, a count that the range does not hold.
     pub fn indices(&self, v: &VideoInfo) -> Result<Vec<usize>> {
         if !(v.fps.is_finite() && v.fps > 0.0) || v.frames == 0 {
-            return Err(Error::range("video", format!("has {} frames at {} frames a second", v.frames, v.fps)));
+            return Err(Error::range(
+                "video",
+                format!("has {} frames at {} frames a second", v.frames, v.fps),
+            ));
         }
         if v.frames < PAIR {
-            return Err(Error::range("video", "has one frame, at least two are needed; give it with --image"));
+            return Err(Error::range(
+                "video",
+                "has one frame, at least two are needed; give it with --image",
+            ));
         }
         let (first, last) = self.range(v)?;
         let total = last - first + 1;
-        let count = match self.frames {
-            Some(n) => round_even(n as f64 / PAIR as f64) as usize * PAIR,
-            None => {
-                if !(self.fps.is_finite() && self.fps > 0.0) {
-                    return Err(Error::range("fps", format!("is {}, must be above 0", self.fps)));
-                }
-                let low = self.min_frames.div_ceil(PAIR) * PAIR;
-                let high = self.max_frames.min(total) / PAIR * PAIR;
-                let wish = (total as f64 / v.fps * self.fps).max(low as f64).min(high as f64).min(total as f64);
-                (wish / PAIR as f64).floor() as usize * PAIR
+        let count = if let Some(n) = self.frames {
+            round_even(n as f64 / PAIR as f64) as usize * PAIR
+        } else {
+            if !(self.fps.is_finite() && self.fps > 0.0) {
+                return Err(Error::range("fps", format!("is {}, must be above 0", self.fps)));
             }
+            let low = self.min_frames.div_ceil(PAIR) * PAIR;
+            let high = self.max_frames.min(total) / PAIR * PAIR;
+            let wish = (total as f64 / v.fps * self.fps)
+                .max(low as f64)
+                .min(high as f64)
+                .min(total as f64);
+            (wish / PAIR as f64).floor() as usize * PAIR
         };
         if count < PAIR || count > total {
-            return Err(Error::range("frames", format!("{count} frames asked of {total}; at least {PAIR} and at most all are possible")));
+            return Err(Error::range(
+                "frames",
+                format!("{count} frames asked of {total}; at least {PAIR} and at most all are possible"),
+            ));
         }
         let step = (last - first) as f32 / (count - 1) as f32;
         // As the reference's linspace: from both ends towards the middle, in f32.
-        let at = |i: usize| if i < count / 2 { first as f32 + step * i as f32 } else { last as f32 - step * (count - 1 - i) as f32 };
-        Ok((0..count).map(|i| (round_even(f64::from(at(i))) as usize).clamp(first, last)).collect())
+        let at = |i: usize| {
+            if i < count / 2 {
+                first as f32 + step * i as f32
+            } else {
+                last as f32 - step * (count - 1 - i) as f32
+            }
+        };
+        Ok((0..count)
+            .map(|i| (round_even(f64::from(at(i))) as usize).clamp(first, last))
+            .collect())
     }
 
     fn range(&self, v: &VideoInfo) -> Result<(usize, usize)> {
@@ -85,11 +111,16 @@ impl Sampling {
             }
         }
         let first = self.start.map_or(0, |t| (t.min(longest) * v.fps).ceil() as usize);
-        let last = self.end.map_or(v.frames - 1, |t| ((t.min(longest) * v.fps).floor() as usize).min(v.frames - 1));
+        let last = self.end.map_or(v.frames - 1, |t| {
+            ((t.min(longest) * v.fps).floor() as usize).min(v.frames - 1)
+        });
         if first >= last {
             return Err(Error::range(
                 "start/end",
-                format!("leave frames {first} to {last} of {}; the video lasts {longest:.2} seconds", v.frames),
+                format!(
+                    "leave frames {first} to {last} of {}; the video lasts {longest:.2} seconds",
+                    v.frames
+                ),
             ));
         }
         Ok((first, last))
@@ -108,20 +139,38 @@ const MAX_RATIO: f64 = 200.0;
 ///
 /// # Errors
 /// Sides shorter than `factor`, or longer than 200 times the other.
-pub fn smart_resize(height: usize, width: usize, factor: usize, min_pixels: usize, max_pixels: usize) -> Result<(usize, usize)> {
+pub fn smart_resize(
+    height: usize,
+    width: usize,
+    factor: usize,
+    min_pixels: usize,
+    max_pixels: usize,
+) -> Result<(usize, usize)> {
     if height < factor || width < factor {
-        return Err(Error::range("picture", format!("height {height} and width {width} must be at least {factor}")));
+        return Err(Error::range(
+            "picture",
+            format!("height {height} and width {width} must be at least {factor}"),
+        ));
     }
     fit(height, width, factor, min_pixels, max_pixels)
 }
 
-fn fit(height: usize, width: usize, factor: usize, min_pixels: usize, max_pixels: usize) -> Result<(usize, usize)> {
+fn fit(
+    height: usize,
+    width: usize,
+    factor: usize,
+    min_pixels: usize,
+    max_pixels: usize,
+) -> Result<(usize, usize)> {
     if height == 0 || width == 0 || factor == 0 {
         return Err(Error::range("picture", format!("is {width} x {height} pixels")));
     }
     let (h, w, f) = (height as f64, width as f64, factor as f64);
     if h.max(w) / h.min(w) > MAX_RATIO {
-        return Err(Error::range("picture", format!("is {width} x {height}; one side may be at most {MAX_RATIO} times the other")));
+        return Err(Error::range(
+            "picture",
+            format!("is {width} x {height}; one side may be at most {MAX_RATIO} times the other"),
+        ));
     }
     let near = |x: f64| f.max(round_even(x / f) * f);
     let (mut nh, mut nw) = (near(h), near(w));
@@ -152,7 +201,12 @@ pub struct FrameLimits {
 
 impl Default for FrameLimits {
     fn default() -> Self {
-        Self { factor: 28, min_pixels: 128 * 784, max_pixels: 768 * 784, total_pixels: 128_000 * 784 / 10 * 9 }
+        Self {
+            factor: 28,
+            min_pixels: 128 * 784,
+            max_pixels: 768 * 784,
+            total_pixels: 128_000 * 784 / 10 * 9,
+        }
     }
 }
 
@@ -165,7 +219,9 @@ const PROCESSOR_LIMITS: (usize, usize) = (3136, 12_845_056);
 /// As [`smart_resize`].
 pub fn video_size(height: usize, width: usize, frames: usize, l: &FrameLimits) -> Result<(usize, usize)> {
     let share = l.total_pixels as f64 / frames.max(1) as f64 * PAIR as f64;
-    let ceiling = (768.0f64 * 784.0).min(share).max((l.min_pixels as f64 * 1.05).floor());
+    let ceiling = (768.0f64 * 784.0)
+        .min(share)
+        .max((l.min_pixels as f64 * 1.05).floor());
     let max = (l.max_pixels as f64).min(ceiling);
     let (h, w) = fit(height, width, l.factor, l.min_pixels, max as usize)?;
     smart_resize(h, w, l.factor, PROCESSOR_LIMITS.0, PROCESSOR_LIMITS.1)
@@ -175,7 +231,13 @@ pub fn video_size(height: usize, width: usize, frames: usize, l: &FrameLimits) -
 ///
 /// # Errors
 /// As [`smart_resize`].
-pub fn image_size(height: usize, width: usize, factor: usize, min_pixels: usize, max_pixels: usize) -> Result<(usize, usize)> {
+pub fn image_size(
+    height: usize,
+    width: usize,
+    factor: usize,
+    min_pixels: usize,
+    max_pixels: usize,
+) -> Result<(usize, usize)> {
     let (h, w) = fit(height, width, factor, min_pixels, max_pixels)?;
     smart_resize(h, w, factor, PROCESSOR_LIMITS.0, PROCESSOR_LIMITS.1)
 }

@@ -23,4 +23,7 @@ pub use frames::{FrameLimits, Frames, Sampling, image_size, smart_resize, video_
 pub use mel::{MAX_SECONDS, MEL_BINS, Mel, log_mel};
 pub use patch::{PatchConfig, Patches, patches};
 pub use resize::{resize, resize_image};
-pub use source::{AudioInfo, Decoder, Kind, MediaInfo, Options, VideoInfo, probe, read_audio, read_frames, read_frames_sized, read_image};
+pub use source::{
+    AudioInfo, Decoder, Kind, MediaInfo, Options, VideoInfo, probe, read_audio, read_frames,
+    read_frames_sized, read_image,
+};

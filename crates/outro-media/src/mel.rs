@@ -31,11 +31,16 @@ pub fn log_mel(samples: &[f32]) -> Mel {
     let computed = (frames + WINDOW / 2 / HOP + 1).min(limit / HOP);
     let sample = |i: isize| -> f64 {
         let mirrored = if i < 0 { -i } else { i } as usize;
-        let mirrored = if mirrored >= limit { 2 * (limit - 1) - mirrored } else { mirrored };
+        let mirrored = if mirrored >= limit {
+            2 * (limit - 1) - mirrored
+        } else {
+            mirrored
+        };
         samples.get(mirrored).copied().map_or(0.0, f64::from)
     };
-    let window: Vec<f64> =
-        (0..WINDOW).map(|i| 0.5 - 0.5 * (2.0 * std::f64::consts::PI * i as f64 / WINDOW as f64).cos()).collect();
+    let window: Vec<f64> = (0..WINDOW)
+        .map(|i| 0.5 - 0.5 * (2.0 * std::f64::consts::PI * i as f64 / WINDOW as f64).cos())
+        .collect();
     let filters = filters();
     let fft = RealFftPlanner::<f64>::new().plan_fft_forward(WINDOW);
     let (mut input, mut spectrum) = (fft.make_input_vec(), fft.make_output_vec());
@@ -51,30 +56,56 @@ pub fn log_mel(samples: &[f32]) -> Mel {
             continue;
         }
         for (bin, (first, weights)) in filters.iter().enumerate() {
-            let energy: f64 = weights.iter().zip(&spectrum[*first..]).map(|(w, s)| w * s.norm_sqr()).sum();
+            let energy: f64 = weights
+                .iter()
+                .zip(&spectrum[*first..])
+                .map(|(w, s)| w * s.norm_sqr())
+                .sum();
             let value = energy.max(1e-10).log10() as f32;
             loudest = loudest.max(value);
             log[bin * computed + t] = value;
         }
     }
-    let data = log.chunks_exact(computed.max(1)).flat_map(|row| &row[..frames]).map(|v| (v.max(loudest - 8.0) + 4.0) / 4.0).collect();
+    let data = log
+        .chunks_exact(computed.max(1))
+        .flat_map(|row| &row[..frames])
+        .map(|v| (v.max(loudest - 8.0) + 4.0) / 4.0)
+        .collect();
     Mel { frames, data }
 }
 
 /// Slaney's triangular filters: for each bin the first frequency and the weights from there on.
 fn filters() -> Vec<(usize, Vec<f64>)> {
     let step = 6.4f64.ln() / 27.0;
-    let to_mel = |f: f64| if f < 1000.0 { f * 3.0 / 200.0 } else { 15.0 + (f / 1000.0).ln() / step };
-    let to_hertz = |m: f64| if m < 15.0 { m * 200.0 / 3.0 } else { 1000.0 * (step * (m - 15.0)).exp() };
+    let to_mel = |f: f64| {
+        if f < 1000.0 {
+            f * 3.0 / 200.0
+        } else {
+            15.0 + (f / 1000.0).ln() / step
+        }
+    };
+    let to_hertz = |m: f64| {
+        if m < 15.0 {
+            m * 200.0 / 3.0
+        } else {
+            1000.0 * (step * (m - 15.0)).exp()
+        }
+    };
     let top = to_mel(RATE as f64 / 2.0);
-    let edges: Vec<f64> = (0..MEL_BINS + 2).map(|i| to_hertz(top * i as f64 / (MEL_BINS + 1) as f64)).collect();
+    let edges: Vec<f64> = (0..MEL_BINS + 2)
+        .map(|i| to_hertz(top * i as f64 / (MEL_BINS + 1) as f64))
+        .collect();
     let frequency = |k: usize| k as f64 * RATE as f64 / WINDOW as f64;
     edges
         .windows(3)
         .map(|e| {
             let weight = |k: usize| {
                 let f = frequency(k);
-                ((f - e[0]) / (e[1] - e[0])).min((e[2] - f) / (e[2] - e[1])).max(0.0) * 2.0 / (e[2] - e[0])
+                ((f - e[0]) / (e[1] - e[0]))
+                    .min((e[2] - f) / (e[2] - e[1]))
+                    .max(0.0)
+                    * 2.0
+                    / (e[2] - e[0])
             };
             let first = (0..FREQUENCIES).find(|k| weight(*k) > 0.0).unwrap_or(0);
             let count = (first..FREQUENCIES).take_while(|k| weight(*k) > 0.0).count();

@@ -59,9 +59,18 @@ impl Movie {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(Error::io(path))?;
         let size = file.metadata().map_err(Error::io(path))?.len();
-        let mp4 = Mp4::read(Patient { inner: BufReader::new(file), seeks: 0 }, size)
-            .map_err(|e| Error::damaged(path, format!("is no whole mp4 ({e}); it is truncated or damaged")))?;
-        Ok(Self { path: path.into(), mp4 })
+        let mp4 = Mp4::read(
+            Patient {
+                inner: BufReader::new(file),
+                seeks: 0,
+            },
+            size,
+        )
+        .map_err(|e| Error::damaged(path, format!("is no whole mp4 ({e}); it is truncated or damaged")))?;
+        Ok(Self {
+            path: path.into(),
+            mp4,
+        })
     }
 
     fn track(&self, kind: TrackKind) -> Option<&Track> {
@@ -106,12 +115,30 @@ impl Movie {
         };
         let frames = track.samples.len();
         if width == 0 || height == 0 || frames == 0 {
-            return Err(Error::damaged(&self.path, format!("its video has {frames} frames of {width} x {height}")));
+            return Err(Error::damaged(
+                &self.path,
+                format!("its video has {frames} frames of {width} x {height}"),
+            ));
         }
-        let ticks: u64 = track.samples.iter().map(|s| s.duration).fold(0, u64::saturating_add);
+        let ticks: u64 = track
+            .samples
+            .iter()
+            .map(|s| s.duration)
+            .fold(0, u64::saturating_add);
         let duration = ticks as f64 / track.timescale.max(1) as f64;
-        let (width, height) = if self.quarter_turns(track) % 2 == 1 { (height, width) } else { (width, height) };
-        Ok(VideoInfo { codec: self.codec(track), width, height, fps: frames as f64 / duration.max(1e-9), frames, duration })
+        let (width, height) = if self.quarter_turns(track) % 2 == 1 {
+            (height, width)
+        } else {
+            (width, height)
+        };
+        Ok(VideoInfo {
+            codec: self.codec(track),
+            width,
+            height,
+            fps: frames as f64 / duration.max(1e-9),
+            frames,
+            duration,
+        })
     }
 
     /// Clockwise quarter turns from the stored to the displayed picture, from the track's matrix.
@@ -128,22 +155,40 @@ impl Movie {
     /// Seconds of encoder delay before the sound begins, from the track's edit list. What an edit list cuts at the
     /// end is kept, as ffmpeg does.
     pub(crate) fn audio_delay(&self) -> f64 {
-        let Some(track) = self.track(TrackKind::Audio) else { return 0.0 };
+        let Some(track) = self.track(TrackKind::Audio) else {
+            return 0.0;
+        };
         let list = track.trak(&self.mp4).edts.as_ref().and_then(|e| e.elst.as_ref());
         // An empty edit has the media time -1, in 32 or 64 bits.
-        let starts = list.and_then(|l| l.entries.iter().map(|e| e.media_time).find(|t| *t < u64::from(u32::MAX)));
+        let starts = list.and_then(|l| {
+            l.entries
+                .iter()
+                .map(|e| e.media_time)
+                .find(|t| *t < u64::from(u32::MAX))
+        });
         starts.unwrap_or(0) as f64 / track.timescale.max(1) as f64
     }
 
     /// The H.264 stream: quarter turns, parameter sets, and the samples in decoding order.
     pub(crate) fn h264(&self) -> Result<H264> {
-        let none = || Error::NoStream { path: self.path.clone(), what: "video stream" };
+        let none = || Error::NoStream {
+            path: self.path.clone(),
+            what: "video stream",
+        };
         let track = self.track(TrackKind::Video).ok_or_else(none)?;
         let StsdBoxContent::Avc1(avc) = &track.trak(&self.mp4).mdia.minf.stbl.stsd.contents else {
             let reason = "and only H.264 is decoded without it".to_string();
-            return Err(Error::NeedsFfmpeg { path: self.path.clone(), format: format!("{} video", self.codec(track)), reason });
+            return Err(Error::NeedsFfmpeg {
+                path: self.path.clone(),
+                format: format!("{} video", self.codec(track)),
+                reason,
+            });
         };
-        let sets = avc.avcc.sequence_parameter_sets.iter().chain(&avc.avcc.picture_parameter_sets);
+        let sets = avc
+            .avcc
+            .sequence_parameter_sets
+            .iter()
+            .chain(&avc.avcc.picture_parameter_sets);
         let mut header = Vec::new();
         for set in sets {
             header.extend_from_slice(&[0, 0, 0, 1]);
@@ -177,13 +222,22 @@ impl H264 {
     /// Sample `i` with start codes in place of lengths.
     pub(crate) fn sample(&mut self, i: usize) -> Result<Vec<u8>> {
         let (offset, size) = self.samples[i];
-        let bad = |what: &str| Error::damaged(&self.path, format!("frame {i} {what}; the file is truncated or damaged"));
+        let bad = |what: &str| {
+            Error::damaged(
+                &self.path,
+                format!("frame {i} {what}; the file is truncated or damaged"),
+            )
+        };
         if size > MAX_SAMPLE {
             return Err(bad("claims more than 64 MiB"));
         }
         let mut raw = vec![0; size as usize];
-        self.file.seek(SeekFrom::Start(offset)).map_err(Error::io(&self.path))?;
-        self.file.read_exact(&mut raw).map_err(|_| bad("lies beyond the end"))?;
+        self.file
+            .seek(SeekFrom::Start(offset))
+            .map_err(Error::io(&self.path))?;
+        self.file
+            .read_exact(&mut raw)
+            .map_err(|_| bad("lies beyond the end"))?;
         let mut out = Vec::with_capacity(raw.len() + 16);
         let mut rest = &raw[..];
         while rest.len() > self.length_size {

@@ -48,12 +48,29 @@ pub struct Patches {
 /// A size that is not a multiple of patch x merge, or no frames.
 pub fn patches(f: &Frames, c: &PatchConfig) -> Result<Patches> {
     let unit = c.patch * c.merge;
-    if f.count == 0 || f.height == 0 || f.width == 0 || !f.height.is_multiple_of(unit) || !f.width.is_multiple_of(unit) {
-        return Err(Error::range("frames", format!("{} of {} x {}; sides must be multiples of {unit}", f.count, f.width, f.height)));
+    if f.count == 0
+        || f.height == 0
+        || f.width == 0
+        || !f.height.is_multiple_of(unit)
+        || !f.width.is_multiple_of(unit)
+    {
+        return Err(Error::range(
+            "frames",
+            format!(
+                "{} of {} x {}; sides must be multiples of {unit}",
+                f.count, f.width, f.height
+            ),
+        ));
     }
-    let (t, h, w) = (f.count.div_ceil(c.temporal), f.height / c.patch, f.width / c.patch);
+    let (t, h, w) = (
+        f.count.div_ceil(c.temporal),
+        f.height / c.patch,
+        f.width / c.patch,
+    );
     let cols = 3 * c.temporal * c.patch * c.patch;
-    let table: Vec<[f32; 256]> = (0..3).map(|ch| std::array::from_fn(|v| (v as f32 * (1.0 / 255.0) - c.mean[ch]) / c.std[ch])).collect();
+    let table: Vec<[f32; 256]> = (0..3)
+        .map(|ch| std::array::from_fn(|v| (v as f32 * (1.0 / 255.0) - c.mean[ch]) / c.std[ch]))
+        .collect();
     let mut data = Vec::with_capacity(t * h * w * cols);
     for pair in 0..t {
         for block in 0..(h / c.merge) * (w / c.merge) {
@@ -66,12 +83,22 @@ pub fn patches(f: &Frames, c: &PatchConfig) -> Result<Patches> {
                         let frame = (pair * c.temporal + frame).min(f.count - 1);
                         for row in top..top + c.patch {
                             let start = ((frame * f.height + row) * f.width + left) * 3 + ch;
-                            data.extend(f.data[start..].iter().step_by(3).take(c.patch).map(|v| table[usize::from(*v)]));
+                            data.extend(
+                                f.data[start..]
+                                    .iter()
+                                    .step_by(3)
+                                    .take(c.patch)
+                                    .map(|v| table[usize::from(*v)]),
+                            );
                         }
                     }
                 }
             }
         }
     }
-    Ok(Patches { grid_thw: [t, h, w], cols, data })
+    Ok(Patches {
+        grid_thw: [t, h, w],
+        cols,
+        data,
+    })
 }

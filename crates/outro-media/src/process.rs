@@ -11,9 +11,19 @@ use crate::error::{Error, Result};
 
 /// Runs a command and hands its output to `sink` in pieces of `size` bytes (the last may be shorter). A command
 /// that writes nothing for `deadline` is killed.
-pub(crate) fn run(mut command: Command, path: &Path, deadline: Duration, size: usize, sink: &mut dyn FnMut(Vec<u8>) -> Result<()>) -> Result<()> {
+pub(crate) fn run(
+    mut command: Command,
+    path: &Path,
+    deadline: Duration,
+    size: usize,
+    sink: &mut dyn FnMut(Vec<u8>) -> Result<()>,
+) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let started = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let started = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
     let mut child = started.map_err(|e| Error::decoder(path, format!("{name} cannot be started: {e}")))?;
     let (Some(mut stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
         return Err(Error::decoder(path, format!("{name} gave no pipes")));
@@ -50,7 +60,10 @@ pub(crate) fn run(mut command: Command, path: &Path, deadline: Duration, size: u
             }
             Ok(Err(e)) => break Err(Error::decoder(path, format!("reading from {name}: {e}"))),
             Err(RecvTimeoutError::Timeout) => {
-                let problem = format!("{name} produced nothing for {} s and was stopped; --deadline gives it longer", deadline.as_secs_f32());
+                let problem = format!(
+                    "{name} produced nothing for {} s and was stopped; --deadline gives it longer",
+                    deadline.as_secs_f32()
+                );
                 break Err(Error::decoder(path, problem));
             }
             Err(RecvTimeoutError::Disconnected) => break Ok(()),
@@ -60,15 +73,26 @@ pub(crate) fn run(mut command: Command, path: &Path, deadline: Duration, size: u
         let _ = child.kill();
     }
     drop(receive);
-    let status = child.wait().map_err(|e| Error::decoder(path, format!("waiting for {name}: {e}")))?;
+    let status = child
+        .wait()
+        .map_err(|e| Error::decoder(path, format!("waiting for {name}: {e}")))?;
     outcome?;
     if status.success() {
         return Ok(());
     }
     let said = complaints.join().unwrap_or_default();
-    let said = said.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("without a word").trim().to_string();
+    let said = said
+        .lines()
+        .rev()
+        .find(|l| !l.trim().is_empty())
+        .unwrap_or("without a word")
+        .trim()
+        .to_string();
     match status.code() {
         Some(_) => Err(Error::damaged(path, format!("cannot be decoded: {said}"))),
-        None => Err(Error::decoder(path, format!("{name} crashed ({status}) on this file"))),
+        None => Err(Error::decoder(
+            path,
+            format!("{name} crashed ({status}) on this file"),
+        )),
     }
 }

@@ -10,14 +10,16 @@ struct Taps {
     weights: Vec<f64>,
 }
 
-/// Keys' cubic with a = -0.5, stretched when shrinking.
+/// The parameter of Keys' cubic.
+const A: f64 = -0.5;
+
+/// Keys' cubic, stretched when shrinking.
 fn taps(input: usize, output: usize) -> Vec<Taps> {
     let scale = input as f64 / output as f64;
     let stretch = scale.max(1.0);
     let support = 2.0 * stretch;
     let cubic = |x: f64| {
         let x = x.abs();
-        const A: f64 = -0.5;
         if x < 1.0 {
             ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
         } else if x < 2.0 {
@@ -31,9 +33,14 @@ fn taps(input: usize, output: usize) -> Vec<Taps> {
             let center = (i as f64 + 0.5) * scale;
             let start = (center - support + 0.5).max(0.0) as usize;
             let end = ((center + support + 0.5) as usize).min(input);
-            let weights: Vec<f64> = (start..end).map(|j| cubic((j as f64 - center + 0.5) / stretch)).collect();
+            let weights: Vec<f64> = (start..end)
+                .map(|j| cubic((j as f64 - center + 0.5) / stretch))
+                .collect();
             let sum: f64 = weights.iter().sum();
-            Taps { start, weights: weights.iter().map(|w| w / sum).collect() }
+            Taps {
+                start,
+                weights: weights.iter().map(|w| w / sum).collect(),
+            }
         })
         .collect()
 }
@@ -46,7 +53,10 @@ pub fn resize(f: &Frames, height: usize, width: usize) -> Frames {
     let (across, down) = (taps(f.width, width), taps(f.height, height));
     each(f, height, width, |from, to| {
         let mut middle = vec![0f32; f.height * width * 3];
-        for (row, out) in from.chunks_exact(f.width * 3).zip(middle.chunks_exact_mut(width * 3)) {
+        for (row, out) in from
+            .chunks_exact(f.width * 3)
+            .zip(middle.chunks_exact_mut(width * 3))
+        {
             for (t, out) in across.iter().zip(out.chunks_exact_mut(3)) {
                 let mut sum = [0f32; 3];
                 for (w, p) in t.weights.iter().zip(row[t.start * 3..].chunks_exact(3)) {
@@ -60,7 +70,11 @@ pub fn resize(f: &Frames, height: usize, width: usize) -> Frames {
         let mut sum = vec![0f32; width * 3];
         for (t, out) in down.iter().zip(to.chunks_exact_mut(width * 3)) {
             sum.fill(0.0);
-            for (w, row) in t.weights.iter().zip(middle[t.start * width * 3..].chunks_exact(width * 3)) {
+            for (w, row) in t
+                .weights
+                .iter()
+                .zip(middle[t.start * width * 3..].chunks_exact(width * 3))
+            {
                 for (s, x) in sum.iter_mut().zip(row) {
                     *s += *w as f32 * x;
                 }
@@ -79,15 +93,34 @@ const BITS: u32 = 22;
 pub fn resize_image(f: &Frames, height: usize, width: usize) -> Frames {
     let fixed = |input, output| -> Vec<(usize, Vec<i64>)> {
         let round = |w: &f64| (w * f64::from(1 << BITS) + 0.5f64.copysign(*w)) as i64;
-        taps(input, output).iter().map(|t| (t.start, t.weights.iter().map(round).collect())).collect()
+        taps(input, output)
+            .iter()
+            .map(|t| (t.start, t.weights.iter().map(round).collect()))
+            .collect()
     };
     let (across, down) = (fixed(f.width, width), fixed(f.height, height));
     // The pass that leaves less to the other comes first (Pillow 12 and later), and one that changes nothing is left out.
     let rows_first = f.height * width <= height * f.width;
     each(f, height, width, |from, to| {
-        let horizontal = |from: &[u8]| if f.width == width { from.to_vec() } else { pass_across(from, f.width, &across) };
-        let vertical = |from: &[u8], width: usize| if f.height == height { from.to_vec() } else { pass_down(from, width, &down) };
-        let done = if rows_first { vertical(&horizontal(from), width) } else { horizontal(&vertical(from, f.width)) };
+        let horizontal = |from: &[u8]| {
+            if f.width == width {
+                from.to_vec()
+            } else {
+                pass_across(from, f.width, &across)
+            }
+        };
+        let vertical = |from: &[u8], width: usize| {
+            if f.height == height {
+                from.to_vec()
+            } else {
+                pass_down(from, width, &down)
+            }
+        };
+        let done = if rows_first {
+            vertical(&horizontal(from), width)
+        } else {
+            horizontal(&vertical(from, f.width))
+        };
         to.copy_from_slice(&done);
     })
 }
@@ -101,7 +134,13 @@ fn pass_across(from: &[u8], width: usize, taps: &[(usize, Vec<i64>)]) -> Vec<u8>
     for row in from.chunks_exact(width * 3) {
         for (start, weights) in taps {
             for c in 0..3 {
-                out.push(clip(weights.iter().enumerate().map(|(k, w)| w * i64::from(row[(start + k) * 3 + c])).sum()));
+                out.push(clip(
+                    weights
+                        .iter()
+                        .enumerate()
+                        .map(|(k, w)| w * i64::from(row[(start + k) * 3 + c]))
+                        .sum(),
+                ));
             }
         }
     }
@@ -113,7 +152,13 @@ fn pass_down(from: &[u8], width: usize, taps: &[(usize, Vec<i64>)]) -> Vec<u8> {
     let mut out = Vec::with_capacity(row * taps.len());
     for (start, weights) in taps {
         for x in 0..row {
-            out.push(clip(weights.iter().enumerate().map(|(k, w)| w * i64::from(from[(start + k) * row + x])).sum()));
+            out.push(clip(
+                weights
+                    .iter()
+                    .enumerate()
+                    .map(|(k, w)| w * i64::from(from[(start + k) * row + x]))
+                    .sum(),
+            ));
         }
     }
     out
@@ -122,6 +167,14 @@ fn pass_down(from: &[u8], width: usize, taps: &[(usize, Vec<i64>)]) -> Vec<u8> {
 fn each(f: &Frames, height: usize, width: usize, one: impl Fn(&[u8], &mut [u8]) + Sync) -> Frames {
     let mut data = vec![0; f.count * height * width * 3];
     let sizes = (f.height * f.width * 3, height * width * 3);
-    f.data.par_chunks_exact(sizes.0).zip(data.par_chunks_exact_mut(sizes.1)).for_each(|(from, to)| one(from, to));
-    Frames { count: f.count, height, width, data }
+    f.data
+        .par_chunks_exact(sizes.0)
+        .zip(data.par_chunks_exact_mut(sizes.1))
+        .for_each(|(from, to)| one(from, to));
+    Frames {
+        count: f.count,
+        height,
+        width,
+        data,
+    }
 }

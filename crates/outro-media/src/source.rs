@@ -36,7 +36,10 @@ impl FromStr for Decoder {
             "auto" => Ok(Self::Auto),
             "builtin" => Ok(Self::Builtin),
             "ffmpeg" => Ok(Self::Ffmpeg),
-            _ => Err(Error::range("decoder", format!("is `{s}`; possible: auto, builtin, ffmpeg"))),
+            _ => Err(Error::range(
+                "decoder",
+                format!("is `{s}`; possible: auto, builtin, ffmpeg"),
+            )),
         }
     }
 }
@@ -65,7 +68,11 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { decoder: Decoder::Auto, deadline: Duration::from_secs(120), worker: None }
+        Self {
+            decoder: Decoder::Auto,
+            deadline: Duration::from_mins(2),
+            worker: None,
+        }
     }
 }
 
@@ -139,32 +146,42 @@ enum Sniffed {
 
 fn sniff(path: &Path) -> Result<Sniffed> {
     let mut head = Vec::new();
-    File::open(path).map_err(Error::io(path))?.take(16).read_to_end(&mut head).map_err(Error::io(path))?;
+    File::open(path)
+        .map_err(Error::io(path))?
+        .take(16)
+        .read_to_end(&mut head)
+        .map_err(Error::io(path))?;
     if head.is_empty() {
         return Err(Error::damaged(path, "is empty (0 bytes)"));
     }
     let at = |start: usize, magic: &[u8]| head.get(start..start + magic.len()) == Some(magic);
     // An mp4 that holds sound alone is called m4a, and the built-in decoders read it as sound.
     let m4a = at(4, b"ftypM4A") || at(4, b"ftypM4B");
-    Ok(if at(4, b"ftyp") && !m4a || at(4, b"moov") || at(4, b"mdat") || at(4, b"wide") || at(4, b"free") {
-        Sniffed::Mp4
-    } else if at(0, b"\x89PNG") || at(0, b"\xFF\xD8\xFF") || at(0, b"GIF8") || at(0, b"RIFF") && at(8, b"WEBP") {
-        Sniffed::Image
-    } else if m4a
-        || at(0, b"RIFF") && at(8, b"WAVE")
-        || at(0, b"fLaC")
-        || at(0, b"OggS")
-        || at(0, b"ID3")
-        || head.len() > 1 && head[0] == 0xFF && head[1] & 0xE0 == 0xE0
-    {
-        Sniffed::Audio
-    } else if at(0, b"\x1A\x45\xDF\xA3") {
-        Sniffed::Other("Matroska or WebM")
-    } else if at(0, b"RIFF") && at(8, b"AVI ") {
-        Sniffed::Other("AVI")
-    } else {
-        Sniffed::Other("this format")
-    })
+    Ok(
+        if at(4, b"ftyp") && !m4a || at(4, b"moov") || at(4, b"mdat") || at(4, b"wide") || at(4, b"free") {
+            Sniffed::Mp4
+        } else if at(0, b"\x89PNG")
+            || at(0, b"\xFF\xD8\xFF")
+            || at(0, b"GIF8")
+            || at(0, b"RIFF") && at(8, b"WEBP")
+        {
+            Sniffed::Image
+        } else if m4a
+            || at(0, b"RIFF") && at(8, b"WAVE")
+            || at(0, b"fLaC")
+            || at(0, b"OggS")
+            || at(0, b"ID3")
+            || head.len() > 1 && head[0] == 0xFF && head[1] & 0xE0 == 0xE0
+        {
+            Sniffed::Audio
+        } else if at(0, b"\x1A\x45\xDF\xA3") {
+            Sniffed::Other("Matroska or WebM")
+        } else if at(0, b"RIFF") && at(8, b"AVI ") {
+            Sniffed::Other("AVI")
+        } else {
+            Sniffed::Other("this format")
+        },
+    )
 }
 
 /// Reads streams and sizes. No picture or sound is decoded.
@@ -184,7 +201,11 @@ pub fn probe(path: &Path, o: &Options) -> Result<MediaInfo> {
 }
 
 fn use_ffmpeg(path: &Path, o: &Options, kind: &Sniffed) -> Result<bool> {
-    let missing = |format: &str, reason: &str| Error::NeedsFfmpeg { path: path.into(), format: format.into(), reason: reason.into() };
+    let missing = |format: &str, reason: &str| Error::NeedsFfmpeg {
+        path: path.into(),
+        format: format.into(),
+        reason: reason.into(),
+    };
     match (o.decoder, kind) {
         (Decoder::Ffmpeg, _) if !ffmpeg::found() => Err(missing("--decoder ffmpeg", "which was not found")),
         (Decoder::Ffmpeg, _) => Ok(true),
@@ -207,7 +228,12 @@ pub fn read_frames(path: &Path, indices: &[usize], o: &Options) -> Result<Frames
 ///
 /// # Errors
 /// As [`read_frames`].
-pub fn read_frames_sized(path: &Path, indices: &[usize], size: (usize, usize), o: &Options) -> Result<Frames> {
+pub fn read_frames_sized(
+    path: &Path,
+    indices: &[usize],
+    size: (usize, usize),
+    o: &Options,
+) -> Result<Frames> {
     collect(path, indices, Some(size), o)
 }
 
@@ -227,7 +253,12 @@ fn collect(path: &Path, indices: &[usize], size: Option<(usize, usize)>, o: &Opt
                 a.count += f.count;
                 a.data.extend_from_slice(&f.data);
             }
-            Some(_) => return Err(Error::damaged(path, "changes its size between frames; re-encode it")),
+            Some(_) => {
+                return Err(Error::damaged(
+                    path,
+                    "changes its size between frames; re-encode it",
+                ));
+            }
         }
         Ok(())
     };
@@ -240,7 +271,13 @@ fn collect(path: &Path, indices: &[usize], size: Option<(usize, usize)>, o: &Opt
     let got = all.as_ref().map_or(0, |f| f.count);
     match all {
         Some(f) if f.count == indices.len() => Ok(f),
-        _ => Err(Error::damaged(path, format!("gave {got} of {} frames; it is truncated or damaged", indices.len()))),
+        _ => Err(Error::damaged(
+            path,
+            format!(
+                "gave {got} of {} frames; it is truncated or damaged",
+                indices.len()
+            ),
+        )),
     }
 }
 
@@ -251,7 +288,10 @@ fn collect(path: &Path, indices: &[usize], size: Option<(usize, usize)>, o: &Opt
 pub fn read_image(path: &Path, _o: &Options) -> Result<Frames> {
     match sniff(path)? {
         Sniffed::Image => builtin::read_image(path),
-        _ => Err(Error::damaged(path, "is no png, jpeg, webp or gif; give videos with --video and sound with --audio")),
+        _ => Err(Error::damaged(
+            path,
+            "is no png, jpeg, webp or gif; give videos with --video and sound with --audio",
+        )),
     }
 }
 
@@ -266,12 +306,19 @@ pub fn read_audio(path: &Path, start: Option<f64>, end: Option<f64>, o: &Options
         }
     }
     let kind = sniff(path)?;
-    let (samples, rate) = if use_ffmpeg(path, o, &kind)? { ffmpeg::audio(path, o)? } else { worker::audio(path, o)? };
+    let (samples, rate) = if use_ffmpeg(path, o, &kind)? {
+        ffmpeg::audio(path, o)?
+    } else {
+        worker::audio(path, o)?
+    };
     let at = |t: f64| ((t * f64::from(rate)).round() as usize).min(samples.len());
     let range = start.map_or(0, at)..end.map_or(samples.len(), at);
     if range.is_empty() {
         let seconds = samples.len() as f64 / f64::from(rate.max(1));
-        return Err(Error::damaged(path, format!("has no sound between start and end; it lasts {seconds:.2} seconds")));
+        return Err(Error::damaged(
+            path,
+            format!("has no sound between start and end; it lasts {seconds:.2} seconds"),
+        ));
     }
     Ok(resample(&samples[range], rate, SAMPLE_RATE))
 }

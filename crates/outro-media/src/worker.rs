@@ -30,17 +30,27 @@ pub(crate) enum Job {
 
 /// The child's side: does the job and writes the result to standard output.
 pub fn run(args: &[OsString]) -> ExitCode {
-    let [job, path] = args else { return fail("two arguments are needed") };
-    let Some(job) = job.to_str().and_then(|j| serde_json::from_str(j).ok()) else { return fail("unknown job") };
+    let [job, path] = args else {
+        return fail("two arguments are needed");
+    };
+    let Some(job) = job.to_str().and_then(|j| serde_json::from_str(j).ok()) else {
+        return fail("unknown job");
+    };
     let path = PathBuf::from(path);
     let mut out = std::io::stdout().lock();
-    let done = perform(&job, &path, &mut |bytes| out.write_all(bytes).map_err(Error::io(&path)));
+    let done = perform(&job, &path, &mut |bytes| {
+        out.write_all(bytes).map_err(Error::io(&path))
+    });
     match done.and_then(|()| std::io::stdout().flush().map_err(Error::io(&path))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             // The parent puts the path before it again.
             let message = e.to_string();
-            fail(message.strip_prefix(&format!("{}: ", path.display())).unwrap_or(&message))
+            fail(
+                message
+                    .strip_prefix(&format!("{}: ", path.display()))
+                    .unwrap_or(&message),
+            )
         }
     }
 }
@@ -65,7 +75,9 @@ fn perform(job: &Job, path: &Path, write: &mut dyn FnMut(&[u8]) -> Result<()>) -
         Job::Audio => {
             let (samples, rate) = builtin::audio(path)?;
             write(&u64::from(rate).to_le_bytes())?;
-            samples.chunks(1 << 14).try_for_each(|c| write(&c.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()))
+            samples
+                .chunks(1 << 14)
+                .try_for_each(|c| write(&c.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()))
         }
     }
 }
@@ -75,7 +87,8 @@ fn output(path: &Path, job: &Job, o: &Options, sink: &mut dyn FnMut(&[u8]) -> Re
     builtin::readable(path)?;
     let Some(program) = &o.worker else {
         let guarded = std::panic::AssertUnwindSafe(|| perform(job, path, sink));
-        return std::panic::catch_unwind(guarded).unwrap_or_else(|_| Err(Error::decoder(path, "the built-in decoder failed on this file")));
+        return std::panic::catch_unwind(guarded)
+            .unwrap_or_else(|_| Err(Error::decoder(path, "the built-in decoder failed on this file")));
     };
     let json = serde_json::to_string(job).map_err(|e| Error::decoder(path, e.to_string()))?;
     let mut command = Command::new(program);
@@ -89,20 +102,36 @@ pub(crate) fn probe(path: &Path, mp4: bool, o: &Options) -> Result<MediaInfo> {
         json.extend_from_slice(b);
         Ok(())
     })?;
-    serde_json::from_slice(&json).map_err(|e| Error::decoder(path, format!("the built-in decoder gave no answer: {e}")))
+    serde_json::from_slice(&json)
+        .map_err(|e| Error::decoder(path, format!("the built-in decoder gave no answer: {e}")))
 }
 
-pub(crate) fn stream(path: &Path, job: &Job, o: &Options, sink: &mut dyn FnMut(Frames) -> Result<()>) -> Result<()> {
+pub(crate) fn stream(
+    path: &Path,
+    job: &Job,
+    o: &Options,
+    sink: &mut dyn FnMut(Frames) -> Result<()>,
+) -> Result<()> {
     let mut buffer: Vec<u8> = Vec::new();
     output(path, job, o, &mut |bytes| {
         buffer.extend_from_slice(bytes);
         while let Some((head, rest)) = buffer.split_first_chunk::<16>() {
-            let [height, width] = [0, 8].map(|i| head[i..i + 8].iter().rev().fold(0usize, |n, b| n << 8 | usize::from(*b)));
+            let [height, width] = [0, 8].map(|i| {
+                head[i..i + 8]
+                    .iter()
+                    .rev()
+                    .fold(0usize, |n, b| n << 8 | usize::from(*b))
+            });
             let size = height.saturating_mul(width).saturating_mul(3);
             if rest.len() < size {
                 break;
             }
-            sink(Frames { count: 1, height, width, data: rest[..size].to_vec() })?;
+            sink(Frames {
+                count: 1,
+                height,
+                width,
+                data: rest[..size].to_vec(),
+            })?;
             buffer.drain(..16 + size);
         }
         Ok(())
@@ -115,7 +144,17 @@ pub(crate) fn audio(path: &Path, o: &Options) -> Result<(Vec<f32>, u32)> {
         bytes.extend_from_slice(b);
         Ok(())
     })?;
-    let (head, samples) = bytes.split_first_chunk::<8>().ok_or_else(|| Error::decoder(path, "the built-in decoder gave no answer"))?;
+    let (head, samples) = bytes
+        .split_first_chunk::<8>()
+        .ok_or_else(|| Error::decoder(path, "the built-in decoder gave no answer"))?;
     let rate = u32::try_from(u64::from_le_bytes(*head)).unwrap_or(0);
-    Ok((samples.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(), rate))
+    Ok((
+        samples
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| f32::from_le_bytes(*b))
+            .collect(),
+        rate,
+    ))
 }

@@ -14,7 +14,11 @@ pub struct Sampler {
 impl Sampler {
     /// The most likely token, always.
     pub fn greedy() -> Self {
-        Self { temperature: 0.0, top_p: 1.0, state: 0 }
+        Self {
+            temperature: 0.0,
+            top_p: 1.0,
+            state: 0,
+        }
     }
 
     /// Samples from the smallest set of tokens whose probability reaches `top_p`, at `temperature`; 0 is greedy.
@@ -23,14 +27,23 @@ impl Sampler {
     /// # Errors
     /// A negative temperature; `top_p` outside (0, 1].
     pub fn new(temperature: f32, top_p: f32, seed: u64) -> Result<Self> {
-        let bad = |key: &str, problem: String| Err(Error::Setting { key: key.into(), problem });
+        let bad = |key: &str, problem: String| {
+            Err(Error::Setting {
+                key: key.into(),
+                problem,
+            })
+        };
         if !(temperature.is_finite() && temperature >= 0.0) {
             return bad("temperature", format!("is {temperature}, must be 0 or above"));
         }
         if !(top_p > 0.0 && top_p <= 1.0) {
             return bad("top-p", format!("is {top_p}, must be above 0 and at most 1"));
         }
-        Ok(Self { temperature, top_p, state: seed })
+        Ok(Self {
+            temperature,
+            top_p,
+            state: seed,
+        })
     }
 
     /// Chooses a token id.
@@ -70,7 +83,10 @@ impl Sampler {
 
 /// The id of the largest logit; the first of equals.
 pub fn argmax(logits: &[f32]) -> u32 {
-    let best = logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |b, (i, l)| if *l > b.1 { (i, *l) } else { b });
+    let best = logits.iter().enumerate().fold(
+        (0, f32::NEG_INFINITY),
+        |b, (i, l)| if *l > b.1 { (i, *l) } else { b },
+    );
     best.0 as u32
 }
 
@@ -86,7 +102,9 @@ pub fn top(logits: &[f32], n: usize) -> Vec<(u32, f32)> {
         ids.truncate(n);
     }
     ids.sort_unstable_by(order);
-    ids.into_iter().map(|id| (id, (f64::from(logits[id as usize] - max).exp() / sum) as f32)).collect()
+    ids.into_iter()
+        .map(|id| (id, (f64::from(logits[id as usize] - max).exp() / sum) as f32))
+        .collect()
 }
 
 /// Why an answer ended.
@@ -140,7 +158,10 @@ mod tests {
         let ones = (0..4000).filter(|_| s.choose(&logits) == 1).count();
         assert!((2900..3100).contains(&ones), "{ones} of 4000 for 3/4");
         let mut nucleus = Sampler::new(1.0, 0.7, 7).unwrap();
-        assert!((0..100).all(|_| nucleus.choose(&logits) == 1), "one token already has 0.7");
+        assert!(
+            (0..100).all(|_| nucleus.choose(&logits) == 1),
+            "one token already has 0.7"
+        );
         let run = |seed| {
             let mut s = Sampler::new(2.0, 0.9, seed).unwrap();
             (0..50).map(|_| s.choose(&logits)).collect::<Vec<_>>()

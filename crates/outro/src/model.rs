@@ -69,11 +69,27 @@ impl Model {
             .ok_or_else(|| Error::config(dir.join("config.json"), "model_type", "unknown family"))?
             .names;
         let checkpoint = Checkpoint::open(dir, names.skipped)?;
-        let w = Weights { checkpoint: &checkpoint, dtype };
+        let w = Weights {
+            checkpoint: &checkpoint,
+            dtype,
+        };
         let decoder = Decoder::load(w, names.text, names.lm_head, &config.text)?;
-        let vision = config.vision.as_ref().map(|c| VisionTower::load(w, names.vision, c)).transpose()?;
-        let audio = config.audio.as_ref().map(|c| AudioTower::load(w, names.audio, c)).transpose()?;
-        Ok(Self { config, decoder, vision, audio })
+        let vision = config
+            .vision
+            .as_ref()
+            .map(|c| VisionTower::load(w, names.vision, c))
+            .transpose()?;
+        let audio = config
+            .audio
+            .as_ref()
+            .map(|c| AudioTower::load(w, names.audio, c))
+            .transpose()?;
+        Ok(Self {
+            config,
+            decoder,
+            vision,
+            audio,
+        })
     }
 
     /// The configuration.
@@ -89,7 +105,12 @@ impl Model {
     pub fn weight_bytes(&self) -> usize {
         let vision = self.vision.iter().flat_map(VisionTower::matrices);
         let audio = self.audio.iter().flat_map(AudioTower::matrices);
-        self.decoder.matrices().chain(vision).chain(audio).map(Matrix::bytes).sum()
+        self.decoder
+            .matrices()
+            .chain(vision)
+            .chain(audio)
+            .map(Matrix::bytes)
+            .sum()
     }
 
     /// Embeddings `[ids, hidden]` of tokens.
@@ -98,11 +119,20 @@ impl Model {
         let mut out = Mat::zeros(ids.len(), table.cols());
         for (i, id) in ids.iter().enumerate() {
             if *id as usize >= table.rows() {
-                return Err(Error::input("input_ids", format!("holds the id {id}, the vocabulary ends at {}", table.rows() - 1)));
+                return Err(Error::input(
+                    "input_ids",
+                    format!("holds the id {id}, the vocabulary ends at {}", table.rows() - 1),
+                ));
             }
             table.row(*id as usize, out.row_mut(i));
         }
-        if out.is_finite() { Ok(out) } else { Err(Error::NotFinite { place: format!("tensor `{}`", table.name()) }) }
+        if out.is_finite() {
+            Ok(out)
+        } else {
+            Err(Error::NotFinite {
+                place: format!("tensor `{}`", table.name()),
+            })
+        }
     }
 
     /// Runs the towers over all media of `inputs`.
@@ -111,27 +141,57 @@ impl Model {
     /// Media that this model has no tower for, and numbers that are not finite.
     pub fn encode(&self, inputs: &Inputs, progress: &mut dyn FnMut(Progress)) -> Result<MediaEmbeds> {
         inputs.validate(&self.config)?;
-        let patches = |p: &Option<Pixels>| p.as_ref().map_or(0, |p| p.grid_thw.iter().map(|g| g.iter().product::<usize>()).sum());
-        let (images, videos): (usize, usize) = (patches(&inputs.pixel_values), patches(&inputs.pixel_values_videos));
+        let patches = |p: &Option<Pixels>| {
+            p.as_ref().map_or(0, |p| {
+                p.grid_thw.iter().map(|g| g.iter().product::<usize>()).sum()
+            })
+        };
+        let (images, videos): (usize, usize) = (
+            patches(&inputs.pixel_values),
+            patches(&inputs.pixel_values_videos),
+        );
         let total = images + videos;
         let image = self.encode_vision("pixel_values", inputs.pixel_values.as_ref(), &mut |done| {
             progress(Progress::Vision { done, total });
         })?;
-        let video = self.encode_vision("pixel_values_videos", inputs.pixel_values_videos.as_ref(), &mut |done| {
-            progress(Progress::Vision { done: images + done, total });
-        })?;
-        Ok(MediaEmbeds { image, video, audio: self.encode_audio(inputs, progress)? })
+        let video = self.encode_vision(
+            "pixel_values_videos",
+            inputs.pixel_values_videos.as_ref(),
+            &mut |done| {
+                progress(Progress::Vision {
+                    done: images + done,
+                    total,
+                });
+            },
+        )?;
+        Ok(MediaEmbeds {
+            image,
+            video,
+            audio: self.encode_audio(inputs, progress)?,
+        })
     }
 
-    fn encode_vision(&self, key: &str, pixels: Option<&Pixels>, progress: &mut dyn FnMut(usize)) -> Result<Mat> {
-        let mut out = Mat { cols: self.config.text.hidden, data: Vec::new() };
+    fn encode_vision(
+        &self,
+        key: &str,
+        pixels: Option<&Pixels>,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Mat> {
+        let mut out = Mat {
+            cols: self.config.text.hidden,
+            data: Vec::new(),
+        };
         let Some(pixels) = pixels else { return Ok(out) };
-        let tower = self.vision.as_ref().ok_or_else(|| Error::input(key, "given, and this model has no vision tower"))?;
+        let tower = self
+            .vision
+            .as_ref()
+            .ok_or_else(|| Error::input(key, "given, and this model has no vision tower"))?;
         let (mut start, mut done) = (0, 0);
         for grid in &pixels.grid_thw {
             let rows: usize = grid.iter().product();
             let part = &pixels.data[start * pixels.cols..(start + rows) * pixels.cols];
-            out.data.extend(tower.forward(part, *grid, &mut |n| progress(done + n))?.data);
+            out.data
+                .extend(tower.forward(part, *grid, &mut |n| progress(done + n))?.data);
             start += rows;
             done += rows;
         }
@@ -139,13 +199,30 @@ impl Model {
     }
 
     fn encode_audio(&self, inputs: &Inputs, progress: &mut dyn FnMut(Progress)) -> Result<Mat> {
-        let mut out = Mat { cols: self.config.text.hidden, data: Vec::new() };
-        let Some(audio) = &inputs.audio else { return Ok(out) };
-        let tower = self.audio.as_ref().ok_or_else(|| Error::input("input_features", "given, and this model has no audio tower"))?;
+        let mut out = Mat {
+            cols: self.config.text.hidden,
+            data: Vec::new(),
+        };
+        let Some(audio) = &inputs.audio else {
+            return Ok(out);
+        };
+        let tower = self
+            .audio
+            .as_ref()
+            .ok_or_else(|| Error::input("input_features", "given, and this model has no audio tower"))?;
         let (total, mut done) = (audio.lengths.iter().sum(), 0);
         for frames in &audio.lengths {
             let mel = &audio.data[done * audio.mel_bins..(done + frames) * audio.mel_bins];
-            out.data.extend(tower.forward(mel, &mut |n| progress(Progress::Audio { done: done + n, total }))?.data);
+            out.data.extend(
+                tower
+                    .forward(mel, &mut |n| {
+                        progress(Progress::Audio {
+                            done: done + n,
+                            total,
+                        });
+                    })?
+                    .data,
+            );
             done += frames;
         }
         Ok(out)
@@ -159,18 +236,29 @@ impl Model {
         inputs.validate(&self.config)?;
         let mut embeds = self.embed(&inputs.input_ids)?;
         let t = &self.config.tokens;
-        for (key, id, rows) in
-            [("image", t.image, &media.image), ("video", t.video, &media.video), ("audio", t.audio, &media.audio)]
-        {
-            let places: Vec<usize> = (0..inputs.input_ids.len()).filter(|i| Some(inputs.input_ids[*i]) == id).collect();
+        for (key, id, rows) in [
+            ("image", t.image, &media.image),
+            ("video", t.video, &media.video),
+            ("audio", t.audio, &media.audio),
+        ] {
+            let places: Vec<usize> = (0..inputs.input_ids.len())
+                .filter(|i| Some(inputs.input_ids[*i]) == id)
+                .collect();
             if places.len() != rows.rows() {
-                let problem = format!("{} {key} placeholders for {} {key} tokens", places.len(), rows.rows());
+                let problem = format!(
+                    "{} {key} placeholders for {} {key} tokens",
+                    places.len(),
+                    rows.rows()
+                );
                 return Err(Error::input("input_ids", problem));
             }
             for (row, place) in places.into_iter().enumerate() {
                 embeds.row_mut(place).copy_from_slice(rows.row(row));
             }
         }
-        Ok(Prompt { embeds, positions: positions(&self.config, inputs)? })
+        Ok(Prompt {
+            embeds,
+            positions: positions(&self.config, inputs)?,
+        })
     }
 }

@@ -19,7 +19,13 @@ impl<'m> Session<'m> {
     /// A fresh request. `None` runs the plain model: no call is made anywhere.
     pub fn new(model: &'m Model, hook: Option<Box<dyn Hook>>) -> Self {
         let caches = vec![LayerCache::default(); model.config().text.layers];
-        Self { model, caches, hook, next: 0.0, prefilled: false }
+        Self {
+            model,
+            caches,
+            hook,
+            next: 0.0,
+            prefilled: false,
+        }
     }
 
     /// Runs the prompt and returns the logits of its last `rows` rows, `[rows, vocab]`. `progress` receives
@@ -29,10 +35,16 @@ impl<'m> Session<'m> {
     /// A second prefill, an empty prompt, numbers that are not finite, and whatever the hook fails with.
     pub fn prefill(&mut self, prompt: &Prompt, rows: usize, progress: &mut dyn FnMut(usize)) -> Result<Mat> {
         if self.prefilled {
-            return Err(Error::input("session", "was prefilled before; one request is one session"));
+            return Err(Error::input(
+                "session",
+                "was prefilled before; one request is one session",
+            ));
         }
         if prompt.embeds.rows() == 0 {
-            return Err(Error::input("input_ids", "is empty; a prompt needs at least one token"));
+            return Err(Error::input(
+                "input_ids",
+                "is empty; a prompt needs at least one token",
+            ));
         }
         self.prefilled = true;
         self.next = prompt.positions.next;
@@ -52,7 +64,11 @@ impl<'m> Session<'m> {
         }
         let limit = self.model.config().text.max_positions;
         if self.next as usize >= limit {
-            return Err(Error::TokenBudget { tokens: self.next as usize + 1, limit, breakdown: "the answer has filled the context".into() });
+            return Err(Error::TokenBudget {
+                tokens: self.next as usize + 1,
+                limit,
+                breakdown: "the answer has filled the context".into(),
+            });
         }
         let x = self.model.embed(&[token])?;
         let positions = vec![[self.next; 3]];
@@ -71,9 +87,21 @@ impl<'m> Session<'m> {
         self.caches.iter().map(|c| 4 * (c.k.len() + c.v.len())).sum()
     }
 
-    fn forward(&mut self, x: Mat, positions: Vec<[f32; 3]>, prefill: bool, progress: &mut dyn FnMut(usize)) -> Result<Mat> {
+    fn forward(
+        &mut self,
+        x: Mat,
+        positions: Vec<[f32; 3]>,
+        prefill: bool,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Mat> {
         let hook = self.hook.as_deref_mut();
-        let mut steps = [Step { caches: &mut self.caches, hook, x, positions, prefill }];
+        let mut steps = [Step {
+            caches: &mut self.caches,
+            hook,
+            x,
+            positions,
+            prefill,
+        }];
         let mut out = self.model.decoder().forward(&mut steps, progress)?;
         // One step in, one matrix out.
         Ok(out.pop().unwrap_or_default())

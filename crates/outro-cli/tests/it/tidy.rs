@@ -17,7 +17,15 @@ const CRATES: [(&str, &[&str]); 4] = [
     ("outro-cli", &["outro", "outro-media"]),
 ];
 
-const TEXT_SIDE: [&str; 7] = ["chat", "tokenizer", "prompt", "positions", "inputs", "plan", "prepare"];
+const TEXT_SIDE: [&str; 7] = [
+    "chat",
+    "tokenizer",
+    "prompt",
+    "positions",
+    "inputs",
+    "plan",
+    "prepare",
+];
 const MODEL_SIDE: [&str; 7] = ["nn", "encoder", "hook", "method", "session", "model", "generate"];
 
 /// Modules of the engine, and the modules that each must never name.
@@ -97,14 +105,14 @@ fn texts(under: &str) -> Vec<(String, String)> {
 fn sources() -> Vec<(String, String)> {
     texts("crates")
         .into_iter()
-        .filter(|(name, _)| name.ends_with(".rs"))
+        .filter(|(name, _)| Path::new(name).extension().is_some_and(|e| e == "rs"))
         .collect()
 }
 
 fn documents() -> Vec<(String, String)> {
     texts("")
         .into_iter()
-        .filter(|(name, _)| name.ends_with(".md"))
+        .filter(|(name, _)| Path::new(name).extension().is_some_and(|e| e == "md"))
         .collect()
 }
 

@@ -7,7 +7,10 @@ use outro_media::{Decoder, Error, Options, Sampling, VideoInfo, probe, read_audi
 use proptest::prelude::*;
 
 fn builtin() -> Options {
-    Options { decoder: Decoder::Builtin, ..Options::default() }
+    Options {
+        decoder: Decoder::Builtin,
+        ..Options::default()
+    }
 }
 
 fn clip() -> Vec<u8> {
@@ -39,14 +42,21 @@ fn wav(channels: u16, rate: u32, claimed: u32, samples: &[i16]) -> Vec<u8> {
 
 fn names_it<T: std::fmt::Debug>(path: &Path, r: Result<T, Error>) {
     let message = r.expect_err("must be refused").to_string();
-    assert!(message.contains(&path.display().to_string()), "`{message}` does not name {}", path.display());
+    assert!(
+        message.contains(&path.display().to_string()),
+        "`{message}` does not name {}",
+        path.display()
+    );
 }
 
 #[test]
 fn damaged_files_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let whole = clip();
-    let mut cases = vec![place(dir.path(), "empty.mp4", b""), place(dir.path(), "text.mp4", b"this is no video at all, only text")];
+    let mut cases = vec![
+        place(dir.path(), "empty.mp4", b""),
+        place(dir.path(), "text.mp4", b"this is no video at all, only text"),
+    ];
     for (i, keep) in [9, 40, 500, whole.len() / 2].into_iter().enumerate() {
         cases.push(place(dir.path(), &format!("cut{i}.mp4"), &whole[..keep]));
     }
@@ -55,7 +65,19 @@ fn damaged_files_are_named() {
         for o in [builtin(), Options::default()] {
             let frames = probe(path, &o).and_then(|_| read_frames(path, &[0, 38], &o));
             names_it(path, frames.map(|f| f.count));
-            names_it(path, read_audio(path, None, None, &o).map(|s| s.len()).and_then(|n| if n < 60_000 { Err(Error::NoStream { path: path.clone(), what: "audio stream" }) } else { Ok(n) }));
+            names_it(
+                path,
+                read_audio(path, None, None, &o).map(|s| s.len()).and_then(|n| {
+                    if n < 60_000 {
+                        Err(Error::NoStream {
+                            path: path.clone(),
+                            what: "audio stream",
+                        })
+                    } else {
+                        Ok(n)
+                    }
+                }),
+            );
         }
     }
 }
@@ -66,7 +88,11 @@ fn lying_wav_headers() {
     let samples = vec![1000i16; 8000];
     let honest = place(dir.path(), "ok.wav", &wav(1, 8000, 16_000, &samples));
     assert_eq!(read_audio(&honest, None, None, &builtin()).unwrap().len(), 16_000);
-    for (name, bytes) in [("channels", wav(0, 8000, 16_000, &samples)), ("rate", wav(1, 0, 16_000, &samples)), ("nothing", wav(1, 8000, 0, &[]))] {
+    for (name, bytes) in [
+        ("channels", wav(0, 8000, 16_000, &samples)),
+        ("rate", wav(1, 0, 16_000, &samples)),
+        ("nothing", wav(1, 8000, 0, &[])),
+    ] {
         let path = place(dir.path(), &format!("{name}.wav"), &bytes);
         names_it(&path, read_audio(&path, None, None, &builtin()).map(|s| s.len()));
     }
@@ -91,7 +117,9 @@ fn pictures() {
     names_it(&path, read_image(&path, &builtin()).map(|f| f.count));
     // Alpha is put on white.
     let path = dir.path().join("alpha.png");
-    image::RgbaImage::from_pixel(2, 2, image::Rgba([0, 0, 0, 51])).save(&path).unwrap();
+    image::RgbaImage::from_pixel(2, 2, image::Rgba([0, 0, 0, 51]))
+        .save(&path)
+        .unwrap();
     assert_eq!(read_image(&path, &builtin()).unwrap().data, [204; 12]);
 }
 
@@ -100,19 +128,53 @@ fn formats_that_need_ffmpeg_say_so() {
     let dir = tempfile::tempdir().unwrap();
     let path = place(dir.path(), "film.mkv", b"\x1A\x45\xDF\xA3 and so on and so on");
     let message = probe(&path, &builtin()).unwrap_err().to_string();
-    assert!(message.contains("ffmpeg") && message.contains("Matroska") && message.contains("film.mkv"), "{message}");
+    assert!(
+        message.contains("ffmpeg") && message.contains("Matroska") && message.contains("film.mkv"),
+        "{message}"
+    );
 }
 
 #[test]
 fn times_and_counts() {
-    let v = |frames| VideoInfo { codec: String::new(), width: 64, height: 64, fps: 10.0, frames, duration: 1.0 };
-    assert!(Sampling::default().indices(&v(1)).unwrap_err().to_string().contains("one frame"));
+    let v = |frames| VideoInfo {
+        codec: String::new(),
+        width: 64,
+        height: 64,
+        fps: 10.0,
+        frames,
+        duration: 1.0,
+    };
+    assert!(
+        Sampling::default()
+            .indices(&v(1))
+            .unwrap_err()
+            .to_string()
+            .contains("one frame")
+    );
     assert!(Sampling::default().indices(&v(0)).is_err());
-    let s = Sampling { start: Some(5.0), ..Sampling::default() };
-    assert!(s.indices(&v(20)).unwrap_err().to_string().contains("2.00 seconds"));
-    let s = Sampling { frames: Some(50), ..Sampling::default() };
+    let s = Sampling {
+        start: Some(5.0),
+        ..Sampling::default()
+    };
+    assert!(
+        s.indices(&v(20))
+            .unwrap_err()
+            .to_string()
+            .contains("2.00 seconds")
+    );
+    let s = Sampling {
+        frames: Some(50),
+        ..Sampling::default()
+    };
     assert!(s.indices(&v(20)).unwrap_err().to_string().contains("50"));
-    assert!(Sampling { fps: f64::NAN, ..Sampling::default() }.indices(&v(20)).is_err());
+    assert!(
+        Sampling {
+            fps: f64::NAN,
+            ..Sampling::default()
+        }
+        .indices(&v(20))
+        .is_err()
+    );
 }
 
 #[cfg(unix)]
@@ -121,13 +183,24 @@ fn a_worker_that_hangs_or_crashes_is_an_error() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let path = place(dir.path(), "clip.mp4", &clip());
-    for (name, script, says) in [("hang", "exec sleep 600", "deadline"), ("crash", "kill -SEGV $$", "crashed"), ("fail", "echo broken >&2; exit 1", "broken")] {
+    for (name, script, says) in [
+        ("hang", "exec sleep 600", "deadline"),
+        ("crash", "kill -SEGV $$", "crashed"),
+        ("fail", "echo broken >&2; exit 1", "broken"),
+    ] {
         let program = place(dir.path(), name, format!("#!/bin/sh\n{script}\n").as_bytes());
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-        let o = Options { decoder: Decoder::Builtin, worker: Some(program), deadline: Duration::from_secs(1) };
+        let o = Options {
+            decoder: Decoder::Builtin,
+            worker: Some(program),
+            deadline: Duration::from_secs(1),
+        };
         let began = Instant::now();
         let message = probe(&path, &o).unwrap_err().to_string();
-        assert!(message.contains(says) && message.contains("clip.mp4"), "{message}");
+        assert!(
+            message.contains(says) && message.contains("clip.mp4"),
+            "{message}"
+        );
         assert!(began.elapsed() < Duration::from_secs(20));
     }
 }

@@ -1,4 +1,5 @@
 //! Integration tests: golden values of the Python processors, real files, hostile files.
+#![cfg(test)]
 
 mod golden;
 mod hostile;

@@ -3,8 +3,8 @@
 mod audio;
 mod vision;
 
-pub use audio::audio_tokens;
 pub(crate) use audio::AudioTower;
+pub use audio::audio_tokens;
 pub(crate) use vision::VisionTower;
 
 /// Epsilon of the towers' norms; their reference implementations fix it, config.json does not name it.

@@ -259,7 +259,9 @@ fn second_oracle(model: &Model, path: PathBuf) {
     ] {
         let config = settings.map(|s| {
             let mut config = from_json(&json["outro_config"]);
-            s.iter().for_each(|(k, v)| config.set(k, v).unwrap());
+            for (k, v) in s {
+                config.set(k, v).unwrap();
+            }
             config
         });
         let mut session = Session::new(model, hooked(config));
@@ -272,12 +274,18 @@ fn second_oracle(model: &Model, path: PathBuf) {
         let mut all = logits.clone();
         all.extend(decode(&mut session, &logits, &ids[..ids.len() - 1]));
         // Where both decode rules agree, the oracle stored the logits once.
-        let stored = [format!("{mode}.logits"), "outro.logits".into()].into_iter().find(|key| golden.get(key).is_some());
+        let stored = [format!("{mode}.logits"), "outro.logits".into()]
+            .into_iter()
+            .find(|key| golden.get(key).is_some());
         golden.check(&stored.unwrap(), &all, LOGITS);
         if mode == "outro" {
             let outro = session.hook::<OutRo>().unwrap();
             for layer in json["layers"].as_array().unwrap() {
-                let list = |key: &str| -> Vec<usize> { serde_json::from_value::<Option<_>>(layer[key].clone()).unwrap().unwrap_or_default() };
+                let list = |key: &str| -> Vec<usize> {
+                    serde_json::from_value::<Option<_>>(layer[key].clone())
+                        .unwrap()
+                        .unwrap_or_default()
+                };
                 let index: usize = serde_json::from_value(layer["layer"].clone()).unwrap();
                 assert_eq!(
                     outro.sinks().get(&index).cloned().unwrap_or_default(),

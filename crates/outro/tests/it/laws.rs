@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use outro::hook::{At, Flow, Hook, Qkv};
 use outro::inputs::Inputs;
-use outro::{Dtype, Model, OutRo, OutRoConfig, Prompt, Session};
+use outro::{Dtype, MediaEmbeds, Model, OutRo, OutRoConfig, Prompt, Session};
 use proptest::prelude::*;
 
 static MODEL: LazyLock<Model> =
@@ -20,8 +20,8 @@ fn prompt(ids: Vec<u32>) -> Prompt {
         .unwrap()
 }
 
-fn outro() -> Option<Box<dyn Hook>> {
-    Some(Box::new(OutRo::new(OutRoConfig::default())))
+fn outro() -> Box<dyn Hook> {
+    Box::new(OutRo::new(OutRoConfig::default()))
 }
 
 /// A request's logits over prefill and a few steps.
@@ -48,12 +48,12 @@ fn off_is_identical_to_no_hook() {
     let plain = run(&ids, None);
     assert_eq!(plain, run(&ids, Some(Box::new(Nothing))));
     assert_eq!(plain, run(&ids, Some(Box::new(OutRo::new(off)))));
-    assert_ne!(plain, run(&ids, outro()));
+    assert_ne!(plain, run(&ids, Some(outro())));
 }
 
 #[test]
 fn a_single_token_has_no_sinks() {
-    let mut s = Session::new(&MODEL, outro());
+    let mut s = Session::new(&MODEL, Some(outro()));
     s.prefill(&prompt(vec![1]), 1, &mut |_| {}).unwrap();
     assert!(s.hook::<OutRo>().unwrap().sinks().is_empty());
 }
@@ -153,7 +153,7 @@ proptest! {
                 (ids, *on)
             })
             .collect();
-        let hook = |on: bool| if on { outro() } else { None };
+        let hook = |on: bool| on.then(outro);
         let mut live: Vec<Option<Live>> = requests.iter().map(|_| None).collect();
         let step = |live: &mut Option<Live>, (ids, on): &(Vec<u32>, bool)| {
             let l = live.get_or_insert_with(|| Live { session: Session::new(&MODEL, hook(*on)), seen: Vec::new() });
@@ -179,10 +179,10 @@ proptest! {
 #[test]
 fn requests_in_threads_share_one_model() {
     let ids: Vec<Vec<u32>> = (0..4).map(|i| vec![1, 20 + i, 5, 40 + i, 60]).collect();
-    let alone: Vec<_> = ids.iter().map(|i| run(i, outro())).collect();
+    let alone: Vec<_> = ids.iter().map(|i| run(i, Some(outro()))).collect();
     let threads: Vec<_> = ids
         .into_iter()
-        .map(|i| std::thread::spawn(move || run(&i, outro())))
+        .map(|i| std::thread::spawn(move || run(&i, Some(outro()))))
         .collect();
     for (thread, alone) in threads.into_iter().zip(alone) {
         assert_eq!(thread.join().unwrap(), alone);
@@ -205,7 +205,7 @@ fn misuse_is_an_error() {
     let empty = Inputs::default();
     assert!(
         MODEL
-            .prompt(&empty, &Default::default())
+            .prompt(&empty, &MediaEmbeds::default())
             .and_then(|p| Session::new(&MODEL, None).prefill(&p, 1, &mut |_| {}))
             .is_err()
     );

@@ -1,4 +1,5 @@
 //! Integration tests of the engine: golden values, laws, hostile checkpoints.
+#![cfg(test)]
 
 mod checkpoint;
 mod golden;

@@ -1,7 +1,5 @@
 //! Preparation without a model: positions, tokenizer, prompts, plans. Numbers come from the Python processors.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
-
 use std::path::{Path, PathBuf};
 
 use outro::chat::{Conversation, Part};

@@ -220,6 +220,7 @@ const MAX_SAMPLES: usize = 6 * 3600 * 48_000;
 
 fn open_audio(path: &Path) -> Result<(Box<dyn FormatReader>, AudioInfo, u32)> {
     let file = File::open(path).map_err(Error::io(path))?;
+    let size = file.metadata().map_err(Error::io(path))?.len();
     let bad =
         |e: symphonia::core::errors::Error| Error::damaged(path, format!("cannot be read as sound: {e}"));
     let stream = MediaSourceStream::new(
@@ -251,7 +252,20 @@ fn open_audio(path: &Path) -> Result<(Box<dyn FormatReader>, AudioInfo, u32)> {
         .get_audio_decoder(params.codec)
         .map_or("unknown", |c| c.codec.info.short_name);
     let rate = params.sample_rate.unwrap_or(0);
-    let frames = track.num_frames.unwrap_or(0);
+    // A header may promise more than there is: uncompressed sound cannot be longer than its file.
+    let bits = params
+        .bits_per_coded_sample
+        .or(params.bits_per_sample)
+        .map_or(0, u64::from);
+    let channels = params
+        .channels
+        .as_ref()
+        .map_or(0, symphonia::core::audio::Channels::count);
+    let most = match bits * channels as u64 {
+        bits if bits > 0 && codec.starts_with("pcm") => size.saturating_mul(8) / bits,
+        _ => u64::MAX,
+    };
+    let frames = track.num_frames.unwrap_or(0).min(most);
     let info = AudioInfo {
         codec: codec.into(),
         channels: params
@@ -276,13 +290,16 @@ pub(crate) fn audio(path: &Path) -> Result<(Vec<f32>, u32)> {
 
 fn decode_audio(path: &Path) -> Result<(Vec<f32>, u32)> {
     let (mut reader, info, id) = open_audio(path)?;
-    let too_complex = |e: symphonia::core::errors::Error| match e {
+    let too_complex = |e: symphonia::core::errors::Error| {
+        match e {
         symphonia::core::errors::Error::Unsupported(_) => Error::NeedsFfmpeg {
             path: path.into(),
             format: format!("{} sound with {} channels", info.codec, info.channels),
-            reason: "because the built-in decoder takes plain mono and stereo only".into(),
+            reason: "because the built-in decoder takes plain mono and stereo only (--no-audio-in-video leaves sound out)"
+                .into(),
         },
         e => Error::damaged(path, format!("its sound cannot be decoded: {e}")),
+    }
     };
     let bad =
         |e: symphonia::core::errors::Error| Error::damaged(path, format!("its sound cannot be decoded: {e}"));

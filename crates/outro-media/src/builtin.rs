@@ -1,4 +1,4 @@
-//! The decoders that need nothing installed: openh264, symphonia and image.
+//! The decoders that need nothing installed: openh264 and image; sound has a module of its own.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -8,17 +8,12 @@ use image::{DynamicImage, ImageDecoder, ImageReader};
 use openh264::OpenH264API;
 use openh264::decoder::{DecodeOptions, Decoder as Openh264, DecoderConfig, Flush};
 use openh264::formats::YUVSource;
-use symphonia::core::codecs::audio::AudioDecoderOptions;
-use symphonia::core::formats::probe::Hint;
-use symphonia::core::formats::{FormatOptions, FormatReader, TrackType};
-use symphonia::core::io::MediaSourceStream;
-use symphonia::core::meta::MetadataOptions;
 
-use crate::audio::mono;
 use crate::error::{Error, Result};
 use crate::frames::Frames;
 use crate::mp4::Movie;
-use crate::source::{AudioInfo, Decoder, Kind, MediaInfo, VideoInfo};
+use crate::sound;
+use crate::source::{Decoder, Kind, MediaInfo, VideoInfo};
 
 /// Largest picture that is decoded, in pixels.
 const MAX_PIXELS: u64 = 100_000_000;
@@ -105,7 +100,7 @@ pub(crate) fn probe(path: &Path, mp4: bool) -> Result<MediaInfo> {
     };
     let audio = match &movie {
         Some(m) if m.audio.is_none() => None,
-        _ => Some(open_audio(path)?.1),
+        _ => Some(sound::open(path)?.1),
     };
     Ok(match movie {
         Some(m) => MediaInfo { audio, ..m },
@@ -213,141 +208,6 @@ fn turned(f: &Frames, turns: usize) -> Frames {
         width,
         data,
     }
-}
-
-/// Longest sound that is decoded: 6 hours at 48 kHz. Whatever is longer is a lying header or the wrong file.
-const MAX_SAMPLES: usize = 6 * 3600 * 48_000;
-
-fn open_audio(path: &Path) -> Result<(Box<dyn FormatReader>, AudioInfo, u32)> {
-    let file = File::open(path).map_err(Error::io(path))?;
-    let size = file.metadata().map_err(Error::io(path))?.len();
-    let bad =
-        |e: symphonia::core::errors::Error| Error::damaged(path, format!("cannot be read as sound: {e}"));
-    let stream = MediaSourceStream::new(
-        Box::new(file),
-        symphonia::core::io::MediaSourceStreamOptions::default(),
-    );
-    let mut hint = Hint::new();
-    if let Some(extension) = path.extension().and_then(|e| e.to_str()) {
-        hint.with_extension(extension);
-    }
-    let probe = symphonia::default::get_probe();
-    let reader = probe
-        .probe(
-            &hint,
-            stream,
-            FormatOptions::default(),
-            MetadataOptions::default(),
-        )
-        .map_err(bad)?;
-    let track = reader
-        .default_track(TrackType::Audio)
-        .ok_or_else(|| Error::NoStream {
-            path: path.into(),
-            what: "audio stream",
-        })?;
-    let params = track.codec_params.as_ref().and_then(|p| p.audio());
-    let params = params.ok_or_else(|| Error::damaged(path, "its sound is of an unknown kind"))?;
-    let codec = symphonia::default::get_codecs()
-        .get_audio_decoder(params.codec)
-        .map_or("unknown", |c| c.codec.info.short_name);
-    let rate = params.sample_rate.unwrap_or(0);
-    // A header may promise more than there is: uncompressed sound cannot be longer than its file.
-    let bits = params
-        .bits_per_coded_sample
-        .or(params.bits_per_sample)
-        .map_or(0, u64::from);
-    let channels = params
-        .channels
-        .as_ref()
-        .map_or(0, symphonia::core::audio::Channels::count);
-    let most = match bits * channels as u64 {
-        bits if bits > 0 && codec.starts_with("pcm") => size.saturating_mul(8) / bits,
-        _ => u64::MAX,
-    };
-    let frames = track.num_frames.unwrap_or(0).min(most);
-    let info = AudioInfo {
-        codec: codec.into(),
-        channels: params
-            .channels
-            .as_ref()
-            .map_or(0, symphonia::core::audio::Channels::count),
-        sample_rate: rate,
-        duration: frames as f64 / f64::from(rate.max(1)),
-    };
-    let id = track.id;
-    Ok((reader, info, id))
-}
-
-/// Mono samples at the file's own rate, without the encoder's delay.
-pub(crate) fn audio(path: &Path) -> Result<(Vec<f32>, u32)> {
-    let (mut samples, rate) = decode_audio(path)?;
-    // The demuxer of the sound library does not apply edit lists; a file that is no mp4 has none.
-    let delay = Movie::open(path).map_or(0.0, |m| m.audio_delay());
-    samples.drain(..((delay * f64::from(rate)).round() as usize).min(samples.len()));
-    Ok((samples, rate))
-}
-
-fn decode_audio(path: &Path) -> Result<(Vec<f32>, u32)> {
-    let (mut reader, info, id) = open_audio(path)?;
-    let too_complex = |e: symphonia::core::errors::Error| {
-        match e {
-        symphonia::core::errors::Error::Unsupported(_) => Error::NeedsFfmpeg {
-            path: path.into(),
-            format: format!("{} sound with {} channels", info.codec, info.channels),
-            reason: "because the built-in decoder takes plain mono and stereo only (--no-audio-in-video leaves sound out)"
-                .into(),
-        },
-        e => Error::damaged(path, format!("its sound cannot be decoded: {e}")),
-    }
-    };
-    let bad =
-        |e: symphonia::core::errors::Error| Error::damaged(path, format!("its sound cannot be decoded: {e}"));
-    let track = reader.tracks().iter().find(|t| t.id == id);
-    let params = track
-        .and_then(|t| t.codec_params.as_ref())
-        .and_then(|p| p.audio())
-        .cloned();
-    let params = params.ok_or_else(|| Error::damaged(path, "its sound is of an unknown kind"))?;
-    let mut decoder = symphonia::default::get_codecs()
-        .make_audio_decoder(&params, &AudioDecoderOptions::default())
-        .map_err(too_complex)?;
-    let (mut samples, mut rate, mut interleaved) = (Vec::new(), 0, Vec::new());
-    loop {
-        let packet = match reader.next_packet() {
-            Ok(Some(packet)) => packet,
-            Ok(None) => break,
-            // What was decoded before a truncated end is as good as a shorter file.
-            Err(_) if !samples.is_empty() => break,
-            Err(e) => return Err(bad(e)),
-        };
-        if packet.track_id != id {
-            continue;
-        }
-        let buffer = match decoder.decode(&packet) {
-            Ok(buffer) => buffer,
-            Err(symphonia::core::errors::Error::DecodeError(_)) => continue,
-            Err(e) => return Err(too_complex(e)),
-        };
-        let (channels, this_rate) = (buffer.spec().channels().count(), buffer.spec().rate());
-        if channels == 0 || this_rate == 0 || rate != 0 && rate != this_rate {
-            return Err(Error::damaged(
-                path,
-                format!("its sound has {channels} channels at {this_rate} Hz"),
-            ));
-        }
-        rate = this_rate;
-        interleaved.resize(buffer.samples_interleaved(), 0f32);
-        buffer.copy_to_slice_interleaved(&mut interleaved);
-        samples.extend(mono(&interleaved, channels));
-        if samples.len() > MAX_SAMPLES {
-            return Err(Error::damaged(path, "its sound is longer than six hours"));
-        }
-    }
-    if samples.is_empty() {
-        return Err(Error::damaged(path, "holds no decodable sound"));
-    }
-    Ok((samples, rate))
 }
 
 /// Opens a file only to see that it can be read; keeps the error's path.

@@ -13,6 +13,7 @@ mod mp4;
 mod patch;
 mod process;
 mod resize;
+mod sound;
 mod source;
 pub mod worker;
 

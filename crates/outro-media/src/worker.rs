@@ -12,6 +12,7 @@ use crate::builtin;
 use crate::error::{Error, Result};
 use crate::frames::Frames;
 use crate::process;
+use crate::sound;
 use crate::source::{MediaInfo, Options};
 
 /// First argument of a program that is asked to be a worker; hand all arguments after it to [`run`].
@@ -73,11 +74,13 @@ fn perform(job: &Job, path: &Path, write: &mut dyn FnMut(&[u8]) -> Result<()>) -
             write(&f.data)
         }),
         Job::Audio => {
-            let (samples, rate) = builtin::audio(path)?;
-            write(&u64::from(rate).to_le_bytes())?;
-            samples
-                .chunks(1 << 14)
-                .try_for_each(|c| write(&c.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>()))
+            let mut started = false;
+            sound::read(path, &mut |samples, rate| {
+                if !std::mem::replace(&mut started, true) {
+                    write(&u64::from(rate).to_le_bytes())?;
+                }
+                write(&samples.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
+            })
         }
     }
 }

@@ -10,11 +10,12 @@ use crate::support::outro;
 const LINES: usize = 600;
 
 /// Workspace crates, and the workspace crates that each may depend on.
-const CRATES: [(&str, &[&str]); 4] = [
+const CRATES: [(&str, &[&str]); 5] = [
     ("outro-kernels", &[]),
     ("outro-media", &[]),
     ("outro", &["outro-kernels", "outro-media"]),
-    ("outro-cli", &["outro", "outro-media"]),
+    ("outro-lab", &["outro", "outro-media"]),
+    ("outro-cli", &["outro", "outro-lab", "outro-media"]),
 ];
 
 const TEXT_SIDE: [&str; 7] = [

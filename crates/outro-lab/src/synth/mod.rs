@@ -1,0 +1,1 @@
+//! A seeded audio-visual world, rendered to short videos with questions about them.

@@ -1,7 +1,9 @@
 //! From what was typed ([`flags`]) to what is meant. All validation of the command line is here; a command that gets
 //! its configuration can start to work.
 
+pub(crate) mod eval;
 pub(crate) mod flags;
+pub(crate) mod synth;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -11,13 +13,14 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use outro::chat::Part;
 use outro::checkpoint::Dtype;
 use outro::method::OutRoConfig;
-use outro_media::{Decoder, Sampling};
+use outro_media::Decoder;
 
+use crate::cmd::demo::Demo;
 use crate::fault::Fault;
 use crate::ui::Ui;
 use flags::{
-    AskFlags, AskStrategy, CaptureFlag, Cli, Cmd, DecoderFlag, DtypeFlag, MediaFlags, MethodFlags,
-    ReadingFlags, TraceStrategy,
+    AskFlags, AskStrategy, CaptureFlag, Cli, Cmd, DecoderFlag, MediaFlags, MethodFlags, ReadingFlags,
+    TraceStrategy,
 };
 
 /// One run of the program.
@@ -38,6 +41,9 @@ pub(crate) enum Action {
     Trace(Box<Trace>),
     Prepare(Box<Prepare>),
     Inspect(Box<Inspect>),
+    Synth(Box<synth::Synth>),
+    Eval(eval::Eval),
+    Demo(Demo),
     /// Whether it prints JSON.
     Doctor(bool),
 }
@@ -51,10 +57,13 @@ pub(crate) struct Media {
     pub(crate) reading: Reading,
 }
 
-/// How media files are read.
+/// How media files are read; what was not typed is the model's own way.
 #[derive(Clone, Debug)]
 pub(crate) struct Reading {
-    pub(crate) sampling: Sampling,
+    pub(crate) fps: Option<f64>,
+    pub(crate) frames: Option<usize>,
+    pub(crate) start: Option<f64>,
+    pub(crate) end: Option<f64>,
     pub(crate) max_pixels: Option<usize>,
     pub(crate) audio_in_video: bool,
     pub(crate) options: outro_media::Options,
@@ -64,7 +73,54 @@ pub(crate) struct Reading {
 #[derive(Clone, Debug)]
 pub(crate) struct Strategies {
     pub(crate) baseline: bool,
-    pub(crate) outro: Option<OutRoConfig>,
+    pub(crate) outro: Option<Switches>,
+}
+
+/// Switches of the method as they were typed, checked; they go on top of what the model's outro.json says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Switches(Vec<(String, String)>);
+
+impl Switches {
+    /// Checks them against the defaults: whether a switch can be meant does not depend on the model.
+    fn new(pairs: Vec<(String, String)>) -> anyhow::Result<Self> {
+        let switches = Self(pairs);
+        switches.on(OutRoConfig::default())?;
+        Ok(switches)
+    }
+
+    /// `base` with these switches.
+    pub(crate) fn on(&self, mut base: OutRoConfig) -> outro::Result<OutRoConfig> {
+        for (key, value) in &self.0 {
+            base.set(key, value)?;
+        }
+        Ok(base)
+    }
+
+    /// What was typed.
+    pub(crate) fn pairs(&self) -> &[(String, String)] {
+        &self.0
+    }
+}
+
+/// How tokens are chosen, and how many at most.
+#[derive(Clone, Debug)]
+pub(crate) struct Sampled {
+    pub(crate) max_new_tokens: usize,
+    pub(crate) temperature: f32,
+    pub(crate) top_p: f32,
+    pub(crate) seed: u64,
+}
+
+impl Sampled {
+    /// The likeliest token, every time.
+    pub(crate) fn greedy(max_new_tokens: usize) -> Self {
+        Self {
+            max_new_tokens,
+            temperature: 0.0,
+            top_p: 1.0,
+            seed: 0,
+        }
+    }
 }
 
 /// `outro ask`.
@@ -74,10 +130,7 @@ pub(crate) struct Ask {
     pub(crate) media: Media,
     pub(crate) questions: Vec<String>,
     pub(crate) strategies: Strategies,
-    pub(crate) max_new_tokens: usize,
-    pub(crate) temperature: f32,
-    pub(crate) top_p: f32,
-    pub(crate) seed: u64,
+    pub(crate) sampled: Sampled,
     pub(crate) system: Option<String>,
     pub(crate) dtype: Dtype,
     pub(crate) json: bool,
@@ -89,9 +142,7 @@ pub(crate) struct Trace {
     pub(crate) model: String,
     pub(crate) inputs: PathBuf,
     pub(crate) out: PathBuf,
-    pub(crate) outro: Option<OutRoConfig>,
-    /// What `--set` said, for the file's metadata.
-    pub(crate) settings: Vec<(String, String)>,
+    pub(crate) outro: Option<Switches>,
     pub(crate) steps: usize,
     pub(crate) last: usize,
     pub(crate) capture: Vec<CaptureFlag>,
@@ -134,12 +185,10 @@ fn build(cli: Cli, typed: &ArgMatches) -> anyhow::Result<Invocation> {
     let action = match cli.command {
         Cmd::Ask(f) => Action::Ask(Box::new(ask(*f, typed)?)),
         Cmd::Trace(f) => {
-            let mut outro = OutRoConfig::default();
-            let settings = pairs(&f.set)?;
-            apply(&mut outro, &settings)?;
+            let switches = Switches::new(pairs(&f.set)?)?;
             let outro = match f.strategy {
-                TraceStrategy::Outro => Some(outro),
-                TraceStrategy::Baseline if settings.is_empty() => None,
+                TraceStrategy::Outro => Some(switches),
+                TraceStrategy::Baseline if switches.pairs().is_empty() => None,
                 TraceStrategy::Baseline => return Err(unused_switches("--set")),
             };
             if f.last == 0 {
@@ -153,7 +202,6 @@ fn build(cli: Cli, typed: &ArgMatches) -> anyhow::Result<Invocation> {
                 inputs,
                 out,
                 outro,
-                settings,
                 steps: f.steps,
                 last: f.last,
                 capture: f.capture,
@@ -172,6 +220,13 @@ fn build(cli: Cli, typed: &ArgMatches) -> anyhow::Result<Invocation> {
             reading: reading(&f.reading)?,
             json: f.json,
         })),
+        Cmd::Eval(command) => Action::Eval(eval::eval(command)?),
+        Cmd::Synth(f) => Action::Synth(Box::new(synth::synth(f)?)),
+        Cmd::Demo { seed, out, model } => Action::Demo(Demo {
+            seed,
+            out,
+            model: model.model,
+        }),
         Cmd::Doctor { json } => Action::Doctor(json),
     };
     if cli.threads > 1024 {
@@ -191,11 +246,11 @@ fn ask(f: AskFlags, typed: &ArgMatches) -> anyhow::Result<Ask> {
         (Some(path), _) => questions(path)?,
         (None, one) => vec![question(one.unwrap_or_default())?],
     };
-    let settings = switches(&f.method)?;
-    let mut outro = OutRoConfig::default();
-    apply(&mut outro, &settings)?;
+    let outro = Switches::new(switches(&f.method)?)?;
     let strategies = match f.strategy {
-        AskStrategy::Baseline if !settings.is_empty() => return Err(unused_switches("a switch of OutRo")),
+        AskStrategy::Baseline if !outro.pairs().is_empty() => {
+            return Err(unused_switches("a switch of OutRo"));
+        }
         AskStrategy::Baseline => Strategies {
             baseline: true,
             outro: None,
@@ -229,17 +284,14 @@ fn ask(f: AskFlags, typed: &ArgMatches) -> anyhow::Result<Ask> {
         media: media(f.media, typed)?,
         questions,
         strategies,
-        max_new_tokens: f.max_new_tokens,
-        temperature: f.temperature,
-        top_p: f.top_p,
-        seed: f.seed,
-        system: f.system,
-        dtype: match f.dtype {
-            DtypeFlag::Auto => Dtype::Auto,
-            DtypeFlag::F32 => Dtype::F32,
-            DtypeFlag::Bf16 => Dtype::Bf16,
-            DtypeFlag::F16 => Dtype::F16,
+        sampled: Sampled {
+            max_new_tokens: f.max_new_tokens,
+            temperature: f.temperature,
+            top_p: f.top_p,
+            seed: f.seed,
         },
+        system: f.system,
+        dtype: f.dtype.into(),
         json: f.json,
     })
 }
@@ -364,20 +416,16 @@ fn reading(f: &ReadingFlags) -> anyhow::Result<Reading> {
             .hint("give seconds above 0 and up to 1000000")
             .into());
     }
-    let defaults = Sampling::default();
     let decoder = match f.decoder {
         DecoderFlag::Auto => Decoder::Auto,
         DecoderFlag::Builtin => Decoder::Builtin,
         DecoderFlag::Ffmpeg => Decoder::Ffmpeg,
     };
     Ok(Reading {
-        sampling: Sampling {
-            fps: f.fps.unwrap_or(defaults.fps),
-            frames: f.frames,
-            start,
-            end,
-            ..defaults
-        },
+        fps: f.fps,
+        frames: f.frames,
+        start,
+        end,
         max_pixels: f.max_pixels,
         audio_in_video: !f.no_audio_in_video,
         options: outro_media::Options {
@@ -434,13 +482,6 @@ fn switches(f: &MethodFlags) -> anyhow::Result<Vec<(String, String)>> {
     );
     out.extend(pairs(&f.set)?);
     Ok(out)
-}
-
-fn apply(config: &mut OutRoConfig, settings: &[(String, String)]) -> anyhow::Result<()> {
-    for (key, value) in settings {
-        config.set(key, value)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::fault::Fault;
 use crate::ui::Ui;
 
 /// Small files of a checkpoint that the engine may read, in the order in which they are fetched.
-const SMALL: [&str; 12] = [
+const SMALL: [&str; 13] = [
     "config.json",
     "generation_config.json",
     "preprocessor_config.json",
@@ -27,6 +27,7 @@ const SMALL: [&str; 12] = [
     "added_tokens.json",
     "chat_template.json",
     "chat_template.jinja",
+    outro::settings::FILE,
     INDEX,
 ];
 const INDEX: &str = "model.safetensors.index.json";

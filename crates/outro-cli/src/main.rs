@@ -52,6 +52,9 @@ fn run(invocation: &Invocation) -> anyhow::Result<()> {
         Action::Trace(a) => cmd::trace::run(a, ui),
         Action::Prepare(a) => cmd::prepare::run(a, ui),
         Action::Inspect(a) => cmd::inspect::run(a, ui),
+        Action::Synth(a) => cmd::synth::run(a, ui),
+        Action::Eval(a) => cmd::eval::run(a, ui),
+        Action::Demo(a) => cmd::demo::run(a, ui),
         Action::Doctor(json) => cmd::doctor::run(*json),
     }
 }

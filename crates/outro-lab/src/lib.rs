@@ -1,6 +1,13 @@
 //! Everything that measures: benchmarks and their scoring, the synthetic world, statistics. Returns data; prints nothing.
 
+pub mod choice;
 mod error;
+pub mod log;
+pub mod report;
+pub mod run;
+pub mod stats;
+pub mod strategy;
 pub mod synth;
+pub mod task;
 
 pub use error::{Error, Result};

@@ -14,7 +14,7 @@ use crate::process::run;
 use crate::source::{AudioInfo, Decoder, Kind, MediaInfo, Options, VideoInfo};
 
 /// `OUTRO_FFMPEG`, or `ffmpeg` on the PATH.
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     std::env::var_os("OUTRO_FFMPEG").map_or_else(|| PathBuf::from("ffmpeg"), PathBuf::from)
 }
 

@@ -16,6 +16,7 @@ mod resize;
 mod sound;
 mod source;
 pub mod worker;
+mod write;
 
 pub use audio::{SAMPLE_RATE, resample};
 pub use error::{Error, Result};
@@ -28,3 +29,4 @@ pub use source::{
     AudioInfo, Decoder, Kind, MediaInfo, Options, VideoInfo, probe, read_audio, read_frames,
     read_frames_sized, read_image,
 };
+pub use write::{VideoToWrite, write_mp4};

@@ -113,9 +113,10 @@ impl Template {
         })
     }
 
-    /// The conversation's text up to the answer, one placeholder a medium.
-    pub(crate) fn render(&self, c: &Conversation, tokens: &MediaTokens) -> Result<String> {
-        let system = c.system.as_deref().unwrap_or(self.system);
+    /// The conversation's text up to the answer, one placeholder a medium. `own` is the model's system sentence, before
+    /// the family's.
+    pub(crate) fn render(&self, c: &Conversation, own: Option<&str>, tokens: &MediaTokens) -> Result<String> {
+        let system = c.system.as_deref().or(own).unwrap_or(self.system);
         match &self.source {
             None => Ok(chatml(system, c, tokens)),
             Some(source) => self.jinja(source, system, c),

@@ -19,8 +19,10 @@ mod nn;
 mod plan;
 pub mod positions;
 pub mod prepare;
+mod preprocessor;
 pub mod prompt;
 mod session;
+pub mod settings;
 pub mod tokenizer;
 
 pub use checkpoint::Dtype;

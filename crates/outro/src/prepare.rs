@@ -5,8 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use outro_media::{FrameLimits, Kind, PatchConfig, Sampling, VideoInfo};
-use serde_json::Value;
+use outro_media::{FrameLimits, Frames, Kind, PatchConfig, Sampling, VideoInfo};
 
 use crate::audio_tokens;
 use crate::chat::{Conversation, MediaTokens, Part, Template};
@@ -15,8 +14,10 @@ use crate::error::{Error, Result};
 use crate::inputs::{AudioFeatures, Inputs, Pixels};
 pub use crate::plan::{Plan, PlannedItem};
 use crate::positions::{Span, spans};
+use crate::preprocessor;
 use crate::prompt::{Medium, expand};
-use crate::tokenizer::{Tokenizer, read_json};
+use crate::settings::Settings;
+use crate::tokenizer::Tokenizer;
 
 /// Samples between mel frames, at 16,000 a second.
 const HOP: usize = 160;
@@ -108,63 +109,20 @@ pub struct Preparer {
     patches: PatchConfig,
     image_min: usize,
     image_max: usize,
+    settings: Settings,
 }
 
 impl Preparer {
-    /// Reads config.json and, where they are, the tokenizer, chat template and preprocessor_config.json of `dir`.
+    /// Reads config.json and, where they are, the tokenizer, chat template, preprocessor_config.json and outro.json of
+    /// `dir`.
     ///
     /// # Errors
     /// Files that are there and cannot be used, by file and field.
     pub fn open(dir: &Path) -> Result<Self> {
         let config = Config::load(dir)?;
-        let path = dir.join("preprocessor_config.json");
-        let settings = read_json(&path)?.unwrap_or(Value::Null);
-        let mut patches = PatchConfig::default();
-        if let Some(v) = &config.vision {
-            (patches.patch, patches.temporal, patches.merge) = (v.patch, v.temporal, v.merge);
-        }
-        let number = |key: &str, default: usize| match settings.get(key) {
-            None | Some(Value::Null) => Ok(default),
-            Some(v) => v
-                .as_u64()
-                .filter(|n| (1..=1 << 40).contains(n))
-                .map(|n| n as usize)
-                .ok_or_else(|| Error::config(&path, key, format!("is {v}, must be a whole number above 0"))),
-        };
-        for (key, have) in [
-            ("patch_size", patches.patch),
-            ("temporal_patch_size", patches.temporal),
-            ("merge_size", patches.merge),
-        ] {
-            let given = number(key, have)?;
-            if config.vision.is_some() && given != have {
-                return Err(Error::config(
-                    &path,
-                    key,
-                    format!("is {given}, config.json says {have}"),
-                ));
-            }
-        }
-        for (key, place) in [("image_mean", &mut patches.mean), ("image_std", &mut patches.std)] {
-            let Some(value) = settings.get(key).filter(|v| !v.is_null()) else {
-                continue;
-            };
-            let list: Option<Vec<f32>> = value
-                .as_array()
-                .and_then(|l| l.iter().map(|x| x.as_f64().map(|x| x as f32)).collect());
-            let valid = list.and_then(|l| <[f32; 3]>::try_from(l).ok());
-            *place = valid
-                .filter(|l| {
-                    l.iter().all(|x| x.is_finite()) && (key == "image_mean" || l.iter().all(|x| *x > 0.0))
-                })
-                .ok_or_else(|| Error::config(&path, key, format!("is {value}, must be three numbers")))?;
-        }
+        let (patches, image_min, image_max) = preprocessor::load(dir, &config)?;
         let tokenizer = Tokenizer::open(dir)?;
         let template = Template::open(dir, &config.model_type)?;
-        let (image_min, image_max) = (
-            number("min_pixels", 4 * 28 * 28)?,
-            number("max_pixels", 16384 * 28 * 28)?,
-        );
         Ok(Self {
             config,
             tokenizer,
@@ -172,7 +130,23 @@ impl Preparer {
             patches,
             image_min,
             image_max,
+            settings: Settings::load(dir)?,
         })
+    }
+
+    /// What the model's outro.json says.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// How this model's media are read where nobody says otherwise: the defaults, and what outro.json changes.
+    pub fn media_options(&self) -> MediaOptions {
+        let mut options = MediaOptions::default();
+        let own = &self.settings.media;
+        options.sampling.fps = own.fps.unwrap_or(options.sampling.fps);
+        options.sampling.frames = own.frames;
+        options.max_pixels = own.max_pixels;
+        options
     }
 
     /// The model's configuration.
@@ -262,7 +236,8 @@ impl Preparer {
                 .video
                 .clone()
                 .ok_or_else(|| refuse("holds no picture".into()))?;
-            self.plan_frames(&mut item, &video, wanted == Kind::Video, options)?;
+            (item.indices, item.size, item.grid) =
+                self.plan_frames(&video, wanted == Kind::Video, options)?;
         }
         let hears = wanted == Kind::Audio
             || wanted == Kind::Video && options.audio_in_video && self.config.audio.is_some();
@@ -302,17 +277,18 @@ impl Preparer {
         Ok(item)
     }
 
+    /// Numbers of the frames to take (none of an image), their size `[height, width]`, and the patches' grid.
     fn plan_frames(
         &self,
-        item: &mut PlannedItem,
         v: &VideoInfo,
         video: bool,
         options: &MediaOptions,
-    ) -> Result<()> {
+    ) -> Result<(Vec<usize>, [usize; 2], [usize; 3])> {
         let p = &self.patches;
         let factor = p.patch * p.merge;
+        let mut indices = Vec::new();
         let ((height, width), steps) = if video {
-            item.indices = options.sampling.indices(v)?;
+            indices = options.sampling.indices(v)?;
             let mut limits = FrameLimits {
                 factor,
                 ..FrameLimits::default()
@@ -321,7 +297,7 @@ impl Preparer {
                 limits.max_pixels = max;
                 limits.min_pixels = limits.min_pixels.min(max);
             }
-            let count = item.indices.len();
+            let count = indices.len();
             (
                 outro_media::video_size(v.height, v.width, count, &limits)?,
                 count.div_ceil(p.temporal),
@@ -333,8 +309,74 @@ impl Preparer {
                 1,
             )
         };
-        item.size = [height, width];
-        item.grid = [steps, height / p.patch, width / p.patch];
+        Ok((
+            indices,
+            [height, width],
+            [steps, height / p.patch, width / p.patch],
+        ))
+    }
+
+    /// What [`Preparer::load_media`] would make of a file with these pictures and samples (mono, 16,000 a second; none
+    /// for a file without a track). `pictures` gives frames by number.
+    ///
+    /// # Errors
+    /// As [`Preparer::load_media`].
+    pub fn media_of(
+        &self,
+        video: &VideoInfo,
+        pictures: impl FnOnce(&[usize]) -> Frames,
+        samples: &[f32],
+        options: &MediaOptions,
+    ) -> Result<Media> {
+        let (indices, [height, width], _) = self.plan_frames(video, true, options)?;
+        let mut media = Media {
+            parts: vec![Part::Video(PathBuf::new())],
+            ..Media::default()
+        };
+        let frames = outro_media::resize(&pictures(&indices), height, width);
+        let sound = if options.audio_in_video {
+            push_sound(samples, &mut media.inputs)
+        } else {
+            0
+        };
+        self.push_video(&frames, sound, &mut media, options)?;
+        Ok(media)
+    }
+
+    /// Makes every frame of every video black; everything else stays.
+    pub fn blacken(&self, media: &mut Media) {
+        let p = &self.patches;
+        let black: [f32; 3] = std::array::from_fn(|c| -p.mean[c] / p.std[c]);
+        if let Some(pixels) = &mut media.inputs.pixel_values_videos {
+            let channel = p.temporal * p.patch * p.patch;
+            for (i, x) in pixels.data.iter_mut().enumerate() {
+                *x = black[i % pixels.cols / channel];
+            }
+        }
+    }
+
+    /// Patches of a video and how it stands in the prompt; `sound` is the tokens of its track.
+    fn push_video(
+        &self,
+        frames: &Frames,
+        sound: usize,
+        media: &mut Media,
+        options: &MediaOptions,
+    ) -> Result<()> {
+        let patches = outro_media::patches(frames, &self.patches)?;
+        let place = media
+            .inputs
+            .pixel_values_videos
+            .get_or_insert_with(Pixels::default);
+        place.push(patches.grid_thw, patches.cols, &patches.data);
+        let second_per_grid = self.second_per_grid(options);
+        media.inputs.second_per_grid.push(second_per_grid as f32);
+        media.inputs.use_audio_in_video |= sound > 0;
+        media.items.push(Medium::Video {
+            grid: patches.grid_thw,
+            second_per_grid,
+            sound: Some(sound).filter(|n| *n > 0),
+        });
         Ok(())
     }
 
@@ -391,11 +433,7 @@ impl Preparer {
                         grid: patches.grid_thw,
                     });
                 }
-                Medium::Video {
-                    second_per_grid,
-                    sound,
-                    ..
-                } => {
+                Medium::Video { sound, .. } => {
                     progress(Progress::Frames {
                         path: path.clone(),
                         frames: item.indices.len(),
@@ -406,29 +444,14 @@ impl Preparer {
                         path: path.clone(),
                         patches: item.grid.iter().product(),
                     });
-                    let patches = outro_media::patches(&frames, &self.patches)?;
-                    drop(frames);
-                    let place = media
-                        .inputs
-                        .pixel_values_videos
-                        .get_or_insert_with(Pixels::default);
-                    place.push(patches.grid_thw, patches.cols, &patches.data);
-                    media.inputs.second_per_grid.push(second_per_grid as f32);
-                    let sound = if sound.is_some() {
-                        let tokens = hear(&path, options, &mut media.inputs, progress)?;
+                    let mut tokens = 0;
+                    if sound.is_some() {
+                        tokens = hear(&path, options, &mut media.inputs, progress)?;
                         if tokens == 0 {
                             media.notes.push(silent(&path));
                         }
-                        Some(tokens).filter(|n| *n > 0)
-                    } else {
-                        None
-                    };
-                    media.inputs.use_audio_in_video |= sound.is_some();
-                    media.items.push(Medium::Video {
-                        grid: patches.grid_thw,
-                        second_per_grid,
-                        sound,
-                    });
+                    }
+                    self.push_video(&frames, tokens, &mut media, options)?;
                 }
                 Medium::Audio { .. } => {
                     let tokens = hear(&path, options, &mut media.inputs, progress)?;
@@ -462,7 +485,10 @@ impl Preparer {
             video: block(t.vision_start, t.video, t.vision_end),
             audio: block(t.audio_start, t.audio, t.audio_end),
         };
-        let ids = tokenizer.encode(&self.template.render(conversation, &tokens)?)?;
+        let text = self
+            .template
+            .render(conversation, self.settings.system.as_deref(), &tokens)?;
+        let ids = tokenizer.encode(&text)?;
         if let Some(id) = ids.iter().find(|id| **id as usize >= self.config.text.vocab) {
             let problem = format!(
                 "gives the id {id}, the model has {}; they do not belong together",
@@ -528,7 +554,12 @@ fn hear(
     progress(Progress::Audio { path: path.into() });
     let s = &options.sampling;
     let samples = outro_media::read_audio(path, s.start, s.end, &options.media)?;
-    let mel = outro_media::log_mel(&samples);
+    Ok(push_sound(&samples, inputs))
+}
+
+/// Samples to a spectrogram in `inputs`; the tokens it gives.
+fn push_sound(samples: &[f32], inputs: &mut Inputs) -> usize {
+    let mel = outro_media::log_mel(samples);
     let tokens = audio_tokens(mel.frames);
     if tokens > 0 {
         let bins = mel.data.len() / mel.frames;
@@ -537,5 +568,5 @@ fn hear(
             .get_or_insert_with(AudioFeatures::default)
             .push(bins, mel.frames, &mel.data);
     }
-    Ok(tokens)
+    tokens
 }

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::eval::EvalCommand;
+use super::synth::SynthFlags;
+
 /// Ask multimodal models about video, images and audio, with OutRo: attention-sink guided decoding, no training.
 #[derive(Debug, Parser)]
 #[command(
@@ -36,6 +39,22 @@ pub(crate) enum Cmd {
     Prepare(PrepareFlags),
     /// Say what a checkpoint or a media file is, how many tokens it becomes and what memory a run needs.
     Inspect(InspectFlags),
+    /// Measure accuracy on a benchmark, with and without OutRo, with paired statistics.
+    #[command(subcommand)]
+    Eval(EvalCommand),
+    /// Render short videos of a synthetic world with questions in the forms of AVHBench and Daily-Omni.
+    Synth(SynthFlags),
+    /// Render a clip of the synthetic world, ask three questions about it, show the plain model and OutRo side by side.
+    Demo {
+        /// Which clip.
+        #[arg(long, value_name = "S", default_value_t = 0)]
+        seed: u64,
+        /// Keep the clip in this mp4 file.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        model: ModelFlags,
+    },
     /// Check this machine: ffmpeg, CPU features, threads, memory, hub cache.
     Doctor {
         /// Print JSON.
@@ -246,6 +265,17 @@ pub(crate) enum DtypeFlag {
     Bf16,
     /// Half floats in memory, f32 arithmetic.
     F16,
+}
+
+impl From<DtypeFlag> for outro::Dtype {
+    fn from(flag: DtypeFlag) -> Self {
+        match flag {
+            DtypeFlag::Auto => Self::Auto,
+            DtypeFlag::F32 => Self::F32,
+            DtypeFlag::Bf16 => Self::Bf16,
+            DtypeFlag::F16 => Self::F16,
+        }
+    }
 }
 
 #[derive(Debug, Args)]

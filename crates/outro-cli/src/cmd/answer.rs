@@ -58,8 +58,8 @@ pub(crate) struct PromptTokens {
 pub(crate) struct Record<'a> {
     pub(crate) question: &'a str,
     pub(crate) model: String,
-    /// True for the repository's random checkpoint: its words mean nothing.
-    pub(crate) random_weights: bool,
+    /// True for the program's own demonstration model.
+    pub(crate) builtin_model: bool,
     pub(crate) prompt_tokens: PromptTokens,
     pub(crate) answers: Vec<Answer>,
     /// Work that questions share.

@@ -16,8 +16,8 @@ use outro::{MediaEmbeds, Model, Prompt};
 
 use super::answer::{Answer, PromptTokens, Record, Shared, Spent, side_by_side, top5};
 use super::{encode, media, source};
-use crate::args::Ask;
-use crate::ui::{Ui, Unit, thousands};
+use crate::args::{Ask, Sampled};
+use crate::ui::{Ui, Unit};
 
 /// Answers every question.
 pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
@@ -30,10 +30,15 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
         .map(|q| media::conversation(&args.media, args.system.as_deref(), q))
         .collect();
     // Every prompt is counted before anything is decoded or loaded.
-    let options = media::options(&args.media.reading);
+    let options = media::options(&args.media.reading, &preparer);
     for conversation in &conversations {
         media::plan(&preparer, conversation, &options)?;
     }
+
+    let method = match &args.strategies.outro {
+        Some(switches) => Some(source::method(preparer.settings(), &source.dir, switches)?),
+        None => None,
+    };
 
     let mut shared = Shared::default();
     let since = Instant::now();
@@ -61,10 +66,14 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
         let prompt = model.prompt(&inputs, embeds)?;
         let run = Run {
             args,
-            ui,
-            model: &model,
-            tokenizer,
-            prompt: &prompt,
+            method: method.as_ref(),
+            asker: Asker {
+                model: &model,
+                tokenizer,
+                prompt: &prompt,
+                sampled: args.sampled.clone(),
+                ui,
+            },
             tokens: count(&inputs, embeds),
         };
         let answers = run.answers(question)?;
@@ -72,7 +81,7 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
             let record = Record {
                 question,
                 model: source.dir.display().to_string(),
-                random_weights: source.random,
+                builtin_model: source.tiny,
                 prompt_tokens: run.tokens,
                 answers,
                 shared_seconds: shared,
@@ -100,10 +109,8 @@ fn count(inputs: &Inputs, embeds: &MediaEmbeds) -> PromptTokens {
 /// One question on its way to its answers.
 struct Run<'a> {
     args: &'a Ask,
-    ui: &'a Ui,
-    model: &'a Model,
-    tokenizer: &'a Tokenizer,
-    prompt: &'a Prompt,
+    method: Option<&'a OutRoConfig>,
+    asker: Asker<'a>,
     tokens: PromptTokens,
 }
 
@@ -119,10 +126,10 @@ impl Run<'_> {
         let stream = alone && !self.args.json;
         let mut answers = Vec::new();
         if s.baseline {
-            answers.push(self.answer("baseline", None, stream)?);
+            answers.push(self.answer(None, stream)?);
         }
-        if let Some(config) = &s.outro {
-            answers.push(self.answer("outro", Some(config), stream)?);
+        if let Some(config) = self.method {
+            answers.push(self.answer(Some(config), stream)?);
         }
         if let ([left, right], false) = (answers.as_slice(), self.args.json) {
             emit(&side_by_side(left, right, column_width()))?;
@@ -133,19 +140,57 @@ impl Run<'_> {
         Ok(answers)
     }
 
-    fn answer(
+    fn answer(&self, config: Option<&OutRoConfig>, stream: bool) -> anyhow::Result<Answer> {
+        let answer = self
+            .asker
+            .answer(config, &mut |piece| if stream { emit(piece) } else { Ok(()) })?;
+        if stream {
+            emit("\n")?;
+        }
+        let ui = self.asker.ui;
+        let rate = |tokens: usize, seconds: f64| tokens as f64 / seconds.max(1e-9);
+        let (t, spent) = (self.tokens, answer.seconds);
+        ui.line(&format!(
+            "prefill {} tokens ({} text, {} image, {} video, {} audio) in {:.2} s, {:.1} tokens/s",
+            t.total,
+            t.text,
+            t.image,
+            t.video,
+            t.audio,
+            spent.prefill,
+            rate(t.total, spent.prefill),
+        ));
+        ui.line(&format!(
+            "decode {} tokens in {:.2} s, {:.1} tokens/s",
+            answer.tokens,
+            spent.decode,
+            rate(answer.tokens, spent.decode)
+        ));
+        Ok(answer)
+    }
+}
+
+/// A prompt to be answered.
+pub(crate) struct Asker<'a> {
+    pub(crate) model: &'a Model,
+    pub(crate) tokenizer: &'a Tokenizer,
+    pub(crate) prompt: &'a Prompt,
+    pub(crate) sampled: Sampled,
+    pub(crate) ui: &'a Ui,
+}
+
+impl Asker<'_> {
+    /// The answer by the plain model, or with the method; `sink` gets its text piece by piece.
+    pub(crate) fn answer(
         &self,
-        strategy: &'static str,
         config: Option<&OutRoConfig>,
-        stream: bool,
+        sink: &mut dyn FnMut(&str) -> anyhow::Result<()>,
     ) -> anyhow::Result<Answer> {
+        let strategy = if config.is_some() { "outro" } else { "baseline" };
         let hook = config.map(|c| Box::new(OutRo::new(c.clone())) as Box<dyn Hook>);
         let mut session = Session::new(self.model, hook);
         let since = Instant::now();
-        let label = format!(
-            "prefill, {} tokens ({strategy})",
-            thousands(self.tokens.total as u64)
-        );
+        let label = format!("prefill ({strategy})");
         let bar = self
             .ui
             .bar(&label, self.model.config().text.layers as u64, Unit::Count);
@@ -154,20 +199,10 @@ impl Run<'_> {
             .data;
         bar.done();
         let prefill = since.elapsed().as_secs_f64();
-        let rate = |tokens: usize, seconds: f64| tokens as f64 / seconds.max(1e-9);
-        let t = self.tokens;
-        self.ui.line(&format!(
-            "prefill {} tokens ({} text, {} image, {} video, {} audio) in {prefill:.2} s, {:.1} tokens/s",
-            t.total,
-            t.text,
-            t.image,
-            t.video,
-            t.audio,
-            rate(t.total, prefill),
-        ));
 
         let since = Instant::now();
-        let mut sampler = Sampler::new(self.args.temperature, self.args.top_p, self.args.seed)?;
+        let s = &self.sampled;
+        let mut sampler = Sampler::new(s.temperature, s.top_p, s.seed)?;
         let mut decoder = self.tokenizer.stream();
         let (mut text, mut tokens, mut failed) = (String::new(), 0, None);
         let stop = generate(
@@ -175,15 +210,13 @@ impl Run<'_> {
             &logits,
             &mut sampler,
             self.tokenizer.end_tokens(),
-            self.args.max_new_tokens,
+            s.max_new_tokens,
             &mut |token| {
                 tokens += 1;
                 match decoder.push(token) {
                     Ok(piece) => {
                         text.push_str(&piece);
-                        if stream {
-                            failed = emit(&piece).err();
-                        }
+                        failed = sink(&piece).err();
                     }
                     Err(e) => failed = Some(e.into()),
                 }
@@ -195,15 +228,8 @@ impl Run<'_> {
         }
         let rest = decoder.finish()?;
         text.push_str(&rest);
-        if stream {
-            emit(&rest)?;
-            emit("\n")?;
-        }
+        sink(&rest)?;
         let decode = since.elapsed().as_secs_f64();
-        self.ui.line(&format!(
-            "decode {tokens} tokens in {decode:.2} s, {:.1} tokens/s",
-            rate(tokens, decode)
-        ));
         let outro = session.hook::<OutRo>();
         Ok(Answer {
             strategy,

@@ -6,18 +6,31 @@ use outro::chat::{Conversation, Part};
 use outro::inputs::Inputs;
 use outro::prepare::{self, MediaOptions, Preparer, Progress};
 use outro::tokenizer::Tokenizer;
+use outro_media::Sampling;
 
 use crate::args::{Media, Reading};
 use crate::fault::Fault;
 use crate::ui::{Ui, Unit, thousands};
 
-/// How the preparation reads media.
-pub(crate) fn options(reading: &Reading) -> MediaOptions {
-    MediaOptions {
-        sampling: reading.sampling.clone(),
-        max_pixels: reading.max_pixels,
-        audio_in_video: reading.audio_in_video,
-        media: reading.options.clone(),
+/// How the preparation reads media: what was typed, else what the model's outro.json says, else the defaults.
+pub(crate) fn options(reading: &Reading, preparer: &Preparer) -> MediaOptions {
+    let mut options = preparer.media_options();
+    options.sampling = sampling(reading, options.sampling);
+    options.max_pixels = reading.max_pixels.or(options.max_pixels);
+    options.audio_in_video = reading.audio_in_video;
+    options.media = reading.options.clone();
+    options
+}
+
+/// Which frames are taken, where `own` is what happens when nothing was typed.
+pub(crate) fn sampling(reading: &Reading, own: Sampling) -> Sampling {
+    let typed = reading.fps.is_some() || reading.frames.is_some();
+    Sampling {
+        fps: reading.fps.unwrap_or(own.fps),
+        frames: if typed { reading.frames } else { own.frames },
+        start: reading.start,
+        end: reading.end,
+        ..own
     }
 }
 
@@ -66,7 +79,7 @@ pub(crate) fn load(preparer: &Preparer, media: &Media, ui: &Ui) -> anyhow::Resul
         return Ok(prepare::Media::default());
     }
     let bar = ui.bar("reading media", 0, Unit::Count);
-    let loaded = preparer.load_media(&media.parts, &options(&media.reading), &mut |p| {
+    let loaded = preparer.load_media(&media.parts, &options(&media.reading, preparer), &mut |p| {
         bar.label(&match p {
             Progress::Frames { path, frames } => format!("decoding {frames} frames of {}", path.display()),
             Progress::Patches { path, patches } => {
@@ -98,7 +111,7 @@ pub(crate) fn whole(
 ) -> anyhow::Result<Inputs> {
     let preparer = Preparer::open(dir)?;
     let asked = conversation(media, system, question);
-    plan(&preparer, &asked, &options(&media.reading))?;
+    plan(&preparer, &asked, &options(&media.reading, &preparer))?;
     let loaded = load(&preparer, media, ui)?;
     if preparer.tokenizer().is_some() {
         return Ok(preparer.assemble(&loaded, &asked)?.inputs);

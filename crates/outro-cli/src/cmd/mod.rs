@@ -2,12 +2,15 @@
 
 mod answer;
 pub(crate) mod ask;
+pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod eval;
 pub(crate) mod inspect;
 mod media;
 mod output;
 pub(crate) mod prepare;
 mod source;
+pub(crate) mod synth;
 pub(crate) mod trace;
 
 use outro::inputs::Inputs;

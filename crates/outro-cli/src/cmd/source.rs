@@ -1,60 +1,131 @@
-//! Which checkpoint a command works with.
+//! Which checkpoint a command works with, and the model that comes with the program.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use outro::method::OutRoConfig;
+use outro::settings::{self, Settings};
+
+use crate::args::Switches;
 use crate::fault::Fault;
 use crate::hub;
 use crate::ui::Ui;
 
-/// The tiny random checkpoint that the repository carries, for a first run without downloads.
-const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/omni-tiny");
+/// The name of the program's own model, as `--model` takes it.
+pub(crate) const TINY: &str = "outro-tiny";
 
-/// What the user is told about it.
-const TINY_NOTE: &str =
-    "no --model was given: using a tiny checkpoint of random weights; its words mean nothing";
+macro_rules! tiny {
+    ($($name:literal),+) => {
+        [$(($name, include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../../models/outro-tiny/", $name)) as &[u8])),+]
+    };
+}
+
+/// Its files, in the program itself, so that an installed binary needs nothing beside it.
+const FILES: [(&str, &[u8]); 7] = tiny![
+    "config.json",
+    "generation_config.json",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "outro.json",
+    "model.safetensors"
+];
+
+const TINY_NOTE: &str = "no --model was given: using outro-tiny, a small demonstration model of a synthetic world of \
+coloured shapes and sounds (outro demo shows it)";
 
 /// A checkpoint directory.
 #[derive(Debug)]
 pub(crate) struct Source {
     /// The directory.
     pub(crate) dir: PathBuf,
-    /// Whether it is the random checkpoint of the repository.
-    pub(crate) random: bool,
+    /// Whether it is the program's own demonstration model.
+    pub(crate) tiny: bool,
 }
 
-/// `--model`, else `OUTRO_MODEL`, else the repository's random checkpoint, with a note.
+/// `--model`, else `OUTRO_MODEL`, else the program's own model, with a note.
 pub(crate) fn open(model: Option<&str>, ui: &Ui) -> anyhow::Result<Source> {
     if let Some(model) = model {
-        return Ok(Source {
-            dir: hub::resolve(model, ui)?,
-            random: false,
-        });
+        return named(model, ui);
     }
-    let from_env = std::env::var("OUTRO_MODEL").ok().filter(|m| !m.is_empty());
-    let dir = match &from_env {
-        Some(model) => hub::resolve(model, ui)?,
-        None => PathBuf::from(TINY),
-    };
-    if !dir.join("config.json").is_file() {
-        return Err(
-            Fault::failure("no --model was given and there is no default checkpoint")
-                .hint("give --model Qwen/Qwen2.5-Omni-3B or a checkpoint directory, or set OUTRO_MODEL")
-                .into(),
-        );
+    if let Some(model) = std::env::var("OUTRO_MODEL").ok().filter(|m| !m.is_empty()) {
+        let source = named(&model, ui)?;
+        ui.note(&format!("no --model was given: using OUTRO_MODEL = {model}"));
+        return Ok(source);
     }
-    let random = is_random(&dir);
-    if random {
-        ui.note(TINY_NOTE);
-    } else {
-        ui.note(&format!(
-            "no --model was given: using OUTRO_MODEL = {}",
-            from_env.unwrap_or_default()
-        ));
-    }
-    Ok(Source { dir, random })
+    ui.note(TINY_NOTE);
+    tiny()
 }
 
-/// No trained checkpoint is that small: a decoder of less than 512 channels is a fixture.
-fn is_random(dir: &Path) -> bool {
-    outro::config::Config::load(dir).map_or(true, |c| c.text.hidden < 512)
+fn named(model: &str, ui: &Ui) -> anyhow::Result<Source> {
+    if model == TINY && !Path::new(model).exists() {
+        return tiny();
+    }
+    let dir = hub::resolve(model, ui)?;
+    Ok(Source { dir, tiny: false })
+}
+
+/// The method's settings for a model: the defaults, then its outro.json, then what was typed.
+pub(crate) fn method(own: &Settings, dir: &Path, typed: &Switches) -> anyhow::Result<OutRoConfig> {
+    let base = OutRoConfig::from_fields(&own.method).map_err(|e| {
+        Fault::failure(format!("{}: method: {e}", dir.join(settings::FILE).display()))
+            .hint("mend the file, or take its `method` out to use the defaults")
+    })?;
+    Ok(typed.on(base)?)
+}
+
+/// The directory of the program's own model: weights are memory-mapped, so they are laid down once in the user's cache,
+/// and again whenever they differ from what the program carries.
+fn tiny() -> anyhow::Result<Source> {
+    let name = format!("{TINY}-{}", env!("CARGO_PKG_VERSION"));
+    let mut failed = None;
+    for place in cache_places() {
+        let dir = place.join(&name);
+        match lay_down(&dir) {
+            Ok(()) => return Ok(Source { dir, tiny: true }),
+            Err(e) => failed = Some((dir, e)),
+        }
+    }
+    let why = failed.map_or_else(String::new, |(dir, e)| format!("{}: {e}", dir.display()));
+    Err(
+        Fault::failure(format!("the program's own model cannot be unpacked: {why}"))
+            .hint("set OUTRO_CACHE to a directory that can be written, or give --model")
+            .into(),
+    )
+}
+
+/// `OUTRO_CACHE` alone where it is set; else the user's cache directory, then the system's directory of temporary files.
+fn cache_places() -> Vec<PathBuf> {
+    let set = |name: &str| {
+        std::env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
+    if let Some(own) = set("OUTRO_CACHE") {
+        return vec![own];
+    }
+    let user = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
+    user.into_iter()
+        .chain([std::env::temp_dir()])
+        .map(|p| p.join("outro"))
+        .collect()
+}
+
+fn lay_down(dir: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(dir)?;
+    for (name, bytes) in FILES {
+        let path = dir.join(name);
+        match fs::read(&path) {
+            Ok(there) if there == bytes => continue,
+            Ok(_) => {}
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+        // Another process may be doing the same; a rename shows each file whole.
+        let part = dir.join(format!(".{name}.{}", std::process::id()));
+        fs::write(&part, bytes)?;
+        fs::rename(&part, &path)?;
+    }
+    Ok(())
 }

@@ -10,12 +10,14 @@ use outro::config::{Config, SpecialTokens};
 use outro::generate::argmax;
 use outro::hook::{Chain, Hook, Recorder};
 use outro::inputs::Inputs;
-use outro::method::OutRo;
+use outro::method::{OutRo, OutRoConfig};
+use outro::settings::Settings;
 use outro::{Model, Prompt};
 use safetensors::tensor::{Dtype, TensorView};
 
 use super::encode;
 use super::output::Target;
+use super::source;
 use crate::args::Trace;
 use crate::args::flags::CaptureFlag;
 use crate::fault::Fault;
@@ -44,6 +46,10 @@ pub(crate) fn run(args: &Trace, ui: &Ui) -> anyhow::Result<()> {
     }
 
     let bar = ui.bar("loading weights", 0, Unit::Count);
+    let method = match &args.outro {
+        Some(switches) => Some(source::method(&Settings::load(&dir)?, &dir, switches)?),
+        None => None,
+    };
     let model = Model::load(&dir, WeightType::F32)?;
     bar.done();
     let media = encode(&model, &inputs, ui)?;
@@ -63,7 +69,7 @@ pub(crate) fn run(args: &Trace, ui: &Ui) -> anyhow::Result<()> {
         }
     }
     positions(&mut file, &prompt);
-    let mut session = Session::new(&model, hooks(args));
+    let mut session = Session::new(&model, hooks(args, method.as_ref()));
     let layers = config.text.layers;
     let bar = ui.bar("prefill", layers as u64, Unit::Count);
     let logits = session.prefill(&prompt, args.last, &mut |done| bar.set(done as u64))?;
@@ -104,16 +110,19 @@ pub(crate) fn run(args: &Trace, ui: &Ui) -> anyhow::Result<()> {
             file.f32(&format!("hidden.{layer}"), &[len, t.hidden], x.clone());
         }
     }
+    let typed: BTreeMap<_, _> = args
+        .outro
+        .iter()
+        .flat_map(|s| s.pairs())
+        .map(|(k, v)| (k.as_str(), v.as_str()))
+        .collect();
     let mut metadata = HashMap::from([
         ("outro".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
         (
             "strategy".to_owned(),
             if args.outro.is_some() { "outro" } else { "baseline" }.to_owned(),
         ),
-        (
-            "settings".to_owned(),
-            serde_json::to_string(&args.settings.iter().cloned().collect::<BTreeMap<_, _>>())?,
-        ),
+        ("settings".to_owned(), serde_json::to_string(&typed)?),
     ]);
     if let Some(outro) = session.hook::<OutRo>() {
         if wants(CaptureFlag::Vbar) {
@@ -130,9 +139,9 @@ pub(crate) fn run(args: &Trace, ui: &Ui) -> anyhow::Result<()> {
 }
 
 /// The method, then the recorder, which so sees what the output projection sees.
-fn hooks(args: &Trace) -> Option<Box<dyn Hook>> {
+fn hooks(args: &Trace, method: Option<&OutRoConfig>) -> Option<Box<dyn Hook>> {
     let mut hooks: Vec<Box<dyn Hook>> = Vec::new();
-    if let Some(config) = &args.outro {
+    if let Some(config) = method {
         hooks.push(Box::new(OutRo::new(config.clone())));
     }
     let recorder = Recorder {

@@ -55,17 +55,6 @@ fn the_answer_is_on_stdout_and_nothing_else_anywhere() {
 }
 
 #[test]
-fn without_a_model_the_random_one_is_used_and_named() {
-    let line = args!["ask", "--max-new-tokens", "1", "hello?"];
-    let ran = outro(&line).ok();
-    assert!(ran.stderr.contains("mean nothing"), "{}", ran.stderr);
-    assert_eq!(outro([&line[..], &args!["--quiet"]].concat()).ok().stderr, "");
-    let ran = finish(command().env("OUTRO_MODEL", "no/such/model/dir").args(&line));
-    assert_eq!(ran.code, Some(2));
-    assert!(ran.stderr.contains("no/such/model/dir"), "{}", ran.stderr);
-}
-
-#[test]
 fn json_has_everything_that_was_promised() {
     let records = json(&ask(&args!["--json", "--strategy", "both", "what moves?"]));
     assert_eq!(records.len(), 1);

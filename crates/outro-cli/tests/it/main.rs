@@ -14,3 +14,4 @@ mod inspect;
 mod support;
 mod tidy;
 mod trace;
+mod world;

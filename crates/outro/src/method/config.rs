@@ -162,6 +162,25 @@ impl OutRoConfig {
         Ok(())
     }
 
+    /// The defaults with these fields changed, as `outro.json` has them under `method`.
+    ///
+    /// # Errors
+    /// An unknown field or a value that it cannot have.
+    pub fn from_fields(fields: &serde_json::Map<String, serde_json::Value>) -> Result<Self> {
+        use serde_json::Value;
+        let mut config = Self::default();
+        for (key, value) in fields {
+            let text = match value {
+                Value::Null => "default".to_owned(),
+                Value::String(s) => s.clone(),
+                Value::Array(list) => list.iter().map(Value::to_string).collect::<Vec<_>>().join(","),
+                other => other.to_string(),
+            };
+            config.set(key, &text)?;
+        }
+        Ok(config)
+    }
+
     /// Whether sinks are looked for at this layer.
     pub(super) fn detects(&self, layer: usize, layers: usize) -> bool {
         (self.start_layer..self.end_layer.unwrap_or(layers.saturating_sub(2))).contains(&layer)
@@ -200,6 +219,32 @@ mod tests {
         assert_eq!(at(3), [0, 1, 2], "an interval is at least 1");
         assert_eq!((0..36).filter(|l| c.detects(*l, 36)).count(), 34);
         assert!(!c.detects(0, 1));
+    }
+
+    #[test]
+    fn fields_are_the_settings() {
+        let json =
+            r#"{"gamma": 0.5, "layers": [2, 1], "once": false, "end_layer": null, "decode": "release"}"#;
+        let c = OutRoConfig::from_fields(&serde_json::from_str(json).unwrap()).unwrap();
+        let want = OutRoConfig {
+            gamma: 0.5,
+            layers: Some(vec![1, 2]),
+            once: false,
+            decode: DecodeRule::Release,
+            ..OutRoConfig::default()
+        };
+        assert_eq!(c, want);
+        for bad in [
+            r#"{"gama": 1}"#,
+            r#"{"gamma": "x"}"#,
+            r#"{"layers": {}}"#,
+            r#"{"once": 1}"#,
+        ] {
+            assert!(
+                OutRoConfig::from_fields(&serde_json::from_str(bad).unwrap()).is_err(),
+                "{bad}"
+            );
+        }
     }
 
     #[test]

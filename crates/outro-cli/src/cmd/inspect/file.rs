@@ -9,7 +9,7 @@ use outro::chat::{Conversation, Part};
 use outro::config::Config;
 use outro::prepare::Preparer;
 use outro_media::{
-    FrameLimits, Kind, MediaInfo, PatchConfig, VideoInfo, image_size, probe, read_audio, video_size,
+    FrameLimits, Kind, MediaInfo, PatchConfig, Sampling, VideoInfo, image_size, probe, read_audio, video_size,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -107,7 +107,9 @@ impl Report {
             (b.frames, b.height, b.width, b.grid) = (Some(1), Some(height), Some(width), Some(g));
             b.image_tokens = tokens(g);
         } else {
-            let frames = reading.sampling.indices(video)?.len();
+            let frames = media::sampling(reading, Sampling::default())
+                .indices(video)?
+                .len();
             let (height, width) = video_size(video.height, video.width, frames, &limits)?;
             let g = grid(frames, height, width);
             (b.frames, b.height, b.width, b.grid) = (Some(frames), Some(height), Some(width), Some(g));
@@ -127,7 +129,7 @@ impl Report {
         if self.info.kind == Kind::Video && !reading.audio_in_video {
             return Ok(());
         }
-        let (start, end) = (reading.sampling.start, reading.sampling.end);
+        let (start, end) = (reading.start, reading.end);
         self.becomes.samples = if audio.duration <= LONG_SOUND {
             read_audio(path, start, end, &reading.options)?.len()
         } else {
@@ -150,7 +152,10 @@ impl Report {
             Kind::Audio => Part::Audio(path.to_path_buf()),
         };
         // A question of one token, which is taken off again.
-        let plan = preparer.plan(&Conversation::new(None, &[part], "?"), &media::options(reading))?;
+        let plan = preparer.plan(
+            &Conversation::new(None, &[part], "?"),
+            &media::options(reading, preparer),
+        )?;
         if let Some(item) = plan.items.first().filter(|i| i.visual_tokens > 0) {
             let b = &mut self.becomes;
             (b.height, b.width, b.grid) = (Some(item.size[0]), Some(item.size[1]), Some(item.grid));

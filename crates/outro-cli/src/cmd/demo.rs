@@ -1,0 +1,182 @@
+//! `outro demo`: a clip of the synthetic world, three questions, baseline and OutRo side by side.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Context;
+use outro::chat::{Conversation, Part};
+use outro::prepare::{self, MediaOptions, Preparer};
+use outro::{Dtype, Model};
+use outro_lab::synth::{Clip, FPS, Level, Needs, Question, SIDE, SLOTS, Task};
+use outro_media::{VideoInfo, VideoToWrite, write_mp4};
+
+use super::ask::{Asker, emit};
+use super::{encode, media, source};
+use crate::args::{Sampled, Switches};
+use crate::ui::Ui;
+
+/// `outro demo`.
+#[derive(Debug)]
+pub(crate) struct Demo {
+    /// Which clip.
+    pub(crate) seed: u64,
+    /// Where the clip is kept.
+    pub(crate) out: Option<PathBuf>,
+    /// The model; `None` is the program's own.
+    pub(crate) model: Option<String>,
+}
+
+/// Shows it.
+pub(crate) fn run(args: &Demo, ui: &Ui) -> anyhow::Result<()> {
+    let since = Instant::now();
+    let source = source::open(args.model.as_deref().or(Some(source::TINY)), ui)?;
+    let preparer = Preparer::open(&source.dir)?;
+    let tokenizer = media::tokenizer(&preparer, &source.dir)?;
+    let (clip, questions) = draw(args.seed);
+    let options = MediaOptions {
+        media: outro_media::Options {
+            worker: std::env::current_exe().ok(),
+            ..outro_media::Options::default()
+        },
+        ..preparer.media_options()
+    };
+    let (loaded, place) = load(args, &clip, &preparer, &options)?;
+    let model = Model::load(&source.dir, Dtype::Auto)?;
+    let method = source::method(preparer.settings(), &source.dir, &Switches::default())?;
+    emit(&format!("{place}\n{}\n", story(&clip)))?;
+    let mut embeds = None;
+    for question in questions {
+        let conversation = Conversation {
+            system: None,
+            user: vec![loaded.parts[0].clone(), Part::Text(question.prompt())],
+        };
+        let inputs = preparer.assemble(&loaded, &conversation)?.inputs;
+        if embeds.is_none() {
+            embeds = Some(encode(&model, &inputs, ui)?);
+        }
+        let Some(media) = &embeds else { continue };
+        let prompt = model.prompt(&inputs, media)?;
+        let asker = Asker {
+            model: &model,
+            tokenizer,
+            prompt: &prompt,
+            sampled: Sampled::greedy(8),
+            ui,
+        };
+        let baseline = asker.answer(None, &mut |_| Ok(()))?;
+        let outro = asker.answer(Some(&method), &mut |_| Ok(()))?;
+        let chance =
+            |a: &super::answer::Answer| a.first_token_top5.first().map_or(0.0, |c| c.probability * 100.0);
+        let choices = question
+            .choices()
+            .iter()
+            .map(|c| format!("    {c}\n"))
+            .collect::<String>();
+        emit(&format!(
+            "\n{}\n{choices}  truth     {}\n  baseline  {:<10} ({:.1} % sure)\n  OutRo     {:<10} ({:.1} % sure)\n",
+            question.text,
+            question.answer,
+            baseline.text.trim(),
+            chance(&baseline),
+            outro.text.trim(),
+            chance(&outro),
+        ))?;
+    }
+    ui.note(&format!("{:.1} s in all", since.elapsed().as_secs_f64()));
+    Ok(())
+}
+
+/// The first clip of the seed about which a question on the picture, one on the sound and one on both can be asked.
+fn draw(seed: u64) -> (Clip, Vec<Question>) {
+    let mut index = 0;
+    loop {
+        let clip = Clip::draw(seed, index, Level::Simple);
+        let find = |task: Task, needs: Needs| {
+            clip.questions
+                .iter()
+                .find(|q| q.task == task && q.needs == needs)
+                .cloned()
+        };
+        let chosen = [
+            find(Task::Sequence, Needs::Picture),
+            find(Task::Counting, Needs::Sound),
+            find(Task::Alignment, Needs::Both),
+        ];
+        // More than one clip in ten has all three, so this ends.
+        if let [Some(a), Some(b), Some(c)] = chosen {
+            return (clip, vec![a, b, c]);
+        }
+        index += 1;
+    }
+}
+
+/// The clip through a file, as any video; where there is no ffmpeg to write one, straight from memory.
+fn load(
+    args: &Demo,
+    clip: &Clip,
+    preparer: &Preparer,
+    options: &MediaOptions,
+) -> anyhow::Result<(prepare::Media, String)> {
+    let samples = clip.samples();
+    if args.out.is_none() && outro_media::ffmpeg_version().is_none() {
+        let info = VideoInfo {
+            codec: "none".into(),
+            width: SIDE,
+            height: SIDE,
+            fps: FPS as f64,
+            frames: SLOTS * FPS,
+            duration: SLOTS as f64,
+        };
+        let loaded = preparer.media_of(&info, |n| clip.frames(n.iter().copied()), &samples, options)?;
+        return Ok((
+            loaded,
+            "A clip straight from memory, because there is no ffmpeg to write a file with.".into(),
+        ));
+    }
+    let path = args.out.clone().unwrap_or_else(|| {
+        std::env::temp_dir().join(format!("outro-demo-{}-{}.mp4", args.seed, std::process::id()))
+    });
+    let frames = clip.frames(0..SLOTS * FPS);
+    write_mp4(
+        &path,
+        &VideoToWrite {
+            frames: &frames,
+            fps: FPS,
+            samples: &samples,
+        },
+    )?;
+    let loaded = preparer.load_media(&[Part::Video(path.clone())], options, &mut |_| {});
+    if args.out.is_none() {
+        fs::remove_file(&path).with_context(|| path.display().to_string())?;
+        return Ok((
+            loaded?,
+            "A clip of 4 seconds, rendered, coded and read back (--out FILE keeps it).".into(),
+        ));
+    }
+    Ok((loaded?, format!("A clip of 4 seconds: {}", path.display())))
+}
+
+/// What happens in it.
+fn story(clip: &Clip) -> String {
+    let list = |items: Vec<String>| {
+        if items.is_empty() {
+            "nothing".to_owned()
+        } else {
+            items.join(", ")
+        }
+    };
+    let seen = clip
+        .scene
+        .objects
+        .iter()
+        .map(|o| format!("{} at {:.1} s", o.name(), o.enters))
+        .collect();
+    let heard = clip
+        .scene
+        .noises
+        .iter()
+        .map(|n| format!("{} at {:.1} s", n.sound.word(), n.at))
+        .collect();
+    format!("  seen:  {}\n  heard: {}", list(seen), list(heard))
+}

@@ -1,0 +1,220 @@
+//! The synthetic world, the program's own model, and a model's own settings.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::support::{args, command, finish, outro, tiny};
+
+fn read(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// Videos can be written only where ffmpeg is.
+fn ffmpeg() -> bool {
+    let there = outro(["doctor", "--json"]).ok().stdout.contains("ffmpeg version");
+    if !there {
+        println!("skipped: there is no ffmpeg");
+    }
+    there
+}
+
+#[test]
+fn a_seed_gives_one_set() {
+    if !ffmpeg() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let set = |name: &str, seed: &str, threads: &str| {
+        let out = dir.path().join(name);
+        let line = args![
+            "synth",
+            "--out",
+            &out,
+            "--videos",
+            "3",
+            "--seed",
+            seed,
+            "--level",
+            "rich",
+            "--threads",
+            threads
+        ];
+        let ran = outro(line).ok();
+        assert!(ran.stdout.contains("3 videos"), "{}", ran.stdout);
+        (read(&out.join("manifest.json")), out)
+    };
+    let ((a, out), (b, _), (c, _)) = (set("a", "1", "2"), set("b", "1", "1"), set("c", "2", "2"));
+    assert_eq!(a, b);
+    assert!(a["clips"][0]["frames_sha256"] != c["clips"][0]["frames_sha256"]);
+    for (file, fields) in [
+        ("avhbench/QA.json", &["video_id", "task", "text", "label"][..]),
+        (
+            "daily-omni/qa.json",
+            &[
+                "Question",
+                "Choice",
+                "Answer",
+                "video_id",
+                "Type",
+                "video_duration",
+            ],
+        ),
+    ] {
+        let rows = read(&out.join(file));
+        let rows = rows.as_array().unwrap();
+        assert!(!rows.is_empty());
+        for row in rows {
+            assert!(fields.iter().all(|f| !row[*f].is_null()), "{row}");
+        }
+    }
+    let id = "00000";
+    let one = fs::read(out.join(format!("avhbench/videos/{id}.mp4"))).unwrap();
+    assert_eq!(
+        one,
+        fs::read(out.join(format!("daily-omni/Videos/{id}/{id}_video.mp4"))).unwrap()
+    );
+    // The same again is fine; another set in its place, or a directory of the user's, is not.
+    set("a", "1", "2");
+    outro(args!["synth", "--out", &out, "--videos", "3", "--seed", "9"]).fails(1, &["manifest.json", "seed"]);
+    outro(args!["synth", "--out", dir.path(), "--videos", "3"]).fails(1, &["new or empty"]);
+    outro(args!["synth", "--out", &out, "--videos", "0"]).fails(2, &["--videos"]);
+}
+
+#[test]
+fn without_a_model_the_programs_own_is_used_and_named() {
+    let line = args!["ask", "--max-new-tokens", "1", "hello?"];
+    let ran = outro(&line).ok();
+    assert!(
+        ran.stderr.contains("outro-tiny") && ran.stderr.contains("demonstration"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(outro([&line[..], &args!["--quiet"]].concat()).ok().stderr, "");
+    let named = outro([&line[..], &args!["--model", "outro-tiny"]].concat()).ok();
+    assert_eq!((named.stdout, named.stderr.as_str()), (ran.stdout, ""));
+    let ran = finish(command().env("OUTRO_MODEL", "no/such/model/dir").args(&line));
+    assert_eq!(ran.code, Some(2));
+    assert!(ran.stderr.contains("no/such/model/dir"), "{}", ran.stderr);
+}
+
+#[test]
+fn the_programs_own_model_is_laid_down_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let ask = || {
+        finish(
+            command()
+                .env("OUTRO_CACHE", dir.path())
+                .args(["ask", "--max-new-tokens", "1", "hello?"]),
+        )
+    };
+    let first = ask().ok();
+    let folder = fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
+    let weights = folder.join("model.safetensors");
+    fs::write(&weights, "cut short").unwrap();
+    assert_eq!(ask().ok().stdout, first.stdout, "a damaged copy is replaced");
+    assert!(fs::metadata(&weights).unwrap().len() > 1_000_000);
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    finish(command().env("OUTRO_CACHE", &file).args(["ask", "hello?"])).fails(1, &["OUTRO_CACHE"]);
+}
+
+/// The tiny checkpoint with an outro.json.
+fn with_settings(settings: &Value) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for file in fs::read_dir(tiny())
+        .unwrap()
+        .flatten()
+        .filter(|f| f.path().is_file())
+    {
+        fs::copy(file.path(), dir.path().join(file.file_name())).unwrap();
+    }
+    fs::write(dir.path().join("outro.json"), settings.to_string()).unwrap();
+    dir
+}
+
+#[test]
+fn a_model_brings_its_settings_and_flags_win() {
+    let dir = with_settings(&json!({
+        "format": 1, "system": "",
+        "method": {"sinks": [3], "gamma": 1.5},
+        "media": {"frames": 4, "max_pixels": 784},
+    }));
+    let clip = tiny().with_file_name("clip.mp4");
+    let ask = |extra: &[&str]| -> Value {
+        let base = args![
+            "ask",
+            "--model",
+            dir.path(),
+            "--json",
+            "--max-new-tokens",
+            "1",
+            "--video",
+            &clip,
+            "what?"
+        ];
+        let extra: Vec<_> = extra.iter().map(|s| (*s).into()).collect();
+        serde_json::from_str(&outro([&base[..], &extra].concat()).ok().stdout).unwrap()
+    };
+    let own = ask(&[]);
+    assert_eq!(
+        own["prompt_tokens"]["video"], 2,
+        "two pairs of frames of one token"
+    );
+    assert_eq!(own["answers"][0]["sinks"]["0"], json!([3]));
+    let typed = ask(&["--sinks", "1", "--frames", "6", "--max-pixels", "1568"]);
+    assert_eq!(typed["prompt_tokens"]["video"], 3 * 2);
+    assert_eq!(typed["answers"][0]["sinks"]["0"], json!([1]));
+    let text = own["prompt_tokens"]["text"].as_u64().unwrap();
+    let with_system = ask(&["--system", "You are helpful."])["prompt_tokens"]["text"]
+        .as_u64()
+        .unwrap();
+    assert!(with_system > text, "an empty system sentence is none");
+}
+
+#[test]
+fn settings_that_cannot_be_meant_name_file_and_field() {
+    for (settings, part) in [
+        (json!({"method": {}}), "format"),
+        (json!({"format": 1, "methods": {}}), "methods"),
+        (json!({"format": 1, "method": {"gama": 1}}), "gama"),
+        (json!({"format": 1, "method": {"gamma": "much"}}), "gamma"),
+        (json!({"format": 1, "media": {"fps": 0}}), "media.fps"),
+        (json!({"format": 1, "media": {"frames": 1}}), "media.frames"),
+        (
+            json!({"format": 1, "media": {"max_pixels": 3}}),
+            "media.max_pixels",
+        ),
+        (json!([]), "outro.json"),
+    ] {
+        let dir = with_settings(&settings);
+        let ran = outro(args![
+            "ask",
+            "--model",
+            dir.path(),
+            "--max-new-tokens",
+            "1",
+            "what?"
+        ]);
+        ran.fails(1, &["outro.json", part]);
+    }
+}
+
+#[test]
+fn the_demo_shows_three_questions() {
+    for seed in ["0", "5"] {
+        let ran = outro(["demo", "--seed", seed]).ok();
+        for (part, count) in [("truth ", 3), ("baseline ", 3), ("OutRo ", 3)] {
+            assert_eq!(ran.stdout.matches(part).count(), count, "{}", ran.stdout);
+        }
+        // No ffmpeg is no reason not to show it.
+        let bare = finish(
+            command()
+                .env("OUTRO_FFMPEG", "no/such/ffmpeg")
+                .args(["demo", "--seed", seed]),
+        )
+        .ok();
+        assert!(bare.stdout.contains("from memory"), "{}", bare.stdout);
+    }
+}

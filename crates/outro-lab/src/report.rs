@@ -1,0 +1,249 @@
+//! Reports: pure functions of a run's rows.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use crate::log::{Header, Row};
+use crate::stats::{Paired, clustered_error, wilson};
+
+/// Right answers of one strategy, over all questions or some.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Score {
+    /// Answers.
+    pub total: usize,
+    /// Right ones.
+    pub right: usize,
+    /// Replies that are no answer; counted as wrong.
+    pub invalid: usize,
+    /// Questions without a reply; counted as wrong.
+    pub failed: usize,
+    /// Share of right ones.
+    pub accuracy: f64,
+    /// Wilson's 95 % interval.
+    pub interval: (f64, f64),
+    /// Standard error with questions clustered by video.
+    pub clustered_error: f64,
+}
+
+/// A strategy's results.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Result {
+    /// Its name.
+    pub strategy: String,
+    /// Over all.
+    pub all: Score,
+    /// By the benchmark's category.
+    pub by_category: BTreeMap<String, Score>,
+    /// By what the answer takes, where the benchmark says so.
+    pub by_needs: BTreeMap<String, Score>,
+    /// Against the first strategy, on questions that both have answered.
+    pub paired: Option<Versus>,
+    /// Mean seconds of reading a prompt.
+    pub prefill_seconds: f64,
+    /// Mean seconds of writing a reply.
+    pub decode_seconds: f64,
+}
+
+/// A comparison.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Versus {
+    /// With what.
+    pub against: String,
+    /// The counts.
+    #[serde(flatten)]
+    pub counts: Paired,
+    /// Exact McNemar, two-sided.
+    pub p: f64,
+}
+
+/// A whole report.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Report {
+    /// What was run.
+    pub run: Header,
+    /// In the run's order.
+    pub results: Vec<Result>,
+}
+
+fn score<'a>(rows: impl Iterator<Item = &'a Row> + Clone) -> Score {
+    let count = |f: &dyn Fn(&Row) -> bool| rows.clone().filter(|r| f(r)).count();
+    let (total, right) = (count(&|_| true), count(&|r| r.right));
+    Score {
+        total,
+        right,
+        invalid: count(&|r| r.invalid.is_some()),
+        failed: count(&|r| r.error.is_some()),
+        accuracy: right as f64 / total.max(1) as f64,
+        interval: wilson(right, total),
+        clustered_error: clustered_error(rows.clone().map(|r| (r.video.as_str(), r.right))),
+    }
+}
+
+/// Sums up a run.
+pub fn report(header: &Header, rows: &[Row]) -> Report {
+    let of = |name: &str| -> Vec<&Row> { rows.iter().filter(|r| r.strategy == name).collect() };
+    let first = header
+        .strategies
+        .first()
+        .map(|s| s.name.clone())
+        .unwrap_or_default();
+    let base: BTreeMap<&str, bool> = of(&first).iter().map(|r| (r.id.as_str(), r.right)).collect();
+    let results = header.strategies.iter().map(|strategy| {
+        let mine = of(&strategy.name);
+        let groups = |key: &dyn Fn(&Row) -> Option<String>| -> BTreeMap<String, Score> {
+            let names: BTreeSet<String> = mine.iter().filter_map(|r| key(r)).collect();
+            let part = |n: &String| {
+                score(
+                    mine.iter()
+                        .copied()
+                        .filter(|r| key(r).as_ref() == Some(n))
+                        .collect::<Vec<_>>()
+                        .into_iter(),
+                )
+            };
+            names.iter().map(|n| (n.clone(), part(n))).collect()
+        };
+        let mean =
+            |f: &dyn Fn(&Row) -> f64| mine.iter().map(|r| f(r)).sum::<f64>() / mine.len().max(1) as f64;
+        let paired = (strategy.name != first).then(|| {
+            let pairs = mine
+                .iter()
+                .filter_map(|r| Some((*base.get(r.id.as_str())?, r.right)));
+            let counts = Paired::count(pairs);
+            Versus {
+                against: first.clone(),
+                counts,
+                p: counts.mcnemar(),
+            }
+        });
+        Result {
+            strategy: strategy.name.clone(),
+            all: score(mine.iter().copied()),
+            by_category: groups(&|r| Some(r.category.clone())),
+            by_needs: groups(&|r| r.needs.clone()),
+            paired,
+            prefill_seconds: mean(&|r| r.prefill_seconds),
+            decode_seconds: mean(&|r| r.decode_seconds),
+        }
+    });
+    Report {
+        run: header.clone(),
+        results: results.collect(),
+    }
+}
+
+impl Report {
+    /// As tables in Markdown, aligned so that they also read well as plain text.
+    pub fn markdown(&self) -> String {
+        let percent = |x: f64| format!("{:.1}", x * 100.0);
+        let mut out = String::new();
+        let headings = [
+            "strategy",
+            "questions",
+            "right",
+            "accuracy %",
+            "95 % interval",
+            "invalid",
+            "failed",
+            "prefill ms",
+        ];
+        let rows = self.results.iter().map(|r| {
+            let s = &r.all;
+            [
+                r.strategy.clone(),
+                s.total.to_string(),
+                s.right.to_string(),
+                percent(s.accuracy),
+                format!("{} to {}", percent(s.interval.0), percent(s.interval.1)),
+                s.invalid.to_string(),
+                s.failed.to_string(),
+                format!("{:.1}", r.prefill_seconds * 1e3),
+            ]
+        });
+        table(&mut out, &headings, rows);
+        for (title, groups) in [
+            (
+                "category",
+                (|r: &Result| r.by_category.clone()) as fn(&Result) -> BTreeMap<String, Score>,
+            ),
+            ("needs", |r| r.by_needs.clone()),
+        ] {
+            let names: BTreeSet<String> = self.results.iter().flat_map(|r| groups(r).into_keys()).collect();
+            if names.len() < 2 {
+                continue;
+            }
+            let mut headings = vec![title];
+            headings.extend(self.results.iter().map(|r| r.strategy.as_str()));
+            let rows = names.iter().map(|n| {
+                let cell = |r: &Result| {
+                    groups(r).get(n).map_or("-".into(), |s| {
+                        format!("{}/{} = {}", s.right, s.total, percent(s.accuracy))
+                    })
+                };
+                let mut row = vec![n.clone()];
+                row.extend(self.results.iter().map(cell));
+                row
+            });
+            table(&mut out, &headings, rows);
+        }
+        let paired: Vec<(&str, &Versus)> = self
+            .results
+            .iter()
+            .filter_map(|r| Some((r.strategy.as_str(), r.paired.as_ref()?)))
+            .collect();
+        if !paired.is_empty() {
+            let rows = paired.iter().map(|(name, v)| {
+                let c = v.counts;
+                let number = |n: usize| n.to_string();
+                [
+                    (*name).to_owned(),
+                    v.against.clone(),
+                    number(c.both),
+                    number(c.gained),
+                    number(c.lost),
+                    number(c.neither),
+                    format!("{:.4}", v.p),
+                ]
+            });
+            table(
+                &mut out,
+                &[
+                    "strategy",
+                    "against",
+                    "both right",
+                    "gained",
+                    "lost",
+                    "both wrong",
+                    "McNemar p",
+                ],
+                rows,
+            );
+        }
+        out
+    }
+}
+
+fn table<R: AsRef<[String]>>(out: &mut String, headings: &[&str], rows: impl Iterator<Item = R>) {
+    let rows: Vec<R> = rows.collect();
+    let width = |i: usize| {
+        let cells = rows.iter().map(|r| r.as_ref()[i].chars().count());
+        cells.chain([headings[i].len(), 3]).max().unwrap_or(3)
+    };
+    let mut line = |cells: &mut dyn Iterator<Item = &str>, fill: char| {
+        for (i, cell) in cells.enumerate() {
+            let pad: String =
+                std::iter::repeat_n(fill, width(i).saturating_sub(cell.chars().count())).collect();
+            // Writing to a String cannot fail.
+            let _ = write!(out, "| {cell}{pad} ");
+        }
+        out.push_str("|\n");
+    };
+    line(&mut headings.iter().copied(), ' ');
+    line(&mut headings.iter().map(|_| "---"), '-');
+    for row in &rows {
+        line(&mut row.as_ref().iter().map(String::as_str), ' ');
+    }
+    out.push('\n');
+}

@@ -1,0 +1,129 @@
+//! Statistics of right and wrong answers.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+/// 97.5 % quantile of the normal distribution.
+const Z: f64 = 1.959_963_984_540_054;
+
+/// Wilson's 95 % interval of a proportion.
+pub fn wilson(right: usize, total: usize) -> (f64, f64) {
+    if total == 0 {
+        return (0.0, 1.0);
+    }
+    let (n, p) = (total as f64, right as f64 / total as f64);
+    let centre = p + Z * Z / (2.0 * n);
+    let spread = Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
+    let scale = 1.0 + Z * Z / n;
+    (
+        ((centre - spread) / scale).max(0.0),
+        ((centre + spread) / scale).min(1.0),
+    )
+}
+
+/// Standard error of the accuracy when questions about one video are not independent: `(cluster, right)` of every answer.
+pub fn clustered_error<'a>(answers: impl Iterator<Item = (&'a str, bool)>) -> f64 {
+    let mut clusters: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+    for (cluster, right) in answers {
+        let c = clusters.entry(cluster).or_default();
+        c.0 += f64::from(u8::from(right));
+        c.1 += 1.0;
+    }
+    let (right, total) = clusters.values().fold((0.0, 0.0), |(r, t), c| (r + c.0, t + c.1));
+    let n = clusters.len() as f64;
+    if n < 2.0 {
+        return 0.0;
+    }
+    let mean = right / total;
+    let squares: f64 = clusters.values().map(|(r, t)| (r - mean * t).powi(2)).sum();
+    (squares * n / (n - 1.0)).sqrt() / total
+}
+
+/// Answers of two strategies to the same questions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Paired {
+    /// Both right.
+    pub both: usize,
+    /// Only the second right.
+    pub gained: usize,
+    /// Only the first right.
+    pub lost: usize,
+    /// Both wrong.
+    pub neither: usize,
+}
+
+impl Paired {
+    /// Counts pairs of (first right, second right).
+    pub fn count(pairs: impl Iterator<Item = (bool, bool)>) -> Self {
+        let mut p = Self::default();
+        for pair in pairs {
+            *match pair {
+                (true, true) => &mut p.both,
+                (false, true) => &mut p.gained,
+                (true, false) => &mut p.lost,
+                (false, false) => &mut p.neither,
+            } += 1;
+        }
+        p
+    }
+
+    /// Two-sided p of the exact McNemar test: whether gains and losses could be the tosses of a fair coin.
+    pub fn mcnemar(&self) -> f64 {
+        let n = self.gained + self.lost;
+        let few = self.gained.min(self.lost);
+        // Terms of the binomial distribution by their logarithms, so that any n is exact.
+        let mut log = -(n as f64) * std::f64::consts::LN_2;
+        let mut sum = log.exp();
+        for k in 0..few {
+            log += ((n - k) as f64).ln() - ((k + 1) as f64).ln();
+            sum += log.exp();
+        }
+        (2.0 * sum).min(1.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn p(gained: usize, lost: usize) -> f64 {
+        Paired {
+            gained,
+            lost,
+            ..Paired::default()
+        }
+        .mcnemar()
+    }
+
+    #[test]
+    fn known_values() {
+        assert!((p(8, 0) - 0.007_812_5).abs() < 1e-12);
+        assert!((p(10, 2) - 0.038_574_218_75).abs() < 1e-12);
+        assert!((p(0, 0) - 1.0).abs() < 1e-12 && (p(5, 5) - 1.0).abs() < 1e-12);
+        let (low, high) = wilson(8, 10);
+        assert!(
+            (low - 0.490_162).abs() < 1e-5 && (high - 0.943_318).abs() < 1e-5,
+            "{low} {high}"
+        );
+        assert_eq!(wilson(0, 0), (0.0, 1.0));
+        // One question a video: the usual standard error with n - 1.
+        let names: Vec<String> = (0..10).map(|i| i.to_string()).collect();
+        let error = clustered_error(names.iter().enumerate().map(|(i, n)| (n.as_str(), i < 8)));
+        assert!((error - (0.8f64 * 0.2 / 9.0).sqrt()).abs() < 1e-12);
+    }
+
+    proptest! {
+        #[test]
+        fn laws(a in 0usize..3000, b in 0usize..3000, right in 0usize..500, wrong in 0usize..500) {
+            let x = p(a, b);
+            prop_assert!(x > 0.0 || a + b > 500);
+            prop_assert!(x <= 1.0 && (x - p(b, a)).abs() < 1e-12);
+            let (low, high) = wilson(right, right + wrong);
+            let share = right as f64 / (right + wrong).max(1) as f64;
+            prop_assert!(right + wrong == 0 || low <= share + 1e-12 && share <= high + 1e-12);
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! Frames and samples to an mp4 file, through ffmpeg.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::audio::SAMPLE_RATE;
+use crate::error::{Error, Result};
+use crate::ffmpeg;
+use crate::frames::Frames;
+use crate::process::run;
+
+/// What goes into a file.
+#[derive(Clone, Copy, Debug)]
+pub struct VideoToWrite<'a> {
+    /// The pictures; even sides.
+    pub frames: &'a Frames,
+    /// Pictures a second.
+    pub fps: usize,
+    /// Mono sound at 16,000 samples a second; empty for a file without a track.
+    pub samples: &'a [f32],
+}
+
+/// Writes H.264 and AAC in mp4. The file appears whole or not at all. One ffmpeg gives the same bytes every time.
+///
+/// # Errors
+/// No ffmpeg with libx264, or a place that cannot be written.
+pub fn write_mp4(path: &Path, video: &VideoToWrite) -> Result<()> {
+    if !ffmpeg::found() {
+        let problem =
+            "writing videos takes the ffmpeg program, which was not found; install it or set OUTRO_FFMPEG";
+        return Err(Error::decoder(path, problem));
+    }
+    let beside = |extension: &str| path.with_extension(extension);
+    let (pictures, sound, whole) = (beside("rgb.part"), beside("f32.part"), beside("part.mp4"));
+    let io = |e: io::Error| Error::decoder(path, format!("cannot be written: {e}"));
+    let f = video.frames;
+    let mut command = Command::new(ffmpeg::program());
+    command.args([
+        "-v", "error", "-nostdin", "-y", "-threads", "1", "-f", "rawvideo", "-pix_fmt", "rgb24",
+    ]);
+    command
+        .args([
+            "-s",
+            &format!("{}x{}", f.width, f.height),
+            "-r",
+            &video.fps.to_string(),
+            "-i",
+        ])
+        .arg(&pictures);
+    if !video.samples.is_empty() {
+        command
+            .args(["-f", "f32le", "-ar", &SAMPLE_RATE.to_string(), "-ac", "1", "-i"])
+            .arg(&sound);
+        command.args(["-c:a", "aac", "-b:a", "64k"]);
+    }
+    command.args([
+        "-c:v", "libx264", "-preset", "veryfast", "-crf", "18", "-pix_fmt", "yuv420p", "-threads", "1",
+    ]);
+    command.args([
+        "-fflags",
+        "+bitexact",
+        "-flags:v",
+        "+bitexact",
+        "-flags:a",
+        "+bitexact",
+        "-movflags",
+        "+faststart",
+    ]);
+    command.arg(&whole);
+    let written = fs::write(&pictures, &f.data)
+        .and_then(|()| {
+            fs::write(
+                &sound,
+                video
+                    .samples
+                    .iter()
+                    .flat_map(|x| x.to_le_bytes())
+                    .collect::<Vec<u8>>(),
+            )
+        })
+        .map_err(io);
+    let made = written
+        .and_then(|()| run(command, path, Duration::from_mins(2), 1 << 16, &mut |_| Ok(())))
+        .and_then(|()| fs::rename(&whole, path).map_err(io));
+    for part in [&pictures, &sound, &whole] {
+        let _ = fs::remove_file(part);
+    }
+    made
+}

@@ -1,0 +1,96 @@
+//! `outro.json`, a model's own settings beside its weights.
+//!
+//! ```json
+//! {
+//!   "format": 1,
+//!   "note": "one line that is shown when the model is used",
+//!   "system": "",
+//!   "method": { "gamma": 1.0, "abs_threshold": 8.0, "median_multiple": 20.0, "layers": [1, 2] },
+//!   "media": { "fps": 2.0, "max_pixels": 7056 }
+//! }
+//! ```
+//! Every key but `format` may be missing. `method` takes the fields of [`OutRoConfig`]; `media` takes `fps` (frames a
+//! second), `frames` (a fixed number instead) and `max_pixels` (of a frame or image); `system` replaces the family's
+//! system sentence, and an empty one means none; `profile` is how questions with options are put. What a caller sets explicitly wins over the file.
+//!
+//! [`OutRoConfig`]: https://docs.rs/outro/latest/outro/method/struct.OutRoConfig.html
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+use crate::tokenizer::read_json;
+
+/// The file's name.
+pub const FILE: &str = "outro.json";
+
+/// What `outro.json` says; everything absent where there is no file.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Version of the file's form; 1.
+    pub format: u32,
+    /// Shown when the model is used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+    /// The system sentence; empty for none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+    /// How questions with options are put to the model, by the name that `outro-lab` has for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// The method's settings, by their names.
+    pub method: Map<String, Value>,
+    /// How media are read.
+    pub media: MediaSettings,
+}
+
+/// `media` of `outro.json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MediaSettings {
+    /// Frames a second taken from a video.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fps: Option<f64>,
+    /// A fixed number of frames instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frames: Option<usize>,
+    /// Most pixels of a frame and of an image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_pixels: Option<usize>,
+}
+
+impl Settings {
+    /// Reads `outro.json` of `dir`, if there is one.
+    ///
+    /// # Errors
+    /// A file with an unknown or impossible field, by name.
+    pub fn load(dir: &Path) -> Result<Self> {
+        let path = dir.join(FILE);
+        let Some(value) = read_json(&path)? else {
+            return Ok(Self::default());
+        };
+        let bad = |field: &str, problem: String| Error::config(&path, field, problem);
+        let settings: Self =
+            serde_json::from_value(value).map_err(|e| bad("outro.json", format!("cannot be used: {e}")))?;
+        if settings.format != 1 {
+            return Err(bad(
+                "format",
+                format!("is {}, this version reads 1", settings.format),
+            ));
+        }
+        let m = &settings.media;
+        if let Some(fps) = m.fps.filter(|f| !(f.is_finite() && *f > 0.0)) {
+            return Err(bad("media.fps", format!("is {fps}, must be above 0")));
+        }
+        if let Some(n) = m.frames.filter(|n| *n < 2) {
+            return Err(bad("media.frames", format!("is {n}, must be at least 2")));
+        }
+        if let Some(n) = m.max_pixels.filter(|n| *n < 784) {
+            return Err(bad("media.max_pixels", format!("is {n}, must be at least 784")));
+        }
+        Ok(settings)
+    }
+}

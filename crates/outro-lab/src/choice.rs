@@ -24,12 +24,12 @@ pub enum Invalid {
 /// What a reply says: `Yes`, `No`, or a letter.
 ///
 /// Yes/no: the first whole word `yes` or `no`. Letters, in this order: the whole reply, or its first word, is a letter
-/// (`B`, `B.`, `(B)`, `B: text`); `Answer: B` or `answer is B`; a single letter in brackets anywhere. `A` followed by more
-/// words is an article.
+/// (`B`, `B.`, `(B)`, `B: text`); `Answer: B` or `answer is B`; a single letter in brackets anywhere; the whole reply is one
+/// of the options' `texts`. `A` followed by more words is an article.
 ///
 /// # Errors
 /// Why there is no answer.
-pub fn parse(reply: &str, gold: Gold) -> Result<String, Invalid> {
+pub fn parse(reply: &str, gold: Gold, texts: &[String]) -> Result<String, Invalid> {
     let reply = reply.trim();
     if reply.is_empty() {
         return Err(Invalid::Empty);
@@ -37,7 +37,7 @@ pub fn parse(reply: &str, gold: Gold) -> Result<String, Invalid> {
     match gold {
         Gold::YesNo(_) => yes_no(reply),
         Gold::Letter { options, .. } => {
-            let letter = letter(reply)?;
+            let letter = letter(reply).or_else(|why| option(reply, texts).ok_or(why))?;
             let place = (letter as u8).wrapping_sub(b'A') as usize;
             if place < options {
                 Ok(letter.to_string())
@@ -113,6 +113,15 @@ fn letter(reply: &str) -> Result<char, Invalid> {
     }
 }
 
+/// The letter of the only option whose text the reply is, but for case and marks around it.
+fn option(reply: &str, texts: &[String]) -> Option<char> {
+    let bare = |s: &str| s.trim_matches(|c: char| !c.is_alphanumeric()).to_lowercase();
+    let said = bare(reply);
+    let mut same = texts.iter().zip('A'..='Z').filter(|(t, _)| bare(t) == said);
+    let (_, letter) = same.next().filter(|_| !said.is_empty())?;
+    same.next().is_none().then_some(letter)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -126,6 +135,7 @@ mod tests {
 
     #[test]
     fn replies() {
+        let texts = ["red circle", "Blue square.", "a dog", "a dog"].map(str::to_owned);
         for (reply, want) in [
             ("B", Ok("B")),
             (" b\n", Ok("B")),
@@ -148,9 +158,14 @@ mod tests {
             ("", Err(Invalid::Empty)),
             (" \n ", Err(Invalid::Empty)),
             ("3", Err(Invalid::NoAnswer)),
+            ("red circle", Ok("A")),
+            ("The red circle", Err(Invalid::NoAnswer)),
+            (" blue square ", Ok("B")),
+            ("a dog", Err(Invalid::NoAnswer)),
+            ("...", Err(Invalid::NoAnswer)),
             ("Réponse", Err(Invalid::NoAnswer)),
         ] {
-            assert_eq!(parse(reply, FOUR), want.map(str::to_owned), "{reply:?}");
+            assert_eq!(parse(reply, FOUR, &texts), want.map(str::to_owned), "{reply:?}");
         }
         for (reply, want) in [
             ("Yes", Ok("Yes")),
@@ -161,7 +176,7 @@ mod tests {
             ("eyes", Err(Invalid::NoAnswer)),
         ] {
             assert_eq!(
-                parse(reply, Gold::YesNo(true)),
+                parse(reply, Gold::YesNo(true), &[]),
                 want.map(str::to_owned),
                 "{reply:?}"
             );
@@ -171,8 +186,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_reply_breaks_it(reply in "\\PC*", options in 2usize..6) {
-            let _ = parse(&reply, Gold::YesNo(true));
-            if let Ok(letter) = parse(&reply, Gold::Letter { right: 'A', options }) {
+            let _ = parse(&reply, Gold::YesNo(true), &[]);
+            if let Ok(letter) = parse(&reply, Gold::Letter { right: 'A', options }, &[]) {
                 prop_assert!(letter.len() == 1 && ((letter.as_bytes()[0] - b'A') as usize) < options);
             }
         }

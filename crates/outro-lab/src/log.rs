@@ -1,6 +1,6 @@
 //! A run's log: a header and then one line per sample and strategy, only ever appended to.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -186,10 +186,10 @@ fn parse(path: &Path, text: &str) -> Result<(Option<Header>, Vec<Row>)> {
     };
     // The same sample may be there twice after two runs at once; the first stands.
     let mut rows: Vec<Row> = Vec::new();
-    let mut seen = BTreeMap::new();
+    let mut seen = BTreeSet::new();
     for line in lines {
         let row: Row = row(line)?;
-        if seen.insert((row.id.clone(), row.strategy.clone()), ()).is_none() {
+        if seen.insert((row.id.clone(), row.strategy.clone())) {
             rows.push(row);
         }
     }

@@ -67,9 +67,9 @@ pub struct Report {
     pub results: Vec<Result>,
 }
 
-fn score<'a>(rows: impl Iterator<Item = &'a Row> + Clone) -> Score {
-    let count = |f: &dyn Fn(&Row) -> bool| rows.clone().filter(|r| f(r)).count();
-    let (total, right) = (count(&|_| true), count(&|r| r.right));
+fn score(rows: &[&Row]) -> Score {
+    let count = |f: &dyn Fn(&Row) -> bool| rows.iter().filter(|r| f(r)).count();
+    let (total, right) = (rows.len(), count(&|r| r.right));
     Score {
         total,
         right,
@@ -77,7 +77,7 @@ fn score<'a>(rows: impl Iterator<Item = &'a Row> + Clone) -> Score {
         failed: count(&|r| r.error.is_some()),
         accuracy: right as f64 / total.max(1) as f64,
         interval: wilson(right, total),
-        clustered_error: clustered_error(rows.clone().map(|r| (r.video.as_str(), r.right))),
+        clustered_error: clustered_error(rows.iter().map(|r| (r.video.as_str(), r.right))),
     }
 }
 
@@ -95,13 +95,12 @@ pub fn report(header: &Header, rows: &[Row]) -> Report {
         let groups = |key: &dyn Fn(&Row) -> Option<String>| -> BTreeMap<String, Score> {
             let names: BTreeSet<String> = mine.iter().filter_map(|r| key(r)).collect();
             let part = |n: &String| {
-                score(
-                    mine.iter()
-                        .copied()
-                        .filter(|r| key(r).as_ref() == Some(n))
-                        .collect::<Vec<_>>()
-                        .into_iter(),
-                )
+                let group: Vec<&Row> = mine
+                    .iter()
+                    .copied()
+                    .filter(|r| key(r).as_ref() == Some(n))
+                    .collect();
+                score(&group)
             };
             names.iter().map(|n| (n.clone(), part(n))).collect()
         };
@@ -120,7 +119,7 @@ pub fn report(header: &Header, rows: &[Row]) -> Report {
         });
         Result {
             strategy: strategy.name.clone(),
-            all: score(mine.iter().copied()),
+            all: score(&mine),
             by_category: groups(&|r| Some(r.category.clone())),
             by_needs: groups(&|r| r.needs.clone()),
             paired,

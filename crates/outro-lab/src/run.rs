@@ -204,7 +204,7 @@ fn answer(
         let all: BTreeSet<usize> = outro.sinks().values().flatten().copied().collect();
         row.sinks = all.into_iter().collect();
     }
-    match parse(&row.reply, sample.gold) {
+    match parse(&row.reply, sample.gold, &sample.options) {
         Ok(parsed) => {
             row.right = is_right(&parsed, sample.gold);
             row.parsed = Some(parsed);

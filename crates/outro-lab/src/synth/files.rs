@@ -145,7 +145,7 @@ fn id(index: u64) -> String {
     format!("{index:05}")
 }
 
-fn asked<'a>(clips: &'a [(Clip, Value)]) -> impl Iterator<Item = (String, &'a Question)> {
+fn asked(clips: &[(Clip, Value)]) -> impl Iterator<Item = (String, &Question)> {
     clips
         .iter()
         .flat_map(|(clip, _)| clip.questions.iter().map(|q| (id(clip.index), q)))

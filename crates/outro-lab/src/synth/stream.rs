@@ -7,8 +7,9 @@ use outro::prepare::{MediaOptions, Preparer};
 use outro_media::VideoInfo;
 use serde_json::json;
 
-use super::{Clip, FPS, SIDE, SLOTS};
+use super::{Clip, FPS, Question, SIDE, SLOTS};
 use crate::error::{Error, Result};
+use crate::task::Profile;
 
 /// Writes one clip: a little-endian u32, that many bytes of JSON (`index`, `scene`, `grid`, `patch_cols`, `mel_bins`,
 /// `mel_frames`, `frames` (numbers of the frames taken), `questions` with `task`, `needs`, `prompt`, `answer`), then `f32` patches `[t * h * w, patch_cols]`
@@ -42,10 +43,19 @@ pub fn write_tensors(
     let inputs = preparer.media_of(&info, pictures, &samples, options)?.inputs;
     let pixels = inputs.pixel_values_videos.unwrap_or_default();
     let audio = inputs.audio.unwrap_or_default();
+    let profile = Profile::named(preparer.settings().profile.as_deref())?;
+    // A model that is asked for an option learns to say it.
+    let answer = |q: &Question| {
+        if profile.name == "option" {
+            q.words().to_owned()
+        } else {
+            q.answer.clone()
+        }
+    };
     let questions: Vec<_> = clip
         .questions
         .iter()
-        .map(|q| json!({"task": q.task, "needs": q.needs, "prompt": q.prompt(), "answer": q.answer}))
+        .map(|q| json!({"task": q.task, "needs": q.needs, "prompt": q.prompt(profile), "answer": answer(q)}))
         .collect();
     let header = json!({
         "index": clip.index, "scene": clip.scene, "frames": taken, "grid": pixels.grid_thw.first(),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{Gold, Loaded, Sample, rows, video};
+use super::{Gold, Loaded, Profile, Sample, rows, video};
 use crate::error::{Error, Result};
 
 #[derive(Deserialize)]
@@ -16,7 +16,7 @@ struct Row {
     needs: Option<String>,
 }
 
-pub(super) fn load(dir: &Path) -> Result<Loaded> {
+pub(super) fn load(dir: &Path, _: &Profile) -> Result<Loaded> {
     let (file, rows, sha256) = rows::<Row>(dir, &["QA.json", "qa.json", "json/QA.json"])?;
     let (mut samples, mut skipped) = (Vec::new(), 0);
     for (i, row) in rows.into_iter().enumerate() {
@@ -57,6 +57,7 @@ pub(super) fn load(dir: &Path) -> Result<Loaded> {
             } else {
                 format!("{text} Answer yes or no.")
             },
+            options: Vec::new(),
             gold,
         });
     }

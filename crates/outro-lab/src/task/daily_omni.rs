@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{Gold, Loaded, Sample, rows, video};
+use super::{Gold, Loaded, Profile, Sample, rows, video};
 use crate::error::{Error, Result};
 
 #[derive(Deserialize)]
@@ -21,7 +21,7 @@ struct Row {
     needs: Option<String>,
 }
 
-pub(super) fn load(dir: &Path) -> Result<Loaded> {
+pub(super) fn load(dir: &Path, profile: &Profile) -> Result<Loaded> {
     let (file, rows, sha256) = rows::<Row>(dir, &["qa.json"])?;
     let mut samples = Vec::new();
     for (i, row) in rows.into_iter().enumerate() {
@@ -34,7 +34,8 @@ pub(super) fn load(dir: &Path) -> Result<Loaded> {
         if !(2..=26).contains(&options) {
             return Err(bad("Choice", format!("has {options} options, must have 2 to 26")));
         }
-        let mut prompt = row.question.trim().to_owned();
+        let mut texts = Vec::new();
+        let mut lines = vec![row.question.trim().to_owned()];
         for (choice, letter) in row.choice.iter().zip('A'..='Z') {
             let text = match choice.trim().split_once('.') {
                 Some((own, text)) if own.len() == 1 && own.as_bytes()[0].is_ascii_uppercase() => {
@@ -48,9 +49,10 @@ pub(super) fn load(dir: &Path) -> Result<Loaded> {
                 }
                 _ => choice.trim(),
             };
-            prompt += &format!("\n{letter}. {text}");
+            lines.push(format!("{letter}. {text}"));
+            texts.push(text.to_owned());
         }
-        prompt += "\nAnswer with the letter.";
+        lines.push(profile.request.to_owned());
         let right = row.answer.trim().chars().next().map(|c| c.to_ascii_uppercase());
         let right = right
             .filter(|c| ('A'..='Z').take(options).any(|l| l == *c))
@@ -73,7 +75,8 @@ pub(super) fn load(dir: &Path) -> Result<Loaded> {
             video_id: id,
             category: row.kind,
             needs: row.needs,
-            prompt,
+            prompt: lines.join("\n"),
+            options: texts,
             gold: Gold::Letter { right, options },
         });
     }

@@ -26,6 +26,46 @@ pub enum Gold {
     },
 }
 
+/// How a question with options asks for its answer; part of a run's identity. A change of words is a new name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Profile {
+    /// Its name on the command line and in `outro.json`.
+    pub name: &'static str,
+    /// The last line of the prompt.
+    pub request: &'static str,
+}
+
+/// All of them; the first is the default.
+pub const PROFILES: [Profile; 2] = [
+    Profile {
+        name: "letter",
+        request: "Answer with the letter.",
+    },
+    Profile {
+        name: "option",
+        request: "Answer with an option.",
+    },
+];
+
+impl Profile {
+    /// By name; the default for `None`.
+    ///
+    /// # Errors
+    /// A name that is not in [`PROFILES`].
+    pub fn named(name: Option<&str>) -> Result<&'static Self> {
+        let Some(name) = name else {
+            return Ok(&PROFILES[0]);
+        };
+        PROFILES.iter().find(|p| p.name == name).ok_or_else(|| {
+            let known: Vec<_> = PROFILES.iter().map(|p| p.name).collect();
+            Error::setting(
+                "profile",
+                format!("{name} is not known; known: {}", known.join(", ")),
+            )
+        })
+    }
+}
+
 /// A question about a video.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sample {
@@ -41,6 +81,8 @@ pub struct Sample {
     pub needs: Option<String>,
     /// What is put to the model.
     pub prompt: String,
+    /// The options without their letters; none for yes and no.
+    pub options: Vec<String>,
     /// The right answer.
     pub gold: Gold,
 }
@@ -64,9 +106,7 @@ pub struct Task {
     pub name: &'static str,
     /// What it is, in a line.
     pub about: &'static str,
-    /// How its questions are put; part of a run's identity.
-    pub profile: &'static str,
-    load: fn(&Path) -> Result<Loaded>,
+    load: fn(&Path, &Profile) -> Result<Loaded>,
 }
 
 /// All benchmarks.
@@ -74,13 +114,11 @@ pub const TASKS: [Task; 2] = [
     Task {
         name: "avhbench",
         about: "AVHBench: yes/no questions on hallucination across picture and sound (QA.json, videos/ID.mp4)",
-        profile: "outro-1",
         load: avhbench::load,
     },
     Task {
         name: "daily-omni",
         about: "Daily-Omni: four options on events in picture and sound (qa.json, Videos/ID/ID_video.mp4)",
-        profile: "outro-1",
         load: daily_omni::load,
     },
 ];
@@ -100,12 +138,12 @@ impl Task {
         })
     }
 
-    /// Reads the questions in `dir`.
+    /// Reads the questions in `dir`, to be put in the profile's way.
     ///
     /// # Errors
     /// A missing file; a row with a missing or impossible field, by row and field.
-    pub fn load(&self, dir: &Path) -> Result<Loaded> {
-        (self.load)(dir)
+    pub fn load(&self, dir: &Path, profile: &Profile) -> Result<Loaded> {
+        (self.load)(dir, profile)
     }
 }
 
@@ -126,7 +164,8 @@ fn rows<R: DeserializeOwned>(dir: &Path, names: &[&str]) -> Result<(PathBuf, Vec
 
 /// SHA-256 as hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    let digits = |b: u8| [b >> 4, b & 15].map(|d| char::from_digit(u32::from(d), 16).unwrap_or('0'));
+    Sha256::digest(bytes).iter().flat_map(|b| digits(*b)).collect()
 }
 
 /// The first of `places` that exists, else the first: a missing video is its samples' failure, not the task's.
@@ -147,7 +186,7 @@ mod tests {
     fn load(task: &str, name: &str, text: &str) -> Result<Loaded> {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join(name), text).unwrap();
-        Task::named(task).unwrap().load(dir.path())
+        Task::named(task).unwrap().load(dir.path(), &PROFILES[0])
     }
 
     #[test]

@@ -51,7 +51,7 @@ def tokenizer(texts):
 def config(ids):
     """Of `ids`, the ids of the special tokens."""
     return Qwen2_5OmniThinkerConfig(
-        text_config=dict(hidden_size=128, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2,
+        text_config=dict(hidden_size=128, num_hidden_layers=8, num_attention_heads=4, num_key_value_heads=2,
                          intermediate_size=384, vocab_size=VOCAB, max_position_embeddings=8192, rope_theta=10000.0,
                          rope_scaling={"mrope_section": [8, 4, 4], "rope_type": "default", "type": "default"},
                          rms_norm_eps=1e-6, tie_word_embeddings=False, use_sliding_window=False),
@@ -97,7 +97,7 @@ def write_folder(out: Path, tok: Tokenizer, cfg):
         "audio_bos_token": "<|audio_bos|>", "audio_eos_token": "<|audio_eos|>", "model_max_length": 8192,
         "chat_template": TEMPLATE})
     tok.save(str(out / "tokenizer.json"))
-    put("outro.json", {"format": 1, "system": "", "media": {"max_pixels": MAX_PIXELS}})
+    put("outro.json", {"format": 1, "system": "", "profile": "option", "media": {"max_pixels": MAX_PIXELS}})
 
 
 def load_config(folder: Path):
@@ -163,8 +163,11 @@ def listen(tower, mel):
 
 
 class Probes(torch.nn.Module):
-    """Linear readers of the towers' tokens, for training alone: what shape and colour a patch shows, what sound a
-    40 ms token is part of. Their loss teaches the towers to see and hear before the decoder can make use of it."""
+    """Linear readers of activations, for training alone. Of the towers' tokens: what shape and colour a patch shows, what
+    sound a 40 ms token is part of. Of the decoder: which object appeared in the second of a sound token (after layer 2),
+    at the last token before the question, what appeared and sounded in every second (after layer 4), and, at a question's
+    mark, the seconds in which what it names is there (after layers 5 and 6) and the words of its right option (after
+    layer 6). Their losses teach seeing, hearing, binding by time and looking up long before the answers alone would."""
 
     SHAPES = ["circle", "square", "triangle", "star"]
     COLOURS = ["red", "green", "blue", "yellow", "white", "purple"]
@@ -173,10 +176,12 @@ class Probes(torch.nn.Module):
     def __init__(self, hidden):
         super().__init__()
         self.see, self.hear = torch.nn.Linear(hidden, 11), torch.nn.Linear(hidden, 5)
+        self.bind, self.sum = torch.nn.Linear(hidden, 11), torch.nn.Linear(hidden, 4 * 16)
+        self.means, self.where = torch.nn.Linear(hidden, 22), torch.nn.Linear(hidden, 4)
 
     @classmethod
     def labels(cls, clip, side=168, fps=24):
-        """[video tokens, 11] and [audio tokens, 5], of 0 and 1."""
+        """[video tokens, 11], [audio tokens, 5], [audio tokens, 11] and [4 * 16], of 0 and 1."""
         t, h, w = clip["grid"]
         h, w, scene = h // 2, w // 2, clip["scene"]
         seen = torch.zeros(t, h, w, 11)
@@ -199,13 +204,59 @@ class Probes(torch.nn.Module):
             first, last = int(n["at"] * 25), min(tokens, int((n["at"] + n["seconds"]) * 25) + 1)
             heard[first:last, cls.SOUNDS.index(n["sound"])] = 1
             heard[first:last, 4] = float(n["loud"])
-        return seen.flatten(0, 2), heard
+        slots = torch.zeros(4, 16)
+        for o in scene["objects"]:
+            row = slots[o["slot"]]
+            row[cls.SHAPES.index(o["shape"])] = row[4 + cls.COLOURS.index(o["colour"])] = 1
+            row[10] = float(o["big"])
+        bound = slots[(torch.arange(tokens) / 25).long().clamp(max=3), :11]
+        for n in scene["noises"]:
+            slots[n["slot"], 11 + cls.SOUNDS.index(n["sound"])] = 1
+            slots[n["slot"], 15] = float(n["loud"])
+        return seen.flatten(0, 2), heard, bound, slots.flatten()
 
-    def forward(self, seen, heard, labels):
+    def towers(self, seen, heard, labels):
         loss = F.binary_cross_entropy_with_logits(self.see(seen), labels[0])
         if heard is not None:
             loss = loss + F.binary_cross_entropy_with_logits(self.hear(heard), labels[1])
         return loss
+
+    def decoder(self, early, late, audio, labels):
+        """`early`, `late` [B, P, hidden] after layers 2 and 4, `audio` which rows are sound tokens."""
+        loss = F.binary_cross_entropy_with_logits(self.sum(late[:, -1]), labels[3])
+        if audio.any():
+            loss = loss + F.binary_cross_entropy_with_logits(self.bind(early[:, audio]), labels[2])
+        return loss
+
+    @classmethod
+    def meaning(cls, question, scene):
+        """[22]: the words of the right option (18), and the seconds in which what the question names is there (4)."""
+        words, text = cls.COLOURS + cls.SHAPES + cls.SOUNDS + ["1", "2", "3", "4"], question["prompt"].split("\n")[0]
+        text = text.replace("?", " ? ")
+        out = torch.zeros(22)
+        for word in question["answer"].split() if "\nA. " in question["prompt"] else []:
+            if word in words:
+                out[words.index(word)] = 1
+        colour = [c for c in cls.COLOURS if f" {c} " in text]
+        shape = [s for s in cls.SHAPES if f" {s} " in text]
+        sound = [s for s in cls.SOUNDS if f" {s} " in text]
+        if "making" in text:
+            sound, shape = [cls.SOUNDS[cls.SHAPES.index(s)] for s in shape], []
+        slots = [n["slot"] for n in scene["noises"] if n["sound"] in sound]
+        if colour or shape:
+            slots += [o["slot"] for o in scene["objects"]
+                      if o["shape"] in (shape or [o["shape"]]) and o["colour"] in (colour or [o["colour"]])]
+        for slot in slots:
+            out[18 + slot] = 1
+        return out
+
+    def questions(self, early, asked, groups):
+        """`early` and `asked` after layers 5 and 6; a group's fourth element is (places [N], meanings [N, 22])."""
+        pick = lambda x: torch.cat([rows[torch.arange(len(g[3][0])), g[3][0]] for rows, g in zip(x, groups)])  # noqa: E731
+        known = torch.cat([g[3][0] for g in groups]) > 0
+        wanted = torch.cat([g[3][1] for g in groups])[known]
+        loss = F.binary_cross_entropy_with_logits(self.means(pick(asked)[known]), wanted)
+        return loss + 0.5 * F.binary_cross_entropy_with_logits(self.where(pick(early)[known]), wanted[:, 18:])
 
 
 class Packed:
@@ -227,7 +278,8 @@ class Packed:
         return mixed.cos(), mixed.sin()
 
     def forward(self, prefix, positions, groups):
-        """`prefix` [B, P, hidden] with `positions` [3, P]; `groups` of (ids [N, L], owner [N]). Logits [N, L, vocab] of
+        """`self.early` and `self.late` are the prefix after layers 2 and 4, `self.cued` and
+        `self.asked` the questions after layers 5 and 6. `prefix` [B, P, hidden] with `positions` [3, P]; `groups` of (ids [N, L], owner [N]). Logits [N, L, vocab] of
         each group. Questions go on where the prefix ends, at the next positions."""
         batch, length = prefix.shape[:2]
         start = int(positions.max()) + 1
@@ -271,5 +323,13 @@ class Packed:
             rows = rows + a.o_proj(torch.cat(outs))
             rows = rows + layer.mlp(layer.post_attention_layernorm(rows))
             states = [r.unflatten(0, s.shape[:2]) for r, s in zip(rows.split(sizes), states)]
+            if number == 1:
+                self.early = states[0]
+            if number == 3:
+                self.late = states[0]
+            if number == 4:
+                self.cued = states[1:]
+            if number == 5:
+                self.asked = states[1:]
         logits = self.thinker.lm_head(self.text.norm(torch.cat([s.flatten(0, 1) for s in states])))
         return [r.unflatten(0, s.shape[:2]) for r, s in zip(logits.split(sizes), states)]

@@ -23,6 +23,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 import torch.nn.functional as F
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
@@ -96,8 +98,10 @@ def positions(thinker, ids, grid, mel_frames):
 class Batcher:
     """Clips of one layout, with a choice of their questions, as tensors."""
 
-    def __init__(self, prompts, thinker, per_clip, seed, noise):
+    def __init__(self, prompts, thinker, per_clip, seed, noise, letters=1.0, free=0.3):
         self.prompts, self.thinker, self.per_clip, self.noise = prompts, thinker, per_clip, noise
+        self.letters, self.free = letters, free
+        self.marks = {i for t, i in prompts.tok.get_vocab().items() if "?" in t}
         self.rng, self.layouts = random.Random(seed), {}
 
     def layout(self, clip):
@@ -111,10 +115,15 @@ class Batcher:
     def pick(self, questions):
         described = [q for q in questions if q["task"] == "Open" and q["needs"] == "both"]
         rest = [q for q in questions if not (q["task"] == "Open" and q["needs"] == "both")]
+        rest = [q for q in rest if "\nA. " not in q["prompt"] or self.rng.random() < self.letters]
         self.rng.shuffle(rest)
         # Free answers are long and teach perception; scored forms come first.
-        rest.sort(key=lambda q: q["task"] == "Open" and self.rng.random() < 0.7)
+        rest.sort(key=lambda q: q["task"] == "Open" and self.rng.random() >= self.free)
         return described + rest[: self.per_clip - len(described)]
+
+    def mark(self, tokens):
+        """Place of the question mark."""
+        return next(i for i, t in enumerate(tokens) if t in self.marks)
 
     def make(self, batch):
         ids, pos = self.layout(batch[0])
@@ -136,7 +145,10 @@ class Batcher:
             for r, (_, _, tokens, start) in enumerate(part):
                 rows[r, : len(tokens)] = torch.tensor(tokens)
                 target[r, start - 1: len(tokens) - 1] = torch.tensor(tokens[start:])
-            groups.append((rows[:, :-1], torch.tensor([a[0] for a in part]), target))
+            # Free questions have no mark: 0.
+            places = [0 if a[1]["task"] == "Open" else self.mark(a[2]) for a in part]
+            meanings = torch.stack([tiny.Probes.meaning(a[1], batch[a[0]]["scene"]) for a in part])
+            groups.append((rows[:, :-1], torch.tensor([a[0] for a in part]), target, (torch.tensor(places), meanings)))
             tasks += [a[1]["task"] for a in part]
         labels = [torch.stack(x) for x in zip(*(tiny.Probes.labels(c) for c in batch))]
         return ids, pos, pixels, mel, groups, tasks, labels
@@ -153,17 +165,16 @@ def embed(thinker, ids, pixels, mel, grid):
     return x, seen, heard
 
 
-def losses(logits, groups):
+def losses(logits, groups, long):
     """Mean loss of every answer, and whether its first token is right."""
     each, right = [], []
-    for out, (_, _, target) in zip(logits, groups):
+    for out, (_, _, target, *_) in zip(logits, groups):
         wanted = target >= 0
         loss = F.cross_entropy(out[wanted], target[wanted], reduction="none")
         row = wanted.nonzero()[:, 0]
         count = wanted.sum(1)
         mean = torch.zeros(len(count)).index_add(0, row, loss) / count
-        # A free answer holds more to learn than a letter.
-        each.append(mean * (1 + (count > 2) * 2.0))
+        each.append(mean * torch.where(count > 2, long, 1.0))
         first = wanted.float().argmax(1)
         pick = torch.arange(len(count))
         right.append(out[pick, first].argmax(-1) == target[pick, first])
@@ -182,7 +193,7 @@ def check(folder, outro):
         with torch.no_grad():
             ids, pos, pixels, mel, groups, *_ = maker.make([clip])
             logits = packed.forward(embed(thinker, ids, pixels, mel, clip["grid"])[0], pos, [g[:2] for g in groups])
-            for out, (rows, _, _) in zip(logits, groups):
+            for out, (rows, *_) in zip(logits, groups):
                 for got, row in zip(out, rows):
                     whole = torch.cat((ids, row))[None]
                     more = {}
@@ -215,8 +226,12 @@ def start(run, args):
     return folder
 
 
-def train(run, args):
-    folder = start(run, args)
+def train(rank, run, folder, args):
+    if args.workers > 1:
+        # One thread each: ops this small do not spread over threads well.
+        torch.set_num_threads(1)
+        meet = run / "meet"
+        dist.init_process_group("gloo", init_method=f"file://{meet.resolve()}", rank=rank, world_size=args.workers)
     cfg = tiny.load_config(folder)
     torch.manual_seed(args.seed)
     thinker = tiny.build(cfg)
@@ -230,29 +245,52 @@ def train(run, args):
     state = run / "state.pt"
     if state.exists():
         saved = torch.load(state)
-        thinker.load_state_dict(saved["model"])
-        probes.load_state_dict(saved["probes"])
-        optimiser.load_state_dict(saved["optimiser"])
+        grown = thinker.load_state_dict(saved["model"], strict=False).missing_keys
+        for name, p in thinker.named_parameters():
+            # A run may go on with more layers: they start by changing nothing.
+            if name in grown and ("o_proj" in name or "down_proj" in name):
+                torch.nn.init.zeros_(p)
+        probes.load_state_dict({k: v for k, v in saved["probes"].items() if k in probes.state_dict()}, strict=False)
+        if not grown and saved["probes"].keys() == probes.state_dict().keys():
+            optimiser.load_state_dict(saved["optimiser"])
         step, seen = saved["step"], saved["seen"]
-    print(f"{sum(p.numel() for p in thinker.parameters()) / 1e6:.2f} M parameters, step {step}, {seen} clips seen")
+    if rank == 0:
+        print(f"{sum(p.numel() for p in thinker.parameters()) / 1e6:.2f} M parameters, step {step}, {seen} clips seen", flush=True)
     batches = queue.Queue(4)
 
     def feed():
-        maker, waiting, index = Batcher(prompts, thinker, args.questions, args.seed + step, args.noise), {}, seen
-        streams = {"simple": clips(args.outro, folder, args.seed, seen, 10**6 - 1, "simple"),
-                   "rich": clips(args.outro, folder, args.seed, seen, 10**6 - 1, "rich")}
-        choose = random.Random(args.seed + seen)
+        maker = Batcher(prompts, thinker, args.questions, args.seed + step + rank, args.noise, args.letters, args.free)
+        choose, index, kept, waiting = random.Random(args.seed + seen + rank), seen, [], {}
+        # Every worker has its own part of the stream.
+        first = rank * 10**7 + seen
+        streams = {level: clips(args.outro, folder, args.seed, first, 10**6 - 1, level) for level in ("simple", "rich")}
         while True:
-            clip = next(streams["rich" if choose.random() < args.rich else "simple"])
-            index += 1
+            # A clip comes up `--repeat` times, with other questions and noise.
+            if len(kept) < 64 or choose.random() * args.repeat < 1:
+                clip = next(streams["rich" if choose.random() < args.rich else "simple"])
+                index += 1
+                kept.append(clip)
+                if len(kept) > 2000:
+                    kept.pop(choose.randrange(len(kept)))
+            else:
+                clip = kept[choose.randrange(len(kept))]
             key = (tuple(clip["grid"]), clip["mel_frames"])
             waiting.setdefault(key, []).append(clip)
             if len(waiting[key]) == args.batch:
                 batches.put((index, maker.make(waiting.pop(key)), key[0]))
 
     threading.Thread(target=feed, daemon=True).start()
-    log = (run / "log.jsonl").open("a")
-    tally, since, total_loss, probe_loss = {}, time.time(), 0.0, 0.0
+    log = (run / "log.jsonl").open("a") if rank == 0 else None
+
+    def share():
+        """Mean gradients of all workers."""
+        if args.workers > 1:
+            flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained])
+            dist.all_reduce(flat)
+            for p, g in zip(trained, (flat / args.workers).split([p.numel() for p in trained])):
+                p.grad = g.view_as(p)
+
+    tally, since, total_loss, probe_loss, deep_loss, means_loss = {}, time.time(), 0.0, 0.0, 0.0, 0.0
 
     opened = [0.0, 0]
 
@@ -269,18 +307,24 @@ def train(run, args):
             group["lr"] = rate
         seen, (ids, pos, pixels, mel, groups, tasks, labels), grid = batches.get()
         x, saw, heard = embed(thinker, ids, pixels, mel, grid)
-        probed = probes(saw, heard, labels)
+        probed = probes.towers(saw, heard, labels)
         if step < args.look:
             # Looking and listening alone, first.
             (probed * 10).backward()
+            share()
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
             step += 1
-            if step % args.every == 0:
+            if step % args.every == 0 and rank == 0:
                 print(json.dumps({"step": step, "probes": round(float(probed.detach()), 4)}), flush=True)
             continue
-        each, right = losses(packed.forward(x, pos, [g[:2] for g in groups]), groups)
-        (each.mean() + probed).backward()
+        each, right = losses(packed.forward(x, pos, [g[:2] for g in groups]), groups, args.long)
+        deep = probes.decoder(packed.early, packed.late, ids == cfg.audio_token_index, labels)
+        means = probes.questions(packed.cued, packed.asked, groups)
+        (each.mean() + probed + args.deep * deep + 3 * means).backward()
+        means_loss += float(means.detach())
+        deep_loss += float(deep.detach())
+        share()
         probe_loss += float(probed.detach())
         torch.nn.utils.clip_grad_norm_(thinker.parameters(), 1.0)
         optimiser.step()
@@ -288,26 +332,28 @@ def train(run, args):
         step += 1
         total_loss += float(each.detach().mean())
         # Of a free answer the mean loss tells more than its first word.
-        open_loss = [float(e) / 3 for e, t in zip(each.detach(), tasks) if t == "Open"]
+        open_loss = [float(e) / args.long for e, t in zip(each.detach(), tasks) if t == "Open"]
         opened[0] += sum(open_loss)
         opened[1] += len(open_loss)
         for task, ok in zip(tasks, right.tolist()):
             got = tally.setdefault(task, [0, 0])
             got[0] += ok
             got[1] += 1
-        if step % args.every == 0:
-            row = {"step": step, "clips": seen, "lr": round(rate, 6), "loss": round(total_loss / args.every, 4), "probes": round(probe_loss / args.every, 4),
-                   "clips_per_second": round(args.batch * args.every / (time.time() - since), 1),
+        if step % args.every == 0 and rank == 0:
+            row = {"step": step, "clips": seen, "lr": round(rate, 6), "loss": round(total_loss / args.every, 4), "probes": round(probe_loss / args.every, 4), "deep": round(deep_loss / args.every, 4),
+                   "means": round(means_loss / args.every, 4),
+                   "clips_per_second": round(args.workers * args.batch * args.every / (time.time() - since), 1),
                    "open_loss": round(opened[0] / max(1, opened[1]), 4),
                    **{t: round(a / n, 3) for t, (a, n) in sorted(tally.items()) if t != "Open"}}
             print(json.dumps(row), flush=True)
             log.write(json.dumps(row) + "\n")
             log.flush()
-            tally, since, total_loss, probe_loss = {}, time.time(), 0.0, 0.0
+            tally, since, total_loss, probe_loss, deep_loss, means_loss = {}, time.time(), 0.0, 0.0, 0.0, 0.0
             opened = [0.0, 0]
-        if step % args.save == 0:
+        if step % args.save == 0 and rank == 0:
             save()
-    save()
+    if rank == 0:
+        save()
 
 
 def export(run, out):
@@ -339,9 +385,15 @@ def main():
     p.add_argument("--hold", type=float, default=0.5, help="share of the steps before the rate falls")
     p.add_argument("--noise", type=float, default=0.08)
     p.add_argument("--rich", type=float, default=0.0, help="share of clips of the rich level")
+    p.add_argument("--workers", type=int, default=1, help="processes of one thread that share gradients")
+    p.add_argument("--repeat", type=float, default=1.0, help="how often a clip comes up")
     p.add_argument("--seed", type=int, default=7)
     p.add_argument("--every", type=int, default=50)
     p.add_argument("--save", type=int, default=250)
+    p.add_argument("--letters", type=float, default=1.0, help="share of the questions with options that are asked")
+    p.add_argument("--free", type=float, default=0.3, help="chance of a free question to be chosen like the others")
+    p.add_argument("--long", type=float, default=3.0, help="weight of free answers, which hold more to learn than a letter")
+    p.add_argument("--deep", type=float, default=3.0, help="weight of the decoder's probes")
     p.add_argument("--look", type=int, default=400, help="first steps, for the towers alone")
     args = p.parse_args()
     args.run.mkdir(parents=True, exist_ok=True)
@@ -350,7 +402,12 @@ def main():
     elif args.export:
         export(args.run, args.export)
     else:
-        train(args.run, args)
+        folder = start(args.run, args)
+        (args.run / "meet").unlink(missing_ok=True)
+        if args.workers > 1:
+            mp.spawn(train, (args.run, folder, args), args.workers)
+        else:
+            train(0, args.run, folder, args)
 
 
 if __name__ == "__main__":

@@ -62,6 +62,9 @@ pub(crate) struct EvalFlags {
     /// Take something away from every video.
     #[arg(long, value_enum)]
     ablate: Option<AblateFlag>,
+    /// How questions with options ask for the answer: letter or option [default: the model's own, else letter].
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
     /// Only the first N questions.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
@@ -91,6 +94,7 @@ pub(crate) struct EvalRun {
     pub(crate) out: PathBuf,
     pub(crate) model: Option<String>,
     pub(crate) strategies: Vec<String>,
+    pub(crate) profile: Option<String>,
     pub(crate) ablation: Ablation,
     pub(crate) limit: Option<usize>,
     pub(crate) max_new_tokens: usize,
@@ -134,6 +138,7 @@ pub(super) fn eval(command: EvalCommand) -> anyhow::Result<Eval> {
             Some(AblateFlag::Sound) => Ablation::Sound,
             Some(AblateFlag::Picture) => Ablation::Picture,
         },
+        profile: f.profile,
         limit: f.limit,
         max_new_tokens: f.max_new_tokens,
         dtype: f.dtype,

@@ -9,6 +9,7 @@ use outro::chat::{Conversation, Part};
 use outro::prepare::{self, MediaOptions, Preparer};
 use outro::{Dtype, Model};
 use outro_lab::synth::{Clip, FPS, Level, Needs, Question, SIDE, SLOTS, Task};
+use outro_lab::task::Profile;
 use outro_media::{VideoInfo, VideoToWrite, write_mp4};
 
 use super::ask::{Asker, emit};
@@ -45,11 +46,12 @@ pub(crate) fn run(args: &Demo, ui: &Ui) -> anyhow::Result<()> {
     let model = Model::load(&source.dir, Dtype::Auto)?;
     let method = source::method(preparer.settings(), &source.dir, &Switches::default())?;
     emit(&format!("{place}\n{}\n", story(&clip)))?;
+    let profile = Profile::named(preparer.settings().profile.as_deref())?;
     let mut embeds = None;
     for question in questions {
         let conversation = Conversation {
             system: None,
-            user: vec![loaded.parts[0].clone(), Part::Text(question.prompt())],
+            user: vec![loaded.parts[0].clone(), Part::Text(question.prompt(profile))],
         };
         let inputs = preparer.assemble(&loaded, &conversation)?.inputs;
         if embeds.is_none() {
@@ -68,15 +70,12 @@ pub(crate) fn run(args: &Demo, ui: &Ui) -> anyhow::Result<()> {
         let outro = asker.answer(Some(&method), &mut |_| Ok(()))?;
         let chance =
             |a: &super::answer::Answer| a.first_token_top5.first().map_or(0.0, |c| c.probability * 100.0);
-        let choices = question
-            .choices()
-            .iter()
-            .map(|c| format!("    {c}\n"))
-            .collect::<String>();
+        let choices: Vec<String> = question.choices().iter().map(|c| format!("    {c}")).collect();
+        let choices = choices.join("\n");
         emit(&format!(
-            "\n{}\n{choices}  truth     {}\n  baseline  {:<10} ({:.1} % sure)\n  OutRo     {:<10} ({:.1} % sure)\n",
+            "\n{}\n{choices}\n  truth     {}\n  baseline  {:<16} ({:.1} % sure)\n  OutRo     {:<16} ({:.1} % sure)\n",
             question.text,
-            question.answer,
+            question.words(),
             baseline.text.trim(),
             chance(&baseline),
             outro.text.trim(),

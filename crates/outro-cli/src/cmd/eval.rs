@@ -10,7 +10,7 @@ use outro_lab::log::{self, Header, Log};
 use outro_lab::report::report;
 use outro_lab::run::{Engine, Step, run as answer_all};
 use outro_lab::strategy::Strategy;
-use outro_lab::task::{TASKS, Task};
+use outro_lab::task::{Profile, TASKS, Task};
 use serde_json::json;
 
 use super::ask::emit;
@@ -42,7 +42,10 @@ pub(crate) fn run(args: &Eval, ui: &Ui) -> anyhow::Result<()> {
 
 fn answers(args: &EvalRun, ui: &Ui) -> anyhow::Result<()> {
     let task = Task::named(&args.task)?;
-    let mut loaded = task.load(&args.data)?;
+    let source = source::open(args.model.as_deref(), ui)?;
+    let preparer = Preparer::open(&source.dir)?;
+    let profile = Profile::named(args.profile.as_deref().or(preparer.settings().profile.as_deref()))?;
+    let mut loaded = task.load(&args.data, profile)?;
     loaded.samples.truncate(args.limit.unwrap_or(usize::MAX));
     if loaded.skipped > 0 {
         ui.note(&format!(
@@ -51,8 +54,6 @@ fn answers(args: &EvalRun, ui: &Ui) -> anyhow::Result<()> {
             loaded.file.display()
         ));
     }
-    let source = source::open(args.model.as_deref(), ui)?;
-    let preparer = Preparer::open(&source.dir)?;
     let tokenizer = media::tokenizer(&preparer, &source.dir)?;
     let base = source::method(preparer.settings(), &source.dir, &Switches::default())?;
     let strategies: Vec<Strategy> = args
@@ -66,7 +67,7 @@ fn answers(args: &EvalRun, ui: &Ui) -> anyhow::Result<()> {
         version: env!("CARGO_PKG_VERSION").into(),
         task: task.name.into(),
         questions_sha256: loaded.sha256.clone(),
-        profile: task.profile.into(),
+        profile: profile.name.into(),
         parser: PARSER.into(),
         model: if source.tiny {
             source::TINY.into()

@@ -15,7 +15,7 @@ use crate::ui::{Ui, Unit, thousands};
 /// How the preparation reads media: what was typed, else what the model's outro.json says, else the defaults.
 pub(crate) fn options(reading: &Reading, preparer: &Preparer) -> MediaOptions {
     let mut options = preparer.media_options();
-    options.sampling = sampling(reading, options.sampling);
+    options.sampling = sampling(reading, &options.sampling);
     options.max_pixels = reading.max_pixels.or(options.max_pixels);
     options.audio_in_video = reading.audio_in_video;
     options.media = reading.options.clone();
@@ -23,14 +23,14 @@ pub(crate) fn options(reading: &Reading, preparer: &Preparer) -> MediaOptions {
 }
 
 /// Which frames are taken, where `own` is what happens when nothing was typed.
-pub(crate) fn sampling(reading: &Reading, own: Sampling) -> Sampling {
+pub(crate) fn sampling(reading: &Reading, own: &Sampling) -> Sampling {
     let typed = reading.fps.is_some() || reading.frames.is_some();
     Sampling {
         fps: reading.fps.unwrap_or(own.fps),
         frames: if typed { reading.frames } else { own.frames },
         start: reading.start,
         end: reading.end,
-        ..own
+        ..own.clone()
     }
 }
 

@@ -25,7 +25,7 @@ fn files(args: &Synth, out: &Path, ui: &Ui) -> anyhow::Result<()> {
     let bar = ui.bar("rendering videos", args.set.videos as u64, Unit::Count);
     let done = AtomicU64::new(0);
     let report = synth::write(out, &args.set, &|| {
-        bar.set(done.fetch_add(1, Ordering::Relaxed) + 1)
+        bar.set(done.fetch_add(1, Ordering::Relaxed) + 1);
     })?;
     bar.done();
     let n = |n: usize| thousands(n as u64);

@@ -18,8 +18,8 @@ use safetensors::tensor::{Dtype, TensorView};
 use super::encode;
 use super::output::Target;
 use super::source;
-use crate::args::Trace;
 use crate::args::flags::CaptureFlag;
+use crate::args::{Switches, Trace};
 use crate::fault::Fault;
 use crate::hub;
 use crate::ui::{Ui, Unit};
@@ -113,7 +113,7 @@ pub(crate) fn run(args: &Trace, ui: &Ui) -> anyhow::Result<()> {
     let typed: BTreeMap<_, _> = args
         .outro
         .iter()
-        .flat_map(|s| s.pairs())
+        .flat_map(Switches::pairs)
         .map(|(k, v)| (k.as_str(), v.as_str()))
         .collect();
     let mut metadata = HashMap::from([

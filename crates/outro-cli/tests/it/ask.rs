@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use serde_json::Value;
 
-use crate::support::{File, Ran, args, command, finish, outro, tiny};
+use crate::support::{File, Ran, args, command, outro, tiny};
 
 fn clip() -> PathBuf {
     tiny().with_file_name("clip.mp4")

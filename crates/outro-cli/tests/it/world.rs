@@ -158,16 +158,21 @@ fn a_model_brings_its_settings_and_flags_win() {
         serde_json::from_str(&outro([&base[..], &extra].concat()).ok().stdout).unwrap()
     };
     let own = ask(&[]);
+    let tokens = |v: &Value| v["prompt_tokens"]["video"].as_u64().unwrap();
     assert_eq!(
-        own["prompt_tokens"]["video"], 2,
-        "two pairs of frames of one token"
+        tokens(&own),
+        8,
+        "two pairs of frames of the processor's fewest pixels"
     );
     assert_eq!(own["answers"][0]["sinks"]["0"], json!([3]));
-    let typed = ask(&["--sinks", "1", "--frames", "6", "--max-pixels", "1568"]);
-    assert_eq!(typed["prompt_tokens"]["video"], 3 * 2);
+    let typed = ask(&["--sinks", "1", "--frames", "6", "--max-pixels", "50176"]);
+    assert!(tokens(&typed) > 100, "{typed}");
     assert_eq!(typed["answers"][0]["sinks"]["0"], json!([1]));
     let text = own["prompt_tokens"]["text"].as_u64().unwrap();
-    let with_system = ask(&["--system", "You are helpful."])["prompt_tokens"]["text"]
+    let with_system = ask(&[
+        "--system",
+        "You are a most helpful and patient assistant who sees and hears.",
+    ])["prompt_tokens"]["text"]
         .as_u64()
         .unwrap();
     assert!(with_system > text, "an empty system sentence is none");
@@ -217,4 +222,86 @@ fn the_demo_shows_three_questions() {
         .ok();
         assert!(bare.stdout.contains("from memory"), "{}", bare.stdout);
     }
+}
+
+/// The clips in the repository, which the model was not trained on; without ffmpeg the built-in decoders read them.
+#[test]
+fn the_programs_own_model_sees_and_hears() {
+    let world = tiny().with_file_name("world");
+    let dir = tempfile::tempdir().unwrap();
+    let (mut right, mut total) = (0, 0);
+    for task in ["avhbench", "daily-omni"] {
+        let log = dir.path().join(task);
+        let base = args![
+            "eval",
+            "run",
+            task,
+            "--data",
+            world.join(task),
+            "--out",
+            &log,
+            "--model",
+            "outro-tiny",
+            "--quiet"
+        ];
+        let first = outro(&base).ok();
+        assert!(first.stdout.contains("McNemar"), "{}", first.stdout);
+        // A run that was cut goes on: the torn line and what followed are answered again, to the same effect.
+        let text = fs::read_to_string(&log).unwrap();
+        fs::write(&log, &text[..text.len() / 2]).unwrap();
+        outro(&base).ok();
+        let answers = |text: &str| -> Vec<(Value, Value, Value)> {
+            let rows = text
+                .lines()
+                .skip(1)
+                .map(|l| serde_json::from_str::<Value>(l).unwrap());
+            rows.map(|r| (r["id"].clone(), r["strategy"].clone(), r["reply"].clone()))
+                .collect()
+        };
+        assert_eq!(answers(&fs::read_to_string(&log).unwrap()), answers(&text));
+        let with_sound_taken = [&base[..], &args!["--ablate", "sound"]].concat();
+        outro(with_sound_taken).fails(1, &["ablation"]);
+        let report = outro(args!["eval", "report", &log, "--format", "json"]).ok();
+        let report: Value = serde_json::from_str(&report.stdout).unwrap();
+        for strategy in report["results"].as_array().unwrap() {
+            right += strategy["all"]["right"].as_u64().unwrap();
+            total += strategy["all"]["total"].as_u64().unwrap();
+        }
+    }
+    assert!(right * 100 >= total * 80, "{right} of {total}");
+}
+
+#[test]
+fn a_benchmark_that_cannot_be_run_says_why() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = tiny().with_file_name("world/avhbench");
+    let log = dir.path().join("log");
+    let run = |task: &str, data: &Path, extra: &[&str]| {
+        let base = args![
+            "eval",
+            "run",
+            task,
+            "--data",
+            data,
+            "--out",
+            &log,
+            "--model",
+            "outro-tiny"
+        ];
+        let extra: Vec<_> = extra.iter().map(|s| (*s).into()).collect();
+        outro([&base[..], &extra].concat())
+    };
+    run("nope", &world, &[]).fails(1, &["nope", "avhbench"]);
+    run("avhbench", dir.path(), &[]).fails(1, &["QA.json"]);
+    run("avhbench", &world, &["--strategy", "vcd"]).fails(1, &["vcd", "baseline"]);
+    run("avhbench", &world, &["--limit", "0"]).fails(2, &["--limit"]);
+    run("avhbench", &world, &["--profile", "x"]).fails(1, &["profile", "letter"]);
+    fs::write(&log, "my notes\n").unwrap();
+    run("avhbench", &world, &["--limit", "1"]).fails(1, &["not a log"]);
+    assert_eq!(
+        fs::read_to_string(&log).unwrap(),
+        "my notes\n",
+        "what was there stays"
+    );
+    assert!(outro(["eval", "list"]).ok().stdout.contains("daily-omni"));
 }

@@ -107,7 +107,7 @@ impl Report {
             (b.frames, b.height, b.width, b.grid) = (Some(1), Some(height), Some(width), Some(g));
             b.image_tokens = tokens(g);
         } else {
-            let frames = media::sampling(reading, Sampling::default())
+            let frames = media::sampling(reading, &Sampling::default())
                 .indices(video)?
                 .len();
             let (height, width) = video_size(video.height, video.width, frames, &limits)?;

@@ -98,9 +98,9 @@ def positions(thinker, ids, grid, mel_frames):
 class Batcher:
     """Clips of one layout, with a choice of their questions, as tensors."""
 
-    def __init__(self, prompts, thinker, per_clip, seed, noise, letters=1.0, free=0.3):
+    def __init__(self, prompts, thinker, per_clip, seed, noise, letters=1.0, free=0.3, focus=()):
         self.prompts, self.thinker, self.per_clip, self.noise = prompts, thinker, per_clip, noise
-        self.letters, self.free = letters, free
+        self.letters, self.free, self.focus = letters, free, focus
         self.marks = {i for t, i in prompts.tok.get_vocab().items() if "?" in t}
         self.rng, self.layouts = random.Random(seed), {}
 
@@ -119,6 +119,7 @@ class Batcher:
         self.rng.shuffle(rest)
         # Free answers are long and teach perception; scored forms come first.
         rest.sort(key=lambda q: q["task"] == "Open" and self.rng.random() >= self.free)
+        rest.sort(key=lambda q: q["task"] not in self.focus)
         return described + rest[: self.per_clip - len(described)]
 
     def mark(self, tokens):
@@ -166,7 +167,7 @@ def embed(thinker, ids, pixels, mel, grid):
 
 
 def losses(logits, groups, long):
-    """Mean loss of every answer, and whether its first token is right."""
+    """Mean loss of every answer, and whether all its tokens are right."""
     each, right = [], []
     for out, (_, _, target, *_) in zip(logits, groups):
         wanted = target >= 0
@@ -175,9 +176,7 @@ def losses(logits, groups, long):
         count = wanted.sum(1)
         mean = torch.zeros(len(count)).index_add(0, row, loss) / count
         each.append(mean * torch.where(count > 2, long, 1.0))
-        first = wanted.float().argmax(1)
-        pick = torch.arange(len(count))
-        right.append(out[pick, first].argmax(-1) == target[pick, first])
+        right.append(((out.argmax(-1) == target) | ~wanted).all(1))
     return torch.cat(each), torch.cat(right)
 
 
@@ -259,7 +258,7 @@ def train(rank, run, folder, args):
     batches = queue.Queue(4)
 
     def feed():
-        maker = Batcher(prompts, thinker, args.questions, args.seed + step + rank, args.noise, args.letters, args.free)
+        maker = Batcher(prompts, thinker, args.questions, args.seed + step + rank, args.noise, args.letters, args.free, args.focus)
         choose, index, kept, waiting = random.Random(args.seed + seen + rank), seen, [], {}
         # Every worker has its own part of the stream.
         first = rank * 10**7 + seen
@@ -321,7 +320,8 @@ def train(rank, run, folder, args):
         each, right = losses(packed.forward(x, pos, [g[:2] for g in groups]), groups, args.long)
         deep = probes.decoder(packed.early, packed.late, ids == cfg.audio_token_index, labels)
         means = probes.questions(packed.cued, packed.asked, groups)
-        (each.mean() + probed + args.deep * deep + 3 * means).backward()
+        answers = each * torch.tensor([2.0 if t in args.focus else 1.0 for t in tasks])
+        (answers.mean() + probed + args.deep * deep + 3 * means).backward()
         means_loss += float(means.detach())
         deep_loss += float(deep.detach())
         share()
@@ -394,6 +394,7 @@ def main():
     p.add_argument("--free", type=float, default=0.3, help="chance of a free question to be chosen like the others")
     p.add_argument("--long", type=float, default=3.0, help="weight of free answers, which hold more to learn than a letter")
     p.add_argument("--deep", type=float, default=3.0, help="weight of the decoder's probes")
+    p.add_argument("--focus", action="append", default=[], metavar="TASK", help="always asked, and of twice the weight")
     p.add_argument("--look", type=int, default=400, help="first steps, for the towers alone")
     args = p.parse_args()
     args.run.mkdir(parents=True, exist_ok=True)

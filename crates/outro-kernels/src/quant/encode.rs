@@ -1,0 +1,283 @@
+//! From f32 to blocks: scales that make the squared error small.
+
+use super::QuantType;
+use half::f16;
+
+/// Quantises whole blocks of `x` into `out`. Q8_0, Q6_K and Q4_K can be made; the other layouts are only read.
+///
+/// # Panics
+/// For another layout, or when `out` is not what [`QuantType::bytes_of`] says for `x`.
+pub fn quantise(kind: QuantType, x: &[f32], out: &mut [u8]) {
+    assert_eq!(
+        kind.bytes_of(x.len()),
+        Some(out.len()),
+        "blocks of {}",
+        kind.name()
+    );
+    let blocks = x
+        .chunks_exact(kind.block_len())
+        .zip(out.chunks_exact_mut(kind.block_bytes()));
+    for (x, out) in blocks {
+        match kind {
+            QuantType::Q8_0 => q8_0(x, out),
+            QuantType::Q6K => q6_k(x, out),
+            QuantType::Q4K => q4_k(x, out),
+            _ => unreachable_layout(kind),
+        }
+    }
+}
+
+#[expect(clippy::panic, reason = "documented: the caller chooses among three layouts")]
+fn unreachable_layout(kind: QuantType) {
+    panic!("{} is only read", kind.name());
+}
+
+/// A half-precision number's bytes; what is too large becomes the largest.
+fn half_bytes(x: f32) -> ([u8; 2], f32) {
+    let h = f16::from_f32(x.clamp(-65504.0, 65504.0));
+    (h.to_le_bytes(), h.to_f32())
+}
+
+fn inverse(x: f32) -> f32 {
+    if x == 0.0 { 0.0 } else { 1.0 / x }
+}
+
+fn q8_0(x: &[f32], out: &mut [u8]) {
+    let largest = x.iter().fold(0f32, |a, b| a.max(b.abs()));
+    let (bytes, d) = half_bytes(largest / 127.0);
+    out[..2].copy_from_slice(&bytes);
+    let inv = inverse(d);
+    for (q, x) in out[2..].iter_mut().zip(x) {
+        *q = (x * inv).round().clamp(-127.0, 127.0) as i8 as u8;
+    }
+}
+
+/// Squared error of `x` against `scale * round(x / scale)` inside -32..=31, each weighted by `x^2`, and the scale that
+/// fits those integers best.
+fn fit_signed(x: &[f32], scale: f32) -> (f32, f32) {
+    let inv = inverse(scale);
+    let (mut wxq, mut wqq) = (0f32, 0f32);
+    for x in x {
+        let q = (x * inv).round().clamp(-32.0, 31.0);
+        let w = x * x;
+        wxq += w * x * q;
+        wqq += w * q * q;
+    }
+    let best = wxq * inverse(wqq);
+    // What the error keeps of sum w x^2, up to a constant, at the best scale.
+    (-wxq * best, best)
+}
+
+fn q6_k(x: &[f32], out: &mut [u8]) {
+    let mut scales = [0f32; 16];
+    for (s, x) in scales.iter_mut().zip(x.chunks_exact(16)) {
+        // The largest value lies near the end of the range that has one more step: -32.
+        let largest = x.iter().fold(0f32, |a, b| if b.abs() > a.abs() { *b } else { a });
+        let mut best = (f32::INFINITY, 0.0);
+        for step in -4i8..=4 {
+            let fit = fit_signed(x, largest / (-32.0 + 0.25 * f32::from(step)));
+            if fit.0 < best.0 {
+                best = fit;
+            }
+        }
+        *s = best.1;
+    }
+    let largest = scales
+        .iter()
+        .fold(0f32, |a, b| if b.abs() > a.abs() { *b } else { a });
+    let (bytes, d) = half_bytes(largest / -128.0);
+    out[208..].copy_from_slice(&bytes);
+    let inv = inverse(d);
+    let mut q = [0u8; 256];
+    for (g, x) in x.chunks_exact(16).enumerate() {
+        let s = (scales[g] * inv).round().clamp(-128.0, 127.0);
+        out[192 + g] = s as i8 as u8;
+        let inv = inverse(d * s);
+        for (q, x) in q[g * 16..].iter_mut().zip(x) {
+            *q = ((x * inv).round().clamp(-32.0, 31.0) + 32.0) as u8;
+        }
+    }
+    for part in 0..2 {
+        let q = &q[part * 128..(part + 1) * 128];
+        for l in 0..32 {
+            out[part * 64 + l] = (q[l] & 15) | ((q[l + 64] & 15) << 4);
+            out[part * 64 + 32 + l] = (q[l + 32] & 15) | ((q[l + 96] & 15) << 4);
+            out[128 + part * 32 + l] =
+                (q[l] >> 4) | ((q[l + 32] >> 4) << 2) | ((q[l + 64] >> 4) << 4) | ((q[l + 96] >> 4) << 6);
+        }
+    }
+}
+
+/// The scale and minimum (both at least 0) that fit `x` with `scale * q - min`, `q` in 0..=15.
+fn fit_affine(x: &[f32]) -> (f32, f32) {
+    let low = x.iter().fold(0f32, |a, b| a.min(*b));
+    let high = x.iter().fold(low, |a, b| a.max(*b));
+    if high <= low {
+        // All equal and not above zero: the minimum alone says it.
+        return (0.0, -low);
+    }
+    // Large weights matter more; the mean keeps small ones from counting nothing.
+    let mean = (x.iter().map(|x| x * x).sum::<f32>() / x.len() as f32).sqrt();
+    let mut best = (f32::INFINITY, (high - low) / 15.0, -low);
+    for step in 0i8..10 {
+        let inv = (14.0 + 0.2 * f32::from(step)) / (high - low);
+        let (mut w0, mut wq, mut wqq, mut wx, mut wxq) = (0f32, 0f32, 0f32, 0f32, 0f32);
+        for x in x {
+            let q = ((x - low) * inv).round().clamp(0.0, 15.0);
+            let w = mean + x.abs();
+            w0 += w;
+            wq += w * q;
+            wqq += w * q * q;
+            wx += w * x;
+            wxq += w * x * q;
+        }
+        // Least squares for x = a q + b; without b where it would be above zero, or where all q are the same.
+        let det = w0 * wqq - wq * wq;
+        let (mut a, mut b) = (0.0, 0.0);
+        let several = det > 1e-5 * w0 * wqq;
+        if several {
+            a = (w0 * wxq - wx * wq) / det;
+            b = (wqq * wx - wq * wxq) / det;
+        }
+        if !several || b > 0.0 {
+            (a, b) = (wxq * inverse(wqq), 0.0);
+        }
+        if a <= 0.0 {
+            continue;
+        }
+        let error: f32 = x
+            .iter()
+            .map(|x| {
+                let q = ((x - b) / a).round().clamp(0.0, 15.0);
+                let e = a * q + b - x;
+                (mean + x.abs()) * e * e
+            })
+            .sum();
+        if error < best.0 {
+            best = (error, a, -b);
+        }
+    }
+    (best.1, best.2)
+}
+
+fn q4_k(x: &[f32], out: &mut [u8]) {
+    let mut fits = [(0f32, 0f32); 8];
+    for (f, x) in fits.iter_mut().zip(x.chunks_exact(32)) {
+        *f = fit_affine(x);
+    }
+    let most = |f: fn(&(f32, f32)) -> f32| fits.iter().map(f).fold(0f32, f32::max);
+    let (d_bytes, d) = half_bytes(most(|f| f.0) / 63.0);
+    let (m_bytes, dmin) = half_bytes(most(|f| f.1) / 63.0);
+    out[..2].copy_from_slice(&d_bytes);
+    out[2..4].copy_from_slice(&m_bytes);
+    let (inv_d, inv_m) = (inverse(d), inverse(dmin));
+    out[4..16].fill(0);
+    let mut q = [0u8; 256];
+    for (j, x) in x.chunks_exact(32).enumerate() {
+        let s = (fits[j].0 * inv_d).round().clamp(0.0, 63.0) as u8;
+        let m = (fits[j].1 * inv_m).round().clamp(0.0, 63.0) as u8;
+        if j < 4 {
+            out[4 + j] |= s;
+            out[8 + j] |= m;
+        } else {
+            out[8 + j] |= (s & 15) | ((m & 15) << 4);
+            out[j] |= (s >> 4) << 6;
+            out[4 + j] |= (m >> 4) << 6;
+        }
+        let (inv, min) = (inverse(d * f32::from(s)), dmin * f32::from(m));
+        for (q, x) in q[j * 32..].iter_mut().zip(x) {
+            *q = ((x + min) * inv).round().clamp(0.0, 15.0) as u8;
+        }
+    }
+    for piece in 0..4 {
+        for l in 0..32 {
+            out[16 + piece * 32 + l] = q[piece * 64 + l] | (q[piece * 64 + 32 + l] << 4);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::math::tests::random;
+    use crate::quant::Blocks;
+
+    fn round_trip(kind: QuantType, x: &[f32]) -> Vec<f32> {
+        let mut bytes = vec![0xAA; kind.bytes_of(x.len()).unwrap()];
+        quantise(kind, x, &mut bytes);
+        let mut y = vec![0f32; x.len()];
+        Blocks::new(kind, &bytes).unwrap().dequantise(0, &mut y);
+        y
+    }
+
+    /// Root mean square of the difference over that of `x`.
+    fn error(kind: QuantType, x: &[f32]) -> f64 {
+        let square = |v: f32| f64::from(v) * f64::from(v);
+        let y = round_trip(kind, x);
+        let difference: f64 = x.iter().zip(&y).map(|(x, y)| square(x - y)).sum();
+        (difference / x.iter().map(|x| square(*x)).sum::<f64>()).sqrt()
+    }
+
+    /// About normal numbers: a sum of uniform ones.
+    fn normal(seed: u64, n: usize) -> Vec<f32> {
+        let parts: Vec<_> = (0..8).map(|i| random(seed * 8 + i, n)).collect();
+        (0..n)
+            .map(|i| parts.iter().map(|p| p[i]).sum::<f32>() * 0.02)
+            .collect()
+    }
+
+    #[test]
+    fn errors_are_as_small_as_the_bits_allow() {
+        let x = normal(5, 64 * 256);
+        for (kind, most) in [
+            (QuantType::Q8_0, 0.007),
+            (QuantType::Q6K, 0.023),
+            (QuantType::Q4K, 0.085),
+        ] {
+            let e = error(kind, &x);
+            assert!(e < most && e > most / 4.0, "{kind:?}: {e}");
+            let far: Vec<f32> = x.iter().map(|x| x * 0.3 + 0.05).collect();
+            assert!(
+                error(kind, &far) < most,
+                "{kind:?} with a mean: {}",
+                error(kind, &far)
+            );
+        }
+    }
+
+    #[test]
+    fn every_value_is_within_a_step() {
+        let x = normal(9, 4 * 256);
+        for (kind, group, steps) in [
+            (QuantType::Q8_0, 32, 254.0),
+            (QuantType::Q6K, 16, 52.0),
+            (QuantType::Q4K, 32, 10.0),
+        ] {
+            for (x, y) in x.chunks(group).zip(round_trip(kind, &x).chunks(group)) {
+                let low = x.iter().fold(0f32, |a, b| a.min(*b));
+                let high = x.iter().fold(0f32, |a, b| a.max(*b));
+                for (x, y) in x.iter().zip(y) {
+                    assert!(
+                        (x - y).abs() <= (high - low) / steps * 1.01,
+                        "{kind:?}: {y} for {x} in {low}..{high}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn special_blocks() {
+        for kind in [QuantType::Q8_0, QuantType::Q6K, QuantType::Q4K] {
+            assert_eq!(round_trip(kind, &[0.0; 256]), [0.0; 256]);
+            for x in [0.7f32, -0.7] {
+                for y in round_trip(kind, &[x; 256]) {
+                    assert!((y - x).abs() < 0.01, "{kind:?}: {y} for {x}");
+                }
+            }
+            let mut spike = [0.001f32; 256];
+            spike[40] = 50.0;
+            assert!((round_trip(kind, &spike)[40] - 50.0).abs() < 0.6, "{kind:?}");
+        }
+    }
+}

@@ -6,11 +6,13 @@
 
 mod encode;
 mod product;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 pub use encode::quantise;
 pub(crate) use product::few_rows;
 
-use crate::simd::{Level, multiversion};
+use crate::simd::Level;
 
 /// A block layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -156,10 +158,7 @@ impl<'a> Blocks<'a> {
     }
 }
 
-multiversion! { fn dequantise(blocks: Blocks, start: usize, out: &mut [f32]) = dequantise_body }
-
-#[inline(always)]
-fn dequantise_body<const FMA: bool>(blocks: Blocks, start: usize, out: &mut [f32]) {
+fn dequantise(level: Level, blocks: Blocks, start: usize, out: &mut [f32]) {
     let (len, bytes) = (blocks.kind.block_len(), blocks.kind.block_bytes());
     assert!(
         start + out.len() <= blocks.len(),
@@ -170,8 +169,13 @@ fn dequantise_body<const FMA: bool>(blocks: Blocks, start: usize, out: &mut [f32
     while !out.is_empty() {
         let (block, skip) = (at / len, at % len);
         let rest = &blocks.bytes[block * bytes..];
-        open.read(blocks.kind, &rest[..rest.len().min(CHUNK / len * bytes)]);
-        open.widen(blocks.kind, &mut wide);
+        open_wide(
+            level,
+            blocks.kind,
+            &rest[..rest.len().min(CHUNK / len * bytes)],
+            &mut open,
+            &mut wide,
+        );
         let n = (CHUNK - skip).min(out.len());
         let (now, later) = out.split_at_mut(n);
         now.copy_from_slice(&wide[skip..skip + n]);
@@ -180,17 +184,37 @@ fn dequantise_body<const FMA: bool>(blocks: Blocks, start: usize, out: &mut [f32
     }
 }
 
+/// Opens and widens at most a chunk.
+fn open_wide(level: Level, kind: QuantType, blocks: &[u8], open: &mut Open, wide: &mut [f32; CHUNK]) {
+    #[cfg(target_arch = "x86_64")]
+    if level > Level::Portable {
+        // SAFETY: a level above Portable is only ever made from what the processor reports; all have AVX2, FMA and F16C.
+        return unsafe { x86::open_wide(kind, blocks, open, wide) };
+    }
+    let _ = level;
+    open.read(kind, blocks);
+    open.widen(kind, wide);
+}
+
+/// A row's blocks, a chunk at a time.
+#[inline(always)]
+fn chunks<'a>(w: Blocks, row: &'a [u8]) -> std::slice::Chunks<'a, u8> {
+    row.chunks(CHUNK / w.kind.block_len() * w.kind.block_bytes())
+}
+
 /// Elements that are opened at once.
 const CHUNK: usize = 256;
 /// Elements that share a scale and a minimum.
 const GROUP: usize = 16;
+/// Groups of a chunk.
+const GROUPS: usize = CHUNK / GROUP;
 
 /// Up to [`CHUNK`] elements: element `i` is `scale[i / 16] * (q[i] - offset) - min[i / 16]`. What is missing is zero.
 #[repr(align(64))]
 struct Open {
     q: [u8; CHUNK],
-    scale: [f32; CHUNK / GROUP],
-    min: [f32; CHUNK / GROUP],
+    scale: [f32; GROUPS],
+    min: [f32; GROUPS],
 }
 
 impl Open {
@@ -198,8 +222,8 @@ impl Open {
     fn new() -> Self {
         Self {
             q: [0; CHUNK],
-            scale: [0.0; CHUNK / GROUP],
-            min: [0.0; CHUNK / GROUP],
+            scale: [0.0; GROUPS],
+            min: [0.0; GROUPS],
         }
     }
 
@@ -226,8 +250,10 @@ impl Open {
                 (half(b, 0), -half(b, 2))
             }),
             QuantType::Q8_0 => self.small(blocks.as_chunks().0, |b: &[u8; 34], q| {
-                for (q, x) in q.iter_mut().zip(&b[2..]) {
-                    *q = x ^ 0x80;
+                if let ([x], _) = b[2..].as_chunks::<32>() {
+                    for l in 0..32 {
+                        q[l] = x[l] ^ 0x80;
+                    }
                 }
                 (half(b, 0), 0.0)
             }),
@@ -235,12 +261,14 @@ impl Open {
                 let (blocks, _) = blocks.as_chunks::<144>();
                 if let [b, ..] = blocks {
                     self.scales_and_minima(b);
-                    for piece in 0..4 {
-                        let q = &mut self.q[piece * 64..(piece + 1) * 64];
+                    let (packed, _) = b[16..].as_chunks::<32>();
+                    let (q, _) = self.q.as_chunks_mut::<32>();
+                    for (x, q) in packed.iter().zip(q.chunks_exact_mut(2)) {
                         for l in 0..32 {
-                            let x = b[16 + piece * 32 + l];
-                            q[l] = x & 15;
-                            q[l + 32] = x >> 4;
+                            q[0][l] = x[l] & 15;
+                        }
+                        for l in 0..32 {
+                            q[1][l] = x[l] >> 4;
                         }
                     }
                 }

@@ -2,14 +2,14 @@
 
 use rayon::prelude::*;
 
-use super::{Blocks, CHUNK, GROUP, Open};
+#[cfg(target_arch = "x86_64")]
+use super::x86;
+use super::{Blocks, CHUNK, GROUP, GROUPS, Open, chunks};
 use crate::gemm::{Activations, Shared};
-use crate::simd::{Level, fma, multiversion, sum_lanes};
+use crate::simd::{Level, sum_lanes};
 
 /// Outputs of one task.
 const STRIP: usize = 32;
-/// Groups of a chunk.
-const GROUPS: usize = CHUNK / GROUP;
 
 /// `out[m, n] = x[m, k] w[n, k]^T + bias[n]` for `m <= 4`.
 pub(crate) fn few_rows(
@@ -66,14 +66,24 @@ fn pad(x: &[f32], k: usize) -> Vec<f32> {
 }
 
 /// Activations as `scale * q` with one scale for 32 elements, stored once for each group of 16.
-struct Int8Rows {
-    q: Vec<i8>,
-    scale: Vec<f32>,
+pub(super) struct Int8Rows {
+    pub(super) q: Vec<i8>,
+    pub(super) scale: Vec<f32>,
     /// `scale` times the sum of the group's `q`.
-    sum: Vec<f32>,
+    pub(super) sum: Vec<f32>,
 }
 
 impl Int8Rows {
+    /// Whether there are `n` elements, padding included; SIMD code relies on it.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn check(&self, n: usize) {
+        let groups = n / GROUP;
+        assert!(
+            self.q.len() == n && self.scale.len() == groups && self.sum.len() == groups,
+            "rows of quantised activations"
+        );
+    }
+
     fn new(x: &[f32], k: usize) -> Self {
         let wide = pad(x, k);
         let mut this = Self {
@@ -103,66 +113,30 @@ impl Int8Rows {
 
 /// `y[j][i] = x[i] . w[n0 + j]`.
 fn strip<const M: usize>(level: Level, x: &Rows, k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
-    match x {
-        Rows::F32(x) => strip_f32::<M>(level, x, k, w, n0, y),
-        Rows::Int8(x) => {
-            #[cfg(target_arch = "x86_64")]
-            match level {
-                Level::Avx512 if is_x86_feature_detected!("avx512vnni") => {
-                    // SAFETY: a level above Portable is only ever made from what the processor reports, and VNNI was asked for.
-                    return unsafe { x86::strip_512::<M>(x, k, w, n0, y) };
-                }
-                // SAFETY: as above; both levels have AVX2.
-                Level::Avx512 | Level::Avx2 => return unsafe { x86::strip_256::<M>(x, k, w, n0, y) },
-                Level::Portable => {}
+    #[cfg(target_arch = "x86_64")]
+    if level > Level::Portable {
+        let vnni = level == Level::Avx512 && is_x86_feature_detected!("avx512vnni");
+        // SAFETY: a level above Portable is only ever made from what the processor reports, and both have AVX2, FMA
+        // and F16C; VNNI was asked for.
+        return unsafe {
+            match x {
+                Rows::F32(x) if level == Level::Avx512 => x86::exact_512::<M>(x, k, w, n0, y),
+                Rows::F32(x) => x86::exact_256::<M>(x, k, w, n0, y),
+                Rows::Int8(x) if vnni => x86::int8_512::<M>(x, k, w, n0, y),
+                Rows::Int8(x) => x86::int8_256::<M>(x, k, w, n0, y),
             }
-            let _ = level;
-            strip_portable::<M>(x, k, w, n0, y);
-        }
+        };
     }
-}
-
-fn strip_f32<const M: usize>(level: Level, x: &[f32], k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
-    match M {
-        1 => strip_f32_1(level, x, k, w, n0, y),
-        2 => strip_f32_2(level, x, k, w, n0, y),
-        3 => strip_f32_3(level, x, k, w, n0, y),
-        _ => strip_f32_4(level, x, k, w, n0, y),
+    let _ = level;
+    match x {
+        Rows::F32(x) => strip_f32::<M>(x, k, w, n0, y),
+        Rows::Int8(x) => strip_int8::<M>(x, k, w, n0, y),
     }
-}
-
-multiversion! { fn strip_f32_1(x: &[f32], k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) = body_1 }
-multiversion! { fn strip_f32_2(x: &[f32], k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) = body_2 }
-multiversion! { fn strip_f32_3(x: &[f32], k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) = body_3 }
-multiversion! { fn strip_f32_4(x: &[f32], k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) = body_4 }
-
-#[inline(always)]
-fn body_1<const FMA: bool>(x: &[f32], k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
-    strip_f32_body::<FMA, 1>(x, k, w, n0, y);
-}
-#[inline(always)]
-fn body_2<const FMA: bool>(x: &[f32], k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
-    strip_f32_body::<FMA, 2>(x, k, w, n0, y);
-}
-#[inline(always)]
-fn body_3<const FMA: bool>(x: &[f32], k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
-    strip_f32_body::<FMA, 3>(x, k, w, n0, y);
-}
-#[inline(always)]
-fn body_4<const FMA: bool>(x: &[f32], k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
-    strip_f32_body::<FMA, 4>(x, k, w, n0, y);
 }
 
 /// Exact products: weights are widened to f32 in cache, activations are as they are.
-#[inline(always)]
-fn strip_f32_body<const FMA: bool, const M: usize>(
-    x: &[f32],
-    k: usize,
-    w: Blocks,
-    n0: usize,
-    y: &mut [[f32; 4]],
-) {
-    const LANES: usize = 64;
+fn strip_f32<const M: usize>(x: &[f32], k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
+    const LANES: usize = 16;
     let wide = k.next_multiple_of(CHUNK);
     let (mut open, mut weights) = (Open::new(), [0f32; CHUNK]);
     for (j, y) in y.iter_mut().enumerate() {
@@ -174,7 +148,7 @@ fn strip_f32_body<const FMA: bool, const M: usize>(
                 let x = &x[i * wide + c * CHUNK..][..CHUNK];
                 for (x, w) in x.chunks_exact(LANES).zip(weights.chunks_exact(LANES)) {
                     for l in 0..LANES {
-                        lanes[l] = fma::<FMA>(x[l], w[l], lanes[l]);
+                        lanes[l] += x[l] * w[l];
                     }
                 }
             }
@@ -185,13 +159,7 @@ fn strip_f32_body<const FMA: bool, const M: usize>(
     }
 }
 
-/// A row's blocks, a chunk at a time.
-#[inline(always)]
-fn chunks<'a>(w: Blocks, row: &'a [u8]) -> std::slice::Chunks<'a, u8> {
-    row.chunks(CHUNK / w.kind.block_len() * w.kind.block_bytes())
-}
-
-fn strip_portable<const M: usize>(x: &Int8Rows, k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
+fn strip_int8<const M: usize>(x: &Int8Rows, k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
     let wide = k.next_multiple_of(CHUNK);
     let offset = w.kind.offset() as f32;
     let mut open = Open::new();
@@ -207,135 +175,6 @@ fn strip_portable<const M: usize>(x: &Int8Rows, k: usize, w: Blocks, n0: usize, 
                     *y += products.sum::<i32>() as f32 * open.scale[g] * x.scale[at]
                         - (open.scale[g] * offset + open.min[g]) * x.sum[at];
                 }
-            }
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::{
-        __m256, __m512, _mm256_abs_epi8, _mm256_cvtepi32_ps, _mm256_fmadd_ps, _mm256_fnmadd_ps,
-        _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps,
-        _mm256_permutevar8x32_ps, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_ps, _mm256_setr_epi32,
-        _mm256_setzero_ps, _mm256_sign_epi8, _mm256_storeu_ps, _mm256_xor_si256, _mm512_cvtepi32_ps,
-        _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
-        _mm512_mul_ps, _mm512_permutexvar_ps, _mm512_reduce_add_ps, _mm512_set1_ps, _mm512_setr_epi32,
-        _mm512_setzero_ps, _mm512_setzero_si512,
-    };
-
-    use super::{CHUNK, GROUP, GROUPS, Int8Rows, Open, chunks};
-    use crate::quant::{Blocks, QuantType};
-
-    /// # Safety
-    /// AVX-512 F, BW, DQ, VL and VNNI; `x` holds M rows of `k`.
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-    pub(super) unsafe fn strip_512<const M: usize>(
-        x: &Int8Rows,
-        k: usize,
-        w: Blocks,
-        n0: usize,
-        y: &mut [[f32; 4]],
-    ) {
-        let wide = k.next_multiple_of(CHUNK);
-        assert!(x.q.len() == M * wide && x.scale.len() == M * wide / GROUP && x.sum.len() == x.scale.len());
-        let offset = _mm512_set1_ps(w.kind().offset() as f32);
-        // A register holds the sums of four elements each; four of them make a group.
-        let lanes = |p: i32| {
-            let (a, b, c, d) = (4 * p, 4 * p + 1, 4 * p + 2, 4 * p + 3);
-            _mm512_setr_epi32(a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d)
-        };
-        let lanes = [lanes(0), lanes(1), lanes(2), lanes(3)];
-        let mut open = Open::new();
-        for (j, y) in y.iter_mut().enumerate() {
-            let mut acc: [[__m512; 2]; M] = [[_mm512_setzero_ps(); 2]; M];
-            for (c, blocks) in chunks(w, w.row(n0 + j, k)).enumerate() {
-                open.read(w.kind(), blocks);
-                // SAFETY: `open` holds a chunk; row i of x has a chunk at c by the assertion above.
-                unsafe {
-                    let scale = _mm512_loadu_ps(open.scale.as_ptr());
-                    let min = _mm512_fmadd_ps(scale, offset, _mm512_loadu_ps(open.min.as_ptr()));
-                    for (i, acc) in acc.iter_mut().enumerate() {
-                        let at = i * wide + c * CHUNK;
-                        let scale = _mm512_mul_ps(scale, _mm512_loadu_ps(x.scale.as_ptr().add(at / GROUP)));
-                        let sums = _mm512_loadu_ps(x.sum.as_ptr().add(at / GROUP));
-                        for (p, lanes) in lanes.iter().enumerate() {
-                            let q = _mm512_loadu_si512(open.q.as_ptr().add(64 * p).cast());
-                            let x8 = _mm512_loadu_si512(x.q.as_ptr().add(at + 64 * p).cast());
-                            let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), q, x8);
-                            let scale = _mm512_permutexvar_ps(*lanes, scale);
-                            acc[p % 2] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), scale, acc[p % 2]);
-                        }
-                        acc[0] = _mm512_fnmadd_ps(min, sums, acc[0]);
-                    }
-                }
-            }
-            for (y, acc) in y.iter_mut().zip(acc) {
-                *y = _mm512_reduce_add_ps(acc[0]) + _mm512_reduce_add_ps(acc[1]);
-            }
-        }
-    }
-
-    /// # Safety
-    /// AVX2 and FMA; `x` holds M rows of `k`.
-    #[target_feature(enable = "avx2,fma,f16c")]
-    pub(super) unsafe fn strip_256<const M: usize>(
-        x: &Int8Rows,
-        k: usize,
-        w: Blocks,
-        n0: usize,
-        y: &mut [[f32; 4]],
-    ) {
-        let wide = k.next_multiple_of(CHUNK);
-        assert!(x.q.len() == M * wide && x.scale.len() == M * wide / GROUP && x.sum.len() == x.scale.len());
-        // Two products of 255 and 127 would not fit 16 bits: there the sign goes to the activation instead.
-        let signed = w.kind() == QuantType::Q8_0;
-        let offset = _mm256_set1_ps(if signed { 0.0 } else { w.kind().offset() as f32 });
-        let (ones, flip) = (_mm256_set1_epi16(1), _mm256_set1_epi8(-128));
-        let lanes = [
-            _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1),
-            _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3),
-            _mm256_setr_epi32(4, 4, 4, 4, 5, 5, 5, 5),
-            _mm256_setr_epi32(6, 6, 6, 6, 7, 7, 7, 7),
-        ];
-        let mut open = Open::new();
-        for (j, y) in y.iter_mut().enumerate() {
-            let mut acc: [__m256; M] = [_mm256_setzero_ps(); M];
-            for (c, blocks) in chunks(w, w.row(n0 + j, k)).enumerate() {
-                open.read(w.kind(), blocks);
-                for half in 0..2 {
-                    // SAFETY: `open` holds a chunk; row i of x has a chunk at c by the assertion above.
-                    unsafe {
-                        let scale = _mm256_loadu_ps(open.scale.as_ptr().add(half * GROUPS / 2));
-                        let min = _mm256_loadu_ps(open.min.as_ptr().add(half * GROUPS / 2));
-                        let min = _mm256_fmadd_ps(scale, offset, min);
-                        for (i, acc) in acc.iter_mut().enumerate() {
-                            let at = i * wide + c * CHUNK + half * CHUNK / 2;
-                            let scale =
-                                _mm256_mul_ps(scale, _mm256_loadu_ps(x.scale.as_ptr().add(at / GROUP)));
-                            let sums = _mm256_loadu_ps(x.sum.as_ptr().add(at / GROUP));
-                            for (p, lanes) in lanes.iter().enumerate() {
-                                let q = open.q.as_ptr().add(half * CHUNK / 2 + 32 * p);
-                                let mut q = _mm256_loadu_si256(q.cast());
-                                let mut x8 = _mm256_loadu_si256(x.q.as_ptr().add(at + 32 * p).cast());
-                                if signed {
-                                    q = _mm256_xor_si256(q, flip);
-                                    (q, x8) = (_mm256_abs_epi8(q), _mm256_sign_epi8(x8, q));
-                                }
-                                let dots = _mm256_madd_epi16(_mm256_maddubs_epi16(q, x8), ones);
-                                let scale = _mm256_permutevar8x32_ps(scale, *lanes);
-                                *acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots), scale, *acc);
-                            }
-                            *acc = _mm256_fnmadd_ps(min, sums, *acc);
-                        }
-                    }
-                }
-            }
-            for (y, acc) in y.iter_mut().zip(acc) {
-                let mut lanes = [0f32; 8];
-                // SAFETY: eight floats.
-                unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), acc) };
-                *y = crate::simd::sum_lanes(lanes);
             }
         }
     }

@@ -48,10 +48,16 @@ impl Error {
     }
 
     pub(crate) fn file(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
-        Self::File { path: path.into(), problem: problem.into() }
+        Self::File {
+            path: path.into(),
+            problem: problem.into(),
+        }
     }
 
     pub(crate) fn setting(key: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Setting { key: key.into(), problem: problem.into() }
+        Self::Setting {
+            key: key.into(),
+            problem: problem.into(),
+        }
     }
 }

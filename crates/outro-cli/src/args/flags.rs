@@ -89,8 +89,8 @@ An existing OUT is replaced only when everything has succeeded.";
 /// The checkpoint.
 #[derive(Debug, Args)]
 pub(crate) struct ModelFlags {
-    /// A checkpoint directory, or a hub id such as Qwen/Qwen2.5-Omni-3B.
-    #[arg(long, short, value_name = "DIR|ID")]
+    /// A checkpoint directory, a GGUF file of a Qwen2 or Llama text model, or a hub id such as Qwen/Qwen2.5-Omni-3B.
+    #[arg(long, short, value_name = "DIR|FILE|ID")]
     pub(crate) model: Option<String>,
 }
 
@@ -294,8 +294,8 @@ pub(crate) struct AskFlags {
 
 #[derive(Debug, Args)]
 pub(crate) struct TraceFlags {
-    /// The checkpoint directory.
-    #[arg(long, short, value_name = "DIR")]
+    /// The checkpoint directory, or a GGUF file.
+    #[arg(long, short, value_name = "DIR|FILE")]
     pub(crate) model: String,
     /// Prepared inputs.
     #[arg(long, value_name = "FILE")]
@@ -352,7 +352,7 @@ pub(crate) struct PrepareFlags {
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectFlags {
-    /// A checkpoint directory, a hub id, or a media file.
+    /// A checkpoint directory, a GGUF file, a hub id, or a media file.
     #[arg(value_name = "MODEL|FILE")]
     pub(crate) target: String,
     /// The checkpoint that a media file would be given to.

@@ -13,10 +13,10 @@ const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/omni-tin
 const TINY_NOTE: &str =
     "no --model was given: using a tiny checkpoint of random weights; its words mean nothing";
 
-/// A checkpoint directory.
+/// A checkpoint directory or a GGUF file.
 #[derive(Debug)]
 pub(crate) struct Source {
-    /// The directory.
+    /// The directory, or the file.
     pub(crate) dir: PathBuf,
     /// Whether it is the random checkpoint of the repository.
     pub(crate) random: bool,
@@ -35,7 +35,7 @@ pub(crate) fn open(model: Option<&str>, ui: &Ui) -> anyhow::Result<Source> {
         Some(model) => hub::resolve(model, ui)?,
         None => PathBuf::from(TINY),
     };
-    if !dir.join("config.json").is_file() {
+    if !dir.join("config.json").is_file() && !outro::checkpoint::is_gguf(&dir) {
         return Err(
             Fault::failure("no --model was given and there is no default checkpoint")
                 .hint("give --model Qwen/Qwen2.5-Omni-3B or a checkpoint directory, or set OUTRO_MODEL")

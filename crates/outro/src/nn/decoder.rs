@@ -29,6 +29,15 @@ struct Layer {
     mlp: GatedMlp,
 }
 
+impl Layer {
+    fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        let (q, k, v, o) = (&self.q, &self.k, &self.v, &self.o);
+        [q, k, v, o, &self.mlp.gate, &self.mlp.up, &self.mlp.down]
+            .into_iter()
+            .map(|lin| &lin.weight)
+    }
+}
+
 /// Keys and values of one layer of one request, `[tokens, G * D]` each.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LayerCache {
@@ -55,10 +64,17 @@ impl Decoder {
             .map(|i| {
                 let p = format!("{prefix}layers.{i}.");
                 let a = format!("{p}self_attn.");
+                let rotated = |name: &str, out| -> Result<Linear> {
+                    let mut linear = w.linear(&format!("{a}{name}"), out, c.hidden, c.qkv_bias)?;
+                    if c.interleaved {
+                        linear.weight = linear.weight.deinterleaved(c.head_dim);
+                    }
+                    Ok(linear)
+                };
                 Ok(Layer {
                     input_norm: w.vector(&format!("{p}input_layernorm.weight"), c.hidden)?,
-                    q: w.linear(&format!("{a}q_proj"), q_out, c.hidden, c.qkv_bias)?,
-                    k: w.linear(&format!("{a}k_proj"), kv_out, c.hidden, c.qkv_bias)?,
+                    q: rotated("q_proj", q_out)?,
+                    k: rotated("k_proj", kv_out)?,
                     v: w.linear(&format!("{a}v_proj"), kv_out, c.hidden, c.qkv_bias)?,
                     o: w.linear(&format!("{a}o_proj"), c.hidden, q_out, false)?,
                     mlp_norm: w.vector(&format!("{p}post_attention_layernorm.weight"), c.hidden)?,
@@ -82,10 +98,9 @@ impl Decoder {
         };
         let frequencies = (0..c.head_dim / 2)
             .map(|i| {
-                (
-                    1.0 / (c.rope_theta as f32).powf((2 * i) as f32 / c.head_dim as f32),
-                    axis(i),
-                )
+                let frequency = 1.0 / (c.rope_theta as f32).powf((2 * i) as f32 / c.head_dim as f32);
+                let divisor = c.rope_divisors.as_ref().map_or(1.0, |d| d[i] as f32);
+                (frequency / divisor, axis(i))
             })
             .collect();
         let norm = w.vector(&format!("{prefix}norm.weight"), c.hidden)?;
@@ -107,13 +122,9 @@ impl Decoder {
         }
     }
 
-    /// All matrices, with the layer that each belongs to.
+    /// All matrices.
     pub(crate) fn matrices(&self) -> impl Iterator<Item = &Matrix> {
-        let layers = self.layers.iter().flat_map(|l| {
-            [&l.q, &l.k, &l.v, &l.o, &l.mlp.gate, &l.mlp.up, &l.mlp.down]
-                .into_iter()
-                .map(|lin| &lin.weight)
-        });
+        let layers = self.layers.iter().flat_map(Layer::matrices);
         std::iter::once(&self.embed)
             .chain(layers)
             .chain(self.head.as_ref())
@@ -281,10 +292,7 @@ impl Decoder {
 
     /// Names the damaged tensor if one is; otherwise the layer in which numbers overflowed.
     fn not_finite(&self, layer: usize) -> Error {
-        let mark = format!("layers.{layer}.");
-        let bad = self
-            .matrices()
-            .find(|m| m.name().contains(&mark) && !m.is_finite());
+        let bad = self.layers[layer].matrices().find(|m| !m.is_finite());
         Error::NotFinite {
             place: bad.map_or_else(
                 || format!("output of decoder layer {layer}"),

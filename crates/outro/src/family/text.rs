@@ -43,8 +43,8 @@ fn text(model_type: &str, json: &Json, qkv_bias: bool) -> Result<Config> {
     Ok(Config {
         model_type: model_type.into(),
         text: TextConfig {
-            qkv_bias,
             rope_divisors,
+            qkv_bias,
             ..text
         },
         vision: None,

@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod checkpoint;
+mod gguf;
 mod golden;
 mod laws;
 mod prepare;

@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use outro::chat::Part;
-use outro::checkpoint::Dtype;
 use outro::method::OutRoConfig;
+use outro::{Activations, Dtype, LoadOptions};
 use outro_media::{Decoder, Sampling};
 
 use crate::fault::Fault;
 use crate::ui::Ui;
 use flags::{
-    AskFlags, AskStrategy, CaptureFlag, Cli, Cmd, DecoderFlag, DtypeFlag, MediaFlags, MethodFlags,
-    ReadingFlags, TraceStrategy,
+    ActivationsFlag, AskFlags, AskStrategy, CaptureFlag, Cli, Cmd, DecoderFlag, DtypeFlag, MediaFlags,
+    MethodFlags, ReadingFlags, TraceStrategy, WeightFlags,
 };
 
 /// One run of the program.
@@ -79,7 +79,7 @@ pub(crate) struct Ask {
     pub(crate) top_p: f32,
     pub(crate) seed: u64,
     pub(crate) system: Option<String>,
-    pub(crate) dtype: Dtype,
+    pub(crate) load: LoadOptions,
     pub(crate) json: bool,
 }
 
@@ -234,14 +234,39 @@ fn ask(f: AskFlags, typed: &ArgMatches) -> anyhow::Result<Ask> {
         top_p: f.top_p,
         seed: f.seed,
         system: f.system,
+        load: load(&f.weights)?,
+        json: f.json,
+    })
+}
+
+fn load(f: &WeightFlags) -> anyhow::Result<LoadOptions> {
+    Ok(LoadOptions {
         dtype: match f.dtype {
             DtypeFlag::Auto => Dtype::Auto,
             DtypeFlag::F32 => Dtype::F32,
             DtypeFlag::Bf16 => Dtype::Bf16,
             DtypeFlag::F16 => Dtype::F16,
         },
-        json: f.json,
+        quantize: f.quantize.as_deref().map(str::parse).transpose()?,
+        cache: if f.no_quantize_cache { None } else { cache_dir() },
+        activations: match f.activations {
+            ActivationsFlag::F32 => Activations::F32,
+            ActivationsFlag::Int8 => Activations::Int8,
+        },
     })
+}
+
+/// Where quantised weights are kept: `OUTRO_CACHE`, or `outro` where the user's programs keep such things.
+fn cache_dir() -> Option<PathBuf> {
+    let dir = |name: &str| {
+        std::env::var_os(name)
+            .filter(|d| !d.is_empty())
+            .map(PathBuf::from)
+    };
+    dir("OUTRO_CACHE")
+        .or_else(|| dir("XDG_CACHE_HOME").map(|d| d.join("outro")))
+        .or_else(|| dir("LOCALAPPDATA").map(|d| d.join("outro")))
+        .or_else(|| dir("HOME").map(|d| d.join(".cache/outro")))
 }
 
 fn unused_switches(what: &str) -> anyhow::Error {

@@ -14,11 +14,14 @@ use crate::error::{Error, Result};
 
 pub(crate) mod gguf;
 mod matrix;
+mod quantise;
 
 pub use gguf::is_gguf;
 pub use matrix::Matrix;
 pub(crate) use matrix::Stored;
 use matrix::{Data, convert, own, widen_bytes};
+pub(crate) use quantise::Quantised;
+pub use quantise::Quantize;
 
 /// How matrices are kept in memory. Vectors (norms, biases) are always f32, and so is all arithmetic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -236,6 +236,32 @@ pub(crate) enum TraceStrategy {
     Outro,
 }
 
+/// How weights, and what is computed from them, are held.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Memory")]
+pub(crate) struct WeightFlags {
+    /// How weights are held in memory.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) dtype: DtypeFlag,
+    /// Make the decoder's matrices smaller; the result is kept in OUTRO_CACHE, or outro/ in the user's cache directory.
+    #[arg(long, value_name = "q8_0|q6_k|q4_k")]
+    pub(crate) quantize: Option<String>,
+    /// Neither read nor write kept quantised weights.
+    #[arg(long, requires = "quantize")]
+    pub(crate) no_quantize_cache: bool,
+    /// What quantised weights are multiplied with while decoding.
+    #[arg(long, value_enum, default_value = "f32")]
+    pub(crate) activations: ActivationsFlag,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ActivationsFlag {
+    /// Exact.
+    F32,
+    /// Rounded to 8 bits: faster where memory is not the limit.
+    Int8,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DtypeFlag {
     /// As in the checkpoint.
@@ -284,9 +310,8 @@ pub(crate) struct AskFlags {
     /// System prompt [default: the sentence of the model's card].
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
-    /// How weights are held in memory.
-    #[arg(long, value_enum, default_value = "auto")]
-    pub(crate) dtype: DtypeFlag,
+    #[command(flatten)]
+    pub(crate) weights: WeightFlags,
     /// One JSON object per question on stdout instead of text.
     #[arg(long)]
     pub(crate) json: bool,

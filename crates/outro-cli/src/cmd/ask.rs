@@ -42,8 +42,11 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
 
     let since = Instant::now();
     let bar = ui.bar("loading weights", 0, Unit::Count);
-    let model = Model::load(&source.dir, args.dtype)?;
+    let model = Model::load(&source.dir, args.load.clone())?;
     bar.done();
+    for note in model.notes() {
+        ui.note(note);
+    }
     shared.load = since.elapsed().as_secs_f64();
 
     let mut embeds: Option<MediaEmbeds> = None;

@@ -3,7 +3,8 @@
 use super::QuantType;
 use half::f16;
 
-/// Quantises whole blocks of `x` into `out`. Q8_0, Q6_K and Q4_K can be made; the other layouts are only read.
+/// Quantises whole blocks of `x` into `out`. Q8_0, Q6_K and Q4_K can be made; the other layouts are only read. A block
+/// that holds a number that is none becomes NaN as a whole, so that damage stays visible.
 ///
 /// # Panics
 /// For another layout, or when `out` is not what [`QuantType::bytes_of`] says for `x`.
@@ -23,6 +24,10 @@ pub fn quantise(kind: QuantType, x: &[f32], out: &mut [u8]) {
             QuantType::Q6K => q6_k(x, out),
             QuantType::Q4K => q4_k(x, out),
             _ => unreachable_layout(kind),
+        }
+        if !x.iter().all(|x| x.is_finite()) {
+            let at = if kind == QuantType::Q6K { 208 } else { 0 };
+            out[at..at + 2].copy_from_slice(&f16::NAN.to_le_bytes());
         }
     }
 }
@@ -278,6 +283,10 @@ mod tests {
             let mut spike = [0.001f32; 256];
             spike[40] = 50.0;
             assert!((round_trip(kind, &spike)[40] - 50.0).abs() < 0.6, "{kind:?}");
+            for bad in [f32::NAN, f32::INFINITY] {
+                spike[40] = bad;
+                assert!(round_trip(kind, &spike)[40].is_nan(), "{kind:?}");
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! THE decoder: packed rows of one or several requests, each with its own caches and hook.
 
-use outro_kernels::{AttentionShape, Mask, attend, rms_norm, rotate_half};
+use outro_kernels::{Activations, AttentionShape, Mask, attend, linear_with, rms_norm, rotate_half};
 
 use super::{GatedMlp, Linear, Mat, Weights};
 use crate::checkpoint::Matrix;
@@ -14,7 +14,8 @@ pub(crate) struct Decoder {
     pub(crate) embed: Matrix,
     layers: Vec<Layer>,
     norm: Vec<f32>,
-    head: Option<Matrix>,
+    head: Option<Linear>,
+    activations: Activations,
     /// Rotary frequencies, `[D / 2]`, and the axis (time, height, width) that each follows.
     frequencies: Vec<(f32, usize)>,
 }
@@ -87,10 +88,19 @@ impl Decoder {
             &[c.vocab, c.hidden],
             w.dtype,
         )?;
+        let head = |name: &str| -> Result<Linear> {
+            Ok(Linear {
+                weight: w.matrix(name, &[c.vocab, c.hidden])?,
+                bias: None,
+                activations: w.activations,
+            })
+        };
         let head = if c.tied {
-            None
+            // The rows that are looked up stay as they are; the head's products may be with a smaller copy.
+            let head = head(&format!("{prefix}embed_tokens.weight"))?;
+            (w.quantised.is_some() && head.weight.stored() != embed.stored()).then_some(head)
         } else {
-            Some(w.checkpoint.matrix(lm_head, &[c.vocab, c.hidden], w.dtype)?)
+            Some(head(lm_head)?)
         };
         let axis = |i: usize| match c.rope_sections {
             Some([t, h, _]) => usize::from(i >= t) + usize::from(i >= t + h),
@@ -110,6 +120,7 @@ impl Decoder {
             layers,
             norm,
             head,
+            activations: w.activations,
             frequencies,
         })
     }
@@ -127,7 +138,7 @@ impl Decoder {
         let layers = self.layers.iter().flat_map(Layer::matrices);
         std::iter::once(&self.embed)
             .chain(layers)
-            .chain(self.head.as_ref())
+            .chain(self.head.as_ref().map(|h| &h.weight))
     }
 
     /// Rows of several requests through every layer. Linear layers run once over all rows; attention and hooks
@@ -277,10 +288,20 @@ impl Decoder {
         let c = &self.config;
         let mut h = vec![0.0; x.len()];
         rms_norm(x, &self.norm, c.norm_eps, &mut h);
-        let rows = x.len() / c.hidden;
-        let mut out = Mat::zeros(rows, c.vocab);
-        let head = self.head.as_ref().unwrap_or(&self.embed);
-        outro_kernels::linear(&h, rows, c.hidden, head.weight(), c.vocab, None, &mut out.data);
+        let head = self.head.as_ref().map_or(&self.embed, |h| &h.weight);
+        let mut out = Mat::zeros(x.len() / c.hidden, c.vocab);
+        let rows = out.rows();
+        let (activations, weight) = (self.activations, head.weight());
+        linear_with(
+            activations,
+            &h,
+            rows,
+            c.hidden,
+            weight,
+            c.vocab,
+            None,
+            &mut out.data,
+        );
         if out.is_finite() {
             Ok(out)
         } else {

@@ -6,6 +6,7 @@ mod gguf;
 mod golden;
 mod laws;
 mod prepare;
+mod quantise;
 
 use std::path::{Path, PathBuf};
 

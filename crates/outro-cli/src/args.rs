@@ -10,7 +10,7 @@ use std::time::Duration;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use outro::chat::Part;
 use outro::method::OutRoConfig;
-use outro::{Activations, Dtype, LoadOptions};
+use outro::{Activations, Dtype, KvType, LoadOptions};
 use outro_media::{Decoder, Sampling};
 
 use crate::fault::Fault;
@@ -80,6 +80,7 @@ pub(crate) struct Ask {
     pub(crate) seed: u64,
     pub(crate) system: Option<String>,
     pub(crate) load: LoadOptions,
+    pub(crate) kv: KvType,
     pub(crate) json: bool,
 }
 
@@ -235,6 +236,7 @@ fn ask(f: AskFlags, typed: &ArgMatches) -> anyhow::Result<Ask> {
         seed: f.seed,
         system: f.system,
         load: load(&f.weights)?,
+        kv: f.weights.kv.parse()?,
         json: f.json,
     })
 }

@@ -20,7 +20,7 @@ mod math;
 mod quant;
 mod simd;
 
-pub use attention::{AttentionShape, Mask, attend};
+pub use attention::{AttentionShape, Cached, Mask, attend};
 pub use gemm::{Activations, Weight, linear, linear_with};
 pub use math::{add, gelu, layer_norm, rms_norm, rotate_half, silu_mul};
 pub use quant::{Blocks, QuantType, quantise};

@@ -28,6 +28,6 @@ pub use encoder::audio_tokens;
 pub use error::{Error, Result};
 pub use method::{OutRo, OutRoConfig};
 pub use model::{LoadOptions, MediaEmbeds, Model, Progress, Prompt};
-pub use nn::Mat;
+pub use nn::{KvType, Mat};
 pub use outro_kernels::Activations;
 pub use session::Session;

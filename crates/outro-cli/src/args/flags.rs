@@ -252,6 +252,9 @@ pub(crate) struct WeightFlags {
     /// What quantised weights are multiplied with while decoding.
     #[arg(long, value_enum, default_value = "f32")]
     pub(crate) activations: ActivationsFlag,
+    /// How keys and values of past tokens are held; f16 takes half the memory.
+    #[arg(long, value_name = "f32|f16", default_value = "f32")]
+    pub(crate) kv: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

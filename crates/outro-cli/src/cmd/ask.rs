@@ -143,7 +143,7 @@ impl Run<'_> {
         stream: bool,
     ) -> anyhow::Result<Answer> {
         let hook = config.map(|c| Box::new(OutRo::new(c.clone())) as Box<dyn Hook>);
-        let mut session = Session::new(self.model, hook);
+        let mut session = Session::with_kv(self.model, hook, self.args.kv);
         let since = Instant::now();
         let label = format!(
             "prefill, {} tokens ({strategy})",

@@ -2,7 +2,7 @@
 
 use outro_kernels::{Activations, AttentionShape, Mask, attend, linear_with, rms_norm, rotate_half};
 
-use super::{GatedMlp, Linear, Mat, Weights};
+use super::{GatedMlp, LayerCache, Linear, Mat, Weights};
 use crate::checkpoint::Matrix;
 use crate::config::TextConfig;
 use crate::error::{Error, Result};
@@ -37,13 +37,6 @@ impl Layer {
             .into_iter()
             .map(|lin| &lin.weight)
     }
-}
-
-/// Keys and values of one layer of one request, `[tokens, G * D]` each.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct LayerCache {
-    pub(crate) k: Vec<f32>,
-    pub(crate) v: Vec<f32>,
 }
 
 /// One request's share of a forward pass.
@@ -248,21 +241,24 @@ impl Decoder {
             }
             let cache = &mut step.caches[at.layer];
             let offset = cache.k.len() / k.cols;
-            cache.k.extend_from_slice(&k.data[kv_rows.clone()]);
-            cache.v.extend_from_slice(&v.data[kv_rows]);
+            cache.k.push(&k.data[kv_rows.clone()]);
+            cache.v.push(&v.data[kv_rows]);
             let o = &mut o.data[q_rows.clone()];
             let q = &q.data[q_rows];
-            attend(q, &cache.k, &cache.v, shape, Mask::Causal { offset }, o);
+            attend(
+                q,
+                cache.k.view(),
+                cache.v.view(),
+                shape,
+                Mask::Causal { offset },
+                o,
+            );
             if let Some(hook) = step.hook.as_deref_mut() {
-                hook.head_outputs(
-                    at,
-                    Qkv {
-                        q,
-                        k: &cache.k,
-                        v: &cache.v,
-                    },
-                    o,
-                )?;
+                let reads = hook.reads_cache(at);
+                let (mut wide_k, mut wide_v) = (Vec::new(), Vec::new());
+                let k = cache.k.wide(reads, &mut wide_k);
+                let v = cache.v.wide(reads, &mut wide_v);
+                hook.head_outputs(at, Qkv { q, k, v }, o)?;
             }
         }
         outro_kernels::add(&mut x.data, &layer.o.forward(&o.data).data);

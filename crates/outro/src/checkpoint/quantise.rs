@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -340,7 +341,8 @@ fn identity(checkpoint: &Checkpoint, to: Quantize) -> String {
             .ok()
             .and_then(|t| t.duration_since(UNIX_EPOCH).ok())
             .map_or(0, |t| t.as_nanos());
-        text += &format!("\n{} {size} {changed}", whole.display());
+        // Writing to a String cannot fail.
+        let _ = write!(text, "\n{} {size} {changed}", whole.display());
     }
     text
 }

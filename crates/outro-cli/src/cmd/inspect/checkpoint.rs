@@ -286,7 +286,12 @@ impl Report {
             .iter()
             .filter_map(|(k, v)| v.map(|v| format!("{k} {v}")))
             .collect();
-        let _ = writeln!(out, "tokens       {}", special.join(", "));
+        let special = if special.is_empty() {
+            "none for media".to_owned()
+        } else {
+            special.join(", ")
+        };
+        let _ = writeln!(out, "tokens       {special}");
         let _ = writeln!(
             out,
             "memory       weights {} as stored ({} in f32); a prompt token {} of cache and {} of work; about {} for {} tokens",

@@ -1,6 +1,7 @@
 //! From f32 to blocks: scales that make the squared error small.
 
 use super::QuantType;
+use crate::simd::{Level, multiversion, sum_lanes};
 use half::f16;
 
 /// Quantises whole blocks of `x` into `out`. Q8_0, Q6_K and Q4_K can be made; the other layouts are only read. A block
@@ -15,6 +16,14 @@ pub fn quantise(kind: QuantType, x: &[f32], out: &mut [u8]) {
         "blocks of {}",
         kind.name()
     );
+    quantise_at(Level::detect(), kind, x, out);
+}
+
+// No sum below depends on the level: lanes are added in a fixed order and nothing is fused.
+multiversion! { fn quantise_at(kind: QuantType, x: &[f32], out: &mut [u8]) = quantise_body }
+
+#[inline(always)]
+fn quantise_body<const FMA: bool>(kind: QuantType, x: &[f32], out: &mut [u8]) {
     let blocks = x
         .chunks_exact(kind.block_len())
         .zip(out.chunks_exact_mut(kind.block_bytes()));
@@ -43,36 +52,43 @@ fn half_bytes(x: f32) -> ([u8; 2], f32) {
     (h.to_le_bytes(), h.to_f32())
 }
 
+#[inline(always)]
 fn inverse(x: f32) -> f32 {
     if x == 0.0 { 0.0 } else { 1.0 / x }
 }
 
+#[inline(always)]
 fn q8_0(x: &[f32], out: &mut [u8]) {
     let largest = x.iter().fold(0f32, |a, b| a.max(b.abs()));
     let (bytes, d) = half_bytes(largest / 127.0);
     out[..2].copy_from_slice(&bytes);
     let inv = inverse(d);
     for (q, x) in out[2..].iter_mut().zip(x) {
-        *q = (x * inv).round().clamp(-127.0, 127.0) as i8 as u8;
+        *q = (x * inv).round_ties_even().clamp(-127.0, 127.0) as i8 as u8;
     }
 }
 
 /// Squared error of `x` against `scale * round(x / scale)` inside -32..=31, each weighted by `x^2`, and the scale that
 /// fits those integers best.
+#[inline(always)]
 fn fit_signed(x: &[f32], scale: f32) -> (f32, f32) {
     let inv = inverse(scale);
-    let (mut wxq, mut wqq) = (0f32, 0f32);
-    for x in x {
-        let q = (x * inv).round().clamp(-32.0, 31.0);
-        let w = x * x;
-        wxq += w * x * q;
-        wqq += w * q * q;
+    let (mut wxq, mut wqq) = ([0f32; 8], [0f32; 8]);
+    for x in x.as_chunks::<8>().0 {
+        for l in 0..8 {
+            let q = (x[l] * inv).round_ties_even().clamp(-32.0, 31.0);
+            let w = x[l] * x[l];
+            wxq[l] += w * x[l] * q;
+            wqq[l] += w * q * q;
+        }
     }
+    let (wxq, wqq) = (sum_lanes(wxq), sum_lanes(wqq));
     let best = wxq * inverse(wqq);
     // What the error keeps of sum w x^2, up to a constant, at the best scale.
     (-wxq * best, best)
 }
 
+#[inline(always)]
 fn q6_k(x: &[f32], out: &mut [u8]) {
     let mut scales = [0f32; 16];
     for (s, x) in scales.iter_mut().zip(x.chunks_exact(16)) {
@@ -95,11 +111,11 @@ fn q6_k(x: &[f32], out: &mut [u8]) {
     let inv = inverse(d);
     let mut q = [0u8; 256];
     for (g, x) in x.chunks_exact(16).enumerate() {
-        let s = (scales[g] * inv).round().clamp(-128.0, 127.0);
+        let s = (scales[g] * inv).round_ties_even().clamp(-128.0, 127.0);
         out[192 + g] = s as i8 as u8;
         let inv = inverse(d * s);
         for (q, x) in q[g * 16..].iter_mut().zip(x) {
-            *q = ((x * inv).round().clamp(-32.0, 31.0) + 32.0) as u8;
+            *q = ((x * inv).round_ties_even().clamp(-32.0, 31.0) + 32.0) as u8;
         }
     }
     for part in 0..2 {
@@ -114,6 +130,7 @@ fn q6_k(x: &[f32], out: &mut [u8]) {
 }
 
 /// The scale and minimum (both at least 0) that fit `x` with `scale * q - min`, `q` in 0..=15.
+#[inline(always)]
 fn fit_affine(x: &[f32]) -> (f32, f32) {
     let low = x.iter().fold(0f32, |a, b| a.min(*b));
     let high = x.iter().fold(low, |a, b| a.max(*b));
@@ -126,16 +143,26 @@ fn fit_affine(x: &[f32]) -> (f32, f32) {
     let mut best = (f32::INFINITY, (high - low) / 15.0, -low);
     for step in 0i8..10 {
         let inv = (14.0 + 0.2 * f32::from(step)) / (high - low);
-        let (mut w0, mut wq, mut wqq, mut wx, mut wxq) = (0f32, 0f32, 0f32, 0f32, 0f32);
-        for x in x {
-            let q = ((x - low) * inv).round().clamp(0.0, 15.0);
-            let w = mean + x.abs();
-            w0 += w;
-            wq += w * q;
-            wqq += w * q * q;
-            wx += w * x;
-            wxq += w * x * q;
+        let mut sums = [[0f32; 8]; 5];
+        for x in x.as_chunks::<8>().0 {
+            for l in 0..8 {
+                let x = x[l];
+                let q = ((x - low) * inv).round_ties_even().clamp(0.0, 15.0);
+                let w = mean + x.abs();
+                sums[0][l] += w;
+                sums[1][l] += w * q;
+                sums[2][l] += w * q * q;
+                sums[3][l] += w * x;
+                sums[4][l] += w * x * q;
+            }
         }
+        let [w0, wq, wqq, wx, wxq] = [
+            sum_lanes(sums[0]),
+            sum_lanes(sums[1]),
+            sum_lanes(sums[2]),
+            sum_lanes(sums[3]),
+            sum_lanes(sums[4]),
+        ];
         // Least squares for x = a q + b; without b where it would be above zero, or where all q are the same.
         let det = w0 * wqq - wq * wq;
         let (mut a, mut b) = (0.0, 0.0);
@@ -150,14 +177,15 @@ fn fit_affine(x: &[f32]) -> (f32, f32) {
         if a <= 0.0 {
             continue;
         }
-        let error: f32 = x
-            .iter()
-            .map(|x| {
-                let q = ((x - b) / a).round().clamp(0.0, 15.0);
-                let e = a * q + b - x;
-                (mean + x.abs()) * e * e
-            })
-            .sum();
+        let (inv, mut errors) = (1.0 / a, [0f32; 8]);
+        for x in x.as_chunks::<8>().0 {
+            for l in 0..8 {
+                let q = ((x[l] - b) * inv).round_ties_even().clamp(0.0, 15.0);
+                let e = a * q + b - x[l];
+                errors[l] += (mean + x[l].abs()) * e * e;
+            }
+        }
+        let error = sum_lanes(errors);
         if error < best.0 {
             best = (error, a, -b);
         }
@@ -165,6 +193,7 @@ fn fit_affine(x: &[f32]) -> (f32, f32) {
     (best.1, best.2)
 }
 
+#[inline(always)]
 fn q4_k(x: &[f32], out: &mut [u8]) {
     let mut fits = [(0f32, 0f32); 8];
     for (f, x) in fits.iter_mut().zip(x.chunks_exact(32)) {
@@ -179,8 +208,8 @@ fn q4_k(x: &[f32], out: &mut [u8]) {
     out[4..16].fill(0);
     let mut q = [0u8; 256];
     for (j, x) in x.chunks_exact(32).enumerate() {
-        let s = (fits[j].0 * inv_d).round().clamp(0.0, 63.0) as u8;
-        let m = (fits[j].1 * inv_m).round().clamp(0.0, 63.0) as u8;
+        let s = (fits[j].0 * inv_d).round_ties_even().clamp(0.0, 63.0) as u8;
+        let m = (fits[j].1 * inv_m).round_ties_even().clamp(0.0, 63.0) as u8;
         if j < 4 {
             out[4 + j] |= s;
             out[8 + j] |= m;
@@ -191,7 +220,7 @@ fn q4_k(x: &[f32], out: &mut [u8]) {
         }
         let (inv, min) = (inverse(d * f32::from(s)), dmin * f32::from(m));
         for (q, x) in q[j * 32..].iter_mut().zip(x) {
-            *q = ((x + min) * inv).round().clamp(0.0, 15.0) as u8;
+            *q = ((x + min) * inv).round_ties_even().clamp(0.0, 15.0) as u8;
         }
     }
     for piece in 0..4 {
@@ -267,6 +296,21 @@ mod tests {
                         "{kind:?}: {y} for {x} in {low}..{high}"
                     );
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn every_level_makes_the_same_blocks() {
+        let x = normal(3, 8 * 256);
+        for kind in [QuantType::Q8_0, QuantType::Q6K, QuantType::Q4K] {
+            let run = |level| {
+                let mut bytes = vec![0; kind.bytes_of(x.len()).unwrap()];
+                quantise_at(level, kind, &x, &mut bytes);
+                bytes
+            };
+            for level in Level::all() {
+                assert_eq!(run(level), run(Level::Portable), "{kind:?} {level:?}");
             }
         }
     }

@@ -21,7 +21,7 @@ pub enum Weight<'a> {
     Quant(Blocks<'a>),
 }
 
-/// What quantised weights are multiplied with, up to [`FEW`] rows at a time. All other products are f32.
+/// What quantised weights are multiplied with, up to four rows at a time (decoding). All other products are f32.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Activations {
     /// As they are: exact products with the dequantised weights, up to the order of f32 sums.

@@ -11,16 +11,17 @@ use std::time::Duration;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use outro::chat::Part;
-use outro::checkpoint::Dtype;
 use outro::method::OutRoConfig;
+use outro::{Activations, KvType, LoadOptions};
 use outro_media::Decoder;
 
+use crate::cache;
 use crate::cmd::demo::Demo;
 use crate::fault::Fault;
 use crate::ui::Ui;
 use flags::{
-    AskFlags, AskStrategy, CaptureFlag, Cli, Cmd, DecoderFlag, MediaFlags, MethodFlags, ReadingFlags,
-    TraceStrategy,
+    ActivationsFlag, AskFlags, AskStrategy, CaptureFlag, Cli, Cmd, DecoderFlag, MediaFlags, MethodFlags,
+    ReadingFlags, TraceStrategy, WeightFlags,
 };
 
 /// One run of the program.
@@ -123,6 +124,24 @@ impl Sampled {
     }
 }
 
+/// How weights, and keys and values, are held.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Weights {
+    pub(crate) load: LoadOptions,
+    pub(crate) kv: KvType,
+}
+
+impl Weights {
+    /// As a log names them: `auto`, or `bf16, q4_k, int8 activations, f16 cache`.
+    pub(crate) fn name(&self) -> String {
+        let mut parts = vec![format!("{:?}", self.load.dtype).to_lowercase()];
+        parts.extend(self.load.quantize.map(|q| q.name().to_owned()));
+        parts.extend((self.load.activations == Activations::Int8).then(|| "int8 activations".into()));
+        parts.extend((self.kv == KvType::F16).then(|| "f16 cache".into()));
+        parts.join(", ")
+    }
+}
+
 /// `outro ask`.
 #[derive(Debug)]
 pub(crate) struct Ask {
@@ -132,7 +151,7 @@ pub(crate) struct Ask {
     pub(crate) strategies: Strategies,
     pub(crate) sampled: Sampled,
     pub(crate) system: Option<String>,
-    pub(crate) dtype: Dtype,
+    pub(crate) weights: Weights,
     pub(crate) json: bool,
 }
 
@@ -291,8 +310,24 @@ fn ask(f: AskFlags, typed: &ArgMatches) -> anyhow::Result<Ask> {
             seed: f.seed,
         },
         system: f.system,
-        dtype: f.dtype.into(),
+        weights: weights(&f.weights)?,
         json: f.json,
+    })
+}
+
+fn weights(f: &WeightFlags) -> anyhow::Result<Weights> {
+    let load = LoadOptions {
+        dtype: f.dtype.into(),
+        quantize: f.quantize.as_deref().map(str::parse).transpose()?,
+        cache: if f.no_quantize_cache { None } else { cache::dir() },
+        activations: match f.activations {
+            ActivationsFlag::F32 => Activations::F32,
+            ActivationsFlag::Int8 => Activations::Int8,
+        },
+    };
+    Ok(Weights {
+        load,
+        kv: f.kv.parse()?,
     })
 }
 

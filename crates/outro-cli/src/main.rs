@@ -1,6 +1,7 @@
 //! The `outro` command: parses, dispatches, prints. Everything else is in the libraries.
 
 mod args;
+mod cache;
 mod cmd;
 mod fault;
 mod hub;

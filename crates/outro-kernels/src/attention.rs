@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use half::f16;
+use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 use crate::gemm::dot;
@@ -32,6 +34,59 @@ pub enum Mask<'a> {
     Segments(&'a [usize]),
 }
 
+/// Keys or values `[s, G * D]`, of either type.
+#[derive(Clone, Copy, Debug)]
+pub enum Cached<'a> {
+    /// Single precision.
+    F32(&'a [f32]),
+    /// Half precision; widened a block at a time.
+    F16(&'a [f16]),
+}
+
+impl<'a> From<&'a [f32]> for Cached<'a> {
+    fn from(x: &'a [f32]) -> Self {
+        Self::F32(x)
+    }
+}
+
+impl<'a> From<&'a Vec<f32>> for Cached<'a> {
+    fn from(x: &'a Vec<f32>) -> Self {
+        Self::F32(x)
+    }
+}
+
+impl<'a> From<&'a [f16]> for Cached<'a> {
+    fn from(x: &'a [f16]) -> Self {
+        Self::F16(x)
+    }
+}
+
+impl<'a> Cached<'a> {
+    /// Number of elements.
+    pub fn len(self) -> usize {
+        match self {
+            Self::F32(x) => x.len(),
+            Self::F16(x) => x.len(),
+        }
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// `n` elements from `at`, widened into `wide` where they must be.
+    fn row(self, at: usize, n: usize, wide: &'a mut [f32]) -> &'a [f32] {
+        match self {
+            Self::F32(x) => &x[at..at + n],
+            Self::F16(x) => {
+                x[at..at + n].convert_to_f32_slice(&mut wide[..n]);
+                &wide[..n]
+            }
+        }
+    }
+}
+
 /// Keys of one block.
 const KEYS: usize = 4 * NR;
 /// About so many query rows (over all heads of a group) share one packed block of keys.
@@ -41,8 +96,15 @@ const QUERIES: usize = 96;
 ///
 /// # Panics
 /// When a slice does not fit the shape.
-pub fn attend(q: &[f32], k: &[f32], v: &[f32], shape: AttentionShape, mask: Mask, out: &mut [f32]) {
-    attend_at(Level::detect(), q, k, v, shape, mask, out);
+pub fn attend<'a>(
+    q: &[f32],
+    k: impl Into<Cached<'a>>,
+    v: impl Into<Cached<'a>>,
+    shape: AttentionShape,
+    mask: Mask,
+    out: &mut [f32],
+) {
+    attend_at(Level::detect(), q, k.into(), v.into(), shape, mask, out);
 }
 
 /// One piece of work: some query rows of one key/value head against a range of keys.
@@ -55,8 +117,8 @@ struct Task {
 fn attend_at(
     level: Level,
     q: &[f32],
-    k: &[f32],
-    v: &[f32],
+    k: Cached,
+    v: Cached,
     shape: AttentionShape,
     mask: Mask,
     out: &mut [f32],
@@ -153,6 +215,8 @@ impl Shared {
 #[derive(Default)]
 struct Scratch {
     q: Vec<f32>,
+    /// Keys or values, widened.
+    wide: Vec<f32>,
     kt: Vec<f32>,
     vp: Vec<f32>,
     scores: Vec<f32>,
@@ -183,8 +247,8 @@ fn gather(q: &[f32], shape: AttentionShape, task: &Task, out: &mut Vec<f32>) {
 fn many(
     level: Level,
     q: &[f32],
-    k: &[f32],
-    v: &[f32],
+    k: Cached,
+    v: Cached,
     shape: AttentionShape,
     task: &Task,
     causal: Option<usize>,
@@ -196,6 +260,7 @@ fn many(
     let panels = dim.div_ceil(NR);
     gather(q, shape, task, &mut s.q);
     reset(&mut s.kt, dim * NR, 0.0);
+    reset(&mut s.wide, dim, 0.0);
     reset(&mut s.vp, panels * KEYS * NR, 0.0);
     reset(&mut s.scores, m * NR, 0.0);
     reset(&mut s.p, m * KEYS, 0.0);
@@ -211,7 +276,8 @@ fn many(
             }
             for j in 0..n {
                 let at = ((start + p * NR + j) * kv_heads + task.head) * dim;
-                for (kt, x) in s.kt[j..].iter_mut().step_by(NR).zip(&k[at..at + dim]) {
+                let row = k.row(at, dim, &mut s.wide);
+                for (kt, x) in s.kt[j..].iter_mut().step_by(NR).zip(row) {
                     *kt = *x;
                 }
             }
@@ -222,7 +288,7 @@ fn many(
         }
         for j in 0..keys {
             let at = ((start + j) * kv_heads + task.head) * dim;
-            for (p, x) in v[at..at + dim].chunks(NR).enumerate() {
+            for (p, x) in v.row(at, dim, &mut s.wide).chunks(NR).enumerate() {
                 s.vp[(p * KEYS + j) * NR..][..x.len()].copy_from_slice(x);
             }
         }
@@ -309,8 +375,8 @@ fn softmax_body<const FMA: bool>(row: &mut [f32], visible: usize, max: &mut f32,
 fn few(
     level: Level,
     q: &[f32],
-    k: &[f32],
-    v: &[f32],
+    k: Cached,
+    v: Cached,
     shape: AttentionShape,
     task: &Task,
     causal: Option<usize>,
@@ -320,22 +386,74 @@ fn few(
     let group = heads / kv_heads;
     let m = task.rows.len() * group;
     gather(q, shape, task, &mut s.q);
-    reset(&mut s.p, task.keys.len(), 0.0);
+    let n = task.keys.len();
+    reset(&mut s.p, m * n, 0.0);
     reset(&mut s.o, m * dim, 0.0);
-    for i in 0..m {
-        let end = causal.map_or(task.keys.end, |offset| {
+    if n == 0 {
+        return;
+    }
+    let end = |i: usize| {
+        causal.map_or(task.keys.end, |offset| {
             (offset + task.rows.start + i / group + 1).min(task.keys.end)
-        });
-        let keys = task.keys.start..end;
-        let p = &mut s.p[..keys.len()];
-        let (stride, first) = (kv_heads * dim, (keys.start * kv_heads + task.head) * dim);
-        scores(level, &s.q[i * dim..(i + 1) * dim], &k[first..], stride, p);
-        let (mut max, mut sum) = (f32::NEG_INFINITY, 0.0);
-        softmax_step(level, p, keys.len(), &mut max, &mut sum);
-        let o = &mut s.o[i * dim..(i + 1) * dim];
-        weighted_sum(level, p, &v[first..], stride, o);
+        })
+    };
+    for_blocks(k, shape, task, &mut s.wide, |from, rows, stride| {
+        for i in 0..m {
+            let seen = end(i)
+                .saturating_sub(task.keys.start + from)
+                .min(rows.len().div_ceil(stride));
+            let p = &mut s.p[i * n + from..i * n + from + seen];
+            scores(level, &s.q[i * dim..(i + 1) * dim], rows, stride, p);
+        }
+    });
+    reset(&mut s.sum, m, 0.0);
+    for i in 0..m {
+        let mut max = f32::NEG_INFINITY;
+        let seen = end(i) - task.keys.start;
+        softmax_step(level, &mut s.p[i * n..][..seen], seen, &mut max, &mut s.sum[i]);
+    }
+    for_blocks(v, shape, task, &mut s.wide, |from, rows, stride| {
+        for i in 0..m {
+            let seen = end(i)
+                .saturating_sub(task.keys.start + from)
+                .min(rows.len().div_ceil(stride));
+            let p = &s.p[i * n + from..i * n + from + seen];
+            weighted_sum(level, p, rows, stride, &mut s.o[i * dim..(i + 1) * dim]);
+        }
+    });
+    for (o, sum) in s.o.chunks_exact_mut(dim).zip(&s.sum) {
         for x in o {
             *x /= sum;
+        }
+    }
+}
+
+/// Calls `f` with the task's keys or values: all at once where they are f32, else block by block, widened. `f` gets the
+/// first key's place in the task, elements that begin with that key, and the stride from key to key.
+fn for_blocks(
+    x: Cached,
+    shape: AttentionShape,
+    task: &Task,
+    wide: &mut Vec<f32>,
+    mut f: impl FnMut(usize, &[f32], usize),
+) {
+    let AttentionShape { kv_heads, dim, .. } = shape;
+    let place = |key: usize| (key * kv_heads + task.head) * dim;
+    match x {
+        Cached::F32(x) => f(
+            0,
+            &x[place(task.keys.start)..place(task.keys.end - 1) + dim],
+            kv_heads * dim,
+        ),
+        Cached::F16(x) => {
+            for start in task.keys.clone().step_by(KEYS) {
+                let keys = start..(start + KEYS).min(task.keys.end);
+                reset(wide, keys.len() * dim, 0.0);
+                for (key, row) in keys.zip(wide.chunks_exact_mut(dim)) {
+                    x[place(key)..place(key) + dim].convert_to_f32_slice(row);
+                }
+                f(start - task.keys.start, wide, dim);
+            }
         }
     }
 }
@@ -438,13 +556,42 @@ mod tests {
                             .any(|w| (w[0]..w[1]).contains(&t) && (w[0]..w[1]).contains(&j)),
                     });
                     let mut got = vec![f32::NAN; q.len()];
-                    attend_at(level, &q, &k, &v, shape, *mask, &mut got);
+                    attend_at(level, &q, (&k).into(), (&v).into(), shape, *mask, &mut got);
                     let worst = got
                         .iter()
                         .zip(&want)
                         .map(|(a, b)| (a - b).abs())
                         .fold(0.0, f32::max);
                     assert!(worst < 5e-6, "{level:?} {shape:?} {mask:?}: {worst}");
+                }
+            }
+        }
+    }
+
+    /// Half-precision keys and values are widened, nothing else: the same bits come out.
+    #[test]
+    fn half_precision_equals_its_widened_values() {
+        for (heads, kv_heads, dim, n, s) in [(4, 2, 16, 200, 300), (14, 2, 64, 1, 411), (2, 2, 8, 2, 260)] {
+            let shape = AttentionShape { heads, kv_heads, dim };
+            let half = |seed| -> Vec<f16> {
+                random(seed, s * kv_heads * dim)
+                    .into_iter()
+                    .map(f16::from_f32)
+                    .collect()
+            };
+            let (q, k, v) = (random(1, n * heads * dim), half(2), half(3));
+            let wide = |x: &[f16]| -> Vec<f32> { x.iter().map(|x| x.to_f32()).collect() };
+            let (k32, v32) = (wide(&k), wide(&v));
+            for level in Level::all() {
+                for mask in [Mask::Full, Mask::Causal { offset: s - n }] {
+                    let run = |k: Cached, v: Cached| {
+                        let mut out = vec![f32::NAN; q.len()];
+                        attend_at(level, &q, k, v, shape, mask, &mut out);
+                        out
+                    };
+                    let want = run((&k32).into(), (&v32).into());
+                    let got = run(k.as_slice().into(), v.as_slice().into());
+                    assert_eq!(got, want, "{level:?} {shape:?} {mask:?}");
                 }
             }
         }

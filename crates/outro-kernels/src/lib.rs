@@ -1,5 +1,5 @@
-//! CPU kernels of OutRo on plain `f32` slices: dense linear layers with f32, bf16 or f16 weights, exact
-//! softmax attention that never stores a score matrix, norms, rotary embedding and activations.
+//! CPU kernels of OutRo on plain `f32` slices: dense linear layers with f32, bf16, f16 or quantised
+//! weights, exact softmax attention that never stores a score matrix, norms, rotary embedding and activations.
 //!
 //! Shapes are in the letters of the whole project: S tokens, H query heads, G key/value heads, D head_dim.
 //! All matrices are row-major. Results do not depend on the number of threads: work is split by shape alone.
@@ -17,9 +17,11 @@
 mod attention;
 mod gemm;
 mod math;
+mod quant;
 mod simd;
 
-pub use attention::{AttentionShape, Mask, attend};
-pub use gemm::{Weight, linear};
+pub use attention::{AttentionShape, Cached, Mask, attend};
+pub use gemm::{Activations, Weight, linear, linear_with};
 pub use math::{add, gelu, layer_norm, rms_norm, rotate_half, silu_mul};
+pub use quant::{Blocks, QuantType, quantise};
 pub use simd::Level;

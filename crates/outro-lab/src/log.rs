@@ -31,7 +31,7 @@ pub struct Header {
     /// The model, as it was named.
     pub model: String,
     /// How weights are held.
-    pub dtype: String,
+    pub weights: String,
     /// Ways of answering, with all settings.
     pub strategies: Vec<Strategy>,
     /// What was taken away from the inputs: `none`, `sound`, `picture`.

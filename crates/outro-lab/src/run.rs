@@ -11,7 +11,7 @@ use outro::hook::Hook;
 use outro::method::OutRo;
 use outro::prepare::{Media, MediaOptions, Preparer};
 use outro::tokenizer::Tokenizer;
-use outro::{MediaEmbeds, Model, Session};
+use outro::{KvType, MediaEmbeds, Model, Session};
 
 use crate::choice::{is_right, parse};
 use crate::error::Result;
@@ -56,6 +56,8 @@ pub struct Engine<'a> {
     pub ablation: Ablation,
     /// Most tokens of a reply.
     pub max_new_tokens: usize,
+    /// How keys and values are kept.
+    pub kv: KvType,
 }
 
 /// What has happened, for a display.
@@ -167,7 +169,7 @@ fn answer(
         .method
         .as_ref()
         .map(|c| Box::new(OutRo::new(c.clone())) as Box<dyn Hook>);
-    let mut session = Session::new(engine.model, hook);
+    let mut session = Session::with_kv(engine.model, hook, engine.kv);
     let since = Instant::now();
     let logits = session.prefill(&prompt, 1, &mut |_| {})?.data;
     row.prefill_seconds = since.elapsed().as_secs_f64();

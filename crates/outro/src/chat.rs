@@ -6,8 +6,10 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, Value as Jinja, context};
 use serde_json::Value;
 
+use crate::checkpoint::gguf::Gguf;
 use crate::error::{Error, Result};
-use crate::tokenizer::read_json;
+use crate::family;
+use crate::tokenizer::{absent, read_json};
 
 /// The system sentence of the Qwen2.5-Omni model card, with which the authors' release asks.
 pub const OMNI_SYSTEM: &str = "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of \
@@ -76,51 +78,105 @@ pub(crate) struct MediaTokens {
 pub(crate) struct Template {
     path: PathBuf,
     source: Option<String>,
-    system: &'static str,
+    /// The default sentence; `None` leaves it to the template.
+    system: Option<&'static str>,
+    /// Text models' templates take a turn's content as one string, the others' as a list of parts.
+    text_only: bool,
+    /// Names of the first and the last token of a text, which some templates spell out.
+    bos: String,
+    eos: String,
+    /// Whether a prompt begins with `bos` where the template leaves it out.
+    add_bos: bool,
 }
 
 impl Template {
-    /// The template in `dir`: chat_template.json, chat_template.jinja, or in tokenizer_config.json; else ChatML.
+    /// The template in `dir`: chat_template.json, chat_template.jinja, or in tokenizer_config.json; or in the metadata of
+    /// a GGUF file; else ChatML.
     pub(crate) fn open(dir: &Path, model_type: &str) -> Result<Self> {
-        let system = if model_type.contains("omni") {
-            OMNI_SYSTEM
-        } else {
-            SYSTEM
+        let text_only =
+            family::find(model_type).is_some_and(|f| f.names.vision.is_empty() && f.names.audio.is_empty());
+        let mut this = Self {
+            path: dir.into(),
+            source: None,
+            system: Some(if model_type.contains("omni") {
+                OMNI_SYSTEM
+            } else {
+                SYSTEM
+            }),
+            text_only,
+            bos: String::new(),
+            eos: String::new(),
+            add_bos: false,
         };
+        if dir.is_file() {
+            this.read_gguf(&Gguf::open(dir)?)?;
+        } else {
+            this.read_dir(dir)?;
+        }
+        if text_only && this.source.is_some() {
+            this.system = None;
+        }
+        Ok(this)
+    }
+
+    fn read_gguf(&mut self, file: &Gguf) -> Result<()> {
+        self.source = file.text("tokenizer.chat_template")?.map(str::to_owned);
+        let name = |key: &str| -> Result<String> {
+            match file.id(key)? {
+                None => Ok(String::new()),
+                Some(id) => file.text_at("tokenizer.ggml.tokens", id as usize),
+            }
+        };
+        self.bos = name("tokenizer.ggml.bos_token_id")?;
+        self.eos = name("tokenizer.ggml.eos_token_id")?;
+        self.add_bos = file.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(false);
+        Ok(())
+    }
+
+    fn read_dir(&mut self, dir: &Path) -> Result<()> {
+        let settings = read_json(&dir.join("tokenizer_config.json"))?;
+        let name = |key: &str| {
+            let value = settings.as_ref()?.get(key)?;
+            let text = value.as_str().or_else(|| value.get("content")?.as_str());
+            text.map(str::to_owned)
+        };
+        self.bos = name("bos_token").unwrap_or_default();
+        self.eos = name("eos_token").unwrap_or_default();
         for file in [
             "chat_template.json",
             "chat_template.jinja",
             "tokenizer_config.json",
         ] {
-            let path = dir.join(file);
-            let source = if file.ends_with("jinja") {
-                match std::fs::read_to_string(&path) {
+            self.path = dir.join(file);
+            self.source = if file.ends_with("jinja") {
+                match std::fs::read_to_string(&self.path) {
                     Ok(text) => Some(text),
-                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-                    Err(e) => return Err(Error::io(&path)(e)),
+                    Err(e) if absent(&e) => None,
+                    Err(e) => return Err(Error::io(&self.path)(e)),
                 }
             } else {
-                read_json(&path)?.and_then(|v| source_of(v.get("chat_template")?))
+                read_json(&self.path)?.and_then(|v| source_of(v.get("chat_template")?))
             };
-            if source.is_some() {
-                return Ok(Self { path, source, system });
+            if self.source.is_some() {
+                return Ok(());
             }
         }
-        Ok(Self {
-            path: dir.join("chat_template.json"),
-            source: None,
-            system,
-        })
+        self.path = dir.join("chat_template.json");
+        Ok(())
     }
 
     /// The conversation's text up to the answer, one placeholder a medium. `own` is the model's system sentence, before
     /// the family's.
     pub(crate) fn render(&self, c: &Conversation, own: Option<&str>, tokens: &MediaTokens) -> Result<String> {
-        let system = c.system.as_deref().or(own).unwrap_or(self.system);
-        match &self.source {
-            None => Ok(chatml(system, c, tokens)),
-            Some(source) => self.jinja(source, system, c),
+        let system = c.system.as_deref().or(own).or(self.system).unwrap_or_default();
+        let text = match &self.source {
+            None => chatml(system, c, tokens),
+            Some(source) => self.jinja(source, system, c)?,
+        };
+        if self.add_bos && !text.starts_with(&self.bos) {
+            return Ok(self.bos.clone() + &text);
         }
+        Ok(text)
     }
 
     fn jinja(&self, source: &str, system: &str, c: &Conversation) -> Result<String> {
@@ -139,11 +195,18 @@ impl Template {
             })
             .collect();
         let mut messages = Vec::new();
-        if !system.is_empty() {
-            let content = vec![context! { type => "text", text => system }];
-            messages.push(context! { role => "system", content });
+        if self.text_only {
+            if !system.is_empty() {
+                messages.push(context! { role => "system", content => system });
+            }
+            messages.push(context! { role => "user", content => c.question() });
+        } else {
+            if !system.is_empty() {
+                let content = vec![context! { type => "text", text => system }];
+                messages.push(context! { role => "system", content });
+            }
+            messages.push(context! { role => "user", content });
         }
-        messages.push(context! { role => "user", content });
         let mut env = Environment::new();
         // The reference's Jinja runs with these.
         let syntax = SyntaxConfig::builder()
@@ -163,7 +226,7 @@ impl Template {
         env.add_template("chat", source).map_err(|e| failed(&e))?;
         let template = env.get_template("chat").map_err(|e| failed(&e))?;
         let text = template
-            .render(context! { messages, add_generation_prompt => true })
+            .render(context! { messages, add_generation_prompt => true, bos_token => &self.bos, eos_token => &self.eos })
             .map_err(|e| failed(&e))?;
         Ok(text)
     }

@@ -1,4 +1,4 @@
-//! Reading weights: single or sharded safetensors, memory-mapped, every name, type, shape and range checked.
+//! Reading weights: single or sharded safetensors or a GGUF file, memory-mapped, every name, type, shape and range checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -6,14 +6,22 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use half::slice::HalfFloatSliceExt;
-use half::{bf16, f16};
 use memmap2::Mmap;
-use outro_kernels::Weight;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+
+pub(crate) mod gguf;
+mod matrix;
+mod quantise;
+
+pub use gguf::is_gguf;
+pub use matrix::Matrix;
+pub(crate) use matrix::Stored;
+use matrix::{Data, convert, own, widen_bytes};
+pub(crate) use quantise::Quantised;
+pub use quantise::Quantize;
 
 /// How matrices are kept in memory. Vectors (norms, biases) are always f32, and so is all arithmetic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,99 +54,26 @@ impl FromStr for Dtype {
     }
 }
 
-/// A weight matrix `[rows, cols]`, or a higher tensor seen as one.
-#[derive(Clone)]
-pub struct Matrix {
-    name: String,
-    rows: usize,
-    cols: usize,
-    data: Data,
-}
-
-#[derive(Clone)]
-enum Data {
-    Mapped {
-        map: Arc<Mmap>,
-        start: usize,
-        end: usize,
-        dtype: Dtype,
-    },
-    F32(Arc<[f32]>),
-    Bf16(Arc<[bf16]>),
-    F16(Arc<[f16]>),
-}
-
-impl Matrix {
-    /// Output dimension.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Input dimension.
-    pub fn cols(&self) -> usize {
-        self.cols
-    }
-
-    /// The tensor's name in the checkpoint.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The elements, for the kernels.
-    pub fn weight(&self) -> Weight<'_> {
-        match &self.data {
-            // Alignment and length were checked when the tensor was opened.
-            Data::Mapped {
-                map,
-                start,
-                end,
-                dtype,
-            } => {
-                let bytes = &map[*start..*end];
-                match dtype {
-                    Dtype::Bf16 => Weight::Bf16(bytemuck::cast_slice(bytes)),
-                    Dtype::F16 => Weight::F16(bytemuck::cast_slice(bytes)),
-                    Dtype::F32 | Dtype::Auto => Weight::F32(bytemuck::cast_slice(bytes)),
-                }
-            }
-            Data::F32(w) => Weight::F32(w),
-            Data::Bf16(w) => Weight::Bf16(w),
-            Data::F16(w) => Weight::F16(w),
-        }
-    }
-
-    /// Copies one row, widened.
-    pub fn row(&self, row: usize, out: &mut [f32]) {
-        self.weight().widen(row * self.cols, &mut out[..self.cols]);
-    }
-
-    /// Whether all elements are finite. Reads every one of them.
-    pub fn is_finite(&self) -> bool {
-        let mut row = vec![0f32; self.cols];
-        (0..self.rows).all(|r| {
-            self.row(r, &mut row);
-            row.iter().all(|x| x.is_finite())
-        })
-    }
-
-    /// Bytes that the elements take.
-    pub fn bytes(&self) -> usize {
-        let w = self.weight();
-        w.len() * if matches!(w, Weight::F32(_)) { 4 } else { 2 }
-    }
-}
-
 /// Where one tensor lies.
 #[derive(Clone, Debug)]
 pub struct TensorInfo {
     /// Index into [`Checkpoint::shards`].
     pub shard: usize,
-    /// safetensors' name of the element type, such as `BF16`.
+    /// The format's name of the element type, such as `BF16` or `Q4_K`.
     pub dtype: String,
     /// Dimensions.
     pub shape: Vec<usize>,
+    /// The name in the file; the key of [`Checkpoint::tensors`] is the name in the original checkpoint.
+    pub name: String,
     start: usize,
     end: usize,
+}
+
+impl TensorInfo {
+    /// Bytes in the file.
+    pub fn bytes(&self) -> usize {
+        self.end - self.start
+    }
 }
 
 /// An opened checkpoint: tensors by name. Nothing but headers has been read.
@@ -150,8 +85,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens `dir/model.safetensors`, or the shards of `dir/model.safetensors.index.json` that hold anything
-    /// but tensors whose names begin with one of `skip`.
+    /// Opens a GGUF file, `dir/model.safetensors`, or the shards of `dir/model.safetensors.index.json` that hold
+    /// anything but tensors whose names begin with one of `skip`.
     ///
     /// # Errors
     /// Missing, truncated or lying files, by name.
@@ -164,6 +99,12 @@ impl Checkpoint {
             tensors: BTreeMap::new(),
             skipped: 0,
         };
+        if dir.is_file() {
+            let file = gguf::Gguf::open(dir)?;
+            this.shards.push((dir.into(), file.map));
+            this.tensors = file.tensors;
+            return Ok(this);
+        }
         let skips = |name: &str| skip.iter().any(|s| name.starts_with(s));
         if index.exists() {
             let weight_map = read_index(&index)?;
@@ -192,18 +133,14 @@ impl Checkpoint {
         } else {
             return Err(Error::checkpoint(
                 dir,
-                "holds neither model.safetensors nor model.safetensors.index.json; only safetensors checkpoints are read",
+                "holds neither model.safetensors nor model.safetensors.index.json; safetensors checkpoints and single GGUF files are read",
             ));
         }
         Ok(this)
     }
 
     fn add_shard(&mut self, path: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
-        let file = File::open(path).map_err(Error::io(path))?;
-        // SAFETY: the map is read-only. A file that another process truncates meanwhile would fault, as with
-        // every memory-mapped loader; the alternative is to hold a second copy of all weights in memory.
-        #[expect(unsafe_code, reason = "memory-mapping the weights")]
-        let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
+        let map = map(path)?;
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
             Error::checkpoint(
                 path,
@@ -227,6 +164,7 @@ impl Checkpoint {
                 ));
             }
             let info = TensorInfo {
+                name: name.clone(),
                 shard,
                 dtype: format!("{:?}", info.dtype),
                 shape: info.shape.clone(),
@@ -235,7 +173,7 @@ impl Checkpoint {
             };
             self.tensors.insert(name, info);
         }
-        self.shards.push((path.into(), Arc::new(map)));
+        self.shards.push((path.into(), map));
         Ok(())
     }
 
@@ -256,59 +194,93 @@ impl Checkpoint {
 
     fn find(&self, name: &str, shape: &[usize]) -> Result<(&TensorInfo, &Path, &Arc<Mmap>)> {
         let info = self.tensors.get(name).ok_or_else(|| {
-            Error::checkpoint(&self.dir, format!("tensor `{name}` is missing; config.json and weights are of different models, or a shard is"))
+            let problem = if self.dir.is_file() {
+                format!("holds no tensor `{}`; the file is of another architecture than it says, or incomplete", gguf::stored_name(name))
+            } else {
+                format!("tensor `{name}` is missing; config.json and weights are of different models, or a shard is")
+            };
+            Error::checkpoint(&self.dir, problem)
         })?;
         let (path, map) = &self.shards[info.shard];
         if info.shape != shape {
             return Err(Error::checkpoint(
                 path,
                 format!(
-                    "tensor `{name}` has the shape {:?}, config.json asks for {shape:?}",
-                    info.shape
+                    "tensor `{}` has the shape {:?}, {} asks for {shape:?}",
+                    info.name,
+                    info.shape,
+                    if self.dir.is_file() {
+                        "the file's metadata"
+                    } else {
+                        "config.json"
+                    },
                 ),
             ));
         }
         Ok((info, path, map))
     }
 
+    /// Whether there is a tensor of this name.
+    pub fn holds(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
     /// Opens a tensor of exactly this shape as a matrix `[shape[0], the rest]`.
     ///
     /// # Errors
-    /// A missing tensor, another shape, an element type other than F32, BF16 and F16.
+    /// A missing tensor, another shape, an element type that is not read.
     pub fn matrix(&self, name: &str, shape: &[usize], dtype: Dtype) -> Result<Matrix> {
         let (info, path, map) = self.find(name, shape)?;
         let bytes = &map[info.start..info.end];
-        let stored = match info.dtype.as_str() {
-            "F32" => Dtype::F32,
-            "BF16" => Dtype::Bf16,
-            "F16" => Dtype::F16,
-            other => {
-                return Err(Error::checkpoint(
-                    path,
-                    format!("tensor `{name}` is of type {other}; F32, BF16 and F16 are read"),
-                ));
-            }
-        };
         let (rows, cols) = (shape[0], shape[1..].iter().product());
-        let aligned = bytes.as_ptr().align_offset(4) == 0;
-        let data = if aligned && (dtype == Dtype::Auto || dtype == stored) {
+        let stored = Stored::of_name(&info.dtype).ok_or_else(|| {
+            Error::checkpoint(
+                path,
+                format!(
+                    "tensor `{}` is of type {}; F32, BF16 and F16 are read, in GGUF files also Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K and Q6_K",
+                    info.name, info.dtype
+                ),
+            )
+        })?;
+        if stored.bytes_of(rows * cols) != Some(bytes.len()) {
+            return Err(Error::checkpoint(
+                path,
+                format!(
+                    "tensor `{}` has {} bytes, which its shape and type do not",
+                    info.name,
+                    bytes.len()
+                ),
+            ));
+        }
+        let wanted = match dtype {
+            Dtype::Auto => stored,
+            Dtype::F32 => Stored::F32,
+            Dtype::Bf16 => Stored::Bf16,
+            Dtype::F16 => Stored::F16,
+        };
+        let aligned = bytes.as_ptr().align_offset(4) == 0 || matches!(stored, Stored::Quant(_));
+        let data = if wanted != stored {
+            convert(widen_bytes(bytes, stored), dtype).ok_or_else(|| {
+                Error::checkpoint(
+                    path,
+                    format!(
+                        "tensor `{}` holds values that --dtype f16 cannot, use bf16 or f32",
+                        info.name
+                    ),
+                )
+            })?
+        } else if aligned {
             Data::Mapped {
                 map: Arc::clone(map),
                 start: info.start,
                 end: info.end,
-                dtype: stored,
+                stored,
             }
         } else {
-            let target = if dtype == Dtype::Auto { stored } else { dtype };
-            convert(widen_bytes(bytes, stored), target).ok_or_else(|| {
-                Error::checkpoint(
-                    path,
-                    format!("tensor `{name}` holds values that --dtype f16 cannot, use bf16 or f32"),
-                )
-            })?
+            own(bytes, stored)
         };
         Ok(Matrix {
-            name: name.into(),
+            name: info.name.clone(),
             rows,
             cols,
             data,
@@ -325,11 +297,21 @@ impl Checkpoint {
         m.weight().widen(0, &mut v);
         if !v.iter().all(|x| x.is_finite()) {
             return Err(Error::NotFinite {
-                place: format!("{}: tensor `{name}`", self.dir.display()),
+                place: format!("{}: tensor `{}`", self.dir.display(), m.name()),
             });
         }
         Ok(v)
     }
+}
+
+/// Maps a file.
+pub(crate) fn map(path: &Path) -> Result<Arc<Mmap>> {
+    let file = File::open(path).map_err(Error::io(path))?;
+    // SAFETY: the map is read-only. A file that another process truncates meanwhile would fault, as with
+    // every memory-mapped loader; the alternative is to hold a second copy of all weights in memory.
+    #[expect(unsafe_code, reason = "memory-mapping the weights")]
+    let map = unsafe { Mmap::map(&file) }.map_err(Error::io(path))?;
+    Ok(Arc::new(map))
 }
 
 fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
@@ -354,43 +336,4 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
             Ok((name.clone(), file.to_string()))
         })
         .collect()
-}
-
-fn widen_bytes(bytes: &[u8], stored: Dtype) -> Vec<f32> {
-    match stored {
-        Dtype::F32 | Dtype::Auto => bytes
-            .as_chunks()
-            .0
-            .iter()
-            .map(|b| f32::from_le_bytes(*b))
-            .collect(),
-        Dtype::Bf16 => bytes
-            .as_chunks()
-            .0
-            .iter()
-            .map(|b| bf16::from_le_bytes(*b).to_f32())
-            .collect(),
-        Dtype::F16 => bytes
-            .as_chunks()
-            .0
-            .iter()
-            .map(|b| f16::from_le_bytes(*b).to_f32())
-            .collect(),
-    }
-}
-
-/// `None` when a finite value does not fit the type.
-fn convert(wide: Vec<f32>, dtype: Dtype) -> Option<Data> {
-    Some(match dtype {
-        Dtype::F32 | Dtype::Auto => Data::F32(wide.into()),
-        Dtype::Bf16 => Data::Bf16(wide.iter().map(|x| bf16::from_f32(*x)).collect()),
-        Dtype::F16 => {
-            if wide.iter().any(|x| x.is_finite() && x.abs() > 65504.0) {
-                return None;
-            }
-            let mut out = vec![f16::ZERO; wide.len()];
-            out.convert_from_f32_slice(&wide);
-            Data::F16(out.into())
-        }
-    })
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::checkpoint::gguf::Gguf;
 use crate::error::{Error, Result};
 use crate::family;
 
@@ -47,10 +48,14 @@ pub struct TextConfig {
     pub rope_theta: f64,
     /// Frequencies that follow time, height and width (`rope_scaling.mrope_section`); `None` is plain rotary.
     pub rope_sections: Option<[usize; 3]>,
+    /// What each of the D / 2 rotary frequencies is divided by, for long contexts (`rope_scaling`).
+    pub rope_divisors: Option<Vec<f64>>,
     /// RMS norm epsilon (`rms_norm_eps`).
     pub norm_eps: f32,
     /// Whether q, k and v have biases.
     pub qkv_bias: bool,
+    /// Whether rows of q and k are stored in llama.cpp's order, with rotary pairs side by side; undone at loading.
+    pub interleaved: bool,
     /// Whether the output head is the embedding (`tie_word_embeddings`).
     pub tied: bool,
 }
@@ -144,11 +149,14 @@ pub enum PositionRule {
 }
 
 impl Config {
-    /// Reads `dir/config.json`.
+    /// Reads `dir/config.json`, or the metadata of a GGUF file.
     ///
     /// # Errors
     /// An unreadable file, an unknown architecture, and fields that are missing, mistyped or contradictory, each by name.
     pub fn load(dir: &Path) -> Result<Self> {
+        if dir.is_file() {
+            return family::gguf(&Gguf::open(dir)?);
+        }
         let path = dir.join("config.json");
         let text = std::fs::read_to_string(&path).map_err(|e| {
             if e.kind() == std::io::ErrorKind::NotFound {

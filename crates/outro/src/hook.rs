@@ -60,6 +60,12 @@ pub trait Hook: Any + Send {
         Ok(())
     }
 
+    /// Whether [`Hook::head_outputs`] reads keys and values here. Where no hook does, a cache of half precision need not
+    /// be widened, and both may be empty.
+    fn reads_cache(&self, _at: At) -> bool {
+        true
+    }
+
     /// Head outputs `[new, H * D]`, before the output projection.
     ///
     /// # Errors
@@ -93,6 +99,10 @@ impl Hook for Chain {
 
     fn qkv(&mut self, at: At, q: &mut [f32], k: &mut [f32], v: &mut [f32]) -> Result<()> {
         self.0.iter_mut().try_for_each(|hook| hook.qkv(at, q, k, v))
+    }
+
+    fn reads_cache(&self, at: At) -> bool {
+        self.0.iter().any(|hook| hook.reads_cache(at))
     }
 
     fn head_outputs(&mut self, at: At, qkv: Qkv, o: &mut [f32]) -> Result<()> {
@@ -140,6 +150,10 @@ impl Hook for Recorder {
             self.hidden.push((at.layer, x.to_vec()));
         }
         Ok(Flow::Continue)
+    }
+
+    fn reads_cache(&self, _at: At) -> bool {
+        false
     }
 
     fn head_outputs(&mut self, at: At, _qkv: Qkv, o: &mut [f32]) -> Result<()> {

@@ -25,10 +25,11 @@ mod session;
 pub mod settings;
 pub mod tokenizer;
 
-pub use checkpoint::Dtype;
+pub use checkpoint::{Dtype, Quantize};
 pub use encoder::audio_tokens;
 pub use error::{Error, Result};
 pub use method::{OutRo, OutRoConfig};
-pub use model::{MediaEmbeds, Model, Progress, Prompt};
-pub use nn::Mat;
+pub use model::{LoadOptions, MediaEmbeds, Model, Progress, Prompt};
+pub use nn::{KvType, Mat};
+pub use outro_kernels::Activations;
 pub use session::Session;

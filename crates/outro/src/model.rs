@@ -1,8 +1,10 @@
 //! A model: a configuration and immutable weights, shared by all requests.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::checkpoint::{Checkpoint, Dtype, Matrix};
+use outro_kernels::Activations;
+
+use crate::checkpoint::{Checkpoint, Dtype, Matrix, Quantised, Quantize};
 use crate::config::Config;
 use crate::encoder::{AudioTower, VisionTower};
 use crate::error::{Error, Result};
@@ -30,9 +32,32 @@ pub enum Progress {
     },
 }
 
+/// How weights are held and multiplied. A [`Dtype`] alone is one, too.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// How matrices that are not quantised are kept.
+    pub dtype: Dtype,
+    /// Makes the decoder's matrices smaller. Embeddings, norms and the towers stay as they are.
+    pub quantize: Option<Quantize>,
+    /// A directory in which quantised weights are kept for the next time.
+    pub cache: Option<PathBuf>,
+    /// What quantised weights are multiplied with where a few tokens are run: f32 (exact, the default), or 8 bits.
+    pub activations: Activations,
+}
+
+impl From<Dtype> for LoadOptions {
+    fn from(dtype: Dtype) -> Self {
+        Self {
+            dtype,
+            ..Self::default()
+        }
+    }
+}
+
 /// Weights and configuration. `Send + Sync`; all methods take `&self`.
 pub struct Model {
     config: Config,
+    notes: Vec<String>,
     decoder: Decoder,
     vision: Option<VisionTower>,
     audio: Option<AudioTower>,
@@ -59,11 +84,13 @@ pub struct MediaEmbeds {
 }
 
 impl Model {
-    /// Opens the checkpoint in `dir`. Matrices stay memory-mapped where `dtype` allows it.
+    /// Opens the checkpoint in the directory, or the GGUF file, `dir`. Matrices stay memory-mapped where the options
+    /// allow it.
     ///
     /// # Errors
     /// Everything that can be wrong with config.json and the weights, by file, field and tensor.
-    pub fn load(dir: &Path, dtype: Dtype) -> Result<Self> {
+    pub fn load(dir: &Path, options: impl Into<LoadOptions>) -> Result<Self> {
+        let options = options.into();
         let config = Config::load(dir)?;
         let names = family::find(&config.model_type)
             .ok_or_else(|| Error::config(dir.join("config.json"), "model_type", "unknown family"))?
@@ -71,9 +98,28 @@ impl Model {
         let checkpoint = Checkpoint::open(dir, names.skipped)?;
         let w = Weights {
             checkpoint: &checkpoint,
-            dtype,
+            dtype: options.dtype,
+            quantised: None,
+            activations: options.activations,
         };
-        let decoder = Decoder::load(w, names.text, names.lm_head, &config.text)?;
+        let quantised = match options.quantize {
+            None => None,
+            Some(to) => {
+                let layers = format!("{}layers.", names.text);
+                let head = if config.text.tied {
+                    format!("{}embed_tokens.weight", names.text)
+                } else {
+                    names.lm_head.to_owned()
+                };
+                let cache = options.cache.as_deref();
+                Some(Quantised::open(&checkpoint, to, &layers, &head, cache)?)
+            }
+        };
+        let smaller = Weights {
+            quantised: quantised.as_ref(),
+            ..w
+        };
+        let decoder = Decoder::load(smaller, names.text, names.lm_head, &config.text)?;
         let vision = config
             .vision
             .as_ref()
@@ -86,6 +132,7 @@ impl Model {
             .transpose()?;
         Ok(Self {
             config,
+            notes: quantised.map(|q| q.notes).unwrap_or_default(),
             decoder,
             vision,
             audio,
@@ -95,6 +142,11 @@ impl Model {
     /// The configuration.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// What the user should know about how the weights were loaded.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     pub(crate) fn decoder(&self) -> &Decoder {

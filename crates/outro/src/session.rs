@@ -3,7 +3,7 @@
 use crate::error::{Error, Result};
 use crate::hook::{self, Hook};
 use crate::model::{Model, Prompt};
-use crate::nn::{LayerCache, Mat, Step};
+use crate::nn::{KvType, LayerCache, Mat, Step};
 
 /// A request on a model. Weights are shared and immutable; everything that changes is here.
 pub struct Session<'m> {
@@ -18,7 +18,12 @@ pub struct Session<'m> {
 impl<'m> Session<'m> {
     /// A fresh request. `None` runs the plain model: no call is made anywhere.
     pub fn new(model: &'m Model, hook: Option<Box<dyn Hook>>) -> Self {
-        let caches = vec![LayerCache::default(); model.config().text.layers];
+        Self::with_kv(model, hook, KvType::F32)
+    }
+
+    /// As [`Session::new`], with keys and values kept as `kv`.
+    pub fn with_kv(model: &'m Model, hook: Option<Box<dyn Hook>>, kv: KvType) -> Self {
+        let caches = vec![LayerCache::new(kv); model.config().text.layers];
         Self {
             model,
             caches,
@@ -84,7 +89,7 @@ impl<'m> Session<'m> {
 
     /// Bytes that keys and values take now.
     pub fn cache_bytes(&self) -> usize {
-        self.caches.iter().map(|c| 4 * (c.k.len() + c.v.len())).sum()
+        self.caches.iter().map(|c| c.k.bytes() + c.v.bytes()).sum()
     }
 
     fn forward(

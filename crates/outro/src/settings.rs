@@ -63,12 +63,16 @@ pub struct MediaSettings {
 }
 
 impl Settings {
-    /// Reads `outro.json` of `dir`, if there is one.
+    /// Reads `outro.json` of the directory `dir`, or `NAME.outro.json` beside the file `NAME.gguf`, if there is one.
     ///
     /// # Errors
     /// A file with an unknown or impossible field, by name.
     pub fn load(dir: &Path) -> Result<Self> {
-        let path = dir.join(FILE);
+        let path = if dir.is_file() {
+            dir.with_extension(FILE)
+        } else {
+            dir.join(FILE)
+        };
         let Some(value) = read_json(&path)? else {
             return Ok(Self::default());
         };

@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tokenizers::models::bpe::BPE;
 use tokenizers::normalizers::NFC;
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer as Inner};
 
 use crate::error::{Error, Result};
+
+mod gguf;
 
 /// How Qwen2 cuts text into words before merging bytes.
 const QWEN2_WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -31,11 +34,15 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json`, or `vocab.json` and `merges.txt`, in `dir`; `None` where there is neither.
+    /// Reads `tokenizer.json`, or `vocab.json` and `merges.txt`, in `dir`, or the metadata of a GGUF file; `None` where
+    /// there is no tokenizer.
     ///
     /// # Errors
     /// Files that are there and cannot be used.
     pub fn open(dir: &Path) -> Result<Option<Self>> {
+        if dir.is_file() {
+            return gguf::open(dir);
+        }
         let settings = read_json(&dir.join("tokenizer_config.json"))?;
         let (mut inner, path) = if dir.join("tokenizer.json").is_file() {
             let path = dir.join("tokenizer.json");
@@ -171,9 +178,17 @@ pub(crate) fn read_json(path: &Path) -> Result<Option<Value>> {
                 .map(Some)
                 .map_err(|e| Error::config(path, "", format!("not JSON: {e}")))
         }
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) if absent(&e) => Ok(None),
         Err(e) => Err(Error::io(path)(e)),
     }
+}
+
+/// No such file, also where the model is one file and has none beside it.
+pub(crate) fn absent(e: &std::io::Error) -> bool {
+    matches!(
+        e.kind(),
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+    )
 }
 
 /// The byte-level BPE of Qwen2 from its two older files.
@@ -189,19 +204,23 @@ fn byte_pairs(dir: &Path) -> Result<Inner> {
         .build()
         .map_err(wrong)?;
     let mut inner = Inner::new(bpe);
-    let words = Split::new(
-        SplitPattern::Regex(QWEN2_WORDS.into()),
-        SplitDelimiterBehavior::Isolated,
-        false,
-    );
+    let words = words(&[QWEN2_WORDS]).map_err(wrong)?;
     let bytes = ByteLevel::new(false, false, false);
     inner.with_normalizer(Some(NFC)).map_err(wrong)?;
-    inner.with_pre_tokenizer(Some(Sequence::new(vec![
-        words.map_err(wrong)?.into(),
-        bytes.into(),
-    ])));
+    inner.with_pre_tokenizer(Some(words));
     inner.with_decoder(Some(bytes));
     Ok(inner)
+}
+
+/// Cuts text by each expression in turn, then turns bytes into the letters of a byte-level vocabulary.
+fn words(expressions: &[&str]) -> tokenizers::Result<Sequence> {
+    let mut steps: Vec<PreTokenizerWrapper> = Vec::new();
+    for e in expressions {
+        let pattern = SplitPattern::Regex((*e).into());
+        steps.push(Split::new(pattern, SplitDelimiterBehavior::Isolated, false)?.into());
+    }
+    steps.push(ByteLevel::new(false, false, false).into());
+    Ok(Sequence::new(steps))
 }
 
 /// Adds the tokens of `added_tokens_decoder` that the tokenizer does not know yet, and checks the ids of all.

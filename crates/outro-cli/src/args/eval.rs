@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand, ValueEnum};
 use outro_lab::run::Ablation;
 
-use super::flags::{DtypeFlag, ModelFlags, ReadingFlags};
-use super::{Reading, reading};
+use super::flags::{ModelFlags, ReadingFlags, WeightFlags};
+use super::{Reading, Weights, reading, weights};
 use crate::fault::Fault;
 
 #[derive(Debug, Subcommand)]
@@ -71,9 +71,8 @@ pub(crate) struct EvalFlags {
     /// Longest reply, in tokens.
     #[arg(long, value_name = "N", default_value_t = 8)]
     max_new_tokens: usize,
-    /// How weights are held in memory.
-    #[arg(long, value_enum, default_value = "auto")]
-    dtype: DtypeFlag,
+    #[command(flatten)]
+    weights: WeightFlags,
     #[command(flatten)]
     reading: ReadingFlags,
 }
@@ -98,7 +97,7 @@ pub(crate) struct EvalRun {
     pub(crate) ablation: Ablation,
     pub(crate) limit: Option<usize>,
     pub(crate) max_new_tokens: usize,
-    pub(crate) dtype: DtypeFlag,
+    pub(crate) weights: Weights,
     pub(crate) reading: Reading,
 }
 
@@ -141,7 +140,7 @@ pub(super) fn eval(command: EvalCommand) -> anyhow::Result<Eval> {
         profile: f.profile,
         limit: f.limit,
         max_new_tokens: f.max_new_tokens,
-        dtype: f.dtype,
+        weights: weights(&f.weights)?,
         reading: reading(&f.reading)?,
     })))
 }

@@ -108,8 +108,8 @@ An existing OUT is replaced only when everything has succeeded.";
 /// The checkpoint.
 #[derive(Debug, Args)]
 pub(crate) struct ModelFlags {
-    /// A checkpoint directory, or a hub id such as Qwen/Qwen2.5-Omni-3B.
-    #[arg(long, short, value_name = "DIR|ID")]
+    /// A checkpoint directory, a GGUF file of a Qwen2 or Llama text model, or a hub id such as Qwen/Qwen2.5-Omni-3B.
+    #[arg(long, short, value_name = "DIR|FILE|ID")]
     pub(crate) model: Option<String>,
 }
 
@@ -255,6 +255,35 @@ pub(crate) enum TraceStrategy {
     Outro,
 }
 
+/// How weights, and what is computed from them, are held.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Memory")]
+pub(crate) struct WeightFlags {
+    /// How weights are held in memory.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) dtype: DtypeFlag,
+    /// Make the decoder's matrices smaller; the result is kept in OUTRO_CACHE, or outro/ in the user's cache directory.
+    #[arg(long, value_name = "q8_0|q6_k|q4_k")]
+    pub(crate) quantize: Option<String>,
+    /// Neither read nor write kept quantised weights.
+    #[arg(long, requires = "quantize")]
+    pub(crate) no_quantize_cache: bool,
+    /// What quantised weights are multiplied with while decoding.
+    #[arg(long, value_enum, default_value = "f32")]
+    pub(crate) activations: ActivationsFlag,
+    /// How keys and values of past tokens are held; f16 takes half the memory.
+    #[arg(long, value_name = "f32|f16", default_value = "f32")]
+    pub(crate) kv: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ActivationsFlag {
+    /// Exact.
+    F32,
+    /// Rounded to 8 bits: faster where memory is not the limit.
+    Int8,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DtypeFlag {
     /// As in the checkpoint.
@@ -314,9 +343,8 @@ pub(crate) struct AskFlags {
     /// System prompt [default: the sentence of the model's card].
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
-    /// How weights are held in memory.
-    #[arg(long, value_enum, default_value = "auto")]
-    pub(crate) dtype: DtypeFlag,
+    #[command(flatten)]
+    pub(crate) weights: WeightFlags,
     /// One JSON object per question on stdout instead of text.
     #[arg(long)]
     pub(crate) json: bool,
@@ -324,8 +352,8 @@ pub(crate) struct AskFlags {
 
 #[derive(Debug, Args)]
 pub(crate) struct TraceFlags {
-    /// The checkpoint directory.
-    #[arg(long, short, value_name = "DIR")]
+    /// The checkpoint directory, or a GGUF file.
+    #[arg(long, short, value_name = "DIR|FILE")]
     pub(crate) model: String,
     /// Prepared inputs.
     #[arg(long, value_name = "FILE")]
@@ -382,7 +410,7 @@ pub(crate) struct PrepareFlags {
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectFlags {
-    /// A checkpoint directory, a hub id, or a media file.
+    /// A checkpoint directory, a GGUF file, a hub id, or a media file.
     #[arg(value_name = "MODEL|FILE")]
     pub(crate) target: String,
     /// The checkpoint that a media file would be given to.

@@ -12,7 +12,7 @@ use outro::inputs::Inputs;
 use outro::method::{OutRo, OutRoConfig};
 use outro::prepare::Preparer;
 use outro::tokenizer::Tokenizer;
-use outro::{MediaEmbeds, Model, Prompt};
+use outro::{KvType, MediaEmbeds, Model, Prompt};
 
 use super::answer::{Answer, PromptTokens, Record, Shared, Spent, side_by_side, top5};
 use super::{encode, media, source};
@@ -47,8 +47,11 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
 
     let since = Instant::now();
     let bar = ui.bar("loading weights", 0, Unit::Count);
-    let model = Model::load(&source.dir, args.dtype)?;
+    let model = Model::load(&source.dir, args.weights.load.clone())?;
     bar.done();
+    for note in model.notes() {
+        ui.note(note);
+    }
     shared.load = since.elapsed().as_secs_f64();
 
     let mut embeds: Option<MediaEmbeds> = None;
@@ -71,6 +74,7 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
                 model: &model,
                 tokenizer,
                 prompt: &prompt,
+                kv: args.weights.kv,
                 sampled: args.sampled.clone(),
                 ui,
             },
@@ -175,6 +179,7 @@ pub(crate) struct Asker<'a> {
     pub(crate) model: &'a Model,
     pub(crate) tokenizer: &'a Tokenizer,
     pub(crate) prompt: &'a Prompt,
+    pub(crate) kv: KvType,
     pub(crate) sampled: Sampled,
     pub(crate) ui: &'a Ui,
 }
@@ -188,7 +193,7 @@ impl Asker<'_> {
     ) -> anyhow::Result<Answer> {
         let strategy = if config.is_some() { "outro" } else { "baseline" };
         let hook = config.map(|c| Box::new(OutRo::new(c.clone())) as Box<dyn Hook>);
-        let mut session = Session::new(self.model, hook);
+        let mut session = Session::with_kv(self.model, hook, self.kv);
         let since = Instant::now();
         let label = format!("prefill ({strategy})");
         let bar = self

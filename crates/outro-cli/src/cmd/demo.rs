@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::Context;
 use outro::chat::{Conversation, Part};
 use outro::prepare::{self, MediaOptions, Preparer};
-use outro::{Dtype, Model};
+use outro::{Dtype, KvType, Model};
 use outro_lab::synth::{Clip, FPS, Level, Needs, Question, SIDE, SLOTS, Task};
 use outro_lab::task::Profile;
 use outro_media::{VideoInfo, VideoToWrite, write_mp4};
@@ -63,6 +63,7 @@ pub(crate) fn run(args: &Demo, ui: &Ui) -> anyhow::Result<()> {
             model: &model,
             tokenizer,
             prompt: &prompt,
+            kv: KvType::F32,
             sampled: Sampled::greedy(8),
             ui,
         };

@@ -74,7 +74,7 @@ fn answers(args: &EvalRun, ui: &Ui) -> anyhow::Result<()> {
         } else {
             source.dir.display().to_string()
         },
-        dtype: format!("{:?}", args.dtype).to_lowercase(),
+        weights: args.weights.name(),
         strategies: strategies.clone(),
         ablation: args.ablation.name().into(),
         media: json!({
@@ -92,7 +92,7 @@ fn answers(args: &EvalRun, ui: &Ui) -> anyhow::Result<()> {
             thousands(here as u64)
         ));
     }
-    let model = Model::load(&source.dir, args.dtype.into())?;
+    let model = Model::load(&source.dir, args.weights.load.clone())?;
     let engine = Engine {
         model: &model,
         preparer: &preparer,
@@ -100,6 +100,7 @@ fn answers(args: &EvalRun, ui: &Ui) -> anyhow::Result<()> {
         options,
         ablation: args.ablation,
         max_new_tokens: args.max_new_tokens,
+        kv: args.weights.kv,
     };
     let bar = ui.bar(
         "answering",

@@ -14,7 +14,7 @@ use crate::ui::Ui;
 /// Looks at one thing.
 pub(crate) fn run(args: &Inspect, ui: &Ui) -> anyhow::Result<()> {
     let target = PathBuf::from(&args.target);
-    let (json, text) = if target.is_file() {
+    let (json, text) = if target.is_file() && !outro::checkpoint::is_gguf(&target) {
         let model = match &args.model {
             Some(model) => Some(source::open(Some(model), ui)?.dir),
             None => None,
@@ -33,7 +33,7 @@ pub(crate) fn run(args: &Inspect, ui: &Ui) -> anyhow::Result<()> {
 }
 
 fn directory(path: &Path, name: &str, ui: &Ui) -> anyhow::Result<PathBuf> {
-    if path.is_dir() {
+    if path.exists() {
         Ok(path.to_path_buf())
     } else {
         hub::resolve(name, ui)

@@ -8,6 +8,7 @@ use outro::method::OutRoConfig;
 use outro::settings::{self, Settings};
 
 use crate::args::Switches;
+use crate::cache;
 use crate::fault::Fault;
 use crate::hub;
 use crate::ui::Ui;
@@ -35,10 +36,10 @@ const FILES: [(&str, &[u8]); 7] = tiny![
 const TINY_NOTE: &str = "no --model was given: using outro-tiny, a small demonstration model of a synthetic world of \
 coloured shapes and sounds (outro demo shows it)";
 
-/// A checkpoint directory.
+/// A checkpoint directory or a GGUF file.
 #[derive(Debug)]
 pub(crate) struct Source {
-    /// The directory.
+    /// The directory, or the file.
     pub(crate) dir: PathBuf,
     /// Whether it is the program's own demonstration model.
     pub(crate) tiny: bool,
@@ -80,7 +81,7 @@ pub(crate) fn method(own: &Settings, dir: &Path, typed: &Switches) -> anyhow::Re
 fn tiny() -> anyhow::Result<Source> {
     let name = format!("{TINY}-{}", env!("CARGO_PKG_VERSION"));
     let mut failed = None;
-    for place in cache_places() {
+    for place in cache::places() {
         let dir = place.join(&name);
         match lay_down(&dir) {
             Ok(()) => return Ok(Source { dir, tiny: true }),
@@ -93,23 +94,6 @@ fn tiny() -> anyhow::Result<Source> {
             .hint("set OUTRO_CACHE to a directory that can be written, or give --model")
             .into(),
     )
-}
-
-/// `OUTRO_CACHE` alone where it is set; else the user's cache directory, then the system's directory of temporary files.
-fn cache_places() -> Vec<PathBuf> {
-    let set = |name: &str| {
-        std::env::var_os(name)
-            .filter(|v| !v.is_empty())
-            .map(PathBuf::from)
-    };
-    if let Some(own) = set("OUTRO_CACHE") {
-        return vec![own];
-    }
-    let user = set("XDG_CACHE_HOME").or_else(|| Some(set("HOME")?.join(".cache")));
-    user.into_iter()
-        .chain([std::env::temp_dir()])
-        .map(|p| p.join("outro"))
-        .collect()
 }
 
 fn lay_down(dir: &Path) -> std::io::Result<()> {

@@ -50,7 +50,13 @@ pub(crate) fn run(args: &Trace, ui: &Ui) -> anyhow::Result<()> {
         Some(switches) => Some(source::method(&Settings::load(&dir)?, &dir, switches)?),
         None => None,
     };
-    let model = Model::load(&dir, WeightType::F32)?;
+    // A GGUF file's blocks stay as they are: the products with them are f32 as well, and exact.
+    let dtype = if dir.is_file() {
+        WeightType::Auto
+    } else {
+        WeightType::F32
+    };
+    let model = Model::load(&dir, dtype)?;
     bar.done();
     let media = encode(&model, &inputs, ui)?;
     let prompt = model.prompt(&inputs, &media)?;

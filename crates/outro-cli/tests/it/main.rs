@@ -8,6 +8,7 @@
 
 mod ask;
 mod doctor;
+mod gguf;
 mod hostile;
 mod hub;
 mod inspect;

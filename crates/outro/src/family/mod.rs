@@ -2,6 +2,7 @@
 
 mod qwen2_5_omni;
 mod qwen2_5_vl;
+mod text;
 
 use crate::config::{Config, Json, TextConfig, VisionConfig};
 use crate::error::Result;
@@ -32,7 +33,14 @@ pub struct Names {
 }
 
 /// Every family that OutRo runs.
-pub const FAMILIES: &[&Family] = &[&qwen2_5_omni::FAMILY, &qwen2_5_vl::FAMILY];
+pub const FAMILIES: &[&Family] = &[
+    &qwen2_5_omni::FAMILY,
+    &qwen2_5_vl::FAMILY,
+    &text::QWEN2,
+    &text::LLAMA,
+];
+
+pub(crate) use text::gguf;
 
 /// The family of a `model_type`.
 pub fn find(model_type: &str) -> Option<&'static Family> {
@@ -120,7 +128,9 @@ fn qwen2_text(json: &Json, tied: bool) -> Result<TextConfig> {
         rope_theta: json.at("rope_theta").positive_or(10000.0)?,
         rope_sections,
         norm_eps: json.at("rms_norm_eps").positive_or(1e-6)? as f32,
+        rope_divisors: None,
         qkv_bias: true,
+        interleaved: false,
         tied,
     })
 }

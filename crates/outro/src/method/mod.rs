@@ -94,6 +94,10 @@ impl Hook for OutRo {
         Ok(Flow::Continue)
     }
 
+    fn reads_cache(&self, at: At) -> bool {
+        at.prefill && self.sinks.get(&at.layer).is_some_and(|s| !s.is_empty())
+    }
+
     fn head_outputs(&mut self, at: At, qkv: Qkv, o: &mut [f32]) -> Result<()> {
         let Some(sinks) = self.sinks.get(&at.layer).filter(|s| !s.is_empty()) else {
             return Ok(());

@@ -1,8 +1,8 @@
 //! THE decoder: packed rows of one or several requests, each with its own caches and hook.
 
-use outro_kernels::{AttentionShape, Mask, attend, rms_norm, rotate_half};
+use outro_kernels::{Activations, AttentionShape, Mask, attend, linear_with, rms_norm, rotate_half};
 
-use super::{GatedMlp, Linear, Mat, Weights};
+use super::{GatedMlp, LayerCache, Linear, Mat, Weights};
 use crate::checkpoint::Matrix;
 use crate::config::TextConfig;
 use crate::error::{Error, Result};
@@ -14,7 +14,8 @@ pub(crate) struct Decoder {
     pub(crate) embed: Matrix,
     layers: Vec<Layer>,
     norm: Vec<f32>,
-    head: Option<Matrix>,
+    head: Option<Linear>,
+    activations: Activations,
     /// Rotary frequencies, `[D / 2]`, and the axis (time, height, width) that each follows.
     frequencies: Vec<(f32, usize)>,
 }
@@ -29,11 +30,13 @@ struct Layer {
     mlp: GatedMlp,
 }
 
-/// Keys and values of one layer of one request, `[tokens, G * D]` each.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct LayerCache {
-    pub(crate) k: Vec<f32>,
-    pub(crate) v: Vec<f32>,
+impl Layer {
+    fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        let (q, k, v, o) = (&self.q, &self.k, &self.v, &self.o);
+        [q, k, v, o, &self.mlp.gate, &self.mlp.up, &self.mlp.down]
+            .into_iter()
+            .map(|lin| &lin.weight)
+    }
 }
 
 /// One request's share of a forward pass.
@@ -55,10 +58,17 @@ impl Decoder {
             .map(|i| {
                 let p = format!("{prefix}layers.{i}.");
                 let a = format!("{p}self_attn.");
+                let rotated = |name: &str, out| -> Result<Linear> {
+                    let mut linear = w.linear(&format!("{a}{name}"), out, c.hidden, c.qkv_bias)?;
+                    if c.interleaved {
+                        linear.weight = linear.weight.deinterleaved(c.head_dim);
+                    }
+                    Ok(linear)
+                };
                 Ok(Layer {
                     input_norm: w.vector(&format!("{p}input_layernorm.weight"), c.hidden)?,
-                    q: w.linear(&format!("{a}q_proj"), q_out, c.hidden, c.qkv_bias)?,
-                    k: w.linear(&format!("{a}k_proj"), kv_out, c.hidden, c.qkv_bias)?,
+                    q: rotated("q_proj", q_out)?,
+                    k: rotated("k_proj", kv_out)?,
                     v: w.linear(&format!("{a}v_proj"), kv_out, c.hidden, c.qkv_bias)?,
                     o: w.linear(&format!("{a}o_proj"), c.hidden, q_out, false)?,
                     mlp_norm: w.vector(&format!("{p}post_attention_layernorm.weight"), c.hidden)?,
@@ -71,10 +81,19 @@ impl Decoder {
             &[c.vocab, c.hidden],
             w.dtype,
         )?;
+        let head = |name: &str| -> Result<Linear> {
+            Ok(Linear {
+                weight: w.matrix(name, &[c.vocab, c.hidden])?,
+                bias: None,
+                activations: w.activations,
+            })
+        };
         let head = if c.tied {
-            None
+            // The rows that are looked up stay as they are; the head's products may be with a smaller copy.
+            let head = head(&format!("{prefix}embed_tokens.weight"))?;
+            (w.quantised.is_some() && head.weight.stored() != embed.stored()).then_some(head)
         } else {
-            Some(w.checkpoint.matrix(lm_head, &[c.vocab, c.hidden], w.dtype)?)
+            Some(head(lm_head)?)
         };
         let axis = |i: usize| match c.rope_sections {
             Some([t, h, _]) => usize::from(i >= t) + usize::from(i >= t + h),
@@ -82,10 +101,9 @@ impl Decoder {
         };
         let frequencies = (0..c.head_dim / 2)
             .map(|i| {
-                (
-                    1.0 / (c.rope_theta as f32).powf((2 * i) as f32 / c.head_dim as f32),
-                    axis(i),
-                )
+                let frequency = 1.0 / (c.rope_theta as f32).powf((2 * i) as f32 / c.head_dim as f32);
+                let divisor = c.rope_divisors.as_ref().map_or(1.0, |d| d[i] as f32);
+                (frequency / divisor, axis(i))
             })
             .collect();
         let norm = w.vector(&format!("{prefix}norm.weight"), c.hidden)?;
@@ -95,6 +113,7 @@ impl Decoder {
             layers,
             norm,
             head,
+            activations: w.activations,
             frequencies,
         })
     }
@@ -107,16 +126,12 @@ impl Decoder {
         }
     }
 
-    /// All matrices, with the layer that each belongs to.
+    /// All matrices.
     pub(crate) fn matrices(&self) -> impl Iterator<Item = &Matrix> {
-        let layers = self.layers.iter().flat_map(|l| {
-            [&l.q, &l.k, &l.v, &l.o, &l.mlp.gate, &l.mlp.up, &l.mlp.down]
-                .into_iter()
-                .map(|lin| &lin.weight)
-        });
+        let layers = self.layers.iter().flat_map(Layer::matrices);
         std::iter::once(&self.embed)
             .chain(layers)
-            .chain(self.head.as_ref())
+            .chain(self.head.as_ref().map(|h| &h.weight))
     }
 
     /// Rows of several requests through every layer. Linear layers run once over all rows; attention and hooks
@@ -226,21 +241,24 @@ impl Decoder {
             }
             let cache = &mut step.caches[at.layer];
             let offset = cache.k.len() / k.cols;
-            cache.k.extend_from_slice(&k.data[kv_rows.clone()]);
-            cache.v.extend_from_slice(&v.data[kv_rows]);
+            cache.k.push(&k.data[kv_rows.clone()]);
+            cache.v.push(&v.data[kv_rows]);
             let o = &mut o.data[q_rows.clone()];
             let q = &q.data[q_rows];
-            attend(q, &cache.k, &cache.v, shape, Mask::Causal { offset }, o);
+            attend(
+                q,
+                cache.k.view(),
+                cache.v.view(),
+                shape,
+                Mask::Causal { offset },
+                o,
+            );
             if let Some(hook) = step.hook.as_deref_mut() {
-                hook.head_outputs(
-                    at,
-                    Qkv {
-                        q,
-                        k: &cache.k,
-                        v: &cache.v,
-                    },
-                    o,
-                )?;
+                let reads = hook.reads_cache(at);
+                let (mut wide_k, mut wide_v) = (Vec::new(), Vec::new());
+                let k = cache.k.wide(reads, &mut wide_k);
+                let v = cache.v.wide(reads, &mut wide_v);
+                hook.head_outputs(at, Qkv { q, k, v }, o)?;
             }
         }
         outro_kernels::add(&mut x.data, &layer.o.forward(&o.data).data);
@@ -266,10 +284,20 @@ impl Decoder {
         let c = &self.config;
         let mut h = vec![0.0; x.len()];
         rms_norm(x, &self.norm, c.norm_eps, &mut h);
-        let rows = x.len() / c.hidden;
-        let mut out = Mat::zeros(rows, c.vocab);
-        let head = self.head.as_ref().unwrap_or(&self.embed);
-        outro_kernels::linear(&h, rows, c.hidden, head.weight(), c.vocab, None, &mut out.data);
+        let head = self.head.as_ref().map_or(&self.embed, |h| &h.weight);
+        let mut out = Mat::zeros(x.len() / c.hidden, c.vocab);
+        let rows = out.rows();
+        let (activations, weight) = (self.activations, head.weight());
+        linear_with(
+            activations,
+            &h,
+            rows,
+            c.hidden,
+            weight,
+            c.vocab,
+            None,
+            &mut out.data,
+        );
         if out.is_finite() {
             Ok(out)
         } else {
@@ -281,10 +309,7 @@ impl Decoder {
 
     /// Names the damaged tensor if one is; otherwise the layer in which numbers overflowed.
     fn not_finite(&self, layer: usize) -> Error {
-        let mark = format!("layers.{layer}.");
-        let bad = self
-            .matrices()
-            .find(|m| m.name().contains(&mark) && !m.is_finite());
+        let bad = self.layers[layer].matrices().find(|m| !m.is_finite());
         Error::NotFinite {
             place: bad.map_or_else(
                 || format!("output of decoder layer {layer}"),

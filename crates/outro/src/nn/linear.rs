@@ -1,9 +1,9 @@
 //! Linear layers and the gated MLP, over weights of any type.
 
-use outro_kernels::{linear, silu_mul};
+use outro_kernels::{Activations, linear_with, silu_mul};
 
 use super::Mat;
-use crate::checkpoint::{Checkpoint, Dtype, Matrix};
+use crate::checkpoint::{Checkpoint, Dtype, Matrix, Quantised};
 use crate::error::Result;
 
 /// What to read weights from, and how matrices are kept.
@@ -11,6 +11,9 @@ use crate::error::Result;
 pub(crate) struct Weights<'a> {
     pub(crate) checkpoint: &'a Checkpoint,
     pub(crate) dtype: Dtype,
+    /// What becomes of matrices that are to be quantised.
+    pub(crate) quantised: Option<&'a Quantised>,
+    pub(crate) activations: Activations,
 }
 
 impl Weights<'_> {
@@ -21,13 +24,23 @@ impl Weights<'_> {
 
     /// A convolution's kernel, flattened behind its output channels.
     pub(crate) fn linear_shaped(&self, prefix: &str, shape: &[usize], bias: bool) -> Result<Linear> {
-        let weight = self
-            .checkpoint
-            .matrix(&format!("{prefix}.weight"), shape, self.dtype)?;
+        let weight = self.matrix(&format!("{prefix}.weight"), shape)?;
         let bias = bias
             .then(|| self.checkpoint.vector(&format!("{prefix}.bias"), shape[0]))
             .transpose()?;
-        Ok(Linear { weight, bias })
+        Ok(Linear {
+            weight,
+            bias,
+            activations: self.activations,
+        })
+    }
+
+    /// A matrix, quantised where it is to be.
+    pub(crate) fn matrix(&self, name: &str, shape: &[usize]) -> Result<Matrix> {
+        match self.quantised {
+            Some(q) => q.matrix(self.checkpoint, name, shape, self.dtype),
+            None => self.checkpoint.matrix(name, shape, self.dtype),
+        }
     }
 
     pub(crate) fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
@@ -39,6 +52,7 @@ impl Weights<'_> {
 pub(crate) struct Linear {
     pub(crate) weight: Matrix,
     pub(crate) bias: Option<Vec<f32>>,
+    pub(crate) activations: Activations,
 }
 
 impl Linear {
@@ -46,7 +60,8 @@ impl Linear {
     pub(crate) fn forward(&self, x: &[f32]) -> Mat {
         let (k, n) = (self.weight.cols(), self.weight.rows());
         let mut out = Mat::zeros(x.len() / k, n);
-        linear(
+        linear_with(
+            self.activations,
             x,
             x.len() / k,
             k,

@@ -1,9 +1,12 @@
 //! The blocks that towers and decoder are made of. Nothing here names a family or a method.
 
+mod cache;
 mod decoder;
 mod linear;
 mod mat;
 
-pub(crate) use decoder::{Decoder, LayerCache, Step};
+pub use cache::KvType;
+pub(crate) use cache::LayerCache;
+pub(crate) use decoder::{Decoder, Step};
 pub(crate) use linear::{GatedMlp, Linear, Weights};
 pub use mat::Mat;

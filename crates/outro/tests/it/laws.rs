@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use outro::hook::{At, Flow, Hook, Qkv};
 use outro::inputs::Inputs;
-use outro::{Dtype, MediaEmbeds, Model, OutRo, OutRoConfig, Prompt, Session};
+use outro::{Dtype, KvType, MediaEmbeds, Model, OutRo, OutRoConfig, Prompt, Session};
 use proptest::prelude::*;
 
 static MODEL: LazyLock<Model> =
@@ -186,6 +186,58 @@ fn requests_in_threads_share_one_model() {
         .collect();
     for (thread, alone) in threads.into_iter().zip(alone) {
         assert_eq!(thread.join().unwrap(), alone);
+    }
+}
+
+/// An f16 cache is close, half as large, and hooks that ask for keys and values get them.
+#[test]
+fn a_cache_of_half_precision() {
+    /// Checks what it is shown.
+    struct Sees {
+        asks: bool,
+        rows: usize,
+    }
+    impl Hook for Sees {
+        fn reads_cache(&self, _at: At) -> bool {
+            self.asks
+        }
+        fn head_outputs(&mut self, at: At, qkv: Qkv, _o: &mut [f32]) -> outro::Result<()> {
+            assert_eq!(qkv.k.len(), qkv.v.len());
+            self.rows = qkv.k.len() / (at.shape.kv_heads * at.shape.dim);
+            Ok(())
+        }
+    }
+    let ids: Vec<u32> = [1, 40, 5].into_iter().chain(60..120).collect();
+    let run = |kv, hook| {
+        let mut s = Session::with_kv(&MODEL, hook, kv);
+        let mut all = s.prefill(&prompt(ids.clone()), 1, &mut |_| {}).unwrap().data;
+        for step in 0..3 {
+            all.extend(s.decode(30 + step).unwrap());
+        }
+        (all, s.cache_bytes())
+    };
+    for hook in [|| None, || Some(outro())] {
+        let ((wide, bytes), (half, half_bytes)) = (run(KvType::F32, hook()), run(KvType::F16, hook()));
+        assert_eq!(bytes, 2 * half_bytes);
+        assert_ne!(wide, half);
+        let largest = wide.iter().fold(0f32, |a, b| a.max(b.abs()));
+        for (w, h) in wide.iter().zip(&half) {
+            assert!((w - h).abs() < 5e-3 * largest, "{h} for {w}");
+        }
+    }
+    let plain = run(KvType::F16, None).0;
+    for (asks, kv, rows) in [
+        (true, KvType::F16, ids.len() + 1),
+        (false, KvType::F16, 0),
+        (false, KvType::F32, ids.len() + 1),
+    ] {
+        let mut s = Session::with_kv(&MODEL, Some(Box::new(Sees { asks, rows: 0 })), kv);
+        let mut all = s.prefill(&prompt(ids.clone()), 1, &mut |_| {}).unwrap().data;
+        all.extend(s.decode(30).unwrap());
+        assert_eq!(s.hook::<Sees>().unwrap().rows, rows);
+        if kv == KvType::F16 {
+            assert_eq!(all, plain[..all.len()], "a hook that changes nothing");
+        }
     }
 }
 

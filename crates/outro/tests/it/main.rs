@@ -2,9 +2,12 @@
 #![cfg(test)]
 
 mod checkpoint;
+mod gguf;
 mod golden;
 mod laws;
 mod prepare;
+mod quantise;
+mod text;
 
 use std::path::{Path, PathBuf};
 

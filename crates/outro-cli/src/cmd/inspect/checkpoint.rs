@@ -65,7 +65,11 @@ pub(crate) fn read(dir: &Path) -> anyhow::Result<Report> {
         parts: BTreeMap::new(),
         skipped: checkpoint.skipped(),
         dtypes: BTreeMap::new(),
-        tokenizer: dir.join("tokenizer.json").is_file(),
+        tokenizer: if dir.is_file() {
+            outro::tokenizer::Tokenizer::open(dir)?.is_some()
+        } else {
+            dir.join("tokenizer.json").is_file()
+        },
     };
     for (path, length) in checkpoint.shards() {
         let file = path
@@ -82,12 +86,11 @@ pub(crate) fn read(dir: &Path) -> anyhow::Result<Report> {
         let parameters = info.shape.iter().try_fold(1_u64, |n, d| n.checked_mul(*d as u64));
         let parameters =
             parameters.with_context(|| format!("{}: tensor {name}: its shape overflows", dir.display()))?;
-        let size = parameters.saturating_mul(width(&info.dtype));
         report
             .parts
             .entry(part(name, &names))
             .or_default()
-            .add(parameters, size);
+            .add(parameters, info.bytes() as u64);
         let of_type = report.dtypes.entry(info.dtype.clone()).or_default();
         *of_type = of_type.saturating_add(parameters);
         if let Some(shard) = report.shards.get_mut(info.shard) {
@@ -97,21 +100,11 @@ pub(crate) fn read(dir: &Path) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// Bytes of an element, by safetensors' name of its type.
-fn width(dtype: &str) -> u64 {
-    match dtype {
-        "F64" | "I64" | "U64" => 8,
-        "F32" | "I32" | "U32" => 4,
-        "F16" | "BF16" | "I16" | "U16" => 2,
-        _ => 1,
-    }
-}
-
 /// The part of the model that a tensor belongs to.
 fn part(name: &str, names: &Names) -> &'static str {
     if name == names.lm_head {
         "output head"
-    } else if name.starts_with(names.vision) {
+    } else if !names.vision.is_empty() && name.starts_with(names.vision) {
         "vision tower"
     } else if !names.audio.is_empty() && name.starts_with(names.audio) {
         "audio tower"
@@ -293,7 +286,12 @@ impl Report {
             .iter()
             .filter_map(|(k, v)| v.map(|v| format!("{k} {v}")))
             .collect();
-        let _ = writeln!(out, "tokens       {}", special.join(", "));
+        let special = if special.is_empty() {
+            "none for media".to_owned()
+        } else {
+            special.join(", ")
+        };
+        let _ = writeln!(out, "tokens       {special}");
         let _ = writeln!(
             out,
             "memory       weights {} as stored ({} in f32); a prompt token {} of cache and {} of work; about {} for {} tokens",

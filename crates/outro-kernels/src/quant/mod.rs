@@ -1,0 +1,476 @@
+//! Quantised weights in the block layouts of llama.cpp's GGUF files.
+//!
+//! Every layout says the same in other bits: inside a group of 16 or 32 elements `w = scale * (q - offset) - min` with
+//! a small unsigned `q`. [`Open`] holds up to 256 elements in that form; one function per layout fills it, and
+//! dequantisation and all products start from there.
+
+mod encode;
+mod product;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub use encode::quantise;
+pub(crate) use product::few_rows;
+
+use crate::simd::Level;
+
+/// A block layout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum QuantType {
+    /// 32 elements of 4 bits, one scale.
+    Q4_0,
+    /// 32 elements of 4 bits, a scale and a minimum.
+    Q4_1,
+    /// 32 elements of 5 bits, one scale.
+    Q5_0,
+    /// 32 elements of 5 bits, a scale and a minimum.
+    Q5_1,
+    /// 32 elements of 8 bits, one scale.
+    Q8_0,
+    /// 256 elements of 4 bits; 8 groups with 6-bit scales and minima.
+    Q4K,
+    /// 256 elements of 5 bits; 8 groups with 6-bit scales and minima.
+    Q5K,
+    /// 256 elements of 6 bits; 16 groups with 8-bit scales.
+    Q6K,
+}
+
+impl QuantType {
+    /// All layouts.
+    pub const ALL: [Self; 8] = [
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q8_0,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+    ];
+
+    /// Elements of a block. Rows of a matrix are whole blocks.
+    pub const fn block_len(self) -> usize {
+        match self {
+            Self::Q4K | Self::Q5K | Self::Q6K => 256,
+            _ => 32,
+        }
+    }
+
+    /// Bytes of a block.
+    pub const fn block_bytes(self) -> usize {
+        match self {
+            Self::Q4_0 => 18,
+            Self::Q4_1 => 20,
+            Self::Q5_0 => 22,
+            Self::Q5_1 => 24,
+            Self::Q8_0 => 34,
+            Self::Q4K => 144,
+            Self::Q5K => 176,
+            Self::Q6K => 210,
+        }
+    }
+
+    /// llama.cpp's name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Q4_0 => "Q4_0",
+            Self::Q4_1 => "Q4_1",
+            Self::Q5_0 => "Q5_0",
+            Self::Q5_1 => "Q5_1",
+            Self::Q8_0 => "Q8_0",
+            Self::Q4K => "Q4_K",
+            Self::Q5K => "Q5_K",
+            Self::Q6K => "Q6_K",
+        }
+    }
+
+    /// Bytes of `n` elements; `None` where they are not whole blocks, or too many.
+    pub const fn bytes_of(self, n: usize) -> Option<usize> {
+        if n.is_multiple_of(self.block_len()) {
+            (n / self.block_len()).checked_mul(self.block_bytes())
+        } else {
+            None
+        }
+    }
+
+    /// What is taken from every `q`.
+    #[inline(always)]
+    const fn offset(self) -> i32 {
+        match self {
+            Self::Q4_0 => 8,
+            Self::Q5_0 => 16,
+            Self::Q6K => 32,
+            Self::Q8_0 => 128,
+            Self::Q4_1 | Self::Q5_1 | Self::Q4K | Self::Q5K => 0,
+        }
+    }
+}
+
+/// A quantised matrix: whole blocks, row after row.
+#[derive(Clone, Copy, Debug)]
+pub struct Blocks<'a> {
+    kind: QuantType,
+    bytes: &'a [u8],
+}
+
+impl<'a> Blocks<'a> {
+    /// `None` where `bytes` are not whole blocks.
+    pub fn new(kind: QuantType, bytes: &'a [u8]) -> Option<Self> {
+        bytes
+            .len()
+            .is_multiple_of(kind.block_bytes())
+            .then_some(Self { kind, bytes })
+    }
+
+    /// The layout.
+    pub fn kind(&self) -> QuantType {
+        self.kind
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.bytes.len() / self.kind.block_bytes() * self.kind.block_len()
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Number of bytes.
+    pub fn size(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Row `row` of rows of `k` elements.
+    #[inline(always)]
+    fn row(&self, row: usize, k: usize) -> &'a [u8] {
+        let bytes = k / self.kind.block_len() * self.kind.block_bytes();
+        &self.bytes[row * bytes..(row + 1) * bytes]
+    }
+
+    /// Dequantises `out.len()` elements from `start`.
+    ///
+    /// # Panics
+    /// When they do not exist.
+    pub fn dequantise(&self, start: usize, out: &mut [f32]) {
+        dequantise(Level::detect(), *self, start, out);
+    }
+}
+
+fn dequantise(level: Level, blocks: Blocks, start: usize, out: &mut [f32]) {
+    let (len, bytes) = (blocks.kind.block_len(), blocks.kind.block_bytes());
+    assert!(
+        start + out.len() <= blocks.len(),
+        "elements of a quantised matrix"
+    );
+    let (mut open, mut wide) = (Open::new(), [0f32; CHUNK]);
+    let (mut at, mut out) = (start, out);
+    while !out.is_empty() {
+        let (block, skip) = (at / len, at % len);
+        let rest = &blocks.bytes[block * bytes..];
+        open_wide(
+            level,
+            blocks.kind,
+            &rest[..rest.len().min(CHUNK / len * bytes)],
+            &mut open,
+            &mut wide,
+        );
+        let n = (CHUNK - skip).min(out.len());
+        let (now, later) = out.split_at_mut(n);
+        now.copy_from_slice(&wide[skip..skip + n]);
+        out = later;
+        at += n;
+    }
+}
+
+/// Opens and widens at most a chunk.
+fn open_wide(level: Level, kind: QuantType, blocks: &[u8], open: &mut Open, wide: &mut [f32; CHUNK]) {
+    #[cfg(target_arch = "x86_64")]
+    if level > Level::Portable {
+        // SAFETY: a level above Portable is only ever made from what the processor reports; all have AVX2, FMA and F16C.
+        return unsafe { x86::open_wide(kind, blocks, open, wide) };
+    }
+    let _ = level;
+    open.read(kind, blocks);
+    open.widen(kind, wide);
+}
+
+/// A row's blocks, a chunk at a time.
+#[inline(always)]
+fn chunks<'a>(w: Blocks, row: &'a [u8]) -> std::slice::Chunks<'a, u8> {
+    row.chunks(CHUNK / w.kind.block_len() * w.kind.block_bytes())
+}
+
+/// Elements that are opened at once.
+const CHUNK: usize = 256;
+/// Elements that share a scale and a minimum.
+const GROUP: usize = 16;
+/// Groups of a chunk.
+const GROUPS: usize = CHUNK / GROUP;
+
+/// Up to [`CHUNK`] elements: element `i` is `scale[i / 16] * (q[i] - offset) - min[i / 16]`. What is missing is zero.
+#[repr(align(64))]
+struct Open {
+    q: [u8; CHUNK],
+    scale: [f32; GROUPS],
+    min: [f32; GROUPS],
+}
+
+impl Open {
+    #[inline(always)]
+    fn new() -> Self {
+        Self {
+            q: [0; CHUNK],
+            scale: [0.0; GROUPS],
+            min: [0.0; GROUPS],
+        }
+    }
+
+    /// Opens blocks of at most [`CHUNK`] elements in all.
+    #[inline(always)]
+    fn read(&mut self, kind: QuantType, blocks: &[u8]) {
+        match kind {
+            QuantType::Q4_0 => self.small(blocks.as_chunks().0, |b: &[u8; 18], q| {
+                nibbles(&b[2..], q);
+                (half(b, 0), 0.0)
+            }),
+            QuantType::Q4_1 => self.small(blocks.as_chunks().0, |b: &[u8; 20], q| {
+                nibbles(&b[4..], q);
+                (half(b, 0), -half(b, 2))
+            }),
+            QuantType::Q5_0 => self.small(blocks.as_chunks().0, |b: &[u8; 22], q| {
+                nibbles(&b[6..], q);
+                fifth_bits(&b[2..6], q);
+                (half(b, 0), 0.0)
+            }),
+            QuantType::Q5_1 => self.small(blocks.as_chunks().0, |b: &[u8; 24], q| {
+                nibbles(&b[8..], q);
+                fifth_bits(&b[4..8], q);
+                (half(b, 0), -half(b, 2))
+            }),
+            QuantType::Q8_0 => self.small(blocks.as_chunks().0, |b: &[u8; 34], q| {
+                if let ([x], _) = b[2..].as_chunks::<32>() {
+                    for l in 0..32 {
+                        q[l] = x[l] ^ 0x80;
+                    }
+                }
+                (half(b, 0), 0.0)
+            }),
+            QuantType::Q4K => {
+                let (blocks, _) = blocks.as_chunks::<144>();
+                if let [b, ..] = blocks {
+                    self.scales_and_minima(b);
+                    let (packed, _) = b[16..].as_chunks::<32>();
+                    let (q, _) = self.q.as_chunks_mut::<32>();
+                    for (x, q) in packed.iter().zip(q.chunks_exact_mut(2)) {
+                        for l in 0..32 {
+                            q[0][l] = x[l] & 15;
+                        }
+                        for l in 0..32 {
+                            q[1][l] = x[l] >> 4;
+                        }
+                    }
+                }
+            }
+            QuantType::Q5K => {
+                let (blocks, _) = blocks.as_chunks::<176>();
+                if let [b, ..] = blocks {
+                    self.scales_and_minima(b);
+                    for piece in 0..4 {
+                        let q = &mut self.q[piece * 64..(piece + 1) * 64];
+                        for l in 0..32 {
+                            let (x, high) = (b[48 + piece * 32 + l], b[16 + l] >> (2 * piece));
+                            q[l] = (x & 15) | ((high & 1) << 4);
+                            q[l + 32] = (x >> 4) | ((high & 2) << 3);
+                        }
+                    }
+                }
+            }
+            QuantType::Q6K => {
+                let (blocks, _) = blocks.as_chunks::<210>();
+                if let [b, ..] = blocks {
+                    let d = half(b, 208);
+                    for (s, x) in self.scale.iter_mut().zip(&b[192..208]) {
+                        *s = d * f32::from(*x as i8);
+                    }
+                    for part in 0..2 {
+                        let q = &mut self.q[part * 128..(part + 1) * 128];
+                        for l in 0..32 {
+                            let (x, y) = (b[part * 64 + l], b[part * 64 + 32 + l]);
+                            let high = b[128 + part * 32 + l];
+                            q[l] = (x & 15) | ((high & 0b11) << 4);
+                            q[l + 32] = (y & 15) | ((high & 0b1100) << 2);
+                            q[l + 64] = (x >> 4) | (high & 0b11_0000);
+                            q[l + 96] = (y >> 4) | ((high & 0b1100_0000) >> 2);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Blocks of 32 elements, each read by `f`, which returns scale and minimum.
+    #[inline(always)]
+    fn small<const B: usize>(
+        &mut self,
+        blocks: &[[u8; B]],
+        f: impl Fn(&[u8; B], &mut [u8; 32]) -> (f32, f32),
+    ) {
+        let (q, _) = self.q.as_chunks_mut::<32>();
+        for (i, q) in q.iter_mut().enumerate() {
+            let (scale, min) = if let Some(b) = blocks.get(i) {
+                f(b, q)
+            } else {
+                q.fill(0);
+                (0.0, 0.0)
+            };
+            self.scale[2 * i..2 * i + 2].fill(scale);
+            self.min[2 * i..2 * i + 2].fill(min);
+        }
+    }
+
+    /// Scales and minima of Q4_K and Q5_K: two halves, then eight and eight numbers of 6 bits in 12 bytes.
+    #[inline(always)]
+    fn scales_and_minima(&mut self, b: &[u8]) {
+        let (d, dmin) = (half(b, 0), half(b, 2));
+        let s = &b[4..16];
+        for j in 0..8 {
+            let (scale, min) = if j < 4 {
+                (s[j] & 63, s[j + 4] & 63)
+            } else {
+                (
+                    (s[j + 4] & 15) | ((s[j - 4] >> 6) << 4),
+                    (s[j + 4] >> 4) | ((s[j] >> 6) << 4),
+                )
+            };
+            self.scale[2 * j..2 * j + 2].fill(d * f32::from(scale));
+            self.min[2 * j..2 * j + 2].fill(dmin * f32::from(min));
+        }
+    }
+
+    #[inline(always)]
+    fn widen(&self, kind: QuantType, out: &mut [f32; CHUNK]) {
+        let offset = kind.offset();
+        let (q, _) = self.q.as_chunks::<GROUP>();
+        let (out, _) = out.as_chunks_mut::<GROUP>();
+        for (((out, q), scale), min) in out.iter_mut().zip(q).zip(&self.scale).zip(&self.min) {
+            for (out, q) in out.iter_mut().zip(q) {
+                *out = scale * (i32::from(*q) - offset) as f32 - min;
+            }
+        }
+    }
+}
+
+/// 16 bytes: low halves are the first 16 elements, high halves the others.
+#[inline(always)]
+fn nibbles(b: &[u8], q: &mut [u8; 32]) {
+    for l in 0..16 {
+        q[l] = b[l] & 15;
+        q[l + 16] = b[l] >> 4;
+    }
+}
+
+/// Bit `i` of the word is the fifth bit of element `i`.
+#[inline(always)]
+fn fifth_bits(b: &[u8], q: &mut [u8; 32]) {
+    let bits = u32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+    for (i, q) in q.iter_mut().enumerate() {
+        *q |= (((bits >> i) & 1) as u8) << 4;
+    }
+}
+
+/// The half-precision number at `at`, widened exactly. `half`'s own conversion is a call with a feature test.
+#[inline(always)]
+fn half(b: &[u8], at: usize) -> f32 {
+    let h = u32::from(u16::from_le_bytes([b[at], b[at + 1]]));
+    let magnitude = f32::from_bits((h & 0x7FFF) << 13) * f32::from_bits(0x7780_0000);
+    let bits = magnitude.to_bits() | ((h & 0x8000) << 16);
+    f32::from_bits(if h & 0x7C00 == 0x7C00 {
+        bits | 0x7F80_0000
+    } else {
+        bits
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use half::f16;
+
+    /// Blocks of random bits with scales of a sensible size.
+    pub(crate) fn random_blocks(kind: QuantType, seed: u64, blocks: usize) -> Vec<u8> {
+        let mut s = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut bytes: Vec<u8> = (0..blocks * kind.block_bytes())
+            .map(|_| {
+                s ^= s << 13;
+                s ^= s >> 7;
+                s ^= s << 17;
+                (s >> 32) as u8
+            })
+            .collect();
+        for (i, b) in bytes.chunks_exact_mut(kind.block_bytes()).enumerate() {
+            let d = f16::from_f32(0.001 + (i % 7) as f32 * 0.0004).to_le_bytes();
+            match kind {
+                QuantType::Q6K => b[208..].copy_from_slice(&d),
+                QuantType::Q4_1 | QuantType::Q5_1 | QuantType::Q4K | QuantType::Q5K => {
+                    b[..2].copy_from_slice(&d);
+                    b[2..4].copy_from_slice(&f16::from_f32(-0.01 + 0.004 * (i % 5) as f32).to_le_bytes());
+                }
+                _ => b[..2].copy_from_slice(&d),
+            }
+        }
+        bytes
+    }
+
+    #[test]
+    fn halves_are_widened_exactly() {
+        for bits in 0..=u16::MAX {
+            let (ours, theirs) = (half(&bits.to_le_bytes(), 0), f16::from_bits(bits).to_f32());
+            assert!(
+                ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan(),
+                "{bits:#x}: {ours} for {theirs}"
+            );
+        }
+    }
+
+    /// `fixtures/quant/blocks.bin`: for every layout, 8 rows of 256 elements as bytes, then as the f32 that the Python
+    /// package `gguf` makes of them (tools/make_quant_fixture.py).
+    #[test]
+    fn dequantised_blocks_equal_the_python_package() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/quant/blocks.bin");
+        let file = std::fs::read(path).unwrap();
+        let mut rest = &file[..];
+        for kind in QuantType::ALL {
+            let n = 8 * CHUNK;
+            let (bytes, tail) = rest.split_at(kind.bytes_of(n).unwrap());
+            let (floats, tail) = tail.split_at(4 * n);
+            rest = tail;
+            let want: Vec<f32> = floats
+                .as_chunks()
+                .0
+                .iter()
+                .map(|b| f32::from_le_bytes(*b))
+                .collect();
+            let blocks = Blocks::new(kind, bytes).unwrap();
+            for level in Level::all() {
+                let mut got = vec![f32::NAN; n];
+                dequantise(level, blocks, 0, &mut got);
+                assert_eq!(got, want, "{kind:?} {level:?}");
+                let mut part = vec![f32::NAN; 300];
+                dequantise(level, blocks, 77, &mut part);
+                assert_eq!(part, want[77..377], "{kind:?} {level:?}, from the middle");
+            }
+        }
+        assert!(rest.is_empty());
+    }
+
+    #[test]
+    fn blocks_are_whole() {
+        assert!(Blocks::new(QuantType::Q8_0, &[0; 33]).is_none());
+        let b = Blocks::new(QuantType::Q8_0, &[0; 68]).unwrap();
+        assert_eq!((b.len(), b.size(), b.is_empty()), (64, 68, false));
+        assert_eq!(QuantType::Q6K.bytes_of(100), None);
+        assert_eq!(QuantType::Q6K.bytes_of(512), Some(420));
+    }
+}

@@ -1,0 +1,293 @@
+//! Products of a few rows of activations with quantised weights, streamed once from memory.
+
+use rayon::prelude::*;
+
+#[cfg(target_arch = "x86_64")]
+use super::x86;
+use super::{Blocks, CHUNK, GROUP, GROUPS, Open, chunks};
+use crate::gemm::{Activations, Shared};
+use crate::simd::{Level, sum_lanes};
+
+/// Outputs of one task.
+const STRIP: usize = 32;
+
+/// `out[m, n] = x[m, k] w[n, k]^T + bias[n]` for `m <= 4`.
+pub(crate) fn few_rows(
+    level: Level,
+    activations: Activations,
+    x: &[f32],
+    m: usize,
+    k: usize,
+    w: Blocks,
+    n: usize,
+    bias: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    let x = match activations {
+        Activations::F32 => Rows::F32(pad(x, k)),
+        Activations::Int8 => Rows::Int8(Int8Rows::new(x, k)),
+    };
+    let shared = Shared::new(out);
+    (0..n.div_ceil(STRIP)).into_par_iter().for_each(|task| {
+        let n0 = task * STRIP;
+        let cols = (n - n0).min(STRIP);
+        let mut y = [[0f32; 4]; STRIP];
+        match (m, &x) {
+            (1, x) => strip::<1>(level, x, k, w, n0, &mut y[..cols]),
+            (2, x) => strip::<2>(level, x, k, w, n0, &mut y[..cols]),
+            (3, x) => strip::<3>(level, x, k, w, n0, &mut y[..cols]),
+            (_, x) => strip::<4>(level, x, k, w, n0, &mut y[..cols]),
+        }
+        for i in 0..m {
+            let mut row = [0f32; STRIP];
+            for (j, (row, y)) in row.iter_mut().zip(&y[..cols]).enumerate() {
+                *row = y[i] + bias.map_or(0.0, |b| b[n0 + j]);
+            }
+            // SAFETY: columns n0.. belong to this task alone, and `out` is m x n.
+            unsafe { shared.write(i * n + n0, &row[..cols]) };
+        }
+    });
+}
+
+/// Rows of activations, each padded with zeros to whole chunks.
+enum Rows {
+    F32(Vec<f32>),
+    Int8(Int8Rows),
+}
+
+fn pad(x: &[f32], k: usize) -> Vec<f32> {
+    let wide = k.next_multiple_of(CHUNK);
+    let mut out = Vec::with_capacity(x.len() / k.max(1) * wide);
+    for row in x.chunks_exact(k.max(1)) {
+        out.extend_from_slice(row);
+        out.resize(out.len() + wide - k, 0.0);
+    }
+    out
+}
+
+/// Activations as `scale * q` with one scale for 32 elements, stored once for each group of 16.
+pub(super) struct Int8Rows {
+    pub(super) q: Vec<i8>,
+    pub(super) scale: Vec<f32>,
+    /// `scale` times the sum of the group's `q`.
+    pub(super) sum: Vec<f32>,
+}
+
+impl Int8Rows {
+    /// Whether there are `n` elements, padding included; SIMD code relies on it.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn check(&self, n: usize) {
+        let groups = n / GROUP;
+        assert!(
+            self.q.len() == n && self.scale.len() == groups && self.sum.len() == groups,
+            "rows of quantised activations"
+        );
+    }
+
+    fn new(x: &[f32], k: usize) -> Self {
+        let wide = pad(x, k);
+        let mut this = Self {
+            q: vec![0; wide.len()],
+            scale: vec![0.0; wide.len() / GROUP],
+            sum: vec![0.0; wide.len() / GROUP],
+        };
+        let groups = this.scale.chunks_exact_mut(2).zip(this.sum.chunks_exact_mut(2));
+        for ((x, q), (scale, sum)) in wide.chunks_exact(32).zip(this.q.chunks_exact_mut(32)).zip(groups) {
+            let largest = x.iter().fold(0f32, |a, b| a.max(b.abs()));
+            // Numbers that are none must stay visible in the product.
+            let finite = x.iter().all(|x| x.is_finite());
+            let d = if finite { largest / 127.0 } else { f32::NAN };
+            let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+            for (q, x) in q.iter_mut().zip(x) {
+                *q = (x * inverse).round_ties_even() as i8;
+            }
+            for (half, (scale, sum)) in scale.iter_mut().zip(sum).enumerate() {
+                *scale = d;
+                let q = &q[half * GROUP..(half + 1) * GROUP];
+                *sum = d * q.iter().map(|q| i32::from(*q)).sum::<i32>() as f32;
+            }
+        }
+        this
+    }
+}
+
+/// `y[j][i] = x[i] . w[n0 + j]`.
+fn strip<const M: usize>(level: Level, x: &Rows, k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
+    #[cfg(target_arch = "x86_64")]
+    if level > Level::Portable {
+        let vnni = level == Level::Avx512 && is_x86_feature_detected!("avx512vnni");
+        // SAFETY: a level above Portable is only ever made from what the processor reports, and both have AVX2, FMA
+        // and F16C; VNNI was asked for.
+        return unsafe {
+            match x {
+                Rows::F32(x) if level == Level::Avx512 => x86::exact_512::<M>(x, k, w, n0, y),
+                Rows::F32(x) => x86::exact_256::<M>(x, k, w, n0, y),
+                Rows::Int8(x) if vnni => x86::int8_512::<M>(x, k, w, n0, y),
+                Rows::Int8(x) => x86::int8_256::<M>(x, k, w, n0, y),
+            }
+        };
+    }
+    let _ = level;
+    match x {
+        Rows::F32(x) => strip_f32::<M>(x, k, w, n0, y),
+        Rows::Int8(x) => strip_int8::<M>(x, k, w, n0, y),
+    }
+}
+
+/// Exact products: weights are widened to f32 in cache, activations are as they are.
+fn strip_f32<const M: usize>(x: &[f32], k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
+    const LANES: usize = 16;
+    let wide = k.next_multiple_of(CHUNK);
+    let (mut open, mut weights) = (Open::new(), [0f32; CHUNK]);
+    for (j, y) in y.iter_mut().enumerate() {
+        let mut lanes = [[0f32; LANES]; M];
+        for (c, blocks) in chunks(w, w.row(n0 + j, k)).enumerate() {
+            open.read(w.kind, blocks);
+            open.widen(w.kind, &mut weights);
+            for (i, lanes) in lanes.iter_mut().enumerate() {
+                let x = &x[i * wide + c * CHUNK..][..CHUNK];
+                for (x, w) in x.chunks_exact(LANES).zip(weights.chunks_exact(LANES)) {
+                    for l in 0..LANES {
+                        lanes[l] += x[l] * w[l];
+                    }
+                }
+            }
+        }
+        for (y, lanes) in y.iter_mut().zip(lanes) {
+            *y = sum_lanes(lanes);
+        }
+    }
+}
+
+fn strip_int8<const M: usize>(x: &Int8Rows, k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
+    let wide = k.next_multiple_of(CHUNK);
+    let offset = w.kind.offset() as f32;
+    let mut open = Open::new();
+    for (j, y) in y.iter_mut().enumerate() {
+        *y = [0.0; 4];
+        for (c, blocks) in chunks(w, w.row(n0 + j, k)).enumerate() {
+            open.read(w.kind, blocks);
+            for (i, y) in y.iter_mut().take(M).enumerate() {
+                for g in 0..GROUPS {
+                    let at = (i * wide + c * CHUNK) / GROUP + g;
+                    let (q, x8) = (&open.q[g * GROUP..], &x.q[at * GROUP..(at + 1) * GROUP]);
+                    let products = x8.iter().zip(q).map(|(x, q)| i32::from(*x) * i32::from(*q));
+                    *y += products.sum::<i32>() as f32 * open.scale[g] * x.scale[at]
+                        - (open.scale[g] * offset + open.min[g]) * x.sum[at];
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gemm::linear_at;
+    use crate::math::tests::random;
+    use crate::quant::QuantType;
+    use crate::quant::tests::random_blocks;
+    use crate::{Weight, quantise};
+    use proptest::prelude::*;
+
+    /// The product on the dequantised weights in f64, and the sum of its terms' sizes.
+    fn naive(x: &[f32], m: usize, k: usize, w: &[f32], n: usize) -> Vec<(f64, f64)> {
+        let mut out = Vec::new();
+        for i in 0..m {
+            for j in 0..n {
+                let terms = (0..k).map(|p| f64::from(x[i * k + p]) * f64::from(w[j * k + p]));
+                let (sum, size) = terms.fold((0.0, 0.0), |(s, t), v| (s + v, t + v.abs()));
+                out.push((sum, size));
+            }
+        }
+        out
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+        #[test]
+        fn every_level_equals_the_sum_over_dequantised_weights(
+            kind in prop::sample::select(QuantType::ALL.to_vec()),
+            m in 1usize..8, n in 1usize..70, blocks in 1usize..20, seed in 1u64..1000,
+        ) {
+            let blocks = if kind.block_len() == 256 { blocks.div_ceil(6) } else { blocks };
+            let k = blocks * kind.block_len();
+            let bytes = random_blocks(kind, seed, n * blocks);
+            let w = Blocks::new(kind, &bytes).unwrap();
+            let mut wide = vec![0f32; n * k];
+            w.dequantise(0, &mut wide);
+            let (x, bias) = (random(seed, m * k), random(seed + 1, n));
+            let want = naive(&x, m, k, &wide, n);
+            let run = |level, activations| {
+                let mut got = vec![f32::NAN; m * n];
+                linear_at(level, activations, &x, m, k, Weight::Quant(w), n, Some(&bias), &mut got);
+                got
+            };
+            for level in Level::all() {
+                for (at, (got, (sum, size))) in run(level, Activations::F32).iter().zip(&want).enumerate() {
+                    let want = sum + f64::from(bias[at % n]);
+                    prop_assert!((f64::from(*got) - want).abs() < 1e-5 * (1.0 + size), "{:?} f32: {} for {}", level, got, want);
+                }
+                // An activation moves by at most half a step of 1/127 of its block's largest.
+                for (at, (got, (sum, size))) in run(level, Activations::Int8).iter().zip(&want).enumerate() {
+                    let want = sum + f64::from(bias[at % n]);
+                    let tolerance = 1e-4 + (size + wide.iter().fold(0f32, |a, b| a.max(b.abs())) as f64 * k as f64) / 254.0;
+                    prop_assert!((f64::from(*got) - want).abs() < tolerance, "{:?} int8: {} for {}", level, got, want);
+                }
+            }
+            // The integer sums are exact, so only the order of the floats differs between levels.
+            let portable = run(Level::Portable, Activations::Int8);
+            for level in Level::all() {
+                for ((a, b), (_, size)) in run(level, Activations::Int8).iter().zip(&portable).zip(&want) {
+                    // Minima and offsets are taken away from larger sums than the terms' own.
+                    prop_assert!((a - b).abs() < 1e-4 * (1.0 + *size as f32), "{:?}: {} for {}", level, a, b);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn int8_activations_are_close_on_quantised_random_weights() {
+        let (m, k, n) = (2, 1024, 50);
+        let (x, w) = (random(1, m * k), random(2, n * k));
+        for kind in [QuantType::Q8_0, QuantType::Q6K, QuantType::Q4K] {
+            let mut bytes = vec![0; kind.bytes_of(n * k).unwrap()];
+            quantise(kind, &w, &mut bytes);
+            let weight = Weight::Quant(Blocks::new(kind, &bytes).unwrap());
+            let run = |activations| {
+                let mut y = vec![0f32; m * n];
+                linear_at(Level::detect(), activations, &x, m, k, weight, n, None, &mut y);
+                y
+            };
+            let (exact, int8) = (run(Activations::F32), run(Activations::Int8));
+            let (mut dot, mut a, mut b) = (0f64, 0f64, 0f64);
+            for (x, y) in exact.iter().zip(&int8) {
+                dot += f64::from(x * y);
+                a += f64::from(x * x);
+                b += f64::from(y * y);
+            }
+            assert!(
+                dot / (a * b).sqrt() > 0.9999,
+                "{kind:?}: {}",
+                dot / (a * b).sqrt()
+            );
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_none_stay_visible() {
+        let bytes = random_blocks(QuantType::Q8_0, 3, 8);
+        let w = Weight::Quant(Blocks::new(QuantType::Q8_0, &bytes).unwrap());
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut x = vec![1f32; 256];
+            x[70] = bad;
+            for level in Level::all() {
+                for activations in [Activations::F32, Activations::Int8] {
+                    let mut y = [0f32];
+                    linear_at(level, activations, &x, 1, 256, w, 1, None, &mut y);
+                    assert!(!y[0].is_finite(), "{level:?} {activations:?}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,387 @@
+//! AVX2 and AVX-512 forms of opening blocks and of products with them.
+
+use std::arch::x86_64::{
+    __m128i, __m256, __m256i, __m512, _mm_and_si128, _mm_cvtph_ps, _mm_cvtsi32_si128, _mm_cvtsi64_si128,
+    _mm_cvtss_f32, _mm_loadl_epi64, _mm_loadu_si128, _mm_set1_epi8, _mm_srli_epi16, _mm_srli_si128,
+    _mm_unpacklo_epi8, _mm256_abs_epi8, _mm256_and_si256, _mm256_cmpeq_epi8, _mm256_cvtepi8_epi32,
+    _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32, _mm256_fmadd_ps, _mm256_fmsub_ps, _mm256_fnmadd_ps,
+    _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps,
+    _mm256_or_si256, _mm256_permutevar8x32_ps, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32,
+    _mm256_set1_epi64x, _mm256_set1_ps, _mm256_setr_epi32, _mm256_setr_epi64x, _mm256_setr_m128i,
+    _mm256_setzero_ps, _mm256_shuffle_epi8, _mm256_sign_epi8, _mm256_slli_epi16, _mm256_srl_epi16,
+    _mm256_srli_epi16, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_ps, _mm256_xor_si256,
+    _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_fmsub_ps,
+    _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_permutexvar_ps,
+    _mm512_reduce_add_ps, _mm512_set1_ps, _mm512_setr_epi32, _mm512_setzero_ps, _mm512_setzero_si512,
+    _mm512_sub_ps,
+};
+
+use super::product::Int8Rows;
+use super::{Blocks, CHUNK, GROUP, GROUPS, Open, QuantType, chunks};
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn half(b: &[u8], at: usize) -> f32 {
+    let bits = i32::from(u16::from_le_bytes([b[at], b[at + 1]]));
+    _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)))
+}
+
+/// 16 bytes at `at`.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn load_16(b: &[u8], at: usize) -> __m128i {
+    let b = &b[at..at + 16];
+    // SAFETY: 16 bytes, by the slice.
+    unsafe { _mm_loadu_si128(b.as_ptr().cast()) }
+}
+
+/// 32 bytes at `at`.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn load_32(b: &[u8], at: usize) -> __m256i {
+    let b = &b[at..at + 32];
+    // SAFETY: 32 bytes, by the slice.
+    unsafe { _mm256_loadu_si256(b.as_ptr().cast()) }
+}
+
+#[target_feature(enable = "avx2")]
+#[inline]
+fn store_32(q: &mut [u8], at: usize, x: __m256i) {
+    let q = &mut q[at..at + 32];
+    // SAFETY: 32 bytes, by the slice.
+    unsafe { _mm256_storeu_si256(q.as_mut_ptr().cast(), x) }
+}
+
+/// 16 bytes to 32 elements of 4 bits: low halves first.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn nibbles(b: &[u8], at: usize) -> __m256i {
+    let x = load_16(b, at);
+    let mask = _mm_set1_epi8(15);
+    _mm256_setr_m128i(
+        _mm_and_si128(x, mask),
+        _mm_and_si128(_mm_srli_epi16::<4>(x), mask),
+    )
+}
+
+/// 16 in element `i` where bit `i` of the word at `at` is set.
+#[target_feature(enable = "avx2")]
+#[inline]
+fn fifth_bits(b: &[u8], at: usize) -> __m256i {
+    let word = i32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
+    // Byte i of the register gets byte i / 8 of the word, then keeps bit i % 8.
+    let spread = _mm256_setr_epi64x(
+        0,
+        0x0101_0101_0101_0101,
+        0x0202_0202_0202_0202,
+        0x0303_0303_0303_0303,
+    );
+    let bits = _mm256_set1_epi64x(0x8040_2010_0804_0201u64 as i64);
+    let x = _mm256_and_si256(_mm256_shuffle_epi8(_mm256_set1_epi32(word), spread), bits);
+    _mm256_and_si256(_mm256_cmpeq_epi8(x, bits), _mm256_set1_epi8(16))
+}
+
+/// [`Open::read`].
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn read(open: &mut Open, kind: QuantType, blocks: &[u8]) {
+    let n = blocks.len() / kind.block_bytes();
+    if kind.block_len() == 32 {
+        for i in 0..CHUNK / 32 {
+            if i >= n {
+                store_32(&mut open.q, i * 32, _mm256_set1_epi8(0));
+                open.scale[2 * i..2 * i + 2].fill(0.0);
+                open.min[2 * i..2 * i + 2].fill(0.0);
+                continue;
+            }
+            let b = &blocks[i * kind.block_bytes()..(i + 1) * kind.block_bytes()];
+            let (q, min) = match kind {
+                QuantType::Q4_0 => (nibbles(b, 2), 0.0),
+                QuantType::Q4_1 => (nibbles(b, 4), -half(b, 2)),
+                QuantType::Q5_0 => (_mm256_or_si256(nibbles(b, 6), fifth_bits(b, 2)), 0.0),
+                QuantType::Q5_1 => (_mm256_or_si256(nibbles(b, 8), fifth_bits(b, 4)), -half(b, 2)),
+                _ => (_mm256_xor_si256(load_32(b, 2), _mm256_set1_epi8(-128)), 0.0),
+            };
+            store_32(&mut open.q, i * 32, q);
+            open.scale[2 * i..2 * i + 2].fill(half(b, 0));
+            open.min[2 * i..2 * i + 2].fill(min);
+        }
+        return;
+    }
+    if n == 0 {
+        return;
+    }
+    let low = _mm256_set1_epi8(15);
+    match kind {
+        QuantType::Q4K => {
+            scales_and_minima(open, blocks);
+            for piece in 0..4 {
+                let x = load_32(blocks, 16 + 32 * piece);
+                store_32(&mut open.q, 64 * piece, _mm256_and_si256(x, low));
+                let x = _mm256_and_si256(_mm256_srli_epi16::<4>(x), low);
+                store_32(&mut open.q, 64 * piece + 32, x);
+            }
+        }
+        QuantType::Q5K => {
+            scales_and_minima(open, blocks);
+            let fifths = load_32(blocks, 16);
+            let sixteen = _mm256_set1_epi8(16);
+            for piece in 0..4 {
+                let x = load_32(blocks, 48 + 32 * piece);
+                // Bits 2 piece and 2 piece + 1 of every byte, moved to bit 4.
+                let high = _mm256_srl_epi16(
+                    _mm256_slli_epi16::<4>(fifths),
+                    _mm_cvtsi32_si128(2 * piece as i32),
+                );
+                let high = if piece < 2 {
+                    high
+                } else {
+                    _mm256_srl_epi16(fifths, _mm_cvtsi32_si128(2 * piece as i32 - 4))
+                };
+                let high_next = _mm256_srli_epi16::<1>(high);
+                let x0 = _mm256_or_si256(_mm256_and_si256(x, low), _mm256_and_si256(high, sixteen));
+                let x1 = _mm256_and_si256(_mm256_srli_epi16::<4>(x), low);
+                let x1 = _mm256_or_si256(x1, _mm256_and_si256(high_next, sixteen));
+                store_32(&mut open.q, 64 * piece, x0);
+                store_32(&mut open.q, 64 * piece + 32, x1);
+            }
+        }
+        _ => {
+            let d = _mm256_set1_ps(half(blocks, 208));
+            for part in 0..2 {
+                // SAFETY: 8 bytes of the 210, and 8 of the 16 scales.
+                unsafe {
+                    let s = _mm_loadl_epi64(blocks[192 + 8 * part..200 + 8 * part].as_ptr().cast());
+                    let s = _mm256_mul_ps(d, _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(s)));
+                    _mm256_storeu_ps(open.scale[8 * part..8 * part + 8].as_mut_ptr(), s);
+                }
+                let (x, y) = (load_32(blocks, 64 * part), load_32(blocks, 64 * part + 32));
+                let high = load_32(blocks, 128 + 32 * part);
+                let top = _mm256_set1_epi8(0b11_0000);
+                let parts = [
+                    (_mm256_and_si256(x, low), _mm256_slli_epi16::<4>(high)),
+                    (_mm256_and_si256(y, low), _mm256_slli_epi16::<2>(high)),
+                    (_mm256_and_si256(_mm256_srli_epi16::<4>(x), low), high),
+                    (
+                        _mm256_and_si256(_mm256_srli_epi16::<4>(y), low),
+                        _mm256_srli_epi16::<2>(high),
+                    ),
+                ];
+                for (i, (x, high)) in parts.into_iter().enumerate() {
+                    let q = _mm256_or_si256(x, _mm256_and_si256(high, top));
+                    store_32(&mut open.q, 128 * part + 32 * i, q);
+                }
+            }
+        }
+    }
+}
+
+/// As [`Open`]'s of the same name, eight numbers at a time.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn scales_and_minima(open: &mut Open, b: &[u8]) {
+    let word = |at: usize| u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
+    let (x, y, z) = (word(4), word(8), word(12));
+    let scales = (x & 0x3F3F_3F3F, (z & 0x0F0F_0F0F) | ((x >> 2) & 0x3030_3030));
+    let minima = (
+        y & 0x3F3F_3F3F,
+        ((z >> 4) & 0x0F0F_0F0F) | ((y >> 2) & 0x3030_3030),
+    );
+    for ((lo, hi), d, out) in [
+        (scales, half(b, 0), &mut open.scale),
+        (minima, half(b, 2), &mut open.min),
+    ] {
+        let bytes = _mm_cvtsi64_si128((u64::from(lo) | u64::from(hi) << 32) as i64);
+        // Every number serves two groups.
+        let twice = _mm_unpacklo_epi8(bytes, bytes);
+        let d = _mm256_set1_ps(d);
+        let first = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(twice));
+        let second = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128::<8>(twice)));
+        // SAFETY: 16 floats.
+        unsafe {
+            _mm256_storeu_ps(out.as_mut_ptr(), _mm256_mul_ps(d, first));
+            _mm256_storeu_ps(out.as_mut_ptr().add(8), _mm256_mul_ps(d, second));
+        }
+    }
+}
+
+/// [`Open::read`] and [`Open::widen`]. The product is exact where there is a minimum, so fusing changes nothing.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn open_wide(kind: QuantType, blocks: &[u8], open: &mut Open, wide: &mut [f32; CHUNK]) {
+    read(open, kind, blocks);
+    let offset = _mm256_set1_ps(kind.offset() as f32);
+    for g in 0..GROUPS {
+        let (scale, min) = (_mm256_set1_ps(open.scale[g]), _mm256_set1_ps(open.min[g]));
+        for half in 0..2 {
+            let at = g * GROUP + half * 8;
+            // SAFETY: 8 of the chunk's elements.
+            unsafe {
+                let q = _mm_loadl_epi64(open.q.as_ptr().add(at).cast());
+                let q = _mm256_sub_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(q)), offset);
+                _mm256_storeu_ps(wide.as_mut_ptr().add(at), _mm256_fmsub_ps(scale, q, min));
+            }
+        }
+    }
+}
+
+/// Exact products, `y[j][i] = x[i] . w[n0 + j]`.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+pub(super) fn exact_512<const M: usize>(x: &[f32], k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
+    let wide = k.next_multiple_of(CHUNK);
+    assert!(x.len() == M * wide, "rows of activations");
+    let offset = _mm512_set1_ps(w.kind().offset() as f32);
+    let mut open = Open::new();
+    for (j, y) in y.iter_mut().enumerate() {
+        let mut acc: [[__m512; 2]; M] = [[_mm512_setzero_ps(); 2]; M];
+        for (c, blocks) in chunks(w, w.row(n0 + j, k)).enumerate() {
+            read(&mut open, w.kind(), blocks);
+            for g in 0..GROUPS {
+                // SAFETY: 16 of the chunk's elements; row i of x has a chunk at c by the assertion above.
+                unsafe {
+                    let q = _mm_loadu_si128(open.q.as_ptr().add(g * GROUP).cast());
+                    let q = _mm512_sub_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(q)), offset);
+                    let w = _mm512_fmsub_ps(_mm512_set1_ps(open.scale[g]), q, _mm512_set1_ps(open.min[g]));
+                    for (i, acc) in acc.iter_mut().enumerate() {
+                        let x = _mm512_loadu_ps(x.as_ptr().add(i * wide + c * CHUNK + g * GROUP));
+                        acc[g % 2] = _mm512_fmadd_ps(x, w, acc[g % 2]);
+                    }
+                }
+            }
+        }
+        for (y, acc) in y.iter_mut().zip(acc) {
+            *y = _mm512_reduce_add_ps(acc[0]) + _mm512_reduce_add_ps(acc[1]);
+        }
+    }
+}
+
+/// Exact products, `y[j][i] = x[i] . w[n0 + j]`.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn exact_256<const M: usize>(x: &[f32], k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
+    let wide = k.next_multiple_of(CHUNK);
+    assert!(x.len() == M * wide, "rows of activations");
+    let offset = _mm256_set1_ps(w.kind().offset() as f32);
+    let mut open = Open::new();
+    for (j, y) in y.iter_mut().enumerate() {
+        let mut acc: [[__m256; 2]; M] = [[_mm256_setzero_ps(); 2]; M];
+        for (c, blocks) in chunks(w, w.row(n0 + j, k)).enumerate() {
+            read(&mut open, w.kind(), blocks);
+            for g in 0..GROUPS {
+                let (scale, min) = (_mm256_set1_ps(open.scale[g]), _mm256_set1_ps(open.min[g]));
+                for half in 0..2 {
+                    // SAFETY: 8 of the chunk's elements; row i of x has a chunk at c by the assertion above.
+                    unsafe {
+                        let at = g * GROUP + half * 8;
+                        let q = _mm_loadl_epi64(open.q.as_ptr().add(at).cast());
+                        let q = _mm256_sub_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(q)), offset);
+                        let w = _mm256_fmsub_ps(scale, q, min);
+                        for (i, acc) in acc.iter_mut().enumerate() {
+                            let x = _mm256_loadu_ps(x.as_ptr().add(i * wide + c * CHUNK + at));
+                            acc[half] = _mm256_fmadd_ps(x, w, acc[half]);
+                        }
+                    }
+                }
+            }
+        }
+        for (y, acc) in y.iter_mut().zip(acc) {
+            *y = sum_256(acc[0]) + sum_256(acc[1]);
+        }
+    }
+}
+
+#[target_feature(enable = "avx2")]
+#[inline]
+fn sum_256(x: __m256) -> f32 {
+    let mut lanes = [0f32; 8];
+    // SAFETY: eight floats.
+    unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), x) };
+    crate::simd::sum_lanes(lanes)
+}
+
+/// Products with quantised activations, `y[j][i] = x[i] . w[n0 + j]`.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+pub(super) fn int8_512<const M: usize>(x: &Int8Rows, k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
+    let wide = k.next_multiple_of(CHUNK);
+    x.check(M * wide);
+    let offset = _mm512_set1_ps(w.kind().offset() as f32);
+    // A register holds the sums of four elements each; four of them make a group.
+    let lanes = [0, 4, 8, 12].map(|p| {
+        let (a, b, c, d) = (p, p + 1, p + 2, p + 3);
+        _mm512_setr_epi32(a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d)
+    });
+    let mut open = Open::new();
+    for (j, y) in y.iter_mut().enumerate() {
+        let mut acc: [[__m512; 2]; M] = [[_mm512_setzero_ps(); 2]; M];
+        for (c, blocks) in chunks(w, w.row(n0 + j, k)).enumerate() {
+            read(&mut open, w.kind(), blocks);
+            // SAFETY: `open` holds a chunk; row i of x has a chunk at c by the check above.
+            unsafe {
+                let scale = _mm512_loadu_ps(open.scale.as_ptr());
+                let min = _mm512_fmadd_ps(scale, offset, _mm512_loadu_ps(open.min.as_ptr()));
+                for (i, acc) in acc.iter_mut().enumerate() {
+                    let at = i * wide + c * CHUNK;
+                    let scale = _mm512_mul_ps(scale, _mm512_loadu_ps(x.scale.as_ptr().add(at / GROUP)));
+                    let sums = _mm512_loadu_ps(x.sum.as_ptr().add(at / GROUP));
+                    for (p, lanes) in lanes.iter().enumerate() {
+                        let q = _mm512_loadu_si512(open.q.as_ptr().add(64 * p).cast());
+                        let x8 = _mm512_loadu_si512(x.q.as_ptr().add(at + 64 * p).cast());
+                        let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), q, x8);
+                        let scale = _mm512_permutexvar_ps(*lanes, scale);
+                        acc[p % 2] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), scale, acc[p % 2]);
+                    }
+                    acc[0] = _mm512_fnmadd_ps(min, sums, acc[0]);
+                }
+            }
+        }
+        for (y, acc) in y.iter_mut().zip(acc) {
+            *y = _mm512_reduce_add_ps(acc[0]) + _mm512_reduce_add_ps(acc[1]);
+        }
+    }
+}
+
+/// Products with quantised activations, `y[j][i] = x[i] . w[n0 + j]`.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) fn int8_256<const M: usize>(x: &Int8Rows, k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
+    let wide = k.next_multiple_of(CHUNK);
+    x.check(M * wide);
+    // Two products of 255 and 127 would not fit 16 bits: there the sign goes to the activation instead.
+    let signed = w.kind() == QuantType::Q8_0;
+    let offset = _mm256_set1_ps(if signed { 0.0 } else { w.kind().offset() as f32 });
+    let (ones, flip) = (_mm256_set1_epi16(1), _mm256_set1_epi8(-128));
+    let lanes = [0, 2, 4, 6].map(|p| _mm256_setr_epi32(p, p, p, p, p + 1, p + 1, p + 1, p + 1));
+    let mut open = Open::new();
+    for (j, y) in y.iter_mut().enumerate() {
+        let mut acc: [__m256; M] = [_mm256_setzero_ps(); M];
+        for (c, blocks) in chunks(w, w.row(n0 + j, k)).enumerate() {
+            read(&mut open, w.kind(), blocks);
+            for half in 0..2 {
+                // SAFETY: `open` holds a chunk; row i of x has a chunk at c by the check above.
+                unsafe {
+                    let scale = _mm256_loadu_ps(open.scale.as_ptr().add(half * GROUPS / 2));
+                    let min = _mm256_loadu_ps(open.min.as_ptr().add(half * GROUPS / 2));
+                    let min = _mm256_fmadd_ps(scale, offset, min);
+                    for (i, acc) in acc.iter_mut().enumerate() {
+                        let at = i * wide + c * CHUNK + half * CHUNK / 2;
+                        let scale = _mm256_mul_ps(scale, _mm256_loadu_ps(x.scale.as_ptr().add(at / GROUP)));
+                        let sums = _mm256_loadu_ps(x.sum.as_ptr().add(at / GROUP));
+                        for (p, lanes) in lanes.iter().enumerate() {
+                            let q = open.q.as_ptr().add(half * CHUNK / 2 + 32 * p);
+                            let mut q = _mm256_loadu_si256(q.cast());
+                            let mut x8 = _mm256_loadu_si256(x.q.as_ptr().add(at + 32 * p).cast());
+                            if signed {
+                                q = _mm256_xor_si256(q, flip);
+                                (q, x8) = (_mm256_abs_epi8(q), _mm256_sign_epi8(x8, q));
+                            }
+                            let dots = _mm256_madd_epi16(_mm256_maddubs_epi16(q, x8), ones);
+                            let scale = _mm256_permutevar8x32_ps(scale, *lanes);
+                            *acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots), scale, *acc);
+                        }
+                        *acc = _mm256_fnmadd_ps(min, sums, *acc);
+                    }
+                }
+            }
+        }
+        for (y, acc) in y.iter_mut().zip(acc) {
+            *y = sum_256(acc);
+        }
+    }
+}

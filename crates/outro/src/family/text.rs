@@ -1,0 +1,195 @@
+//! Text models with the same decoder: plain Qwen2 and Llama, from config.json or from a GGUF file's metadata.
+
+use serde_json::{Map, Value, json};
+
+use super::{Family, Names, qwen2_text};
+use crate::checkpoint::gguf::Gguf;
+use crate::config::{Config, Json, PositionRule, SpecialTokens, TextConfig};
+use crate::error::{Error, Result};
+
+const NAMES: Names = Names {
+    text: "model.",
+    lm_head: "lm_head.weight",
+    vision: "",
+    audio: "",
+    skipped: &[],
+};
+
+pub(super) const QWEN2: Family = Family {
+    model_type: "qwen2",
+    parse: |json| text("qwen2", json, true),
+    names: NAMES,
+};
+
+pub(super) const LLAMA: Family = Family {
+    model_type: "llama",
+    parse: |json| {
+        for key in ["attention_bias", "mlp_bias"] {
+            if json.at(key).bool_or(false)? {
+                return Err(json
+                    .at(key)
+                    .error("true is not supported; no released checkpoint of the family uses it"));
+            }
+        }
+        text("llama", json, false)
+    },
+    names: NAMES,
+};
+
+fn text(model_type: &str, json: &Json, qkv_bias: bool) -> Result<Config> {
+    let tied = json.at("tie_word_embeddings").bool_or(false)?;
+    let text = qwen2_text(json, tied)?;
+    let rope_divisors = divisors(json, &text)?;
+    Ok(Config {
+        model_type: model_type.into(),
+        text: TextConfig {
+            rope_divisors,
+            qkv_bias,
+            ..text
+        },
+        vision: None,
+        audio: None,
+        tokens: SpecialTokens::default(),
+        positions: PositionRule::Text,
+    })
+}
+
+/// What `rope_scaling` divides each rotary frequency by.
+fn divisors(json: &Json, text: &TextConfig) -> Result<Option<Vec<f64>>> {
+    let scaling = json.at("rope_scaling");
+    let kind = if scaling.at("rope_type").present() {
+        scaling.at("rope_type")
+    } else {
+        scaling.at("type")
+    };
+    if !kind.present() || kind.str()? == "default" {
+        return Ok(None);
+    }
+    let half = text.head_dim / 2;
+    match kind.str()? {
+        "linear" => Ok(Some(vec![scaling.at("factor").positive()?; half])),
+        "llama3" => {
+            let [factor, low, high, context] = [
+                "factor",
+                "low_freq_factor",
+                "high_freq_factor",
+                "original_max_position_embeddings",
+            ]
+            .map(|key| scaling.at(key).positive());
+            let (factor, low, high, context) = (factor?, low?, high?, context?);
+            if high <= low {
+                return Err(scaling
+                    .at("high_freq_factor")
+                    .error("must be above low_freq_factor"));
+            }
+            let divisor = |i: usize| {
+                let frequency = text.rope_theta.powf(-2.0 * i as f64 / text.head_dim as f64);
+                let turns = context * frequency / std::f64::consts::TAU;
+                // Slow frequencies are divided by the factor, fast ones are kept, between them it goes smoothly.
+                let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+                1.0 / ((1.0 - kept) / factor + kept)
+            };
+            Ok(Some((0..half).map(divisor).collect()))
+        }
+        other => Err(kind.error(format!("is {other}; default, linear and llama3 are supported"))),
+    }
+}
+
+/// Metadata keys of an architecture, behind its name and a dot, and what config.json calls them.
+const KEYS: [(&str, &str); 9] = [
+    ("block_count", "num_hidden_layers"),
+    ("context_length", "max_position_embeddings"),
+    ("embedding_length", "hidden_size"),
+    ("feed_forward_length", "intermediate_size"),
+    ("attention.head_count", "num_attention_heads"),
+    ("attention.head_count_kv", "num_key_value_heads"),
+    ("attention.key_length", "head_dim"),
+    ("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
+    ("rope.freq_base", "rope_theta"),
+];
+
+/// Configuration of a GGUF file.
+pub(crate) fn gguf(file: &Gguf) -> Result<Config> {
+    let key = "general.architecture";
+    let architecture = file.text(key)?;
+    let architecture = architecture.ok_or_else(|| file.error(key, "missing; every model's file has it"))?;
+    let family = [&QWEN2, &LLAMA]
+        .into_iter()
+        .find(|f| f.model_type == architecture)
+        .ok_or_else(|| {
+            let problem = format!("is `{architecture}`; of GGUF files qwen2 and llama are read");
+            file.error(key, &problem)
+        })?;
+    let own = |key: &str| format!("{architecture}.{key}");
+    let mut fields = Map::new();
+    for (theirs, ours) in KEYS {
+        let name = own(theirs);
+        let value = match ours {
+            "rms_norm_eps" | "rope_theta" => file.float(&name)?.map(|x| json!(x)),
+            // Out of range is for the reader of the field to say.
+            _ => file.int(&name)?.map(|n| json!(i64::try_from(n).unwrap_or(-1))),
+        };
+        if let Some(value) = value {
+            fields.insert(ours.into(), value);
+        }
+    }
+    if let Some(vocab) = file.rows("model.embed_tokens.weight") {
+        fields.insert("vocab_size".into(), json!(vocab));
+    }
+    fields.insert("tie_word_embeddings".into(), json!(!file.holds("lm_head.weight")));
+    for key in ["expert_count", "attention.sliding_window"] {
+        if file.int(&own(key))?.is_some_and(|n| n > 0) {
+            return Err(file.error(&own(key), "is not supported"));
+        }
+    }
+    scaling(file, &own, &mut fields)?;
+    let value = Value::Object(fields);
+    let mut config = (family.parse)(&Json::new(file.path(), &value)).map_err(|e| match e {
+        // The user's file has other names for the fields.
+        Error::Config { path, field, problem } => {
+            let key = KEYS.iter().find(|k| k.1 == field).map_or(field, |k| own(k.0));
+            Error::Config {
+                path,
+                field: key,
+                problem,
+            }
+        }
+        e => e,
+    })?;
+    let text = &mut config.text;
+    for key in ["rope.dimension_count", "attention.value_length"] {
+        if let Some(n) = file.int(&own(key))?
+            && n != text.head_dim as i128
+        {
+            let problem = format!("is {n}; only the head dimension, {}, is supported", text.head_dim);
+            return Err(file.error(&own(key), &problem));
+        }
+    }
+    if let Some(factors) = file.f32s("rope_freqs.weight", text.head_dim / 2)? {
+        if !factors.iter().all(|x| x.is_finite() && *x > 0.0) {
+            return Err(Error::checkpoint(
+                file.path(),
+                "tensor `rope_freqs.weight` holds numbers that are not above 0",
+            ));
+        }
+        text.rope_divisors = Some(factors.into_iter().map(f64::from).collect());
+    }
+    text.interleaved = architecture == "llama";
+    Ok(config)
+}
+
+/// Long-context scaling of rotary frequencies.
+fn scaling(file: &Gguf, own: &dyn Fn(&str) -> String, fields: &mut Map<String, Value>) -> Result<()> {
+    let key = own("rope.scaling.type");
+    let factor = file.float(&own("rope.scaling.factor"))?;
+    match (file.text(&key)?, factor) {
+        (None | Some("none"), _) | (Some("linear"), None) => {}
+        (Some("linear"), Some(factor)) => {
+            fields.insert("rope_scaling".into(), json!({"type": "linear", "factor": factor}));
+        }
+        (Some(other), _) => {
+            return Err(file.error(&key, &format!("is `{other}`; none and linear are supported")));
+        }
+    }
+    Ok(())
+}

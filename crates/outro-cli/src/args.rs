@@ -1,6 +1,7 @@
 //! From what was typed ([`flags`]) to what is meant. All validation of the command line is here; a command that gets
 //! its configuration can start to work.
 
+pub(crate) mod bench;
 pub(crate) mod eval;
 pub(crate) mod flags;
 pub(crate) mod synth;
@@ -44,6 +45,7 @@ pub(crate) enum Action {
     Inspect(Box<Inspect>),
     Synth(Box<synth::Synth>),
     Eval(eval::Eval),
+    Bench(Box<bench::Bench>),
     Demo(Demo),
     /// Whether it prints JSON.
     Doctor(bool),
@@ -132,11 +134,11 @@ pub(crate) struct Weights {
 }
 
 impl Weights {
-    /// As a log names them: `auto`, or `bf16, q4_k, int8 activations, f16 cache`.
+    /// As a log names them: `auto`, or `bf16, q4_k, reduced activations, f16 cache`.
     pub(crate) fn name(&self) -> String {
         let mut parts = vec![format!("{:?}", self.load.dtype).to_lowercase()];
         parts.extend(self.load.quantize.map(|q| q.name().to_owned()));
-        parts.extend((self.load.activations == Activations::Int8).then(|| "int8 activations".into()));
+        parts.extend((self.load.activations == Activations::Reduced).then(|| "reduced activations".into()));
         parts.extend((self.kv == KvType::F16).then(|| "f16 cache".into()));
         parts.join(", ")
     }
@@ -239,6 +241,7 @@ fn build(cli: Cli, typed: &ArgMatches) -> anyhow::Result<Invocation> {
             reading: reading(&f.reading)?,
             json: f.json,
         })),
+        Cmd::Bench(f) => Action::Bench(Box::new(bench::bench(*f)?)),
         Cmd::Eval(command) => Action::Eval(eval::eval(command)?),
         Cmd::Synth(f) => Action::Synth(Box::new(synth::synth(f)?)),
         Cmd::Demo { seed, out, model } => Action::Demo(Demo {
@@ -322,7 +325,7 @@ fn weights(f: &WeightFlags) -> anyhow::Result<Weights> {
         cache: if f.no_quantize_cache { None } else { cache::dir() },
         activations: match f.activations {
             ActivationsFlag::F32 => Activations::F32,
-            ActivationsFlag::Int8 => Activations::Int8,
+            ActivationsFlag::Reduced => Activations::Reduced,
         },
     };
     Ok(Weights {

@@ -5,8 +5,9 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use crate::many::many_rows;
 use crate::quant::{self, Blocks};
-use crate::simd::{Level, NR, fma, gemm_panel, multiversion, sum_lanes};
+use crate::simd::{Level, fma, multiversion, sum_lanes};
 
 /// A weight matrix `[n, k]`, row-major: `n` outputs, `k` inputs.
 #[derive(Clone, Copy, Debug)]
@@ -21,14 +22,16 @@ pub enum Weight<'a> {
     Quant(Blocks<'a>),
 }
 
-/// What quantised weights are multiplied with, up to four rows at a time (decoding). All other products are f32.
+/// What weights are multiplied with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Activations {
-    /// As they are: exact products with the dequantised weights, up to the order of f32 sums.
+    /// f32: exact products with the stored weights, up to the order of sums.
     #[default]
     F32,
-    /// Rounded to 8 bits, with one scale for 32 elements: fewer instructions, an error of up to 1/254 of the largest of the 32.
-    Int8,
+    /// Rounded to what the processor multiplies fastest. With quantised weights: 8 bits with one scale for 32 elements, an
+    /// error of up to 1/254 of the largest of the 32 (many rows at a time only with AVX-512 VNNI). With bf16 weights: bf16,
+    /// where there are many rows and AVX512-BF16. All else stays f32.
+    Reduced,
 }
 
 impl Weight<'_> {
@@ -72,10 +75,6 @@ impl Weight<'_> {
     }
 }
 
-/// Inner dimension of a packed block: a block of NR columns is 32 KiB.
-const KC: usize = 256;
-/// Rows that share one packing of a panel; their slice of the input stays in the second-level cache.
-const MC: usize = 384;
 /// Up to so many rows, weights are streamed row by row instead of packed.
 const FEW: usize = 4;
 
@@ -134,7 +133,7 @@ pub(crate) fn linear_at(
     if m <= FEW {
         few_rows(level, x, m, k, w, n, bias, out);
     } else {
-        many_rows(level, x, m, k, w, n, bias, out);
+        many_rows(level, activations, x, m, k, w, n, bias, out);
     }
 }
 
@@ -156,54 +155,6 @@ impl Shared {
     pub(crate) unsafe fn write(self, start: usize, row: &[f32]) {
         // SAFETY: the caller's contract.
         unsafe { std::ptr::copy_nonoverlapping(row.as_ptr(), self.0.add(start), row.len()) }
-    }
-}
-
-fn many_rows(
-    level: Level,
-    x: &[f32],
-    m: usize,
-    k: usize,
-    w: Weight,
-    n: usize,
-    bias: Option<&[f32]>,
-    out: &mut [f32],
-) {
-    let panels = n.div_ceil(NR);
-    let shared = Shared::new(out);
-    (0..m.div_ceil(MC) * panels).into_par_iter().for_each_init(
-        || (vec![0f32; KC * NR], vec![0f32; MC * NR], vec![0f32; KC]),
-        |(b, c, row), task| {
-            let (m0, n0) = (task / panels * MC, task % panels * NR);
-            let (rows, cols) = ((m - m0).min(MC), (n - n0).min(NR));
-            for k0 in (0..k).step_by(KC) {
-                let kc = (k - k0).min(KC);
-                pack(w, n0, cols, k, k0, kc, row, b);
-                gemm_panel(level, &x[m0 * k + k0..], k, rows, kc, b, c, k0 > 0);
-            }
-            for (i, c) in c.chunks_exact_mut(NR).take(rows).enumerate() {
-                if let Some(bias) = bias {
-                    for (c, b) in c.iter_mut().zip(&bias[n0..n0 + cols]) {
-                        *c += b;
-                    }
-                }
-                // SAFETY: rows m0.. and columns n0.. belong to this task alone.
-                unsafe { shared.write((m0 + i) * n + n0, &c[..cols]) };
-            }
-        },
-    );
-}
-
-/// Packs rows `n0..n0 + cols`, columns `k0..k0 + kc` of `w` as `[kc, NR]`; missing rows are zero.
-fn pack(w: Weight, n0: usize, cols: usize, k: usize, k0: usize, kc: usize, row: &mut [f32], b: &mut [f32]) {
-    if cols < NR {
-        b[..kc * NR].fill(0.0);
-    }
-    for j in 0..cols {
-        w.widen((n0 + j) * k + k0, &mut row[..kc]);
-        for (b, x) in b[j..].iter_mut().step_by(NR).zip(&row[..kc]) {
-            *b = *x;
-        }
     }
 }
 
@@ -351,6 +302,30 @@ mod tests {
                             "{level:?} {m}x{k}x{n}: {g} for {w}"
                         );
                     }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn reduced_activations_of_bf16_weights_are_rounded_and_nothing_else() {
+        for (m, k, n) in [(3, 64, 40), (5, 7, 31), (30, 1030, 33), (800, 40, 40)] {
+            let (x, bias) = (random(1, m * k), random(3, n));
+            let w: Vec<bf16> = random(2, n * k).into_iter().map(bf16::from_f32).collect();
+            let wide: Vec<f32> = w.iter().map(|v| v.to_f32()).collect();
+            let rounded: Vec<f32> = x.iter().map(|v| bf16::from_f32(*v).to_f32()).collect();
+            for level in Level::all() {
+                let reduced = m > FEW && level.has_bf16();
+                let want = naive(if reduced { &rounded } else { &x }, m, k, &wide, n, &bias);
+                let mut got = vec![f32::NAN; m * n];
+                let (kind, weight) = (Activations::Reduced, Weight::Bf16(&w));
+                linear_at(level, kind, &x, m, k, weight, n, Some(&bias), &mut got);
+                for (g, w) in got.iter().zip(&want) {
+                    let tolerance = 2e-5 * (k as f64).sqrt();
+                    assert!(
+                        (f64::from(*g) - w).abs() < tolerance,
+                        "{level:?} {m}x{k}x{n}: {g} for {w}"
+                    );
                 }
             }
         }

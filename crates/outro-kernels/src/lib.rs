@@ -16,12 +16,15 @@
 
 mod attention;
 mod gemm;
+mod limits;
+mod many;
 mod math;
 mod quant;
 mod simd;
 
 pub use attention::{AttentionShape, Cached, Mask, attend};
 pub use gemm::{Activations, Weight, linear, linear_with};
+pub use limits::{f32_operations_per_second, read_bytes_per_second};
 pub use math::{add, gelu, layer_norm, rms_norm, rotate_half, silu_mul};
 pub use quant::{Blocks, QuantType, quantise};
 pub use simd::Level;

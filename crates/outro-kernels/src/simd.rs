@@ -52,6 +52,22 @@ impl Level {
         Self::Portable
     }
 
+    /// Whether pairs of bf16 are multiplied in one instruction.
+    pub(crate) fn has_bf16(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self == Self::Avx512 && is_x86_feature_detected!("avx512bf16");
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
+    /// Whether four products of bytes are summed in one instruction of 512 bits.
+    pub(crate) fn has_vnni(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self == Self::Avx512 && is_x86_feature_detected!("avx512vnni");
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
     /// The levels that can run here, for tests.
     #[cfg(test)]
     pub(crate) fn all() -> impl Iterator<Item = Self> {
@@ -157,27 +173,75 @@ pub(crate) fn gemm_panel(
     while row < m {
         let rows = (m - row).min(MR);
         let (a, c) = (&a[row * lda..], &mut c[row * NR..(row + rows) * NR]);
-        #[cfg(target_arch = "x86_64")]
-        match level {
-            // SAFETY: the level was detected; the lengths were asserted above.
-            Level::Avx512 => unsafe { x86::tile_512(a, lda, rows, k, b, c, add) },
-            // SAFETY: as above.
-            Level::Avx2 => unsafe { x86::tile_256(a, lda, rows, k, b, c, add) },
-            Level::Portable => tile_portable(a, lda, rows, k, b, c, add),
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        {
-            let _ = level;
-            tile_portable(a, lda, rows, k, b, c, add);
-        }
+        tile::<false>(level, a, lda, rows, k, b, c, add);
         row += rows;
     }
 }
 
-fn tile_portable(a: &[f32], lda: usize, rows: usize, k: usize, b: &[f32], c: &mut [f32], add: bool) {
+/// [`gemm_panel`] for up to MR rows that lie as `[k, MR]`.
+pub(crate) fn f32_tile(level: Level, a: &[f32], rows: usize, k: usize, b: &[f32], c: &mut [f32], add: bool) {
+    assert!(
+        rows <= MR && a.len() >= k * MR && b.len() >= k * NR && c.len() >= rows * NR,
+        "a tile of {rows} rows"
+    );
+    tile::<true>(level, a, MR, rows, k, b, c, add);
+}
+
+/// `c (+)= a b` for up to MR rows; `a` is `[k, MR]` where it is `PACKED`, else `[rows, k]` with row stride `lda`. Lengths
+/// were asserted by the callers.
+fn tile<const PACKED: bool>(
+    level: Level,
+    a: &[f32],
+    lda: usize,
+    rows: usize,
+    k: usize,
+    b: &[f32],
+    c: &mut [f32],
+    add: bool,
+) {
+    #[cfg(target_arch = "x86_64")]
+    match level {
+        // SAFETY: the level was detected; the lengths were asserted.
+        Level::Avx512 => unsafe { x86::tile_512::<PACKED>(a, lda, rows, k, b, c, add) },
+        // SAFETY: as above.
+        Level::Avx2 => unsafe { x86::tile_256::<PACKED>(a, lda, rows, k, b, c, add) },
+        Level::Portable => tile_portable::<PACKED>(a, lda, rows, k, b, c, add),
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    {
+        let _ = level;
+        tile_portable::<PACKED>(a, lda, rows, k, b, c, add);
+    }
+}
+
+/// `c[rows, NR] (+)= a b` for rows of bf16 pairs `a [pairs, MR]` and `b [pairs, NR]`. Only where [`Level::has_bf16`].
+pub(crate) fn bf16_tile(a: &[u32], rows: usize, pairs: usize, b: &[u32], c: &mut [f32], add: bool) {
+    assert!(
+        rows <= MR && a.len() >= pairs * MR && b.len() >= pairs * NR && c.len() >= rows * NR,
+        "a tile of {rows} rows"
+    );
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the processor was asked; the lengths were asserted.
+    unsafe {
+        x86::tile_bf16(a, rows, pairs, b, c, add);
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (a, b, add);
+}
+
+fn tile_portable<const PACKED: bool>(
+    a: &[f32],
+    lda: usize,
+    rows: usize,
+    k: usize,
+    b: &[f32],
+    c: &mut [f32],
+    add: bool,
+) {
     for i in 0..rows {
         let mut acc = [0f32; NR];
-        for (x, b) in a[i * lda..i * lda + k].iter().zip(b.chunks_exact(NR)) {
+        let (start, step) = if PACKED { (i, MR) } else { (i * lda, 1) };
+        for (x, b) in a[start..].iter().step_by(step).take(k).zip(b.chunks_exact(NR)) {
             for (s, b) in acc.iter_mut().zip(b) {
                 *s += x * b;
             }
@@ -192,19 +256,29 @@ fn tile_portable(a: &[f32], lda: usize, rows: usize, k: usize, b: &[f32], c: &mu
 mod x86 {
     use super::{MR, NR};
     use std::arch::x86_64::{
-        __m256, __m512, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps,
-        _mm256_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps,
+        __m256, __m512, __m512bh, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps,
+        _mm256_setzero_ps, _mm256_storeu_ps, _mm512_add_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps,
+        _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
         _mm512_storeu_ps,
     };
+    use std::mem::transmute;
+
+    /// Where element `p` of row `i` lies.
+    #[inline(always)]
+    const fn at<const PACKED: bool>(i: usize, p: usize, lda: usize) -> usize {
+        if PACKED { p * MR + i } else { i * lda + p }
+    }
 
     /// Calls the tile with its row count as a constant, so that the accumulators stay in registers.
     macro_rules! by_rows {
-        ($rows:expr, $call:ident($($arg:expr),*)) => {
+        ($rows:expr, $call:ident $(::<$packed:ident>)? ($($arg:expr),*)) => {
             match $rows {
-                1 => $call::<1>($($arg),*), 2 => $call::<2>($($arg),*), 3 => $call::<3>($($arg),*),
-                4 => $call::<4>($($arg),*), 5 => $call::<5>($($arg),*), 6 => $call::<6>($($arg),*),
-                7 => $call::<7>($($arg),*), 8 => $call::<8>($($arg),*), 9 => $call::<9>($($arg),*),
-                10 => $call::<10>($($arg),*), 11 => $call::<11>($($arg),*), _ => $call::<MR>($($arg),*),
+                1 => $call::<1 $(, $packed)?>($($arg),*), 2 => $call::<2 $(, $packed)?>($($arg),*),
+                3 => $call::<3 $(, $packed)?>($($arg),*), 4 => $call::<4 $(, $packed)?>($($arg),*),
+                5 => $call::<5 $(, $packed)?>($($arg),*), 6 => $call::<6 $(, $packed)?>($($arg),*),
+                7 => $call::<7 $(, $packed)?>($($arg),*), 8 => $call::<8 $(, $packed)?>($($arg),*),
+                9 => $call::<9 $(, $packed)?>($($arg),*), 10 => $call::<10 $(, $packed)?>($($arg),*),
+                11 => $call::<11 $(, $packed)?>($($arg),*), _ => $call::<MR $(, $packed)?>($($arg),*),
             }
         };
     }
@@ -212,7 +286,7 @@ mod x86 {
     /// # Safety
     /// AVX-512 F; `a` holds `rows` rows of `k` with stride `lda`, `b` `k x NR`, `c` `rows x NR`; `rows <= MR`.
     #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn tile_512(
+    pub(super) unsafe fn tile_512<const PACKED: bool>(
         a: &[f32],
         lda: usize,
         rows: usize,
@@ -223,13 +297,13 @@ mod x86 {
     ) {
         let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
         // SAFETY: the caller's contract.
-        unsafe { by_rows!(rows, rows_512(a, lda, k, b, c, add)) }
+        unsafe { by_rows!(rows, rows_512::<PACKED>(a, lda, k, b, c, add)) }
     }
 
     /// # Safety
     /// As [`tile_512`], `R` rows.
     #[target_feature(enable = "avx512f")]
-    unsafe fn rows_512<const R: usize>(
+    unsafe fn rows_512<const R: usize, const PACKED: bool>(
         a: *const f32,
         lda: usize,
         k: usize,
@@ -244,12 +318,60 @@ mod x86 {
                 let b0 = _mm512_loadu_ps(b.add(p * NR));
                 let b1 = _mm512_loadu_ps(b.add(p * NR + 16));
                 for (i, acc) in acc.iter_mut().enumerate() {
-                    let x = _mm512_set1_ps(*a.add(i * lda + p));
+                    let x = _mm512_set1_ps(*a.add(at::<PACKED>(i, p, lda)));
                     acc[0] = _mm512_fmadd_ps(x, b0, acc[0]);
                     acc[1] = _mm512_fmadd_ps(x, b1, acc[1]);
                 }
             }
         }
+        // SAFETY: the caller's contract.
+        unsafe { store(&acc, c, add) };
+    }
+
+    /// # Safety
+    /// AVX-512 F and BF16; `a` holds `[pairs, MR]`, `b` `[pairs, NR]`, `c` `rows x NR`; `rows <= MR`.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    pub(super) unsafe fn tile_bf16(
+        a: &[u32],
+        rows: usize,
+        pairs: usize,
+        b: &[u32],
+        c: &mut [f32],
+        add: bool,
+    ) {
+        let (a, b, c) = (a.as_ptr(), b.as_ptr(), c.as_mut_ptr());
+        // SAFETY: the caller's contract.
+        unsafe { by_rows!(rows, rows_bf16(a, pairs, b, c, add)) }
+    }
+
+    /// # Safety
+    /// As [`tile_bf16`], `R` rows.
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    unsafe fn rows_bf16<const R: usize>(a: *const u32, pairs: usize, b: *const u32, c: *mut f32, add: bool) {
+        let mut acc: [[__m512; 2]; R] = [[_mm512_setzero_ps(); 2]; R];
+        // SAFETY: p < pairs, so both halves of row p of b and R <= MR elements of row p of a are inside; a __m512bh is 16
+        // pairs of 16 bits, as are the words that are loaded.
+        unsafe {
+            for p in 0..pairs {
+                let b0: __m512bh = transmute(_mm512_loadu_si512(b.add(p * NR).cast()));
+                let b1: __m512bh = transmute(_mm512_loadu_si512(b.add(p * NR + 16).cast()));
+                for (i, acc) in acc.iter_mut().enumerate() {
+                    let x: __m512bh = transmute(_mm512_set1_epi32((*a.add(p * MR + i)).cast_signed()));
+                    acc[0] = _mm512_dpbf16_ps(acc[0], b0, x);
+                    acc[1] = _mm512_dpbf16_ps(acc[1], b1, x);
+                }
+            }
+            store(&acc, c, add);
+        }
+    }
+
+    /// Writes or adds a tile.
+    ///
+    /// # Safety
+    /// AVX-512 F; `c` holds `R x NR`.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    unsafe fn store<const R: usize>(acc: &[[__m512; 2]; R], c: *mut f32, add: bool) {
         for (i, acc) in acc.iter().enumerate() {
             for (half, &s) in acc.iter().enumerate() {
                 // SAFETY: row i < R of c, half a row of NR = 32.
@@ -269,7 +391,7 @@ mod x86 {
     /// # Safety
     /// As [`tile_512`] for AVX2 with FMA.
     #[target_feature(enable = "avx2,fma")]
-    pub(super) unsafe fn tile_256(
+    pub(super) unsafe fn tile_256<const PACKED: bool>(
         a: &[f32],
         lda: usize,
         rows: usize,
@@ -285,11 +407,11 @@ mod x86 {
                 // SAFETY: the caller's contract, offset by rows and columns that are inside.
                 unsafe {
                     let (a, b, c) = (
-                        a.as_ptr().add(row * lda),
+                        a.as_ptr().add(at::<PACKED>(row, 0, lda)),
                         b.as_ptr().add(quarter * 16),
                         c.as_mut_ptr().add(row * NR + quarter * 16),
                     );
-                    by_rows!(n, rows_256(a, lda, k, b, c, add));
+                    by_rows!(n, rows_256::<PACKED>(a, lda, k, b, c, add));
                 }
             }
         }
@@ -298,7 +420,7 @@ mod x86 {
     /// # Safety
     /// As [`tile_256`], `R` rows, 16 columns.
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn rows_256<const R: usize>(
+    unsafe fn rows_256<const R: usize, const PACKED: bool>(
         a: *const f32,
         lda: usize,
         k: usize,
@@ -313,7 +435,7 @@ mod x86 {
                 let b0 = _mm256_loadu_ps(b.add(p * NR));
                 let b1 = _mm256_loadu_ps(b.add(p * NR + 8));
                 for (i, acc) in acc.iter_mut().enumerate() {
-                    let x = _mm256_set1_ps(*a.add(i * lda + p));
+                    let x = _mm256_set1_ps(*a.add(at::<PACKED>(i, p, lda)));
                     acc[0] = _mm256_fmadd_ps(x, b0, acc[0]);
                     acc[1] = _mm256_fmadd_ps(x, b1, acc[1]);
                 }

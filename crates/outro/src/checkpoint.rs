@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 pub(crate) mod gguf;
 mod matrix;
 mod quantise;
+mod random;
 
 pub use gguf::is_gguf;
 pub use matrix::Matrix;
@@ -82,6 +83,8 @@ pub struct Checkpoint {
     shards: Vec<(PathBuf, Arc<Mmap>)>,
     tensors: BTreeMap<String, TensorInfo>,
     skipped: usize,
+    /// Where tensors are made up as they are asked for.
+    random: Option<random::Pattern>,
 }
 
 impl Checkpoint {
@@ -98,6 +101,7 @@ impl Checkpoint {
             shards: Vec::new(),
             tensors: BTreeMap::new(),
             skipped: 0,
+            random: None,
         };
         if dir.is_file() {
             let file = gguf::Gguf::open(dir)?;
@@ -137,6 +141,22 @@ impl Checkpoint {
             ));
         }
         Ok(this)
+    }
+
+    /// A checkpoint without files: every tensor that is asked for is there, filled from a fixed random pattern (norms are
+    /// 1, biases 0).
+    pub(crate) fn random(seed: u64) -> Self {
+        Self {
+            dir: PathBuf::from("random weights"),
+            shards: Vec::new(),
+            tensors: BTreeMap::new(),
+            skipped: 0,
+            random: Some(random::Pattern::new(seed)),
+        }
+    }
+
+    pub(crate) fn is_random(&self) -> bool {
+        self.random.is_some()
     }
 
     fn add_shard(&mut self, path: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
@@ -230,9 +250,12 @@ impl Checkpoint {
     /// # Errors
     /// A missing tensor, another shape, an element type that is not read.
     pub fn matrix(&self, name: &str, shape: &[usize], dtype: Dtype) -> Result<Matrix> {
+        let (rows, cols) = (shape[0], shape[1..].iter().product());
+        if let Some(pattern) = &self.random {
+            return Ok(pattern.matrix(name, rows, cols, dtype));
+        }
         let (info, path, map) = self.find(name, shape)?;
         let bytes = &map[info.start..info.end];
-        let (rows, cols) = (shape[0], shape[1..].iter().product());
         let stored = Stored::of_name(&info.dtype).ok_or_else(|| {
             Error::checkpoint(
                 path,
@@ -292,6 +315,9 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::matrix`], and elements that are not finite.
     pub fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+        if self.is_random() {
+            return Ok(vec![if name.ends_with("bias") { 0.0 } else { 1.0 }; len]);
+        }
         let m = self.matrix(name, &[len], Dtype::Auto)?;
         let mut v = vec![0f32; len];
         m.weight().widen(0, &mut v);

@@ -23,6 +23,7 @@ mod preprocessor;
 pub mod prompt;
 mod session;
 pub mod settings;
+pub mod shapes;
 pub mod tokenizer;
 
 pub use checkpoint::{Dtype, Quantize};
@@ -31,5 +32,5 @@ pub use error::{Error, Result};
 pub use method::{OutRo, OutRoConfig};
 pub use model::{LoadOptions, MediaEmbeds, Model, Progress, Prompt};
 pub use nn::{KvType, Mat};
-pub use outro_kernels::Activations;
+pub use outro_kernels::{Activations, Level, f32_operations_per_second, read_bytes_per_second};
 pub use session::Session;

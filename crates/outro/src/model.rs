@@ -83,6 +83,13 @@ pub struct MediaEmbeds {
     pub audio: Mat,
 }
 
+fn names(config: &Config) -> Result<family::Names> {
+    let found = family::find(&config.model_type);
+    found
+        .map(|f| f.names)
+        .ok_or_else(|| Error::config("config.json", "model_type", "unknown family"))
+}
+
 impl Model {
     /// Opens the checkpoint in the directory, or the GGUF file, `dir`. Matrices stay memory-mapped where the options
     /// allow it.
@@ -90,14 +97,28 @@ impl Model {
     /// # Errors
     /// Everything that can be wrong with config.json and the weights, by file, field and tensor.
     pub fn load(dir: &Path, options: impl Into<LoadOptions>) -> Result<Self> {
-        let options = options.into();
         let config = Config::load(dir)?;
-        let names = family::find(&config.model_type)
-            .ok_or_else(|| Error::config(dir.join("config.json"), "model_type", "unknown family"))?
-            .names;
-        let checkpoint = Checkpoint::open(dir, names.skipped)?;
+        let checkpoint = Checkpoint::open(dir, names(&config)?.skipped)?;
+        Self::build(config, &checkpoint, &options.into())
+    }
+
+    /// A model of this size with random weights, made in memory: for measurements. `options.cache` is not used, and
+    /// `dtype` auto is bf16.
+    ///
+    /// # Errors
+    /// A family that is not known.
+    pub fn random(config: Config, options: impl Into<LoadOptions>, seed: u64) -> Result<Self> {
+        let options = LoadOptions {
+            cache: None,
+            ..options.into()
+        };
+        Self::build(config, &Checkpoint::random(seed), &options)
+    }
+
+    fn build(config: Config, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
+        let names = names(&config)?;
         let w = Weights {
-            checkpoint: &checkpoint,
+            checkpoint,
             dtype: options.dtype,
             quantised: None,
             activations: options.activations,
@@ -112,7 +133,7 @@ impl Model {
                     names.lm_head.to_owned()
                 };
                 let cache = options.cache.as_deref();
-                Some(Quantised::open(&checkpoint, to, &layers, &head, cache)?)
+                Some(Quantised::open(checkpoint, to, &layers, &head, cache)?)
             }
         };
         let smaller = Weights {
@@ -151,6 +172,23 @@ impl Model {
 
     pub(crate) fn decoder(&self) -> &Decoder {
         &self.decoder
+    }
+
+    /// Bytes and elements of the matrices that every decoded token is multiplied with.
+    pub fn decode_weights(&self) -> (usize, usize) {
+        let used = self.decoder.product_matrices();
+        used.fold((0, 0), |(bytes, n), m| {
+            (bytes + m.bytes(), n + m.rows() * m.cols())
+        })
+    }
+
+    /// Elements of the vision and of the audio tower's matrices.
+    pub fn tower_weights(&self) -> (usize, usize) {
+        let count = |m: &mut dyn Iterator<Item = &Matrix>| m.map(|m| m.rows() * m.cols()).sum();
+        (
+            count(&mut self.vision.iter().flat_map(VisionTower::matrices)),
+            count(&mut self.audio.iter().flat_map(AudioTower::matrices)),
+        )
     }
 
     /// Bytes that the matrices take, mapped or owned.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::bench::BenchFlags;
 use super::eval::EvalCommand;
 use super::synth::SynthFlags;
 
@@ -42,6 +43,8 @@ pub(crate) enum Cmd {
     /// Measure accuracy on a benchmark, with and without OutRo, with paired statistics.
     #[command(subcommand)]
     Eval(EvalCommand),
+    /// Measure speed and memory, beside the machine's limits; several strategies alternate.
+    Bench(Box<BenchFlags>),
     /// Render short videos of a synthetic world with questions in the forms of AVHBench and Daily-Omni.
     Synth(SynthFlags),
     /// Render a clip of the synthetic world, ask three questions about it, show the plain model and OutRo side by side.
@@ -268,7 +271,7 @@ pub(crate) struct WeightFlags {
     /// Neither read nor write kept quantised weights.
     #[arg(long, requires = "quantize")]
     pub(crate) no_quantize_cache: bool,
-    /// What quantised weights are multiplied with while decoding.
+    /// What weights are multiplied with.
     #[arg(long, value_enum, default_value = "f32")]
     pub(crate) activations: ActivationsFlag,
     /// How keys and values of past tokens are held; f16 takes half the memory.
@@ -280,8 +283,8 @@ pub(crate) struct WeightFlags {
 pub(crate) enum ActivationsFlag {
     /// Exact.
     F32,
-    /// Rounded to 8 bits: faster where memory is not the limit.
-    Int8,
+    /// Rounded to what the processor multiplies fastest: 8 bits with quantised weights, bf16 with bf16 weights.
+    Reduced,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -2,6 +2,7 @@
 
 mod answer;
 pub(crate) mod ask;
+pub(crate) mod bench;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod eval;

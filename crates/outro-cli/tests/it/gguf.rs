@@ -28,14 +28,14 @@ fn a_question_with_and_without_outro() {
         let record: Value = serde_json::from_str(ran.stdout.trim()).unwrap();
         assert_eq!(record["answers"].as_array().unwrap().len(), 2);
         assert_eq!(record["prompt_tokens"]["image"], 0);
-        assert_eq!(record["random_weights"], false);
+        assert_eq!(record["builtin_model"], false);
     }
     outro(args![
         "ask",
         "--model",
         model("qwen2-tiny"),
         "--activations",
-        "int8",
+        "reduced",
         "--kv",
         "f16",
         "--max-new-tokens",

@@ -5,11 +5,15 @@
 //! dequantisation and all products start from there.
 
 mod encode;
+mod many;
 mod product;
+#[cfg(target_arch = "x86_64")]
+mod tile;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 pub use encode::quantise;
+pub(crate) use many::{Int8Panel, Int8Tiles};
 pub(crate) use product::few_rows;
 
 use crate::simd::Level;
@@ -196,6 +200,17 @@ fn open_wide(level: Level, kind: QuantType, blocks: &[u8], open: &mut Open, wide
     open.widen(kind, wide);
 }
 
+/// Opens at most a chunk.
+fn open_read(level: Level, kind: QuantType, blocks: &[u8], open: &mut Open) {
+    #[cfg(target_arch = "x86_64")]
+    if level > Level::Portable {
+        // SAFETY: as in [`open_wide`].
+        return unsafe { x86::read(open, kind, blocks) };
+    }
+    let _ = level;
+    open.read(kind, blocks);
+}
+
 /// A row's blocks, a chunk at a time.
 #[inline(always)]
 fn chunks<'a>(w: Blocks, row: &'a [u8]) -> std::slice::Chunks<'a, u8> {
@@ -203,7 +218,7 @@ fn chunks<'a>(w: Blocks, row: &'a [u8]) -> std::slice::Chunks<'a, u8> {
 }
 
 /// Elements that are opened at once.
-const CHUNK: usize = 256;
+pub(crate) const CHUNK: usize = 256;
 /// Elements that share a scale and a minimum.
 const GROUP: usize = 16;
 /// Groups of a chunk.

@@ -25,7 +25,7 @@ pub(crate) fn few_rows(
 ) {
     let x = match activations {
         Activations::F32 => Rows::F32(pad(x, k)),
-        Activations::Int8 => Rows::Int8(Int8Rows::new(x, k)),
+        Activations::Reduced => Rows::Int8(Int8Rows::new(x, k)),
     };
     let shared = Shared::new(out);
     (0..n.div_ceil(STRIP)).into_par_iter().for_each(|task| {
@@ -208,7 +208,7 @@ mod tests {
         #[test]
         fn every_level_equals_the_sum_over_dequantised_weights(
             kind in prop::sample::select(QuantType::ALL.to_vec()),
-            m in 1usize..8, n in 1usize..70, blocks in 1usize..20, seed in 1u64..1000,
+            m in 1usize..30, n in 1usize..70, blocks in 1usize..20, seed in 1u64..1000,
         ) {
             let blocks = if kind.block_len() == 256 { blocks.div_ceil(6) } else { blocks };
             let k = blocks * kind.block_len();
@@ -229,16 +229,21 @@ mod tests {
                     prop_assert!((f64::from(*got) - want).abs() < 1e-5 * (1.0 + size), "{:?} f32: {} for {}", level, got, want);
                 }
                 // An activation moves by at most half a step of 1/127 of its block's largest.
-                for (at, (got, (sum, size))) in run(level, Activations::Int8).iter().zip(&want).enumerate() {
+                for (at, (got, (sum, size))) in run(level, Activations::Reduced).iter().zip(&want).enumerate() {
                     let want = sum + f64::from(bias[at % n]);
                     let tolerance = 1e-4 + (size + wide.iter().fold(0f32, |a, b| a.max(b.abs())) as f64 * k as f64) / 254.0;
                     prop_assert!((f64::from(*got) - want).abs() < tolerance, "{:?} int8: {} for {}", level, got, want);
                 }
             }
-            // The integer sums are exact, so only the order of the floats differs between levels.
-            let portable = run(Level::Portable, Activations::Int8);
-            for level in Level::all() {
-                for ((a, b), (_, size)) in run(level, Activations::Int8).iter().zip(&portable).zip(&want) {
+            // The integer sums are exact, so only the order of the floats differs between levels, and between many rows and
+            // a few at a time.
+            let mut portable = vec![f32::NAN; m * n];
+            for (x, y) in x.chunks(4 * k).zip(portable.chunks_mut(4 * n)) {
+                let few = x.len() / k;
+                linear_at(Level::Portable, Activations::Reduced, x, few, k, Weight::Quant(w), n, Some(&bias), y);
+            }
+            for level in Level::all().filter(|l| m <= 4 || l.has_vnni()) {
+                for ((a, b), (_, size)) in run(level, Activations::Reduced).iter().zip(&portable).zip(&want) {
                     // Minima and offsets are taken away from larger sums than the terms' own.
                     prop_assert!((a - b).abs() < 1e-4 * (1.0 + *size as f32), "{:?}: {} for {}", level, a, b);
                 }
@@ -247,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn int8_activations_are_close_on_quantised_random_weights() {
+    fn rounded_activations_are_close_on_quantised_random_weights() {
         let (m, k, n) = (2, 1024, 50);
         let (x, w) = (random(1, m * k), random(2, n * k));
         for kind in [QuantType::Q8_0, QuantType::Q6K, QuantType::Q4K] {
@@ -259,7 +264,7 @@ mod tests {
                 linear_at(Level::detect(), activations, &x, m, k, weight, n, None, &mut y);
                 y
             };
-            let (exact, int8) = (run(Activations::F32), run(Activations::Int8));
+            let (exact, int8) = (run(Activations::F32), run(Activations::Reduced));
             let (mut dot, mut a, mut b) = (0f64, 0f64, 0f64);
             for (x, y) in exact.iter().zip(&int8) {
                 dot += f64::from(x * y);
@@ -282,7 +287,7 @@ mod tests {
             let mut x = vec![1f32; 256];
             x[70] = bad;
             for level in Level::all() {
-                for activations in [Activations::F32, Activations::Int8] {
+                for activations in [Activations::F32, Activations::Reduced] {
                     let mut y = [0f32];
                     linear_at(level, activations, &x, 1, 256, w, 1, None, &mut y);
                     assert!(!y[0].is_finite(), "{level:?} {activations:?}");

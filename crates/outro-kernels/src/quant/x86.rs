@@ -84,7 +84,7 @@ fn fifth_bits(b: &[u8], at: usize) -> __m256i {
 /// [`Open::read`].
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn read(open: &mut Open, kind: QuantType, blocks: &[u8]) {
+pub(super) fn read(open: &mut Open, kind: QuantType, blocks: &[u8]) {
     let n = blocks.len() / kind.block_bytes();
     if kind.block_len() == 32 {
         for i in 0..CHUNK / 32 {

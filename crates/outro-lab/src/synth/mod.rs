@@ -7,7 +7,7 @@
 mod files;
 mod picture;
 mod questions;
-mod rng;
+pub(crate) mod rng;
 mod sound;
 mod stream;
 mod world;

@@ -77,6 +77,9 @@ impl Quantize {
 
 /// Which matrices become what, by the names under which the decoder asks for them.
 pub(crate) struct Quantised {
+    to: Quantize,
+    /// The output head's tensor.
+    head: String,
     plan: BTreeMap<String, QuantType>,
     cache: Option<Arc<Mmap>>,
     /// Where each matrix lies in the cache.
@@ -99,6 +102,8 @@ impl Quantised {
         dir: Option<&Path>,
     ) -> Result<Self> {
         let mut this = Self {
+            to,
+            head: head.into(),
             plan: BTreeMap::new(),
             cache: None,
             places: HashMap::new(),
@@ -175,6 +180,12 @@ impl Quantised {
         shape: &[usize],
         dtype: Dtype,
     ) -> Result<Matrix> {
+        if let (Some(pattern), [rows, cols]) = (&checkpoint.random, shape)
+            && let Some(kind) = self.to.layout(*cols, name == self.head)
+            && (name == self.head || name.ends_with("_proj.weight"))
+        {
+            return Ok(pattern.quantised(name, *rows, *cols, kind));
+        }
         let Some(kind) = self.plan.get(name) else {
             return checkpoint.matrix(name, shape, dtype);
         };

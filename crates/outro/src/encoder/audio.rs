@@ -1,5 +1,7 @@
 //! The audio tower: a Whisper-style encoder that works in chunks of `2 * n_window` mel frames, then halves time.
 
+use std::ops::Range;
+
 use outro_kernels::{AttentionShape, Mask, attend, gelu, layer_norm};
 
 use super::AUDIO_NORM_EPS;
@@ -49,6 +51,9 @@ impl LayerNorm {
         out
     }
 }
+
+/// Chunks that go through the tower at once.
+const CHUNKS: usize = 16;
 
 /// Tokens that an audio of `frames` mel frames becomes: a convolution of stride 2, then pairs are averaged.
 pub fn audio_tokens(frames: usize) -> usize {
@@ -106,9 +111,9 @@ impl AudioTower {
             cols: c.hidden,
             data: Vec::new(),
         };
-        for start in (0..frames).step_by(chunk) {
-            let n = (frames - start).min(chunk);
-            x.data.extend(self.chunk(mel, frames, start, n).data);
+        for start in (0..frames).step_by(chunk * CHUNKS) {
+            let n = (frames - start).min(chunk * CHUNKS);
+            x.data.extend(self.chunks(mel, frames, start..start + n).data);
             progress(start + n);
         }
         let mut pooled = Mat::zeros(audio_tokens(frames), c.hidden);
@@ -140,38 +145,58 @@ impl AudioTower {
         )
     }
 
-    /// Convolutions and attention layers over one chunk: nothing crosses its ends.
-    fn chunk(&self, mel: &[f32], frames: usize, start: usize, n: usize) -> Mat {
+    /// Convolutions and attention layers over chunks of `2 * n_window` frames: nothing crosses a chunk's ends.
+    fn chunks(&self, mel: &[f32], frames: usize, range: Range<usize>) -> Mat {
         let c = &self.config;
+        let chunk = 2 * c.n_window;
+        let starts = || range.clone().step_by(chunk);
+        let length = |start: usize| (range.end - start).min(chunk);
         // Each convolution is a product with its unfolded input; columns are (channel, tap) as in its kernel.
-        let mut unfolded = vec![0f32; n * c.mel_bins * 3];
-        for (t, row) in unfolded.chunks_exact_mut(c.mel_bins * 3).enumerate() {
-            for (bin, taps) in row.chunks_exact_mut(3).enumerate() {
-                for (tap, x) in taps.iter_mut().enumerate() {
-                    let at = (t + tap).wrapping_sub(1);
-                    if at < n {
-                        *x = mel[bin * frames + start + at];
+        let mut unfolded = vec![0f32; range.len() * c.mel_bins * 3];
+        let mut rows = unfolded.chunks_exact_mut(c.mel_bins * 3);
+        for start in starts() {
+            let n = length(start);
+            for (t, row) in (0..n).zip(&mut rows) {
+                for (bin, taps) in row.chunks_exact_mut(3).enumerate() {
+                    for (tap, x) in taps.iter_mut().enumerate() {
+                        let at = (t + tap).wrapping_sub(1);
+                        if at < n {
+                            *x = mel[bin * frames + start + at];
+                        }
                     }
                 }
             }
         }
         let mut wide = self.conv1.forward(&unfolded);
         gelu(&mut wide.data);
-        let half = n.div_ceil(2);
-        let mut unfolded = vec![0f32; half * c.hidden * 3];
-        for (t, row) in unfolded.chunks_exact_mut(c.hidden * 3).enumerate() {
-            for tap in 0..3 {
-                let at = (2 * t + tap).wrapping_sub(1);
-                if at < n {
-                    for (x, w) in row[tap..].iter_mut().step_by(3).zip(wide.row(at)) {
-                        *x = *w;
+        let bounds: Vec<usize> = std::iter::once(0)
+            .chain(starts().scan(0, |end, start| {
+                *end += length(start).div_ceil(2);
+                Some(*end)
+            }))
+            .collect();
+        let mut unfolded = vec![0f32; bounds[bounds.len() - 1] * c.hidden * 3];
+        let mut rows = unfolded.chunks_exact_mut(c.hidden * 3);
+        for start in starts() {
+            let n = length(start);
+            for (t, row) in (0..n.div_ceil(2)).zip(&mut rows) {
+                for tap in 0..3 {
+                    let at = (2 * t + tap).wrapping_sub(1);
+                    if at < n {
+                        let from = wide.row(start - range.start + at);
+                        for (x, w) in row[tap..].iter_mut().step_by(3).zip(from) {
+                            *x = *w;
+                        }
                     }
                 }
             }
         }
         let mut x = self.conv2.forward(&unfolded);
+        drop(unfolded);
         gelu(&mut x.data);
-        outro_kernels::add(&mut x.data, &self.positions[..half * c.hidden]);
+        for chunk in x.data.chunks_mut(c.n_window * c.hidden) {
+            outro_kernels::add(chunk, &self.positions[..chunk.len()]);
+        }
         let shape = AttentionShape {
             heads: c.heads,
             kv_heads: c.heads,
@@ -180,7 +205,7 @@ impl AudioTower {
         for layer in &self.layers {
             let mut h = layer.norm1.forward(&x.data);
             let (q, k, v) = (layer.q.forward(&h), layer.k.forward(&h), layer.v.forward(&h));
-            attend(&q.data, &k.data, &v.data, shape, Mask::Full, &mut h);
+            attend(&q.data, &k.data, &v.data, shape, Mask::Segments(&bounds), &mut h);
             outro_kernels::add(&mut x.data, &layer.o.forward(&h).data);
             let mut wide = layer.up.forward(&layer.norm2.forward(&x.data));
             gelu(&mut wide.data);

@@ -134,6 +134,12 @@ impl Decoder {
             .chain(self.head.as_ref().map(|h| &h.weight))
     }
 
+    /// The matrices that a row is multiplied with: all but an embedding that is only looked up.
+    pub(crate) fn product_matrices(&self) -> impl Iterator<Item = &Matrix> {
+        let head = self.head.as_ref().map_or(&self.embed, |h| &h.weight);
+        self.layers.iter().flat_map(Layer::matrices).chain([head])
+    }
+
     /// Rows of several requests through every layer. Linear layers run once over all rows; attention and hooks
     /// run per request, so a hook can only ever see its own request's rows. Returns each request's rows after
     /// the last layer, before the final norm. `progress` is called after each layer.

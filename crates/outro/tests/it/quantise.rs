@@ -144,7 +144,7 @@ fn quantised_files_stay_as_they_are() {
 }
 
 #[test]
-fn int8_activations_are_a_choice_and_close() {
+fn reduced_activations_are_a_choice_and_close() {
     for name in ["llama-tiny", "qwen2-tiny"] {
         let load = |activations| {
             let options = LoadOptions {
@@ -155,7 +155,7 @@ fn int8_activations_are_a_choice_and_close() {
         };
         // Up to four rows go through the path that may round activations.
         let exact = logits(&load(Activations::F32), &IDS[..3]);
-        let rounded = logits(&load(Activations::Int8), &IDS[..3]);
+        let rounded = logits(&load(Activations::Reduced), &IDS[..3]);
         assert_ne!(exact, rounded);
         assert!(
             cosine(&exact, &rounded) > 0.999,

@@ -1,0 +1,83 @@
+//! `outro bench` as it is typed.
+
+use clap::Args;
+use outro_lab::bench::Work;
+
+use super::flags::{ModelFlags, WeightFlags};
+use super::{Weights, weights};
+use crate::fault::Fault;
+
+#[derive(Debug, Args)]
+pub(crate) struct BenchFlags {
+    #[command(flatten)]
+    model: ModelFlags,
+    /// Random weights of a published size, made in memory, instead of a checkpoint: qwen2.5-omni-3b, qwen2.5-vl-7b, ...
+    #[arg(long, value_name = "NAME", conflicts_with = "model")]
+    shape: Option<String>,
+    /// Rows of the prompt.
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    prompt_tokens: usize,
+    /// Frames of 448 x 448 that go through the vision tower before it.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    frames: usize,
+    /// Seconds of sound that go through the audio tower before it.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    audio_seconds: usize,
+    /// Decode steps.
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    new_tokens: usize,
+    /// Rounds; strategies alternate within each, and medians are over all.
+    #[arg(long, value_name = "N", default_value_t = 3)]
+    rounds: usize,
+    #[command(flatten)]
+    weights: WeightFlags,
+    /// baseline, outro, or outro:KEY=VALUE,...; may be repeated, ratios are to the first [default: baseline].
+    #[arg(long, value_name = "NAME")]
+    strategy: Vec<String>,
+    /// JSON on stdout.
+    #[arg(long)]
+    json: bool,
+}
+
+/// `outro bench`.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    pub(crate) model: Option<String>,
+    pub(crate) shape: Option<String>,
+    pub(crate) work: Work,
+    pub(crate) weights: Weights,
+    pub(crate) strategies: Vec<String>,
+    pub(crate) json: bool,
+}
+
+pub(super) fn bench(f: BenchFlags) -> anyhow::Result<Bench> {
+    for (flag, n) in [
+        ("--prompt-tokens", f.prompt_tokens),
+        ("--new-tokens", f.new_tokens),
+        ("--rounds", f.rounds),
+    ] {
+        if n == 0 {
+            return Err(Fault::usage(format!("{flag} is 0"))
+                .hint("give a number from 1 up")
+                .into());
+        }
+    }
+    Ok(Bench {
+        model: f.model.model,
+        shape: f.shape,
+        work: Work {
+            prompt_tokens: f.prompt_tokens,
+            new_tokens: f.new_tokens,
+            frames: f.frames,
+            audio_seconds: f.audio_seconds,
+            rounds: f.rounds,
+        },
+        weights: weights(&f.weights)?,
+        strategies: if f.strategy.is_empty() {
+            vec!["baseline".into()]
+        } else {
+            f.strategy
+        },
+        json: f.json,
+    })
+}

@@ -1,0 +1,135 @@
+//! `outro bench`: how fast a model runs here, and how near that is to what the machine can do.
+
+use std::fmt::Write as _;
+
+use outro::Model;
+use outro::settings::Settings;
+use outro_lab::bench::{Bench as Result, Limits, Timed, bench};
+use outro_lab::strategy::Strategy;
+
+use super::ask::emit;
+use super::source;
+use crate::args::Switches;
+use crate::args::bench::Bench;
+use crate::fault::Fault;
+use crate::ui::{Ui, Unit, bytes, thousands};
+
+/// Runs it and prints the table.
+pub(crate) fn run(args: &Bench, ui: &Ui) -> anyhow::Result<()> {
+    let bar = ui.bar("loading weights", 0, Unit::Count);
+    let (model, method) = if let Some(shape) = &args.shape {
+        let config = outro::shapes::config(shape)?;
+        let model = Model::random(config, args.weights.load.clone(), 1)?;
+        (model, outro::OutRoConfig::default())
+    } else {
+        let source = source::open(args.model.as_deref(), ui)?;
+        let method = source::method(&Settings::load(&source.dir)?, &source.dir, &Switches::default())?;
+        (Model::load(&source.dir, args.weights.load.clone())?, method)
+    };
+    bar.done();
+    let limit = model.config().text.max_positions;
+    let wanted = args.work.prompt_tokens.saturating_add(args.work.new_tokens);
+    if wanted > limit {
+        let problem = format!("{wanted} tokens of prompt and answer exceed the model's {limit}");
+        return Err(Fault::usage(problem)
+            .hint("give fewer --prompt-tokens or --new-tokens")
+            .into());
+    }
+    for (flag, n, tower) in [
+        ("--frames", args.work.frames, model.config().vision.is_some()),
+        (
+            "--audio-seconds",
+            args.work.audio_seconds,
+            model.config().audio.is_some(),
+        ),
+    ] {
+        if n > 0 && !tower {
+            return Err(
+                Fault::usage(format!("{flag} {n}: this model has no tower for it"))
+                    .hint("leave the flag out, or take another model")
+                    .into(),
+            );
+        }
+    }
+    let strategies: Vec<Strategy> = args
+        .strategies
+        .iter()
+        .map(|s| Strategy::parse(s, &method))
+        .collect::<outro_lab::Result<_>>()?;
+    let bar = ui.bar("measuring", 0, Unit::Count);
+    let result = bench(&model, &strategies, args.weights.kv, &args.work, &mut |label| {
+        bar.label(label)
+    })?;
+    bar.done();
+    for row in result.rows.iter().filter(|r| r.layers_with_sinks == 0) {
+        if row.strategy != "baseline" {
+            ui.note(&format!("{}: no sink was found, so it did nothing", row.strategy));
+        }
+    }
+    if args.json {
+        return emit(&format!("{}\n", serde_json::to_string_pretty(&result)?));
+    }
+    let model = args
+        .shape
+        .as_deref()
+        .or(args.model.as_deref())
+        .unwrap_or(source::TINY);
+    emit(&table(model, &args.weights.name(), &result))
+}
+
+fn table(model: &str, weights: &str, r: &Result) -> String {
+    let mut out = format!("{model}, weights {weights}, {} threads, {}\n", r.threads, r.simd);
+    let l = &r.limits;
+    let _ = writeln!(
+        out,
+        "machine    reads {:.1} GB/s, multiplies {:.0} Gflop/s in f32",
+        l.read_bytes_per_second / 1e9,
+        l.f32_operations_per_second / 1e9
+    );
+    let _ = writeln!(
+        out,
+        "memory     weights {}, keys and values {}, peak {}",
+        bytes(r.weight_bytes as u64),
+        bytes(r.cache_bytes as u64),
+        r.peak_bytes.map_or_else(|| "unknown".into(), |p| bytes(p as u64))
+    );
+    for (name, what, tower) in [
+        ("vision", "patches", &r.vision),
+        ("audio", "mel frames", &r.audio),
+    ] {
+        if let Some(t) = tower {
+            let _ = writeln!(out, "{name:<10} {}", timed(what, t, l, false));
+        }
+    }
+    for row in &r.rows {
+        let _ = writeln!(
+            out,
+            "{}\n  prefill  {}\n  decode   {}\n  first token after {:.2} s",
+            row.strategy,
+            timed("tokens", &row.prefill, l, false),
+            timed("tokens", &row.decode, l, true),
+            row.time_to_first_token
+        );
+        if row.layers_with_sinks > 0 {
+            let _ = writeln!(out, "  sinks in {} layers", row.layers_with_sinks);
+        }
+    }
+    out
+}
+
+fn timed(what: &str, t: &Timed, limits: &Limits, memory: bool) -> String {
+    let of = if memory {
+        format!("{:.0} % of the memory limit", 100.0 * t.of_memory(limits))
+    } else {
+        format!("{:.0} % of the f32 limit", 100.0 * t.of_arithmetic(limits))
+    };
+    format!(
+        "{} {what} in {:.4} s ({:.4} to {:.4}), {:.1} a second, {of}, ratio {:.3}",
+        thousands(t.items as u64),
+        t.seconds,
+        t.fastest,
+        t.slowest,
+        t.items as f64 / t.seconds,
+        t.ratio
+    )
+}

@@ -1,0 +1,159 @@
+//! Many rows of activations, rounded to 8 bits, with panels of quantised weights (AVX-512 VNNI).
+
+use rayon::prelude::*;
+
+use super::{Blocks, CHUNK, GROUP, GROUPS, Open, QuantType, open_read};
+use crate::simd::{Level, MR, NR};
+
+/// Four elements in a word.
+const WORDS: usize = CHUNK / 4;
+/// Activations that share a scale.
+const SHARED: usize = 32;
+/// Such groups of a chunk.
+const SCALES: usize = CHUNK / SHARED;
+
+/// Activations `scale * q`, in tiles of MR rows.
+pub(crate) struct Int8Tiles {
+    /// Chunks of a row.
+    chunks: usize,
+    /// `[tile][chunk][WORDS][MR]`, four `q` a word.
+    q: Vec<i32>,
+    /// `[tile][chunk][SCALES][MR]`.
+    scale: Vec<f32>,
+    /// `scale` times the sum of `q` over each [`GROUP`]: `[tile][chunk][GROUPS][MR]`.
+    sum: Vec<f32>,
+}
+
+impl Int8Tiles {
+    pub(crate) fn new(x: &[f32], m: usize, k: usize) -> Self {
+        let (tiles, chunks) = (m.div_ceil(MR), k.div_ceil(CHUNK));
+        let mut this = Self {
+            chunks,
+            q: vec![0; tiles * chunks * WORDS * MR],
+            scale: vec![0.0; tiles * chunks * SCALES * MR],
+            sum: vec![0.0; tiles * chunks * GROUPS * MR],
+        };
+        let q = this.q.par_chunks_mut(chunks * WORDS * MR);
+        let scale = this.scale.par_chunks_mut(chunks * SCALES * MR);
+        let sum = this.sum.par_chunks_mut(chunks * GROUPS * MR);
+        let tiles = q.zip(scale).zip(sum).zip(x.par_chunks(MR * k));
+        tiles.for_each(|(((q, scale), sum), x)| {
+            for (i, row) in x.chunks_exact(k).enumerate() {
+                for (g, x) in row.chunks(SHARED).enumerate() {
+                    let mut words = [0i8; SHARED];
+                    scale[g * MR + i] = round(x, &mut words);
+                    for (w, four) in words.as_chunks::<4>().0.iter().enumerate() {
+                        let bytes = four.map(|b| b as u8);
+                        q[(g * SHARED / 4 + w) * MR + i] = i32::from_le_bytes(bytes);
+                    }
+                    for (h, half) in words.as_chunks::<GROUP>().0.iter().enumerate() {
+                        let total: i32 = half.iter().map(|q| i32::from(*q)).sum();
+                        sum[(g * SHARED / GROUP + h) * MR + i] = scale[g * MR + i] * total as f32;
+                    }
+                }
+            }
+        });
+        this
+    }
+}
+
+/// Rounds up to 32 activations to 8 bits and returns their scale; one that is no number shows in it.
+fn round(x: &[f32], q: &mut [i8; SHARED]) -> f32 {
+    let largest = x.iter().fold(0f32, |a, b| a.max(b.abs()));
+    if !x.iter().all(|x| x.is_finite()) {
+        return f32::NAN;
+    }
+    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    for (q, x) in q.iter_mut().zip(x) {
+        *q = (x * inverse).round_ties_even() as i8;
+    }
+    largest / 127.0
+}
+
+/// A chunk of NR rows of a quantised matrix.
+pub(crate) struct Int8Panel {
+    open: Open,
+    /// Whether every [`GROUP`] has a scale of its own, and not every two.
+    fine: bool,
+    /// Which chunk.
+    chunk: usize,
+    /// `[WORDS][NR]`, four `q` a word.
+    q: Vec<u32>,
+    /// `[GROUPS][NR]`.
+    scale: Vec<f32>,
+    /// `scale * offset + min`, `[GROUPS][NR]`.
+    low: Vec<f32>,
+}
+
+impl Int8Panel {
+    pub(crate) fn new() -> Self {
+        Self {
+            open: Open::new(),
+            fine: false,
+            chunk: 0,
+            q: vec![0; WORDS * NR],
+            scale: vec![0.0; GROUPS * NR],
+            low: vec![0.0; GROUPS * NR],
+        }
+    }
+
+    /// Takes chunk `chunk` of the rows `n0..n0 + cols` of `k` elements; missing ones are zero.
+    pub(crate) fn pack(
+        &mut self,
+        level: Level,
+        w: Blocks,
+        (n0, cols): (usize, usize),
+        k: usize,
+        chunk: usize,
+    ) {
+        self.fine = w.kind == QuantType::Q6K;
+        self.chunk = chunk;
+        let bytes = CHUNK / w.kind.block_len() * w.kind.block_bytes();
+        let offset = w.kind.offset() as f32;
+        if cols < NR {
+            self.q.fill(0);
+            self.scale.fill(0.0);
+            self.low.fill(0.0);
+        }
+        for j in 0..cols {
+            let row = &w.row(n0 + j, k)[chunk * bytes..];
+            open_read(level, w.kind, &row[..row.len().min(bytes)], &mut self.open);
+            let words = self.open.q.as_chunks::<4>().0;
+            for (to, four) in self.q[j..].iter_mut().step_by(NR).zip(words) {
+                *to = u32::from_le_bytes(*four);
+            }
+            for g in 0..GROUPS {
+                let (scale, min) = (self.open.scale[g], self.open.min[g]);
+                self.scale[g * NR + j] = scale;
+                self.low[g * NR + j] = scale.mul_add(offset, min);
+            }
+        }
+    }
+
+    /// `c[rows, NR] (+)= tile . panel^T`. The caller has checked that the processor has AVX-512 with VNNI.
+    pub(crate) fn multiply(&self, a: &Int8Tiles, tile: usize, rows: usize, c: &mut [f32], add: bool) {
+        let at = tile * a.chunks + self.chunk;
+        let q = &a.q[at * WORDS * MR..][..WORDS * MR];
+        let scale = &a.scale[at * SCALES * MR..][..SCALES * MR];
+        let sum = &a.sum[at * GROUPS * MR..][..GROUPS * MR];
+        assert!(rows <= MR && c.len() >= MR * NR, "products of a tile");
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: VNNI by the contract; all slices hold a tile, by the lines above and the panel's construction.
+        unsafe {
+            super::tile::multiply(
+                self.fine,
+                q,
+                scale,
+                sum,
+                rows,
+                &self.q,
+                &self.scale,
+                &self.low,
+                c,
+                add,
+            );
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (q, scale, sum, add);
+    }
+}

@@ -1,0 +1,356 @@
+//! Speed and memory of prefill, decode and towers, of one or several strategies in alternation, beside what the machine
+//! can do at most.
+
+use std::time::Instant;
+
+use outro::hook::Hook;
+use outro::inputs::{AudioFeatures, Inputs, Pixels};
+use outro::method::OutRo;
+use outro::positions::Positions;
+use outro::{KvType, Level, Mat, Model, Progress, Prompt, Session};
+use outro::{f32_operations_per_second, read_bytes_per_second};
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::strategy::Strategy;
+use crate::synth::rng::Rng;
+
+/// What is run.
+#[derive(Clone, Debug, Serialize)]
+pub struct Work {
+    /// Rows of the prompt.
+    pub prompt_tokens: usize,
+    /// Decode steps.
+    pub new_tokens: usize,
+    /// Frames of 448 x 448 through the vision tower; none is 0.
+    pub frames: usize,
+    /// Seconds of sound through the audio tower.
+    pub audio_seconds: usize,
+    /// Rounds; medians are over them.
+    pub rounds: usize,
+}
+
+/// What the machine can do at most, measured before the run.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Limits {
+    /// Bytes read from memory, all threads together.
+    pub read_bytes_per_second: f64,
+    /// Multiplications and additions of f32 in registers, all threads together.
+    pub f32_operations_per_second: f64,
+}
+
+impl Limits {
+    /// Takes about two seconds.
+    pub fn measure() -> Self {
+        Self {
+            read_bytes_per_second: read_bytes_per_second(),
+            f32_operations_per_second: f32_operations_per_second(),
+        }
+    }
+}
+
+/// Something that was timed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Timed {
+    /// Median of the rounds, in seconds.
+    pub seconds: f64,
+    /// Fastest round.
+    pub fastest: f64,
+    /// Slowest round.
+    pub slowest: f64,
+    /// Median of the ratios to the first strategy, round by round; 1 for the first.
+    pub ratio: f64,
+    /// What it processes: tokens, patches or mel frames.
+    pub items: usize,
+    /// Multiplications and additions that it cannot do without.
+    pub operations: f64,
+    /// Bytes that it cannot do without reading.
+    pub bytes: f64,
+}
+
+impl Timed {
+    fn new(all: &[f64], first: &[f64], items: usize, operations: f64, bytes: f64) -> Self {
+        let ratios: Vec<f64> = all.iter().zip(first).map(|(a, b)| a / b).collect();
+        Self {
+            seconds: median(all),
+            fastest: all.iter().copied().fold(f64::INFINITY, f64::min),
+            slowest: all.iter().copied().fold(0.0, f64::max),
+            ratio: median(&ratios),
+            items,
+            operations,
+            bytes,
+        }
+    }
+
+    /// Share of the machine's arithmetic limit.
+    pub fn of_arithmetic(&self, limits: &Limits) -> f64 {
+        self.operations / self.seconds / limits.f32_operations_per_second
+    }
+
+    /// Share of the machine's memory limit.
+    pub fn of_memory(&self, limits: &Limits) -> f64 {
+        self.bytes / self.seconds / limits.read_bytes_per_second
+    }
+}
+
+/// One strategy's figures.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// Its name.
+    pub strategy: String,
+    /// The whole prompt.
+    pub prefill: Timed,
+    /// One decode step.
+    pub decode: Timed,
+    /// Encoders and prefill.
+    pub time_to_first_token: f64,
+    /// Layers in which the method found sinks.
+    pub layers_with_sinks: usize,
+}
+
+/// A run's result.
+#[derive(Clone, Debug, Serialize)]
+pub struct Bench {
+    /// What was run.
+    pub work: Work,
+    /// Threads.
+    pub threads: usize,
+    /// SIMD level.
+    pub simd: String,
+    /// Measured before the run.
+    pub limits: Limits,
+    /// All matrices.
+    pub weight_bytes: usize,
+    /// Keys and values after the last step, of one session.
+    pub cache_bytes: usize,
+    /// Largest resident size of the process so far, where the system tells.
+    pub peak_bytes: Option<usize>,
+    /// The vision tower, if it was run.
+    pub vision: Option<Timed>,
+    /// The audio tower, if it was run.
+    pub audio: Option<Timed>,
+    /// By strategy.
+    pub rows: Vec<Row>,
+}
+
+/// Runs the work. `progress` gets what is being done.
+///
+/// # Errors
+/// Whatever the engine fails with.
+pub fn bench(
+    model: &Model,
+    strategies: &[Strategy],
+    kv: KvType,
+    work: &Work,
+    progress: &mut dyn FnMut(&str),
+) -> Result<Bench> {
+    progress("measuring the machine");
+    let limits = Limits::measure();
+    let towers = Towers::new(model, work);
+    let prompt = prompt(model, work)?;
+    let n = strategies.len();
+    let (mut prefill, mut decode) = (vec![Vec::new(); n], vec![Vec::new(); n]);
+    let (mut vision, mut audio) = (Vec::new(), Vec::new());
+    let (mut layers_with_sinks, mut cache_bytes) = (vec![0; n], 0);
+    for round in 0..work.rounds {
+        let label = format!("round {} of {}", round + 1, work.rounds);
+        progress(&format!("{label}: towers"));
+        vision.extend(towers.time(model, towers.vision.as_ref())?);
+        audio.extend(towers.time(model, towers.audio.as_ref())?);
+        // Each goes first in turn: whoever is first may find other caches and clocks.
+        let order: Vec<usize> = (0..n).map(|i| (i + round) % n).collect();
+        let mut sessions: Vec<Option<Session>> = (0..n).map(|_| None).collect();
+        for &i in &order {
+            let method = strategies[i].method.clone();
+            progress(&format!("{label}: prefill, {}", strategies[i].name));
+            let hook = method.map(|m| Box::new(OutRo::new(m)) as Box<dyn Hook>);
+            let mut session = Session::with_kv(model, hook, kv);
+            let since = Instant::now();
+            session.prefill(&prompt, 1, &mut |_| {})?;
+            prefill[i].push(since.elapsed().as_secs_f64());
+            layers_with_sinks[i] = session
+                .hook::<OutRo>()
+                .map_or(0, |o| o.sinks().values().filter(|s| !s.is_empty()).count());
+            sessions[i] = Some(session);
+        }
+        progress(&format!("{label}: decode"));
+        let mut rng = Rng::new(0, round as u64);
+        for step in 0..work.new_tokens {
+            let token = rng.below(model.config().text.vocab.min(1000)) as u32;
+            for at in 0..n {
+                let i = order[(at + step) % n];
+                let Some(session) = &mut sessions[i] else { continue };
+                let since = Instant::now();
+                session.decode(token)?;
+                decode[i].push(since.elapsed().as_secs_f64());
+            }
+        }
+        cache_bytes = sessions
+            .iter()
+            .flatten()
+            .map(Session::cache_bytes)
+            .max()
+            .unwrap_or(0);
+    }
+    let need = Need::of(model, work, kv);
+    let rows = (0..n)
+        .map(|i| {
+            let p = Timed::new(
+                &prefill[i],
+                &prefill[0],
+                work.prompt_tokens,
+                need.prefill.0,
+                need.prefill.1,
+            );
+            Row {
+                strategy: strategies[i].name.clone(),
+                time_to_first_token: p.seconds
+                    + [&vision, &audio].into_iter().map(|t| median(t)).sum::<f64>(),
+                prefill: p,
+                decode: Timed::new(&decode[i], &decode[0], 1, need.decode.0, need.decode.1),
+                layers_with_sinks: layers_with_sinks[i],
+            }
+        })
+        .collect();
+    let (patches, frames) = towers.items();
+    let (see, hear) = model.tower_weights();
+    let tower = |all: &[f64], items: usize, rows: usize, weights: usize| {
+        (!all.is_empty()).then(|| Timed::new(all, all, items, 2.0 * (rows * weights) as f64, 0.0))
+    };
+    Ok(Bench {
+        work: work.clone(),
+        threads: rayon::current_num_threads(),
+        simd: format!("{:?}", Level::detect()),
+        limits,
+        weight_bytes: model.weight_bytes(),
+        cache_bytes,
+        peak_bytes: peak_bytes(),
+        vision: tower(&vision, patches, patches, see),
+        // The first convolution halves time.
+        audio: tower(&audio, frames, frames / 2, hear),
+        rows,
+    })
+}
+
+/// (operations, bytes) that cannot be avoided.
+struct Need {
+    prefill: (f64, f64),
+    decode: (f64, f64),
+}
+
+impl Need {
+    fn of(model: &Model, work: &Work, kv: KvType) -> Self {
+        let t = &model.config().text;
+        let (bytes, elements) = model.decode_weights();
+        let (s, wide) = (work.prompt_tokens as f64, (t.heads * t.head_dim) as f64);
+        let head = (t.vocab * t.hidden) as f64;
+        // Only the last row goes through the output head; a row sees half of the others on average.
+        let layers = elements as f64 - head;
+        let attention = 4.0 * wide * t.layers as f64;
+        let steps = s + work.new_tokens as f64 / 2.0;
+        let size = if kv == KvType::F16 { 2.0 } else { 4.0 };
+        let row = (2 * t.layers * t.kv_heads * t.head_dim) as f64 * size;
+        Self {
+            prefill: (2.0 * (s * layers + head) + attention * s * s / 2.0, bytes as f64),
+            decode: (
+                2.0 * elements as f64 + attention * steps,
+                bytes as f64 + row * steps,
+            ),
+        }
+    }
+}
+
+/// Inputs of the towers.
+struct Towers {
+    vision: Option<Inputs>,
+    audio: Option<Inputs>,
+}
+
+impl Towers {
+    fn new(model: &Model, work: &Work) -> Self {
+        let (config, mut rng) = (model.config(), Rng::new(5, 0));
+        let mut noise = |n: usize| -> Vec<f32> { (0..n).map(|_| rng.unit() as f32 * 2.0 - 1.0).collect() };
+        let vision = config.vision.as_ref().filter(|_| work.frames > 0).map(|v| {
+            let side = 448 / v.patch / v.merge * v.merge;
+            let grid = [work.frames.div_ceil(v.temporal), side, side];
+            let cols = v.channels * v.temporal * v.patch * v.patch;
+            let tokens = grid[0] * side * side / v.merge / v.merge;
+            Inputs {
+                input_ids: vec![config.tokens.video.unwrap_or_default(); tokens],
+                pixel_values_videos: Some(Pixels {
+                    data: noise(grid.iter().product::<usize>() * cols),
+                    cols,
+                    grid_thw: vec![grid],
+                }),
+                second_per_grid: vec![1.0],
+                ..Inputs::default()
+            }
+        });
+        let audio = config.audio.as_ref().filter(|_| work.audio_seconds > 0).map(|a| {
+            let frames = work.audio_seconds * 100;
+            Inputs {
+                input_ids: vec![config.tokens.audio.unwrap_or_default(); outro::audio_tokens(frames)],
+                audio: Some(AudioFeatures {
+                    data: noise(frames * a.mel_bins),
+                    mel_bins: a.mel_bins,
+                    lengths: vec![frames],
+                }),
+                ..Inputs::default()
+            }
+        });
+        Self { vision, audio }
+    }
+
+    fn time(&self, model: &Model, inputs: Option<&Inputs>) -> Result<Option<f64>> {
+        let Some(inputs) = inputs else { return Ok(None) };
+        let since = Instant::now();
+        model.encode(inputs, &mut |_: Progress| {})?;
+        Ok(Some(since.elapsed().as_secs_f64()))
+    }
+
+    /// Patches and mel frames.
+    fn items(&self) -> (usize, usize) {
+        let pixels = self.vision.as_ref().and_then(|i| i.pixel_values_videos.as_ref());
+        let patches = pixels.map_or(0, |p| p.grid_thw.iter().flatten().product());
+        let mel = self.audio.as_ref().and_then(|i| i.audio.as_ref());
+        (patches, mel.map_or(0, |a| a.lengths.iter().sum()))
+    }
+}
+
+/// Random rows, three of them with a massive channel as real models have in their sinks.
+fn prompt(model: &Model, work: &Work) -> Result<Prompt> {
+    let (s, hidden) = (work.prompt_tokens, model.config().text.hidden);
+    let mut rng = Rng::new(3, 0);
+    let mut embeds = Mat::zeros(s, hidden);
+    for x in &mut embeds.data {
+        *x = rng.unit() as f32 * 3.4 - 1.7;
+    }
+    for sink in [0, s / 3, 2 * s / 3] {
+        embeds.row_mut(sink)[hidden / 3] = 30_000.0;
+    }
+    Ok(Prompt {
+        embeds,
+        positions: Positions {
+            ids: (0..s).map(|p| [p as f32; 3]).collect(),
+            next: s as f32,
+        },
+    })
+}
+
+fn median(all: &[f64]) -> f64 {
+    let mut sorted = all.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => 0.0,
+        n if n % 2 == 1 => sorted[n / 2],
+        n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
+    }
+}
+
+/// The process's largest resident size (Linux).
+fn peak_bytes() -> Option<usize> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"))?;
+    let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}

@@ -89,13 +89,14 @@ def write_folder(out: Path, tok: Tokenizer, cfg):
         "padding_side": "right", "padding_value": 0.0, "dither": 0.0, "return_attention_mask": True})
     added = {str(i): {"content": t, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
                       "special": True} for t, i in ids.items()}
+    # By these names the processor of transformers finds them.
+    named = {"image_token": "<|IMAGE|>", "audio_token": "<|AUDIO|>", "video_token": "<|VIDEO|>",
+             "vision_bos_token": "<|vision_bos|>", "vision_eos_token": "<|vision_eos|>",
+             "audio_bos_token": "<|audio_bos|>", "audio_eos_token": "<|audio_eos|>"}
     put("tokenizer_config.json", {
         "tokenizer_class": "Qwen2Tokenizer", "added_tokens_decoder": added, "add_prefix_space": False,
         "bos_token": None, "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "unk_token": None,
-        "image_token": "<|IMAGE|>", "audio_token": "<|AUDIO|>", "video_token": "<|VIDEO|>",
-        "vision_bos_token": "<|vision_bos|>", "vision_eos_token": "<|vision_eos|>",
-        "audio_bos_token": "<|audio_bos|>", "audio_eos_token": "<|audio_eos|>", "model_max_length": 8192,
-        "chat_template": TEMPLATE})
+        **named, "extra_special_tokens": named, "model_max_length": 8192, "chat_template": TEMPLATE})
     tok.save(str(out / "tokenizer.json"))
     put("outro.json", {"format": 1, "system": "", "profile": "option", "media": {"max_pixels": MAX_PIXELS}})
 

@@ -14,6 +14,9 @@ pub(crate) struct BenchFlags {
     /// Random weights of a published size, made in memory, instead of a checkpoint: qwen2.5-omni-3b, qwen2.5-vl-7b, ...
     #[arg(long, value_name = "NAME", conflicts_with = "model")]
     shape: Option<String>,
+    /// With --shape: only so many decoder layers, where memory or patience is short.
+    #[arg(long, value_name = "N", requires = "shape")]
+    layers: Option<usize>,
     /// Rows of the prompt.
     #[arg(long, value_name = "N", default_value_t = 512)]
     prompt_tokens: usize,
@@ -44,6 +47,7 @@ pub(crate) struct BenchFlags {
 pub(crate) struct Bench {
     pub(crate) model: Option<String>,
     pub(crate) shape: Option<String>,
+    pub(crate) layers: Option<usize>,
     pub(crate) work: Work,
     pub(crate) weights: Weights,
     pub(crate) strategies: Vec<String>,
@@ -55,6 +59,7 @@ pub(super) fn bench(f: BenchFlags) -> anyhow::Result<Bench> {
         ("--prompt-tokens", f.prompt_tokens),
         ("--new-tokens", f.new_tokens),
         ("--rounds", f.rounds),
+        ("--layers", f.layers.unwrap_or(1)),
     ] {
         if n == 0 {
             return Err(Fault::usage(format!("{flag} is 0"))
@@ -65,6 +70,7 @@ pub(super) fn bench(f: BenchFlags) -> anyhow::Result<Bench> {
     Ok(Bench {
         model: f.model.model,
         shape: f.shape,
+        layers: f.layers,
         work: Work {
             prompt_tokens: f.prompt_tokens,
             new_tokens: f.new_tokens,

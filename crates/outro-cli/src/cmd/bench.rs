@@ -18,7 +18,8 @@ use crate::ui::{Ui, Unit, bytes, thousands};
 pub(crate) fn run(args: &Bench, ui: &Ui) -> anyhow::Result<()> {
     let bar = ui.bar("loading weights", 0, Unit::Count);
     let (model, method) = if let Some(shape) = &args.shape {
-        let config = outro::shapes::config(shape)?;
+        let mut config = outro::shapes::config(shape)?;
+        config.text.layers = args.layers.unwrap_or(config.text.layers);
         let model = Model::random(config, args.weights.load.clone(), 1)?;
         (model, outro::OutRoConfig::default())
     } else {

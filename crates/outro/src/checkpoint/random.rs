@@ -1,5 +1,7 @@
 //! Weights made up in memory, for measurements of sizes of which no checkpoint is at hand.
 
+use std::sync::Arc;
+
 use half::bf16;
 use outro_kernels::{QuantType, quantise};
 
@@ -38,14 +40,14 @@ impl Pattern {
     pub(super) fn matrix(&self, name: &str, rows: usize, cols: usize, dtype: Dtype) -> Matrix {
         let (pattern, n) = (self.scaled(name, cols), rows * cols);
         let data = match dtype {
-            Dtype::F32 => Data::F32(tiled(&pattern, n).into()),
+            Dtype::F32 => Data::F32(tiled(&pattern, n)),
             Dtype::Auto | Dtype::Bf16 => {
                 let narrow: Vec<bf16> = pattern.iter().map(|x| bf16::from_f32(*x)).collect();
-                Data::Bf16(tiled(&narrow, n).into())
+                Data::Bf16(tiled(&narrow, n))
             }
             Dtype::F16 => {
                 let narrow: Vec<half::f16> = pattern.iter().map(|x| half::f16::from_f32(*x)).collect();
-                Data::F16(tiled(&narrow, n).into())
+                Data::F16(tiled(&narrow, n))
             }
         };
         self.named(name, rows, cols, data)
@@ -58,7 +60,7 @@ impl Pattern {
         let bytes = |n: usize| kind.bytes_of(n).unwrap_or_default();
         let mut blocks = vec![0; bytes(LEN)];
         quantise(kind, &pattern, &mut blocks);
-        let data = Data::Quant(kind, tiled(&blocks, bytes(rows * cols)).into());
+        let data = Data::Quant(kind, tiled(&blocks, bytes(rows * cols)));
         self.named(name, rows, cols, data)
     }
 
@@ -72,11 +74,13 @@ impl Pattern {
     }
 }
 
-/// The first `n` elements of `pattern`, repeated.
-fn tiled<T: Copy>(pattern: &[T], n: usize) -> Vec<T> {
-    let mut out = Vec::with_capacity(n);
-    while out.len() < n {
-        out.extend_from_slice(&pattern[..pattern.len().min(n - out.len())]);
-    }
-    out
+/// The first `n` elements of `pattern`, repeated; in one allocation, for it may be most of the memory.
+fn tiled<T: Copy>(pattern: &[T], n: usize) -> Arc<[T]> {
+    let mut at = 0;
+    let next = |_| {
+        let x = pattern[at];
+        at = if at + 1 == pattern.len() { 0 } else { at + 1 };
+        x
+    };
+    (0..n).map(next).collect()
 }

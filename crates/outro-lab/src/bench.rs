@@ -147,7 +147,7 @@ pub fn bench(
     progress("measuring the machine");
     let limits = Limits::measure();
     let towers = Towers::new(model, work);
-    let prompt = prompt(model, work)?;
+    let prompt = prompt(model, work);
     let n = strategies.len();
     let (mut prefill, mut decode) = (vec![Vec::new(); n], vec![Vec::new(); n]);
     let (mut vision, mut audio) = (Vec::new(), Vec::new());
@@ -155,8 +155,8 @@ pub fn bench(
     for round in 0..work.rounds {
         let label = format!("round {} of {}", round + 1, work.rounds);
         progress(&format!("{label}: towers"));
-        vision.extend(towers.time(model, towers.vision.as_ref())?);
-        audio.extend(towers.time(model, towers.audio.as_ref())?);
+        vision.extend(encode(model, towers.vision.as_ref())?);
+        audio.extend(encode(model, towers.audio.as_ref())?);
         // Each goes first in turn: whoever is first may find other caches and clocks.
         let order: Vec<usize> = (0..n).map(|i| (i + round) % n).collect();
         let mut sessions: Vec<Option<Session>> = (0..n).map(|_| None).collect();
@@ -301,13 +301,6 @@ impl Towers {
         Self { vision, audio }
     }
 
-    fn time(&self, model: &Model, inputs: Option<&Inputs>) -> Result<Option<f64>> {
-        let Some(inputs) = inputs else { return Ok(None) };
-        let since = Instant::now();
-        model.encode(inputs, &mut |_: Progress| {})?;
-        Ok(Some(since.elapsed().as_secs_f64()))
-    }
-
     /// Patches and mel frames.
     fn items(&self) -> (usize, usize) {
         let pixels = self.vision.as_ref().and_then(|i| i.pixel_values_videos.as_ref());
@@ -317,8 +310,15 @@ impl Towers {
     }
 }
 
+fn encode(model: &Model, inputs: Option<&Inputs>) -> Result<Option<f64>> {
+    let Some(inputs) = inputs else { return Ok(None) };
+    let since = Instant::now();
+    model.encode(inputs, &mut |_: Progress| {})?;
+    Ok(Some(since.elapsed().as_secs_f64()))
+}
+
 /// Random rows, three of them with a massive channel as real models have in their sinks.
-fn prompt(model: &Model, work: &Work) -> Result<Prompt> {
+fn prompt(model: &Model, work: &Work) -> Prompt {
     let (s, hidden) = (work.prompt_tokens, model.config().text.hidden);
     let mut rng = Rng::new(3, 0);
     let mut embeds = Mat::zeros(s, hidden);
@@ -328,13 +328,13 @@ fn prompt(model: &Model, work: &Work) -> Result<Prompt> {
     for sink in [0, s / 3, 2 * s / 3] {
         embeds.row_mut(sink)[hidden / 3] = 30_000.0;
     }
-    Ok(Prompt {
+    Prompt {
         embeds,
         positions: Positions {
             ids: (0..s).map(|p| [p as f32; 3]).collect(),
             next: s as f32,
         },
-    })
+    }
 }
 
 fn median(all: &[f64]) -> f64 {

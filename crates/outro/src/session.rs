@@ -1,5 +1,7 @@
 //! One request: its caches, its hook, its place in time. Dropping it drops all its state.
 
+use std::sync::Arc;
+
 use crate::error::{Error, Result};
 use crate::hook::{self, Hook};
 use crate::model::{Model, Prompt};
@@ -13,6 +15,8 @@ pub struct Session<'m> {
     /// Rotary position of the next decoded token, on all three axes.
     next: f32,
     prefilled: bool,
+    /// Rows that went through before the prefill, and that its prompt must begin with.
+    prefix: Option<Arc<Mat>>,
 }
 
 impl<'m> Session<'m> {
@@ -30,7 +34,60 @@ impl<'m> Session<'m> {
             hook,
             next: 0.0,
             prefilled: false,
+            prefix: None,
         }
+    }
+
+    /// Runs the first `rows` rows of a prompt, for prompts that begin alike: questions about one video. [`Session::fork`]
+    /// then gives a session for each, whose prefill runs the rest alone; keys and values of the shared rows are the same
+    /// as those of a whole prefill.
+    ///
+    /// That holds for the plain model only. OutRo's sinks attend to the whole prompt, the question included, and its
+    /// thresholds depend on a median over all rows, so the rows before the question depend on it.
+    ///
+    /// # Errors
+    /// A session with a hook, or one that has run something; no rows, or all of them; and as [`Session::prefill`].
+    pub fn prefill_prefix(
+        &mut self,
+        prompt: &Prompt,
+        rows: usize,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<()> {
+        let problem = if self.hook.is_some() {
+            "has a hook, which must see the prompt whole"
+        } else if self.prefilled || self.prefix.is_some() {
+            "has run something before"
+        } else if rows == 0 || rows >= prompt.embeds.rows() {
+            "a prefix is at least one row, and not the whole prompt"
+        } else {
+            let cols = prompt.embeds.cols;
+            let x = Mat {
+                cols,
+                data: prompt.embeds.data[..rows * cols].to_vec(),
+            };
+            self.prefix = Some(Arc::new(x.clone()));
+            self.forward(x, prompt.positions.ids[..rows].to_vec(), true, progress)?;
+            return Ok(());
+        };
+        Err(Error::input("session", problem))
+    }
+
+    /// Another session that goes on from here.
+    ///
+    /// # Errors
+    /// A session with a hook, whose state is its own.
+    pub fn fork(&self) -> Result<Self> {
+        if self.hook.is_some() {
+            return Err(Error::input("session", "has a hook, which cannot be copied"));
+        }
+        Ok(Self {
+            model: self.model,
+            caches: self.caches.clone(),
+            hook: None,
+            next: self.next,
+            prefilled: self.prefilled,
+            prefix: self.prefix.clone(),
+        })
     }
 
     /// Runs the prompt and returns the logits of its last `rows` rows, `[rows, vocab]`. `progress` receives
@@ -51,10 +108,21 @@ impl<'m> Session<'m> {
                 "is empty; a prompt needs at least one token",
             ));
         }
+        let mut x = prompt.embeds.clone();
+        let mut positions = prompt.positions.ids.clone();
+        if let Some(prefix) = &self.prefix {
+            if prefix.cols != x.cols || !x.data.starts_with(&prefix.data) || prefix.rows() == x.rows() {
+                return Err(Error::input(
+                    "prompt",
+                    "does not begin with the rows that were run before it",
+                ));
+            }
+            x.data.drain(..prefix.data.len());
+            positions.drain(..prefix.rows());
+        }
         self.prefilled = true;
         self.next = prompt.positions.next;
-        let positions = prompt.positions.ids.clone();
-        let x = self.forward(prompt.embeds.clone(), positions, true, progress)?;
+        let x = self.forward(x, positions, true, progress)?;
         let first = x.rows().saturating_sub(rows);
         self.model.decoder().logits(&x.data[first * x.cols..])
     }

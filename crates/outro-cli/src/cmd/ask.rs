@@ -10,7 +10,7 @@ use outro::generate::{Sampler, Stop, generate};
 use outro::hook::Hook;
 use outro::inputs::Inputs;
 use outro::method::{OutRo, OutRoConfig};
-use outro::prepare::Preparer;
+use outro::prepare::{Media, Preparer};
 use outro::tokenizer::Tokenizer;
 use outro::{KvType, MediaEmbeds, Model, Prompt};
 
@@ -55,6 +55,7 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
     shared.load = since.elapsed().as_secs_f64();
 
     let mut embeds: Option<MediaEmbeds> = None;
+    let mut prefix: Option<Session> = None;
     for (question, conversation) in args.questions.iter().zip(&conversations) {
         let inputs = preparer.assemble(&loaded, conversation)?.inputs;
         let embeds = match &mut embeds {
@@ -67,6 +68,16 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
             }
         };
         let prompt = model.prompt(&inputs, embeds)?;
+        if prefix.is_none() && args.strategies.baseline && conversations.len() > 1 {
+            prefix = shared_rows(
+                &model,
+                args.weights.kv,
+                &preparer,
+                &loaded,
+                &conversations,
+                &prompt,
+            )?;
+        }
         let run = Run {
             args,
             method: method.as_ref(),
@@ -74,6 +85,7 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
                 model: &model,
                 tokenizer,
                 prompt: &prompt,
+                prefix: prefix.as_ref(),
                 kv: args.weights.kv,
                 sampled: args.sampled.clone(),
                 ui,
@@ -96,6 +108,39 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
         shared = Shared::default();
     }
     Ok(())
+}
+
+/// Keys and values of the rows with which all prompts begin, for the plain model; `None` where they begin with other words.
+fn shared_rows<'m>(
+    model: &'m Model,
+    kv: KvType,
+    preparer: &Preparer,
+    loaded: &Media,
+    conversations: &[Conversation],
+    prompt: &Prompt,
+) -> anyhow::Result<Option<Session<'m>>> {
+    let mut ids = Vec::new();
+    for conversation in conversations {
+        ids.push(preparer.assemble(loaded, conversation)?.inputs.input_ids);
+    }
+    let rows = common_start(&ids);
+    if rows == 0 {
+        return Ok(None);
+    }
+    let mut session = Session::with_kv(model, None, kv);
+    session.prefill_prefix(prompt, rows, &mut |_| {})?;
+    Ok(Some(session))
+}
+
+/// How many ids all begin with, at least one of each left over.
+fn common_start(all: &[Vec<u32>]) -> usize {
+    let Some((first, others)) = all.split_first() else {
+        return 0;
+    };
+    let alike = |other: &Vec<u32>| first.iter().zip(other).take_while(|(a, b)| a == b).count();
+    let shortest = all.iter().map(Vec::len).min().unwrap_or(0);
+    let rows = others.iter().map(alike).min().unwrap_or(0);
+    rows.min(shortest.saturating_sub(1))
 }
 
 fn count(inputs: &Inputs, embeds: &MediaEmbeds) -> PromptTokens {
@@ -179,6 +224,8 @@ pub(crate) struct Asker<'a> {
     pub(crate) model: &'a Model,
     pub(crate) tokenizer: &'a Tokenizer,
     pub(crate) prompt: &'a Prompt,
+    /// A plain session that has run the first rows of the prompt.
+    pub(crate) prefix: Option<&'a Session<'a>>,
     pub(crate) kv: KvType,
     pub(crate) sampled: Sampled,
     pub(crate) ui: &'a Ui,
@@ -193,8 +240,11 @@ impl Asker<'_> {
     ) -> anyhow::Result<Answer> {
         let strategy = if config.is_some() { "outro" } else { "baseline" };
         let hook = config.map(|c| Box::new(OutRo::new(c.clone())) as Box<dyn Hook>);
-        let mut session = Session::with_kv(self.model, hook, self.kv);
         let since = Instant::now();
+        let mut session = match self.prefix.filter(|_| hook.is_none()) {
+            Some(prefix) => prefix.fork()?,
+            None => Session::with_kv(self.model, hook, self.kv),
+        };
         let label = format!("prefill ({strategy})");
         let bar = self
             .ui

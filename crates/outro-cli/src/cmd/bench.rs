@@ -59,7 +59,7 @@ pub(crate) fn run(args: &Bench, ui: &Ui) -> anyhow::Result<()> {
         .collect::<outro_lab::Result<_>>()?;
     let bar = ui.bar("measuring", 0, Unit::Count);
     let result = bench(&model, &strategies, args.weights.kv, &args.work, &mut |label| {
-        bar.label(label)
+        bar.label(label);
     })?;
     bar.done();
     for row in result.rows.iter().filter(|r| r.layers_with_sinks == 0) {

@@ -63,6 +63,7 @@ pub(crate) fn run(args: &Demo, ui: &Ui) -> anyhow::Result<()> {
             model: &model,
             tokenizer,
             prompt: &prompt,
+            prefix: None,
             kv: KvType::F32,
             sampled: Sampled::greedy(8),
             ui,

@@ -50,7 +50,7 @@ impl Pattern {
                 Data::F16(tiled(&narrow, n))
             }
         };
-        self.named(name, rows, cols, data)
+        named(name, rows, cols, data)
     }
 
     /// A matrix of blocks; its rows must be whole ones.
@@ -61,16 +61,16 @@ impl Pattern {
         let mut blocks = vec![0; bytes(LEN)];
         quantise(kind, &pattern, &mut blocks);
         let data = Data::Quant(kind, tiled(&blocks, bytes(rows * cols)));
-        self.named(name, rows, cols, data)
+        named(name, rows, cols, data)
     }
+}
 
-    fn named(&self, name: &str, rows: usize, cols: usize, data: Data) -> Matrix {
-        Matrix {
-            name: name.into(),
-            rows,
-            cols,
-            data,
-        }
+fn named(name: &str, rows: usize, cols: usize, data: Data) -> Matrix {
+    Matrix {
+        name: name.into(),
+        rows,
+        cols,
+        data,
     }
 }
 

@@ -51,6 +51,39 @@ fn off_is_identical_to_no_hook() {
     assert_ne!(plain, run(&ids, Some(outro())));
 }
 
+/// Prompts that begin alike share their first rows, whatever the place of the cut.
+#[test]
+fn a_forked_prefix_equals_the_whole() {
+    let ids: Vec<u32> = (0..150).map(|i| 20 + i * 7 % 60).collect();
+    let all = prompt(ids.clone());
+    let mut whole = Session::new(&MODEL, None);
+    let want = whole.prefill(&all, 5, &mut |_| {}).unwrap().data;
+    let next = whole.decode(30).unwrap();
+    for cut in [1, 64, 149] {
+        let mut prefix = Session::new(&MODEL, None);
+        prefix.prefill_prefix(&all, cut, &mut |_| {}).unwrap();
+        assert!(prefix.prefill_prefix(&all, cut, &mut |_| {}).is_err(), "twice");
+        for _ in 0..2 {
+            let mut s = prefix.fork().unwrap();
+            let got = s.prefill(&all, 5, &mut |_| {}).unwrap().data;
+            let last = want.len() - got.len();
+            for (a, b) in got
+                .iter()
+                .zip(&want[last..])
+                .chain(s.decode(30).unwrap().iter().zip(&next))
+            {
+                assert!((a - b).abs() < 1e-5, "cut at {cut}: {a} for {b}");
+            }
+        }
+        let mut other = ids.clone();
+        other[0] += 1;
+        let refused = prefix.fork().unwrap().prefill(&prompt(other), 1, &mut |_| {});
+        assert!(refused.unwrap_err().to_string().contains("does not begin"));
+    }
+    let mut hooked = Session::new(&MODEL, Some(outro()));
+    assert!(hooked.prefill_prefix(&all, 3, &mut |_| {}).is_err() && hooked.fork().is_err());
+}
+
 #[test]
 fn a_single_token_has_no_sinks() {
     let mut s = Session::new(&MODEL, Some(outro()));

@@ -15,12 +15,14 @@
 )]
 
 mod attention;
+mod columns;
 mod gemm;
 mod math;
 mod quant;
 mod simd;
 
 pub use attention::{AttentionShape, Cached, Mask, attend};
+pub use columns::{column_sums, row_lse};
 pub use gemm::{Activations, Weight, linear, linear_with};
 pub use math::{add, gelu, layer_norm, rms_norm, rotate_half, silu_mul};
 pub use quant::{Blocks, QuantType, quantise};

@@ -2,7 +2,9 @@
 
 pub mod choice;
 mod error;
+pub mod intervene;
 pub mod log;
+pub mod probe;
 pub mod report;
 pub mod run;
 pub mod stats;

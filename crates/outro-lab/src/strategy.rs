@@ -1,9 +1,23 @@
-//! Ways of answering, by name: `baseline`, `outro`, `outro:gamma=2,relax=false`.
+//! Ways of answering, by name: `baseline`, `outro:gamma=2,relax=false`, `outro/prune:layer=5,keep=0.2`, `zero-k:top=8`.
 
-use outro::method::OutRoConfig;
+use outro::hook::{Chain, Hook};
+use outro::method::{OutRo, OutRoConfig, Prune, PruneConfig};
+use outro::positions::Span;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::intervene::{Change, Intervention};
+use crate::probe::prunable;
+
+/// What is done beside OutRo.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Extra {
+    /// Media tokens are dropped after a layer.
+    Prune(PruneConfig),
+    /// An intervention.
+    Change(Change),
+}
 
 /// A way of answering.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -12,37 +26,82 @@ pub struct Strategy {
     pub name: String,
     /// The method's settings in full; `None` is the plain model.
     pub method: Option<OutRoConfig>,
+    /// What is done besides, in this order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extras: Vec<Extra>,
+    /// What a sink is for the extras; `None` where there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sinks: Option<OutRoConfig>,
 }
 
 impl Strategy {
-    /// Reads a name. `base` is what `outro` means for the model at hand; switches go on top. Within a switch that is a
-    /// list, values are joined by `+`.
+    /// Reads a name: parts joined by `/`, each `baseline`, `outro`, `prune` or an intervention, with switches after a
+    /// colon. `base` is what `outro` means for the model at hand; switches go on top. Within a switch that is a list,
+    /// values are joined by `+`.
     ///
     /// # Errors
     /// An unknown name or switch.
     pub fn parse(name: &str, base: &OutRoConfig) -> Result<Self> {
         let bad = |problem: String| Error::setting("strategy", format!("`{name}`: {problem}"));
-        let (kind, switches) = name.split_once(':').unwrap_or((name, ""));
-        let method = match kind {
-            "baseline" if switches.is_empty() => None,
-            "baseline" => return Err(bad("the plain model has no switches".into())),
-            "outro" => Some(base.clone()),
-            _ => return Err(bad("unknown; known: baseline, outro, outro:KEY=VALUE,...".into())),
-        };
         let mut strategy = Self {
             name: name.into(),
-            method,
+            method: None,
+            extras: Vec::new(),
+            sinks: None,
         };
-        for switch in switches.split(',').filter(|s| !s.is_empty()) {
-            let (key, value) = switch
-                .split_once('=')
-                .ok_or_else(|| bad(format!("`{switch}` is not KEY=VALUE")))?;
-            if let Some(method) = &mut strategy.method {
-                method.set(key.trim(), &value.trim().replace('+', ","))?;
+        for (i, part) in name.split('/').enumerate() {
+            let (kind, switches) = part.split_once(':').unwrap_or((part, ""));
+            match kind {
+                "baseline" if i > 0 => return Err(bad("baseline can only come first".into())),
+                "baseline" if switches.is_empty() => {}
+                "baseline" => return Err(bad("the plain model has no switches".into())),
+                "outro" if strategy.method.is_some() => return Err(bad("outro is there twice".into())),
+                "outro" => strategy.method = Some(method(switches, base, &bad)?),
+                "prune" => strategy.extras.push(Extra::Prune(switches.parse()?)),
+                _ => match Change::parse(kind, switches)? {
+                    Some(change) => strategy.extras.push(Extra::Change(change)),
+                    None => {
+                        let known = "baseline, outro, outro:KEY=VALUE,..., prune:layer=N,keep=SHARE, \
+                            heads:off=LAYER.HEAD+..., zero-k:top=N, sink-value:scale=X, joined by /";
+                        return Err(bad(format!("unknown; known: {known}")));
+                    }
+                },
             }
         }
+        strategy.sinks = (!strategy.extras.is_empty()).then(|| base.clone());
         Ok(strategy)
     }
+
+    /// The hooks of one request whose rows are `spans`; `None` is the plain model, which no hook can slow.
+    pub fn hook(&self, spans: &[Span]) -> Option<Box<dyn Hook>> {
+        let sinks = self.sinks.clone().unwrap_or_default();
+        let mut hooks: Vec<Box<dyn Hook>> = Vec::new();
+        for extra in &self.extras {
+            hooks.push(match extra {
+                Extra::Prune(p) => Box::new(Prune::new(*p, &sinks, prunable(spans))),
+                Extra::Change(c) => Box::new(Intervention::new(c.clone(), &sinks)),
+            });
+        }
+        if let Some(config) = &self.method {
+            hooks.push(Box::new(OutRo::new(config.clone())));
+        }
+        if hooks.len() > 1 {
+            Some(Box::new(Chain(hooks)))
+        } else {
+            hooks.pop()
+        }
+    }
+}
+
+fn method(switches: &str, base: &OutRoConfig, bad: &dyn Fn(String) -> Error) -> Result<OutRoConfig> {
+    let mut method = base.clone();
+    for switch in switches.split(',').filter(|s| !s.is_empty()) {
+        let (key, value) = switch
+            .split_once('=')
+            .ok_or_else(|| bad(format!("`{switch}` is not KEY=VALUE")))?;
+        method.set(key.trim(), &value.trim().replace('+', ","))?;
+    }
+    Ok(method)
 }
 
 #[cfg(test)]
@@ -55,7 +114,8 @@ mod tests {
             gamma: 1.5,
             ..OutRoConfig::default()
         };
-        assert_eq!(Strategy::parse("baseline", &base).unwrap().method, None);
+        let plain = Strategy::parse("baseline", &base).unwrap();
+        assert!(plain.method.is_none() && plain.hook(&[]).is_none());
         assert_eq!(
             Strategy::parse("outro", &base).unwrap().method,
             Some(base.clone())
@@ -70,6 +130,14 @@ mod tests {
             (s.name.as_str(), s.method),
             ("outro:relax=false,layers=3+1", Some(want))
         );
+        let s = Strategy::parse("outro:gamma=2/prune:layer=5,keep=0.2/zero-k:top=3", &base).unwrap();
+        let prune = PruneConfig { layer: 5, keep: 0.2 };
+        assert_eq!(
+            s.extras,
+            [Extra::Prune(prune), Extra::Change(Change::ZeroK { top: 3 })]
+        );
+        let json = serde_json::to_string(&s).unwrap();
+        assert_eq!(serde_json::from_str::<Strategy>(&json).unwrap(), s);
         for bad in [
             "",
             "vcd",
@@ -77,6 +145,11 @@ mod tests {
             "outro:gamma",
             "outro:gama=1",
             "outro:gamma=x",
+            "outro/outro",
+            "outro/baseline",
+            "prune",
+            "prune:layer=1,keep=0",
+            "heads:off=1",
         ] {
             assert!(Strategy::parse(bad, &base).is_err(), "{bad}");
         }

@@ -4,6 +4,7 @@ pub mod choice;
 mod error;
 pub mod intervene;
 pub mod log;
+pub mod page;
 pub mod probe;
 pub mod report;
 pub mod run;

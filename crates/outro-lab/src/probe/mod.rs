@@ -6,6 +6,7 @@
 //! queries: the first token sees nothing but itself.
 
 mod geometry;
+pub mod numbers;
 mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -3,6 +3,7 @@
 
 pub(crate) mod eval;
 pub(crate) mod flags;
+pub(crate) mod sinks;
 pub(crate) mod synth;
 
 use std::ffi::OsString;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use outro::chat::Part;
-use outro::method::OutRoConfig;
+use outro::method::{OutRoConfig, PruneConfig};
 use outro::{Activations, KvType, LoadOptions};
 use outro_media::Decoder;
 
@@ -44,6 +45,7 @@ pub(crate) enum Action {
     Inspect(Box<Inspect>),
     Synth(Box<synth::Synth>),
     Eval(eval::Eval),
+    Sinks(Box<sinks::Sinks>),
     Demo(Demo),
     /// Whether it prints JSON.
     Doctor(bool),
@@ -152,6 +154,7 @@ pub(crate) struct Ask {
     pub(crate) sampled: Sampled,
     pub(crate) system: Option<String>,
     pub(crate) weights: Weights,
+    pub(crate) prune: Option<PruneConfig>,
     pub(crate) json: bool,
 }
 
@@ -240,6 +243,7 @@ fn build(cli: Cli, typed: &ArgMatches) -> anyhow::Result<Invocation> {
             json: f.json,
         })),
         Cmd::Eval(command) => Action::Eval(eval::eval(command)?),
+        Cmd::Sinks(f) => Action::Sinks(Box::new(sinks::sinks(*f, typed)?)),
         Cmd::Synth(f) => Action::Synth(Box::new(synth::synth(f)?)),
         Cmd::Demo { seed, out, model } => Action::Demo(Demo {
             seed,
@@ -311,6 +315,7 @@ fn ask(f: AskFlags, typed: &ArgMatches) -> anyhow::Result<Ask> {
         },
         system: f.system,
         weights: weights(&f.weights)?,
+        prune: f.prune.prune,
         json: f.json,
     })
 }

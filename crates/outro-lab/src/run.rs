@@ -169,6 +169,7 @@ fn answer(
     let since = Instant::now();
     let logits = session.prefill(&prompt, 1, &mut |_| {})?.data;
     row.prefill_seconds = since.elapsed().as_secs_f64();
+    row.cache_bytes = session.cache_bytes();
     let best = top(&logits, 2);
     row.confidence = best.first().map_or(0.0, |b| b.1);
     row.margin = row.confidence - best.get(1).map_or(0.0, |b| b.1);

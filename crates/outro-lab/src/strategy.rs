@@ -104,6 +104,31 @@ fn method(switches: &str, base: &OutRoConfig, bad: &dyn Fn(String) -> Error) -> 
     Ok(method)
 }
 
+/// Names of strategies worth comparing on a model of `layers` layers and head size `dim`: OutRo and its halves, sweeps of
+/// gamma and of the enhancement layer, Zero-K, sinks removed and doubled, pruning, and heads switched off from both
+/// ends of `heads`, which is ordered by sink score.
+pub fn sweeps(heads: &[(usize, usize)], layers: usize, dim: usize) -> Vec<String> {
+    let mut all: Vec<String> = ["baseline", "outro", "outro:relax=false", "outro:rotate=false"]
+        .map(str::to_owned)
+        .to_vec();
+    all.extend(["0.5", "1", "2", "3", "4"].map(|gamma| format!("outro:gamma={gamma}")));
+    let end = layers.saturating_sub(2).max(1);
+    all.extend((0..end).step_by(end.div_ceil(8)).map(|l| format!("outro:layers={l}")));
+    let powers = |most: usize| (0..).map(|e| 1usize << e).take_while(move |n| *n <= most);
+    all.extend(powers((dim / 2).min(32)).map(|n| format!("zero-k:top={n}")));
+    all.extend(["0", "2"].map(|scale| format!("sink-value:scale={scale}")));
+    all.extend((layers > 2).then(|| format!("prune:layer={},keep=0.2", (layers / 7).max(1))));
+    for n in powers((heads.len() / 4).min(32)) {
+        let off = |list: &mut dyn Iterator<Item = &(usize, usize)>| {
+            let names: Vec<String> = list.take(n).map(|(l, h)| format!("{l}.{h}")).collect();
+            format!("heads:off={}", names.join("+"))
+        };
+        all.push(off(&mut heads.iter()));
+        all.push(off(&mut heads.iter().rev()));
+    }
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,6 +163,9 @@ mod tests {
         );
         let json = serde_json::to_string(&s).unwrap();
         assert_eq!(serde_json::from_str::<Strategy>(&json).unwrap(), s);
+        let all = sweeps(&[(0, 1), (0, 0), (1, 1), (1, 0)], 4, 16);
+        assert!(all.contains(&"heads:off=0.1".to_owned()) && all.contains(&"heads:off=1.0".to_owned()));
+        assert!(all.iter().all(|name| Strategy::parse(name, &base).is_ok()));
         for bad in [
             "",
             "vcd",

@@ -65,6 +65,9 @@ pub(crate) fn run(args: &Demo, ui: &Ui) -> anyhow::Result<()> {
             prompt: &prompt,
             kv: KvType::F32,
             sampled: Sampled::greedy(8),
+            extras: Vec::new(),
+            sinks: &method,
+            spans: &[],
             ui,
         };
         let baseline = asker.answer(None, &mut |_| Ok(()))?;

@@ -89,7 +89,7 @@ impl Scale {
                 let every = all.len().div_ceil(6).max(1);
                 all.into_iter().step_by(every).map(|e| 10f64.powi(e)).collect()
             }
-            Self::Count => [0.0, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5]
+            Self::Count => [0.0f64, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5]
                 .into_iter()
                 .filter(|x| (1.0 + x).log10() <= high)
                 .collect(),

@@ -123,7 +123,10 @@ mod tests {
             let sum: f64 = scores.iter().map(|s| s.exp()).sum();
             scores.iter().map(|s| s.exp() / sum).collect()
         };
-        q.chunks_exact(heads * dim).enumerate().map(|(i, q)| row(i, q)).collect()
+        q.chunks_exact(heads * dim)
+            .enumerate()
+            .map(|(i, q)| row(i, q))
+            .collect()
     }
 
     #[test]
@@ -134,7 +137,9 @@ mod tests {
             dim: 24,
         };
         let noise = |n: usize, seed: usize| -> Vec<f32> {
-            (0..n).map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 700.0 - 1.4).collect()
+            (0..n)
+                .map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 700.0 - 1.4)
+                .collect()
         };
         for (n, offset) in [(1, 0), (70, 0), (200, 3), (3, 600), (600, 0)] {
             let s = n + offset;
@@ -149,7 +154,10 @@ mod tests {
                         let rows = map.iter().enumerate().filter(|(i, _)| i % 3 == g);
                         let want: f64 = rows.filter_map(|(_, r)| r.get(key)).sum();
                         let got = f64::from(sums[(g * 4 + head) * s + key]);
-                        assert!((got - want).abs() < 1e-5 * want.max(1.0), "{n} {key}: {got} {want}");
+                        assert!(
+                            (got - want).abs() < 1e-5 * want.max(1.0),
+                            "{n} {key}: {got} {want}"
+                        );
                     }
                 }
             }

@@ -58,7 +58,11 @@ impl Change {
                 top: value.parse().ok().filter(|n| *n > 0).ok_or_else(wrong)?,
             },
             ("sink-value", "scale") => Self::SinkValue {
-                scale: value.parse().ok().filter(|x: &f32| x.is_finite()).ok_or_else(wrong)?,
+                scale: value
+                    .parse()
+                    .ok()
+                    .filter(|x: &f32| x.is_finite())
+                    .ok_or_else(wrong)?,
             },
             _ => return Err(wrong()),
         };
@@ -216,7 +220,10 @@ mod tests {
             (k, v, o)
         };
         assert_eq!(run(Change::ZeroK { top: 1 }).0, [1.0, 2.0, 3.0, 0.0, 5.0, 6.0]);
-        assert_eq!(run(Change::SinkValue { scale: 0.5 }).1, [1.0, 1.0, 0.5, 0.5, 1.0, 1.0]);
+        assert_eq!(
+            run(Change::SinkValue { scale: 0.5 }).1,
+            [1.0, 1.0, 0.5, 0.5, 1.0, 1.0]
+        );
         let o = run(Change::Heads { off: vec![(0, 1)] }).2;
         assert!(o.chunks(4).all(|row| row == [1.0, 1.0, 0.0, 0.0]));
         let mut hook = Intervention::new(Change::Heads { off: vec![(9, 0)] }, &sinks);

@@ -113,7 +113,11 @@ pub fn sweeps(heads: &[(usize, usize)], layers: usize, dim: usize) -> Vec<String
         .to_vec();
     all.extend(["0.5", "1", "2", "3", "4"].map(|gamma| format!("outro:gamma={gamma}")));
     let end = layers.saturating_sub(2).max(1);
-    all.extend((0..end).step_by(end.div_ceil(8)).map(|l| format!("outro:layers={l}")));
+    all.extend(
+        (0..end)
+            .step_by(end.div_ceil(8))
+            .map(|l| format!("outro:layers={l}")),
+    );
     let powers = |most: usize| (0..).map(|e| 1usize << e).take_while(move |n| *n <= most);
     all.extend(powers((dim / 2).min(32)).map(|n| format!("zero-k:top={n}")));
     all.extend(["0", "2"].map(|scale| format!("sink-value:scale={scale}")));

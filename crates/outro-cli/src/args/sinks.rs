@@ -105,7 +105,9 @@ pub(super) fn sinks(f: SinksFlags, typed: &ArgMatches) -> anyhow::Result<Sinks> 
         }
     }
     if f.limit == Some(0) {
-        return Err(Fault::usage("--limit is 0").hint("give a number from 1 up").into());
+        return Err(Fault::usage("--limit is 0")
+            .hint("give a number from 1 up")
+            .into());
     }
     let media = media(f.media, typed)?;
     let subject = match (f.inputs, f.data, f.task) {

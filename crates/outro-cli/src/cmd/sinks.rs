@@ -42,10 +42,19 @@ pub(crate) fn run(args: &Sinks, ui: &Ui) -> anyhow::Result<()> {
         prune: args.prune,
     };
     let bench = match &args.subject {
-        Subject::Asked { media: files, question } => {
+        Subject::Asked {
+            media: files,
+            question,
+        } => {
             let asked = media::conversation(files, args.system.as_deref(), question);
             media::plan(&preparer, &asked, &media::options(&files.reading, &preparer))?;
-            Bench::Prepared(media::whole(&source.dir, files, args.system.as_deref(), question, ui)?)
+            Bench::Prepared(media::whole(
+                &source.dir,
+                files,
+                args.system.as_deref(),
+                question,
+                ui,
+            )?)
         }
         Subject::Inputs(path) => {
             let mut inputs = Inputs::load(path)?;
@@ -54,7 +63,12 @@ pub(crate) fn run(args: &Sinks, ui: &Ui) -> anyhow::Result<()> {
             inputs.validate(preparer.config())?;
             Bench::Prepared(inputs)
         }
-        Subject::Set { task, data, limit, media } => {
+        Subject::Set {
+            task,
+            data,
+            limit,
+            media,
+        } => {
             media::tokenizer(&preparer, &source.dir)?;
             let form = Form::named(preparer.settings().profile.as_deref())?;
             let mut samples = Task::named(task)?.load(data, form)?.samples;
@@ -104,7 +118,10 @@ pub(crate) fn run(args: &Sinks, ui: &Ui) -> anyhow::Result<()> {
             format!("{question} {}", files.join(", "))
         }
         Subject::Inputs(path) => path.display().to_string(),
-        Subject::Set { task, .. } => format!("{} questions of {task}: means with 95 % intervals", numbers.prompts),
+        Subject::Set { task, .. } => format!(
+            "{} questions of {task}: means with 95 % intervals",
+            numbers.prompts
+        ),
     };
     let page = Page {
         model: &name,
@@ -152,7 +169,9 @@ impl Lab<'_> {
         let prompt = self.model.prompt(inputs, media)?;
         let layers = 2 * self.model.config().text.layers;
         let bar = self.ui.bar("looking", layers as u64, Unit::Count);
-        let profile = probe(self.model, &prompt, rows, self.options, &mut |n| bar.set(n as u64))?;
+        let profile = probe(self.model, &prompt, rows, self.options, &mut |n| {
+            bar.set(n as u64)
+        })?;
         bar.done();
         let seconds = |item: usize| inputs.second_per_grid.get(item).copied().unwrap_or(1.0);
         let tokens = rows.iter().zip(&inputs.input_ids).map(|(span, id)| {
@@ -175,8 +194,13 @@ impl Lab<'_> {
     /// Every question; those about one video share its decoding and encoding.
     fn set(&self, samples: &[Sample], files: &Media, numbers: &mut Numbers) -> anyhow::Result<()> {
         let options = media::options(&files.reading, self.preparer);
-        let bar = self.ui.bar("looking at questions", samples.len() as u64, Unit::Count);
-        let quiet = Lab { ui: &Ui::new(true), ..*self };
+        let bar = self
+            .ui
+            .bar("looking at questions", samples.len() as u64, Unit::Count);
+        let quiet = Lab {
+            ui: &Ui::new(true),
+            ..*self
+        };
         for group in samples.chunk_by(|a, b| a.video == b.video) {
             let part = Part::Video(group[0].video.clone());
             let loaded = self.preparer.load_media(&[part], &options, &mut |_| {})?;
@@ -212,12 +236,19 @@ fn summary(one: Option<&Profile>, numbers: &Numbers, out: &Path) -> String {
     let mut text = String::new();
     if let Some(p) = one {
         if p.fallback {
-            text.push_str("no sink by these thresholds (--abs-threshold, --median-multiple); token 0 is watched\n");
+            text.push_str(
+                "no sink by these thresholds (--abs-threshold, --median-multiple); token 0 is watched\n",
+            );
         }
         for l in p.layers.iter().filter(|l| !l.sinks.is_empty()) {
             let shown: Vec<String> = l.sinks.iter().take(12).map(usize::to_string).collect();
             let more = if l.sinks.len() > 12 { ", ..." } else { "" };
-            text += &format!("layer {:>3}  {} sinks: {}{more}\n", l.layer, l.sinks.len(), shown.join(", "));
+            text += &format!(
+                "layer {:>3}  {} sinks: {}{more}\n",
+                l.layer,
+                l.sinks.len(),
+                shown.join(", ")
+            );
         }
         if p.pruned > 0 {
             let cache = crate::ui::bytes(p.cache_bytes as u64);

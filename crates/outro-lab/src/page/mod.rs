@@ -61,6 +61,14 @@ fn figure(out: &mut String, title: &str, picture: &str, caption: &str) {
     );
 }
 
+/// The first 240 characters.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(240) {
+        Some((end, _)) => format!("{} ...", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 impl Page<'_> {
     /// The whole page.
     pub fn html(&self) -> String {
@@ -70,7 +78,7 @@ impl Page<'_> {
             <h1>Attention sinks of {0}</h1><p class=\"soft\">{2}</p>",
             escape(self.model),
             include_str!("style.css"),
-            escape(self.about)
+            escape(&shortened(self.about))
         );
         self.facts(&mut out);
         if let Some(one) = self.one {
@@ -94,12 +102,20 @@ impl Page<'_> {
             .head("sink_mass")
             .iter()
             .enumerate()
-            .flat_map(|(l, heads)| heads.iter().enumerate().map(move |(h, s)| (s.mean().unwrap_or(0.0), l, h)))
+            .flat_map(|(l, heads)| {
+                heads
+                    .iter()
+                    .enumerate()
+                    .map(move |(h, s)| (s.mean().unwrap_or(0.0), l, h))
+            })
             .fold((0.0, 0, 0), |a, b| if b.0 > a.0 { b } else { a });
         let mut facts = vec![
             (n.prompts.to_string(), "prompts".to_owned()),
             (n.layers.len().to_string(), "layers".into()),
-            (format!("{:.0} %", peak.0 * 100.0), format!("most attention on sinks: layer {}, head {}", peak.1, peak.2)),
+            (
+                format!("{:.0} %", peak.0 * 100.0),
+                format!("most attention on sinks: layer {}, head {}", peak.1, peak.2),
+            ),
         ];
         if let Some(Shown { profile: p, .. }) = self.one {
             let kinds: Vec<String> = Kind::ALL
@@ -109,11 +125,21 @@ impl Page<'_> {
                 .map(|(n, name)| format!("{n} {name}"))
                 .collect();
             facts.push((p.kinds.len().to_string(), format!("tokens: {}", kinds.join(", "))));
-            let what = if p.fallback { "no sink by the thresholds; token 0 is watched" } else { "sinks" };
-            facts.push((if p.fallback { 0 } else { p.watched.len() }.to_string(), what.into()));
+            let what = if p.fallback {
+                "no sink by the thresholds; token 0 is watched"
+            } else {
+                "sinks"
+            };
+            facts.push((
+                if p.fallback { 0 } else { p.watched.len() }.to_string(),
+                what.into(),
+            ));
             let first = p.layers.iter().find(|l| !l.massive.is_empty());
             if let Some(l) = first {
-                facts.push((l.layer.to_string(), "first layer with a massive activation".into()));
+                facts.push((
+                    l.layer.to_string(),
+                    "first layer with a massive activation".into(),
+                ));
             }
             if p.pruned > 0 {
                 facts.push((p.pruned.to_string(), "media tokens pruned on the way".into()));
@@ -121,18 +147,32 @@ impl Page<'_> {
         }
         out.push_str("<div class=\"facts\">");
         for (number, what) in facts {
-            let _ = write!(out, "<div><b>{}</b><span>{}</span></div>", escape(&number), escape(&what));
+            let _ = write!(
+                out,
+                "<div><b>{}</b><span>{}</span></div>",
+                escape(&number),
+                escape(&what)
+            );
         }
         let c = &self.options.method;
+        let dims = self.one.map_or(&self.options.dims, |o| &o.profile.dims);
+        let dims = if dims.is_empty() {
+            "found anew for each prompt".to_owned()
+        } else {
+            dims.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
+        };
         let _ = write!(
             out,
-            "</div><p class=\"soft\">Phi_LLM: largest |h| at least {} and {} x median. Phi_VLM: dimensions {:?}, {} x RMS. Attention mass: above {}. {}</p>",
+            "</div><p class=\"soft\">Phi_LLM: largest |h| at least {} and {} x median. Phi_VLM: dimensions {dims}, {} x RMS. Attention mass: above {}. {}</p>",
             short(f64::from(c.abs_threshold)),
             short(f64::from(c.median_multiple)),
-            self.one.map_or(&self.options.dims, |o| &o.profile.dims),
             short(f64::from(self.options.tau)),
             short(f64::from(self.options.epsilon)),
-            if self.options.act { "OutRo acts." } else { "The plain model; OutRo works on a copy." }
+            if self.options.act {
+                "OutRo acts."
+            } else {
+                "The plain model; OutRo works on a copy."
+            }
         );
     }
 
@@ -140,18 +180,43 @@ impl Page<'_> {
         let n = self.numbers;
         out.push_str("<h2>Which tokens are sinks</h2><p>Three detectors on the same prompt. A massive activation (Phi_LLM) marks few tokens at every depth; the visual \
             criterion (Phi_VLM) may mark most of them in deep layers, which is why the paper does not build on it.</p><div class=\"grid\">");
-        let counts = series(n, &[("massive", "massive activation"), ("visual", "visual (Phi_VLM)"), ("attended", "attention mass")]);
+        let counts = series(
+            n,
+            &[
+                ("massive", "massive activation"),
+                ("visual", "visual (Phi_VLM)"),
+                ("attended", "attention mass"),
+            ],
+        );
         figure(
             out,
             "Tokens that each detector marks",
-            &lines("Number of tokens marked by each detector, by layer", "tokens", Scale::Count, &counts),
+            &lines(
+                "Number of tokens marked by each detector, by layer",
+                "tokens",
+                Scale::Count,
+                &counts,
+            ),
             "Logarithmic from 1 up. massive, visual and attended in layers.csv.",
         );
-        let curves = series(n, &[("top1", "largest"), ("top2", "second"), ("top3", "third"), ("median", "median")]);
+        let curves = series(
+            n,
+            &[
+                ("top1", "largest"),
+                ("top2", "second"),
+                ("top3", "third"),
+                ("median", "median"),
+            ],
+        );
         figure(
             out,
             "Massive activations",
-            &lines("Largest three and median absolute activation entering each layer", "|h|", Scale::Log, &curves),
+            &lines(
+                "Largest three and median absolute activation entering each layer",
+                "|h|",
+                Scale::Log,
+                &curves,
+            ),
             "Largest |h| of the three foremost tokens and the median of all, at the input of each layer.",
         );
         let alike = series(
@@ -165,7 +230,12 @@ impl Page<'_> {
         figure(
             out,
             "Agreement of the detectors",
-            &lines("Jaccard agreement of each pair of detectors, by layer", "both / either", Scale::Linear, &alike),
+            &lines(
+                "Jaccard agreement of each pair of detectors, by layer",
+                "both / either",
+                Scale::Linear,
+                &alike,
+            ),
             "Tokens that both mark over tokens that either marks; 1 where none does.",
         );
         out.push_str("</div>");
@@ -183,12 +253,24 @@ impl Page<'_> {
         }
         let largest = values.iter().flatten().flatten().fold(0.0f64, |m, x| m.max(*x));
         let range = range.unwrap_or((0.0, largest.max(1e-6)));
-        figure(out, title, &heat(&format!("{title}, by layer and head"), &values, range), caption);
+        figure(
+            out,
+            title,
+            &heat(&format!("{title}, by layer and head"), &values, range),
+            caption,
+        );
     }
 
     fn attention(&self, out: &mut String) {
         let n = self.numbers;
         out.push_str("<h2>Who looks at them</h2><p>Mean attention on the watched tokens. A head's gate is what is left for all other tokens.</p><div class=\"grid\">");
+        let masses = ["sink_mass", "mass_text", "mass_image", "mass_video", "mass_audio"];
+        // One scale for all of them.
+        let most = masses
+            .iter()
+            .flat_map(|name| n.head(name).into_iter().flatten())
+            .filter_map(|s| s.mean())
+            .fold(0.05f64, f64::max);
         for (name, who) in [
             ("sink_mass", "all queries"),
             ("mass_text", "text queries"),
@@ -197,7 +279,13 @@ impl Page<'_> {
             ("mass_audio", "audio queries"),
         ] {
             let title = format!("Attention on sinks, {who}");
-            self.heat_of(out, name, &title, "Share of a query's attention, 0 to 1; each cell a head.", Some((0.0, 1.0)));
+            self.heat_of(
+                out,
+                name,
+                &title,
+                "Share of a query's attention; each cell a head, one scale for all of these.",
+                Some((0.0, most)),
+            );
         }
         let gates = series(
             n,
@@ -211,7 +299,12 @@ impl Page<'_> {
         figure(
             out,
             "Head gates and their imbalance",
-            &lines("Mean gate, coefficient of variation, entropy and share of closed heads by layer", "", Scale::Linear, &gates),
+            &lines(
+                "Mean gate, coefficient of variation, entropy and share of closed heads by layer",
+                "",
+                Scale::Linear,
+                &gates,
+            ),
             "Gate = 1 - attention on sinks. Variation: standard deviation over mean. Entropy: 1 is balanced. Closed: gate below 0.05.",
         );
         out.push_str("</div>");
@@ -222,13 +315,24 @@ impl Page<'_> {
         out.push_str("<h2>What they are made of, and what they add</h2><div class=\"grid\">");
         let norms = |kind: [(&'static str, &'static str); 2]| series(n, &kind);
         for (what, pair) in [
-            ("keys", norms([("k_norm_sinks", "sinks"), ("k_norm_others", "others")])),
-            ("values", norms([("v_norm_sinks", "sinks"), ("v_norm_others", "others")])),
+            (
+                "keys",
+                norms([("k_norm_sinks", "sinks"), ("k_norm_others", "others")]),
+            ),
+            (
+                "values",
+                norms([("v_norm_sinks", "sinks"), ("v_norm_others", "others")]),
+            ),
         ] {
             figure(
                 out,
                 &format!("Length of {what}"),
-                &lines(&format!("Mean norm of {what} of sinks and of other tokens by layer"), "norm", Scale::Linear, &pair),
+                &lines(
+                    &format!("Mean norm of {what} of sinks and of other tokens by layer"),
+                    "norm",
+                    Scale::Linear,
+                    &pair,
+                ),
                 "Mean over tokens and key/value heads, after rotary embedding.",
             );
         }
@@ -246,18 +350,30 @@ impl Page<'_> {
             "Layers without a sink of OutRo are empty.",
             Some((-1.0, 1.0)),
         );
-        self.heat_of(out, "cos_o_after", "... and after OutRo", "The same scale.", Some((-1.0, 1.0)));
+        self.heat_of(
+            out,
+            "cos_o_after",
+            "... and after OutRo",
+            "The same scale.",
+            Some((-1.0, 1.0)),
+        );
         let counts = |i: usize| (COSINES[i], n.cosines[i].as_slice());
         figure(
             out,
             "Queries and the sinks' mean key",
-            &histogram("Histogram of cosines between queries and the sinks' mean key", &[counts(0)]),
+            &histogram(
+                "Histogram of cosines between queries and the sinks' mean key",
+                &[counts(0)],
+            ),
             "All layers, heads and tokens that are not watched.",
         );
         figure(
             out,
             "Head outputs and the sinks' mean value",
-            &histogram("Histogram of cosines between head outputs and the sinks' mean value, before and after OutRo", &[counts(1), counts(2)]),
+            &histogram(
+                "Histogram of cosines between head outputs and the sinks' mean value, before and after OutRo",
+                &[counts(1), counts(2)],
+            ),
             "Layers in which OutRo has sinks.",
         );
         out.push_str("</div>");
@@ -267,9 +383,22 @@ impl Page<'_> {
             let cells: Vec<String> = l
                 .key_dims
                 .iter()
-                .map(|d| format!("{}.{}: {} ({})", d.head, d.dim, short(f64::from(d.sinks)), short(f64::from(d.others))))
+                .map(|d| {
+                    format!(
+                        "{}.{}: {} ({})",
+                        d.head,
+                        d.dim,
+                        short(f64::from(d.sinks)),
+                        short(f64::from(d.others))
+                    )
+                })
                 .collect();
-            let _ = write!(out, "<tr><td class=\"n\">{}</td><td>{}</td></tr>", l.layer, escape(&cells.join(", ")));
+            let _ = write!(
+                out,
+                "<tr><td class=\"n\">{}</td><td>{}</td></tr>",
+                l.layer,
+                escape(&cells.join(", "))
+            );
         }
         out.push_str("</table></div>");
     }
@@ -282,7 +411,15 @@ mod tests {
     #[test]
     fn numbers_and_markup_read_well() {
         let all = [0.0, 1.0, 0.25, 12.34, 1573.0, 24926.0, 123_456.0, 0.0012, 100.4].map(short);
-        assert_eq!(all, ["0", "1", "0.25", "12.3", "1573", "24926", "1.2e5", "1.2e-3", "100"]);
-        assert_eq!(escape("<a href=\"x\">&\u{7}"), "&lt;a href=&quot;x&quot;&gt;&amp; ");
+        assert_eq!(
+            all,
+            [
+                "0", "1", "0.25", "12.3", "1573", "24926", "1.2e5", "1.2e-3", "100"
+            ]
+        );
+        assert_eq!(
+            escape("<a href=\"x\">&\u{7}"),
+            "&lt;a href=&quot;x&quot;&gt;&amp; "
+        );
     }
 }

@@ -25,10 +25,13 @@ impl Token {
     /// From its span; `word` is its text, `seconds(video)` what one temporal step of a video lasts.
     pub fn new(span: &Span, word: &str, seconds: impl Fn(usize) -> f32) -> Self {
         let text = match span {
-            Span::Text => word.to_owned(),
+            Span::Text => word.escape_debug().to_string(),
             Span::Image { item, y, x } => format!("image {item}, row {y}, column {x}"),
             Span::Video { item, t, y, x } => {
-                format!("video {item}, {:.1} s, row {y}, column {x}", *t as f32 * seconds(*item))
+                format!(
+                    "video {item}, {:.1} s, row {y}, column {x}",
+                    *t as f32 * seconds(*item)
+                )
             }
             Span::Audio { item, index } => format!("sound {item}, {:.2} s", *index as f32 / 25.0),
         };
@@ -47,7 +50,7 @@ pub struct Frame {
     seconds: f32,
     /// Tokens down and across.
     grid: [usize; 2],
-    /// Row, column and the number of layers in which the token is marked.
+    /// Row, column, and how often the token is marked, over layers and detectors.
     marks: Vec<(usize, usize, usize)>,
     /// `data:image/png;base64,...`
     picture: String,
@@ -58,10 +61,14 @@ const FRAMES: usize = 12;
 /// About the width of a thumbnail, in pixels.
 const WIDTH: usize = 160;
 
-/// The frames with most marks of Phi_VLM, in the videos' order. `merge` is the patches on a token's side.
+/// The frames with most marks of Phi_VLM or of OutRo's sinks, in the videos' order. `merge` is the patches on a token's side.
 pub fn frames(profile: &Profile, spans: &[Span], inputs: &Inputs, patch: &PatchConfig) -> Vec<Frame> {
     let mut layers_of: BTreeMap<usize, usize> = BTreeMap::new();
-    for position in profile.layers.iter().flat_map(|l| &l.visual) {
+    for position in profile
+        .layers
+        .iter()
+        .flat_map(|l| l.visual.iter().chain(&l.sinks))
+    {
         *layers_of.entry(*position).or_default() += 1;
     }
     let mut found: BTreeMap<(usize, usize), Vec<(usize, usize, usize)>> = BTreeMap::new();
@@ -95,7 +102,10 @@ pub fn frames(profile: &Profile, spans: &[Span], inputs: &Inputs, patch: &PatchC
 /// The first frame of a temporal step as a small PNG; `None` where the patches are not what `patch` describes.
 fn thumbnail(pixels: &Pixels, item: usize, step: usize, c: &PatchConfig) -> Option<String> {
     let [_, h, w] = *pixels.grid_thw.get(item)?;
-    let before: usize = pixels.grid_thw[..item].iter().map(|g| g.iter().product::<usize>()).sum();
+    let before: usize = pixels.grid_thw[..item]
+        .iter()
+        .map(|g| g.iter().product::<usize>())
+        .sum();
     let square = c.patch * c.patch;
     if pixels.cols != 3 * c.temporal * square {
         return None;
@@ -113,7 +123,11 @@ fn thumbnail(pixels: &Pixels, item: usize, step: usize, c: &PatchConfig) -> Opti
             for channel in 0..3 {
                 let at = channel * c.temporal * square + (y % c.patch) * c.patch + x % c.patch;
                 let value = *pixels.data.get(row * pixels.cols + at)?;
-                rgb.push(((value * c.std[channel] + c.mean[channel]) * 255.0).round().clamp(0.0, 255.0) as u8);
+                rgb.push(
+                    ((value * c.std[channel] + c.mean[channel]) * 255.0)
+                        .round()
+                        .clamp(0.0, 255.0) as u8,
+                );
             }
         }
     }
@@ -157,7 +171,7 @@ pub(super) fn section(out: &mut String, shown: &Shown) {
     if shown.frames.is_empty() {
         return;
     }
-    out.push_str("<h3>Frames at which visual sinks sit</h3><p class=\"soft\">Boxes are tokens that Phi_VLM marks; the number of layers is in their tooltips.</p><div class=\"frames\">");
+    out.push_str("<h3>Frames at which visual sinks sit</h3><p class=\"soft\">Boxes are tokens that Phi_VLM marks or OutRo takes for sinks; in how many layers is in their tooltips.</p><div class=\"frames\">");
     for f in &shown.frames {
         let [h, w] = f.grid;
         let (height, width) = (h * 20, w * 20);
@@ -172,13 +186,17 @@ pub(super) fn section(out: &mut String, shown: &Shown) {
         for (y, x, layers) in &f.marks {
             let _ = write!(
                 out,
-                "<g><title>row {y}, column {x}: {layers} layers</title><rect x=\"{0}\" y=\"{1}\" width=\"18\" height=\"18\" class=\"box2\"/>\
+                "<g><title>row {y}, column {x}: marked {layers} times</title><rect x=\"{0}\" y=\"{1}\" width=\"18\" height=\"18\" class=\"box2\"/>\
                 <rect x=\"{0}\" y=\"{1}\" width=\"18\" height=\"18\" class=\"box\"/></g>",
                 x * 20 + 1,
                 y * 20 + 1
             );
         }
-        let _ = write!(out, "</svg><figcaption>{name} (step {})</figcaption></figure>", f.step);
+        let _ = write!(
+            out,
+            "</svg><figcaption>{name} (step {})</figcaption></figure>",
+            f.step
+        );
     }
     out.push_str("</div>");
 }
@@ -204,7 +222,12 @@ fn strip(out: &mut String, shown: &Shown) {
         );
         start += run.len();
     }
-    let title = |i: usize| escape(&format!("token {i}: {}", shown.tokens.get(i).map_or("", |t| &t.text)));
+    let title = |i: usize| {
+        escape(&format!(
+            "token {i}: {}",
+            shown.tokens.get(i).map_or("", |t| &t.text)
+        ))
+    };
     for i in &p.watched {
         let middle = x(*i) + x(1) / 2.0;
         let _ = write!(
@@ -225,7 +248,11 @@ fn strip(out: &mut String, shown: &Shown) {
         for i in marked {
             let middle = x(i) + x(1) / 2.0;
             if middle - last >= 1.2 {
-                let _ = write!(out, "<path d=\"M{middle:.1} {top}v8\" class=\"{class}\"><title>{}</title></path>", title(i));
+                let _ = write!(
+                    out,
+                    "<path d=\"M{middle:.1} {top}v8\" class=\"{class}\"><title>{}</title></path>",
+                    title(i)
+                );
                 last = middle;
             }
         }
@@ -256,7 +283,9 @@ fn table(out: &mut String, shown: &Shown) {
             .collect();
         let n = seen.len().max(1) as f32;
         let mean = |f: &dyn Fn(&crate::probe::Seen) -> f32| seen.iter().map(|(_, s)| f(s)).sum::<f32>() / n;
-        let most = seen.iter().fold((0.0, 0), |m, (l, s)| if s.mass > m.0 { (s.mass, *l) } else { m });
+        let most = seen
+            .iter()
+            .fold((0.0, 0), |m, (l, s)| if s.mass > m.0 { (s.mass, *l) } else { m });
         let (video, audio) = (mean(&|s| s.video), mean(&|s| s.audio));
         let modality = if video + audio > 0.0 {
             short(f64::from((video - audio) / (video + audio)))
@@ -280,7 +309,11 @@ fn table(out: &mut String, shown: &Shown) {
     }
     out.push_str("</table></div>");
     if p.watched.len() > ROWS {
-        let _ = write!(out, "<p class=\"soft\">... and {} more, in profile.json.</p>", p.watched.len() - ROWS);
+        let _ = write!(
+            out,
+            "<p class=\"soft\">... and {} more, in profile.json.</p>",
+            p.watched.len() - ROWS
+        );
     }
 }
 
@@ -301,7 +334,10 @@ mod tests {
     #[test]
     fn small_things() {
         assert_eq!(ranges(&[3, 4, 5, 9, 18, 19]), "3-5, 9, 18-19");
-        assert_eq!(["", "f", "fo", "foo", "foob"].map(|s| base64(s.as_bytes())), ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg=="]);
+        assert_eq!(
+            ["", "f", "fo", "foo", "foob"].map(|s| base64(s.as_bytes())),
+            ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg=="]
+        );
     }
 
     #[test]

@@ -89,10 +89,12 @@ impl Scale {
                 let every = all.len().div_ceil(6).max(1);
                 all.into_iter().step_by(every).map(|e| 10f64.powi(e)).collect()
             }
-            Self::Count => [0.0f64, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5]
-                .into_iter()
-                .filter(|x| (1.0 + x).log10() <= high)
-                .collect(),
+            Self::Count => [
+                0.0f64, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5,
+            ]
+            .into_iter()
+            .filter(|x| (1.0 + x).log10() <= high)
+            .collect(),
         }
     }
 }
@@ -102,17 +104,32 @@ pub(super) fn lines(label: &str, y: &str, scale: Scale, series: &[Series]) -> St
     let (width, height) = (520.0, 240.0);
     let n = series.iter().map(|s| s.values.len()).max().unwrap_or(0).max(2);
     let at = |x: &Option<f64>| x.and_then(|x| scale.of(x)).filter(|x| x.is_finite());
-    let all: Vec<f64> = series.iter().flat_map(|s| s.values.iter().filter_map(at)).collect();
+    let all: Vec<f64> = series
+        .iter()
+        .flat_map(|s| s.values.iter().filter_map(at))
+        .collect();
     let mut out = open(width, height, label);
     if all.is_empty() {
-        let _ = write!(out, "<text x=\"{LEFT}\" y=\"40\" class=\"t\">nothing to show on this prompt</text></svg>");
+        let _ = write!(
+            out,
+            "<text x=\"{LEFT}\" y=\"40\" class=\"t\">nothing to show on this prompt</text></svg>"
+        );
         return out;
     }
-    let (mut low, mut high) = all.iter().fold((f64::MAX, f64::MIN), |(l, h), x| (l.min(*x), h.max(*x)));
+    let (mut low, mut high) = all
+        .iter()
+        .fold((f64::MAX, f64::MIN), |(l, h), x| (l.min(*x), h.max(*x)));
     match scale {
         Scale::Linear => {
             low = low.min(0.0);
             high = if high <= low { low + 1.0 } else { high };
+            // Up to a round number, so that the highest value lies under a labelled line.
+            let ticks = scale.ticks(low, high);
+            if let [.., a, b] = ticks[..]
+                && b < high
+            {
+                high = b + (b - a);
+            }
         }
         Scale::Log => {
             low = low.floor();
@@ -204,10 +221,19 @@ fn legend(names: impl Iterator<Item = &'static str>) -> String {
 
 fn layer_axis(out: &mut String, n: usize, y: f64, x: &dyn Fn(usize) -> f64) {
     for i in (0..n).step_by(n.div_ceil(12).max(1)) {
-        let _ = write!(out, "<text x=\"{:.1}\" y=\"{:.1}\" class=\"t m\">{i}</text>", x(i), y + 15.0);
+        let _ = write!(
+            out,
+            "<text x=\"{:.1}\" y=\"{:.1}\" class=\"t m\">{i}</text>",
+            x(i),
+            y + 15.0
+        );
     }
     let middle = f64::midpoint(x(0), x(n - 1));
-    let _ = write!(out, "<text x=\"{middle:.1}\" y=\"{:.1}\" class=\"t m\">layer</text>", y + 31.0);
+    let _ = write!(
+        out,
+        "<text x=\"{middle:.1}\" y=\"{:.1}\" class=\"t m\">layer</text>",
+        y + 31.0
+    );
 }
 
 /// A colour of the viridis scale at 0 to 1, between its anchors.
@@ -254,20 +280,29 @@ pub(super) fn heat(label: &str, values: &[Vec<Option<f64>>], range: (f64, f64)) 
                     viridis(scaled(*v)),
                     short(*v)
                 ),
-                None => write!(out, "<rect {place} class=\"none\"><title>layer {l}, head {h}: none</title></rect>"),
+                None => write!(
+                    out,
+                    "<rect {place} class=\"none\"><title>layer {l}, head {h}: none</title></rect>"
+                ),
             };
         }
     }
     for h in (0..heads).step_by(heads.div_ceil(8).max(1)) {
         let y = TOP + high * (h as f64 + 0.5) + 4.0;
-        let _ = write!(out, "<text x=\"{}\" y=\"{y:.1}\" class=\"t e\">{h}</text>", LEFT - 6.0);
+        let _ = write!(
+            out,
+            "<text x=\"{}\" y=\"{y:.1}\" class=\"t e\">{h}</text>",
+            LEFT - 6.0
+        );
     }
     let middle = TOP + high * heads as f64 / 2.0;
     let _ = write!(
         out,
         "<text x=\"14\" y=\"{middle}\" class=\"t m\" transform=\"rotate(-90 14 {middle})\">head</text>"
     );
-    layer_axis(&mut out, layers, TOP + high * heads as f64, &|i| LEFT + cell * (i as f64 + 0.5));
+    layer_axis(&mut out, layers, TOP + high * heads as f64, &|i| {
+        LEFT + cell * (i as f64 + 0.5)
+    });
     let (from, y) = (LEFT + 60.0, height + 4.0);
     for i in 0..40 {
         let _ = write!(
@@ -301,7 +336,10 @@ pub(super) fn histogram(label: &str, series: &[(&'static str, &[u64])]) -> Strin
     let all: Vec<Vec<f64>> = series.iter().map(|s| share(s.1)).collect();
     let high = all.iter().flatten().fold(0.0f64, |m, x| m.max(*x));
     if high == 0.0 {
-        let _ = write!(out, "<text x=\"{LEFT}\" y=\"40\" class=\"t\">nothing to show on this prompt</text></svg>");
+        let _ = write!(
+            out,
+            "<text x=\"{LEFT}\" y=\"40\" class=\"t\">nothing to show on this prompt</text></svg>"
+        );
         return out;
     }
     let place = |v: f64| height - BOTTOM - (height - TOP - BOTTOM) * v / high;
@@ -327,16 +365,31 @@ pub(super) fn histogram(label: &str, series: &[(&'static str, &[u64])]) -> Strin
             y + 16.0
         );
     }
-    let _ = write!(out, "<text x=\"{:.1}\" y=\"{}\" class=\"t m\">cosine</text>", x(0.0), height - 6.0);
+    let _ = write!(
+        out,
+        "<text x=\"{:.1}\" y=\"{}\" class=\"t m\">cosine</text>",
+        x(0.0),
+        height - 6.0
+    );
     for (i, bins) in all.iter().enumerate() {
         let step = 2.0 / bins.len().max(1) as f64;
         let mut path = format!("M{:.1} {:.1}", x(-1.0), place(0.0));
         for (b, v) in bins.iter().enumerate() {
             let from = b as f64 * step - 1.0;
-            let _ = write!(path, "L{:.1} {:.1}L{:.1} {:.1}", x(from), place(*v), x(from + step), place(*v));
+            let _ = write!(
+                path,
+                "L{:.1} {:.1}L{:.1} {:.1}",
+                x(from),
+                place(*v),
+                x(from + step),
+                place(*v)
+            );
         }
         let _ = write!(path, "L{:.1} {:.1}", x(1.0), place(0.0));
-        let _ = write!(out, "<path d=\"{path}\" class=\"area c{i}\"/><path d=\"{path}\" class=\"l c{i}\"/>");
+        let _ = write!(
+            out,
+            "<path d=\"{path}\" class=\"area c{i}\"/><path d=\"{path}\" class=\"l c{i}\"/>"
+        );
         for (b, v) in bins.iter().enumerate().filter(|(_, v)| **v > 0.0) {
             let from = b as f64 * step - 1.0;
             let _ = write!(

@@ -119,7 +119,9 @@ pub(super) fn measure(l: &Outputs) -> Geometry {
     let is_watched = |row: &usize| l.watched.binary_search(row).is_ok();
     let others: Vec<usize> = (0..n).filter(|r| !is_watched(r)).collect();
     let lengths = |x: &[f32], rows: &[usize]| {
-        let all = rows.iter().flat_map(|r| x[r * narrow..(r + 1) * narrow].chunks_exact(dim));
+        let all = rows
+            .iter()
+            .flat_map(|r| x[r * narrow..(r + 1) * narrow].chunks_exact(dim));
         all.map(|head| f64::from(norm(head))).sum::<f64>() as f32 / (rows.len() * kv_heads).max(1) as f32
     };
     let sink_key = mean_row(l.qkv.k, narrow, l.watched.iter().copied());

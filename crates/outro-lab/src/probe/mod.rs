@@ -255,7 +255,10 @@ pub fn probe(
 ) -> Result<Profile> {
     let config = &model.config().text;
     if spans.len() != prompt.embeds.rows() {
-        return Err(Error::setting("prompt", "the kinds of its rows do not fit its rows"));
+        return Err(Error::setting(
+            "prompt",
+            "the kinds of its rows do not fit its rows",
+        ));
     }
     if let Some(d) = options.dims.iter().find(|d| **d >= config.hidden) {
         let problem = format!("{d}: the model's dimensions are 0 to {}", config.hidden - 1);

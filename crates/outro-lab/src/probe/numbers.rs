@@ -80,7 +80,11 @@ pub const BY_HEAD: [&str; 10] = [
 ];
 
 /// Cosines counted over all layers and heads.
-pub const COSINES: [&str; 3] = ["q with sink k", "o with sink v, before OutRo", "o with sink v, after OutRo"];
+pub const COSINES: [&str; 3] = [
+    "q with sink k",
+    "o with sink v, before OutRo",
+    "o with sink v, after OutRo",
+];
 
 /// Means over prompts, and over nothing else.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -161,7 +165,11 @@ impl Numbers {
                     stat.add(x);
                 }
             }
-            for (sum, c) in self.cosines.iter_mut().zip([&l.q_sink_key, &l.o_before, &l.o_after]) {
+            for (sum, c) in self
+                .cosines
+                .iter_mut()
+                .zip([&l.q_sink_key, &l.o_before, &l.o_after])
+            {
                 sum.resize(Cosines::BINS, 0);
                 for (sum, n) in sum.iter_mut().zip(&c.histogram) {
                     *sum += u64::from(*n);

@@ -56,7 +56,10 @@ fn cosine(a: &[f32], b: &[f32]) -> f64 {
 
 #[track_caller]
 fn near(got: f32, want: f64, what: &str) {
-    assert!((f64::from(got) - want).abs() <= 1e-5 * want.abs().max(1.0), "{what}: {got} {want}");
+    assert!(
+        (f64::from(got) - want).abs() <= 1e-5 * want.abs().max(1.0),
+        "{what}: {got} {want}"
+    );
 }
 
 #[test]
@@ -83,7 +86,10 @@ fn every_quantity_is_that_of_the_whole_map() {
                 let map: Vec<Vec<f64>> = (0..n)
                     .map(|i| {
                         let scores: Vec<f64> = (0..=i)
-                            .map(|j| dot(head(q, i, heads, h, dim), head(k, j, groups, g, dim)) / (dim as f64).sqrt())
+                            .map(|j| {
+                                dot(head(q, i, heads, h, dim), head(k, j, groups, g, dim))
+                                    / (dim as f64).sqrt()
+                            })
                             .collect();
                         let max = scores.iter().copied().fold(f64::MIN, f64::max);
                         let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
@@ -95,8 +101,16 @@ fn every_quantity_is_that_of_the_whole_map() {
                     rows.iter().map(|i| f(*i)).sum::<f64>() / rows.len().max(1) as f64
                 };
                 for kind in Kind::ALL {
-                    let rows: Vec<usize> = others.iter().copied().filter(|i| profile.kinds[*i] == kind).collect();
-                    near(layer.mass[h][kind as usize], mean(&rows, &on), &format!("{at}: mass by {}", kind.name()));
+                    let rows: Vec<usize> = others
+                        .iter()
+                        .copied()
+                        .filter(|i| profile.kinds[*i] == kind)
+                        .collect();
+                    near(
+                        layer.mass[h][kind as usize],
+                        mean(&rows, &on),
+                        &format!("{at}: mass by {}", kind.name()),
+                    );
                 }
                 let gate = 1.0 - mean(&others, &on);
                 near(layer.gate[h], gate, &format!("{at}: gate"));
@@ -105,7 +119,9 @@ fn every_quantity_is_that_of_the_whole_map() {
                     let mut sum = vec![0f64; dim];
                     for s in profile.watched.iter().filter(|s| **s <= i) {
                         let v = head(v, *s, groups, g, dim);
-                        sum.iter_mut().zip(v).for_each(|(a, v)| *a += map[i][*s] * f64::from(*v));
+                        sum.iter_mut()
+                            .zip(v)
+                            .for_each(|(a, v)| *a += map[i][*s] * f64::from(*v));
                     }
                     sum.iter().map(|x| *x as f32).collect()
                 };
@@ -121,10 +137,18 @@ fn every_quantity_is_that_of_the_whole_map() {
                     })
                     .collect();
                 let angle = |i: usize| cosine(head(q, i, heads, h, dim), &key);
-                near(layer.q_sink_key.mean[h], mean(&others, &angle), &format!("{at}: cos(q, k)"));
+                near(
+                    layer.q_sink_key.mean[h],
+                    mean(&others, &angle),
+                    &format!("{at}: cos(q, k)"),
+                );
                 if let Some(vbar) = profile.vbar.get(&layer.layer) {
                     let angle = |i: usize| cosine(head(o, i, heads, h, dim), &vbar[g * dim..(g + 1) * dim]);
-                    near(layer.o_before.mean[h], mean(&others, &angle), &format!("{at}: cos(o, v)"));
+                    near(
+                        layer.o_before.mean[h],
+                        mean(&others, &angle),
+                        &format!("{at}: cos(o, v)"),
+                    );
                 }
                 for (i, row) in map.iter().enumerate() {
                     for (j, a) in row.iter().enumerate() {
@@ -145,7 +169,9 @@ fn every_quantity_is_that_of_the_whole_map() {
             assert_eq!(layer.attended, marked, "{at}");
             for s in &layer.seen {
                 let later = |kind| {
-                    let rows = others.iter().filter(|i| **i >= s.position && profile.kinds[**i] == kind);
+                    let rows = others
+                        .iter()
+                        .filter(|i| **i >= s.position && profile.kinds[**i] == kind);
                     rows.count().max(1) as f64
                 };
                 let (video, audio) = (
@@ -163,7 +189,9 @@ fn every_quantity_is_that_of_the_whole_map() {
             let deviation = (all_gates.iter().map(|g| (g - mean).powi(2)).sum::<f64>() / heads as f64).sqrt();
             near(layer.balance.variation, deviation / mean, &at);
             let length = |x: &[f32], rows: &[usize]| {
-                let all = rows.iter().flat_map(|i| (0..groups).map(move |g| head(x, *i, groups, g, dim)));
+                let all = rows
+                    .iter()
+                    .flat_map(|i| (0..groups).map(move |g| head(x, *i, groups, g, dim)));
                 all.map(|x| dot(x, x).sqrt()).sum::<f64>() / (rows.len() * groups) as f64
             };
             near(layer.norms.k_sinks, length(k, &profile.watched), &at);
@@ -178,7 +206,10 @@ fn every_quantity_is_that_of_the_whole_map() {
                 .filter(|i| {
                     let row = &x[i * t.hidden..(i + 1) * t.hidden];
                     let rms = (dot(row, row) / t.hidden as f64 + 1e-6).sqrt();
-                    profile.dims.iter().any(|d| f64::from(row[*d].abs()) >= 20.0 * rms)
+                    profile
+                        .dims
+                        .iter()
+                        .any(|d| f64::from(row[*d].abs()) >= 20.0 * rms)
                 })
                 .collect();
             assert_eq!(layer.visual, visual);
@@ -192,7 +223,12 @@ fn sinks_are_the_fixtures_and_looking_changes_nothing() {
     for kind in ["text", "video", "audio", "audio-in-video"] {
         let (model, prompt, spans) = open(kind);
         let bytes = std::fs::read(root().join(format!("cases/{kind}.outro.safetensors"))).unwrap();
-        let meta = SafeTensors::read_metadata(&bytes).unwrap().1.metadata().clone().unwrap();
+        let meta = SafeTensors::read_metadata(&bytes)
+            .unwrap()
+            .1
+            .metadata()
+            .clone()
+            .unwrap();
         let profile = probe(&model, &prompt, &spans, &Options::default(), &mut |_| {}).unwrap();
         // The fixture was run with OutRo acting; so is this.
         let acting = Options {
@@ -205,14 +241,20 @@ fn sinks_are_the_fixtures_and_looking_changes_nothing() {
         assert_eq!(acted.relaxed_at, read("relaxed_at"), "{kind}");
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
         for (layer, vbar) in &acted.vbar {
-            let Ok(view) = tensors.tensor(&format!("vbar.{layer}")) else { continue };
+            let Ok(view) = tensors.tensor(&format!("vbar.{layer}")) else {
+                continue;
+            };
             for (bytes, got) in view.data().as_chunks().0.iter().zip(vbar) {
                 near(*got, f64::from(f32::from_le_bytes(*bytes)), kind);
             }
         }
         assert!(profile.layers.iter().all(|l| l.tokens == spans.len()));
         assert!(
-            acted.layers.iter().zip(&profile.layers).any(|(a, b)| a.share != b.share),
+            acted
+                .layers
+                .iter()
+                .zip(&profile.layers)
+                .any(|(a, b)| a.share != b.share),
             "{kind}: OutRo changes later layers"
         );
     }
@@ -228,9 +270,82 @@ fn pruned_tokens_are_gone_and_positions_stay_the_prompts() {
     let all = probe(&model, &prompt, &spans, &Options::default(), &mut |_| {}).unwrap();
     let few = probe(&model, &prompt, &spans, &pruned, &mut |_| {}).unwrap();
     let media = prunable(&spans).iter().filter(|m| **m).count();
-    assert!(few.pruned > media / 2 && few.pruned <= media - media.div_ceil(4), "{} of {media}", few.pruned);
+    assert!(
+        few.pruned > media / 2 && few.pruned <= media - media.div_ceil(4),
+        "{} of {media}",
+        few.pruned
+    );
     assert_eq!(few.layers[..5].iter().map(|l| l.tokens).max(), Some(spans.len()));
-    assert!(few.layers[5..].iter().all(|l| l.tokens == spans.len() - few.pruned));
-    assert_eq!(few.sinks, all.sinks, "the planted sinks are found where they were");
+    assert!(
+        few.layers[5..]
+            .iter()
+            .all(|l| l.tokens == spans.len() - few.pruned)
+    );
+    assert_eq!(
+        few.sinks, all.sinks,
+        "the planted sinks are found where they were"
+    );
     assert!(few.cache_bytes < all.cache_bytes);
+}
+
+/// On request: the two trained models whose sinks an independent implementation has listed. `OUTRO_QWEN_GGUF` is
+/// Qwen2.5-Coder-0.5B-Instruct (Q4_K_M), `OUTRO_SMOLLM_GGUF` SmolLM2-135M-Instruct (Q4_1).
+#[test]
+fn massive_activations_of_trained_models_appear_where_they_do() {
+    let open = |variable: &str| {
+        let Some(path) = std::env::var_os(variable) else {
+            println!("note: {variable} is not set, its model was not looked at");
+            return None;
+        };
+        let tokenizer = outro::tokenizer::Tokenizer::open(Path::new(&path))
+            .unwrap()
+            .unwrap();
+        Some((Model::load(Path::new(&path), Dtype::Auto).unwrap(), tokenizer))
+    };
+    let look = |model: &Model, ids: Vec<u32>| {
+        let inputs = Inputs {
+            input_ids: ids,
+            ..Inputs::default()
+        };
+        let prompt = model.prompt(&inputs, &outro::MediaEmbeds::default()).unwrap();
+        let rows = spans(model.config(), &inputs).unwrap();
+        probe(model, &prompt, &rows, &Options::default(), &mut |_| {}).unwrap()
+    };
+    let text = "The sky is blue because air scatters short waves more than long ones. ".repeat(12);
+    if let Some((model, tokenizer)) = open("OUTRO_QWEN_GGUF") {
+        let chat = format!(
+            "<|im_start|>system\nYou are Qwen.<|im_end|>\n<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
+        );
+        let p = look(&model, tokenizer.encode(&chat).unwrap());
+        let with: Vec<usize> = p
+            .layers
+            .iter()
+            .filter(|l| l.massive.contains(&0))
+            .map(|l| l.layer)
+            .collect();
+        assert_eq!(with, (3..=21).collect::<Vec<_>>());
+        assert!((p.layers[3].top[0] - 1573.0).abs() < 2.0 && (p.layers[6].top[0] - 2182.0).abs() < 5.0);
+        for layer in (3..6).chain(18..22) {
+            assert_eq!(p.sinks[&layer], [0], "layer {layer}");
+        }
+        assert!(
+            p.sinks[&6].len() > 1
+                && p.relaxed_at[&3] == [0]
+                && p.relaxed_at[&6].len() == p.sinks[&6].len() - 1
+        );
+    }
+    if let Some((model, tokenizer)) = open("OUTRO_SMOLLM_GGUF") {
+        let p = look(
+            &model,
+            tokenizer
+                .encode(&format!("<|im_start|><|im_start|>user\n{text}"))
+                .unwrap(),
+        );
+        for l in &p.layers[..28] {
+            let want: &[usize] = if l.layer < 12 { &[] } else { &[0, 1] };
+            assert_eq!(l.massive, want, "layer {}", l.layer);
+        }
+        assert!((p.layers[12].top[0] - 24_926.0).abs() < 30.0);
+        assert_eq!(p.relaxed_at.into_iter().collect::<Vec<_>>(), [(12, vec![0, 1])]);
+    }
 }

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use outro::Result;
 use outro::hook::{At, Flow, Hook, Qkv, column_sums, row_lse};
 use outro::method::{OutRo, OutRoConfig};
-use outro::Result;
 
 use super::geometry::{Outputs, measure};
 use super::{Balance, Kind, Layer, Options, Seen, detect};

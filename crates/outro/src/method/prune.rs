@@ -31,7 +31,10 @@ impl FromStr for PruneConfig {
         for part in text.split(',') {
             match part.split_once('=').map(|(k, v)| (k.trim(), v.trim())) {
                 Some(("layer", v)) => {
-                    layer = Some(v.parse().map_err(|_| bad(format!("layer `{v}` is no layer number")))?);
+                    layer = Some(
+                        v.parse()
+                            .map_err(|_| bad(format!("layer `{v}` is no layer number")))?,
+                    );
                 }
                 Some(("keep", v)) => {
                     let share: f32 = v.parse().map_err(|_| bad(format!("keep `{v}` is no number")))?;
@@ -98,7 +101,12 @@ fn whole_view(qkv: Qkv, at: At, query: usize) -> Vec<f32> {
         let k = qkv.k.chunks_exact(groups * dim);
         let start = head / (heads / groups) * dim;
         let mut row: Vec<f32> = k
-            .map(|k| q.iter().zip(&k[start..start + dim]).map(|(a, b)| a * b).sum::<f32>())
+            .map(|k| {
+                q.iter()
+                    .zip(&k[start..start + dim])
+                    .map(|(a, b)| a * b)
+                    .sum::<f32>()
+            })
             .map(|dot| dot / (dim as f32).sqrt())
             .collect();
         let max = row.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x));
@@ -125,7 +133,10 @@ impl Hook for Prune {
             });
         }
         if self.media.len() != x.len() / hidden {
-            return Err(Error::input("prune", "the kinds of the rows do not fit the prompt"));
+            return Err(Error::input(
+                "prune",
+                "the kinds of the rows do not fit the prompt",
+            ));
         }
         if let Some(stay) = self.stay.take() {
             self.dropped = self.media.len() - stay.len();
@@ -183,7 +194,15 @@ mod tests {
     fn settings_are_read_and_named() {
         let c: PruneConfig = "layer=5, keep=0.2".parse().unwrap();
         assert_eq!(c, PruneConfig { layer: 5, keep: 0.2 });
-        for bad in ["", "layer=5", "keep=1", "layer=5,keep=0", "layer=5,keep=2", "layer=x,keep=1", "layer=1,top=3"] {
+        for bad in [
+            "",
+            "layer=5",
+            "keep=1",
+            "layer=5,keep=0",
+            "layer=5,keep=2",
+            "layer=x,keep=1",
+            "layer=1,top=3",
+        ] {
             let message = bad.parse::<PruneConfig>().unwrap_err().to_string();
             assert!(message.contains("prune"), "{message}");
         }

@@ -38,6 +38,9 @@ pub(crate) struct SinksFlags {
     /// With --data: only the first N questions.
     #[arg(long, value_name = "N", requires = "data")]
     limit: Option<usize>,
+    /// Show the scores of this log of `outro eval run` too.
+    #[arg(long, value_name = "LOG")]
+    scores: Option<PathBuf>,
     /// Where the report, the tables and profile.json go; made if it is not there.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -86,6 +89,8 @@ pub(crate) struct Sinks {
     pub(crate) model: Option<String>,
     pub(crate) subject: Subject,
     pub(crate) out: PathBuf,
+    /// A log of `outro eval run`.
+    pub(crate) scores: Option<PathBuf>,
     pub(crate) act: bool,
     pub(crate) tau: f32,
     pub(crate) dims: Vec<usize>,
@@ -127,6 +132,7 @@ pub(super) fn sinks(f: SinksFlags, typed: &ArgMatches) -> anyhow::Result<Sinks> 
         model: f.model.model,
         subject,
         out: f.out,
+        scores: f.scores,
         act: f.strategy == TraceStrategy::Outro,
         tau: f.tau,
         dims: f.dims,

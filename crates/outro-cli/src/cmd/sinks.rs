@@ -9,11 +9,12 @@ use outro::inputs::Inputs;
 use outro::positions::{Span, spans};
 use outro::prepare::Preparer;
 use outro::{MediaEmbeds, Model};
-use outro_lab::page::{Page, Shown, Token, frames};
+use outro_lab::page::{Page, Scored, Shown, Token, frames};
 use outro_lab::probe::numbers::Numbers;
 use outro_lab::probe::{Options, Profile, probe};
 use outro_lab::strategy::sweeps;
 use outro_lab::task::{Profile as Form, Sample, Task};
+use outro_lab::{log, report};
 use outro_media::PatchConfig;
 use serde_json::json;
 
@@ -40,6 +41,10 @@ pub(crate) fn run(args: &Sinks, ui: &Ui) -> anyhow::Result<()> {
         dims: args.dims.clone(),
         epsilon: args.epsilon,
         prune: args.prune,
+    };
+    let (scores, scored_on) = match &args.scores {
+        Some(log) => scored(log)?,
+        None => (Vec::new(), String::new()),
     };
     let bench = match &args.subject {
         Subject::Asked {
@@ -129,11 +134,13 @@ pub(crate) fn run(args: &Sinks, ui: &Ui) -> anyhow::Result<()> {
         options: &options,
         numbers: &numbers,
         one: one.as_ref(),
+        scores: &scores,
+        scored_on: &scored_on,
     };
     let text = &model.config().text;
     let record = json!({
         "model": name, "about": about, "options": options, "prompts": numbers.prompts, "one": one,
-        "layers": numbers.layers, "heads": numbers.heads, "cosines": numbers.cosines,
+        "scores": scores, "layers": numbers.layers, "heads": numbers.heads, "cosines": numbers.cosines,
         "layer_quantities": outro_lab::probe::numbers::BY_LAYER, "head_quantities": outro_lab::probe::numbers::BY_HEAD,
     });
     let strategies = sweeps(&numbers.heads_by_sink_mass(), text.layers, text.head_dim).join("\n") + "\n";
@@ -149,6 +156,20 @@ pub(crate) fn run(args: &Sinks, ui: &Ui) -> anyhow::Result<()> {
         write(&args.out.join(file), &content)?;
     }
     emit(&summary(one.as_ref().map(|s| &s.profile), &numbers, &args.out))
+}
+
+/// A log's strategies with their scores, and what was asked.
+fn scored(path: &Path) -> anyhow::Result<(Vec<Scored>, String)> {
+    let (header, rows) = log::read(path)?;
+    let one = |r: report::Result| Scored {
+        name: r.strategy,
+        accuracy: r.all.accuracy,
+        interval: r.all.interval,
+        p: r.paired.map(|v| v.p),
+    };
+    let about = format!("{} by {}", header.task, header.model);
+    let results = report::report(&header, &rows).results;
+    Ok((results.into_iter().map(one).collect(), about))
 }
 
 /// What there is to look at, before the weights.

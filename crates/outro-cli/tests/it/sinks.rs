@@ -3,7 +3,11 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::support::{fixtures, outro};
+use crate::support::outro;
+
+fn fixtures() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
+}
 
 fn files(dir: &std::path::Path) -> Vec<String> {
     let mut all: Vec<String> = fs::read_dir(dir)
@@ -110,7 +114,7 @@ fn what_cannot_be_meant_is_named() {
     outro(["-q", "sinks", "--out", here, "--tau", "0", "x"]).fails(2, &["--tau"]);
     outro(["-q", "sinks", "--out", file.to_str().unwrap(), "x"]).fails(1, &["--out"]);
     outro(["-q", "sinks", "--out", here, "--dims", "9999", "x"]).fails(1, &["sink dimensions", "9999"]);
-    outro(["-q", "ask", "--video", clip, "--prune", "layer=99,keep=0.2", "x"]).fails(1, &["prune", "99"]);
+    outro(["-q", "ask", "--video", clip, "--prune", "layer=99,keep=0.2", "x"]).fails(2, &["prune", "99"]);
     assert_eq!(outro(["ask", "--prune", "layer=1", "x"]).code, Some(2));
 }
 

@@ -1,5 +1,6 @@
 //! The sink lab's report: one HTML page that needs nothing beside it. Figures are SVG, colours follow the reader's theme.
 
+mod scores;
 mod strip;
 mod svg;
 
@@ -7,6 +8,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+pub use scores::Scored;
 pub use strip::{Frame, Token, frames};
 
 use crate::probe::numbers::{COSINES, Numbers, Stat};
@@ -37,6 +39,10 @@ pub struct Page<'a> {
     pub numbers: &'a Numbers,
     /// The prompt, where there is one.
     pub one: Option<&'a Shown>,
+    /// What strategies scored, the one that others are compared with first; may be none.
+    pub scores: &'a [Scored],
+    /// On what.
+    pub scored_on: &'a str,
 }
 
 fn series(numbers: &Numbers, names: &[(&'static str, &'static str)]) -> Vec<Series> {
@@ -87,6 +93,7 @@ impl Page<'_> {
         self.detection(&mut out);
         self.attention(&mut out);
         self.geometry(&mut out);
+        scores::section(&mut out, self.scores, self.scored_on);
         let _ = write!(
             out,
             "<h2>Numbers</h2><p>All figures are drawn from <a href=\"layers.csv\">layers.csv</a>, <a href=\"heads.csv\">heads.csv</a> and \

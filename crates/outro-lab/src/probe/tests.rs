@@ -317,12 +317,8 @@ fn massive_activations_of_trained_models_appear_where_they_do() {
             "<|im_start|>system\nYou are Qwen.<|im_end|>\n<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
         );
         let p = look(&model, tokenizer.encode(&chat).unwrap());
-        let with: Vec<usize> = p
-            .layers
-            .iter()
-            .filter(|l| l.massive.contains(&0))
-            .map(|l| l.layer)
-            .collect();
+        let with = p.sinks.iter().filter(|(_, sinks)| sinks.contains(&0));
+        let with: Vec<usize> = with.map(|(layer, _)| *layer).collect();
         assert_eq!(with, (3..=21).collect::<Vec<_>>());
         assert!((p.layers[3].top[0] - 1573.0).abs() < 2.0 && (p.layers[6].top[0] - 2182.0).abs() < 5.0);
         for layer in (3..6).chain(18..22) {

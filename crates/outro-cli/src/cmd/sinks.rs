@@ -41,6 +41,7 @@ pub(crate) fn run(args: &Sinks, ui: &Ui) -> anyhow::Result<()> {
         dims: args.dims.clone(),
         epsilon: args.epsilon,
         prune: args.prune,
+        kv: args.weights.kv,
     };
     let (scores, scored_on) = match &args.scores {
         Some(log) => scored(log)?,

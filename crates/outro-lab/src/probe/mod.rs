@@ -15,7 +15,7 @@ use std::time::Instant;
 use outro::hook::{Chain, Hook};
 use outro::method::{OutRoConfig, Prune, PruneConfig, massive_tokens, median_abs};
 use outro::positions::Span;
-use outro::{Model, Prompt, Session};
+use outro::{KvType, Model, Prompt, Session};
 use serde::Serialize;
 
 pub use geometry::{Cosines, KeyDimension, Norms};
@@ -80,6 +80,9 @@ pub struct Options {
     pub epsilon: f32,
     /// Tokens to drop on the way.
     pub prune: Option<PruneConfig>,
+    /// How keys and values are kept.
+    #[serde(skip)]
+    pub kv: KvType,
 }
 
 impl Default for Options {
@@ -91,6 +94,7 @@ impl Default for Options {
             dims: Vec::new(),
             epsilon: 0.3,
             prune: None,
+            kv: KvType::F32,
         }
     }
 }
@@ -275,7 +279,7 @@ pub fn probe(
         }
     };
     let survey = pruned(Box::new(watch::Survey::new(options.method.clone())));
-    let mut session = Session::new(model, Some(survey));
+    let mut session = Session::with_kv(model, Some(survey), options.kv);
     session.prefill(prompt, 1, progress)?;
     let (mut watched, stands_out) = session
         .hook::<watch::Survey>()
@@ -293,7 +297,7 @@ pub fn probe(
     };
     let kinds: Vec<Kind> = spans.iter().map(Kind::from).collect();
     let hook = watch::Watch::new(options.clone(), kinds.clone(), watched.clone(), dims.clone());
-    let mut session = Session::new(model, Some(pruned(Box::new(hook))));
+    let mut session = Session::with_kv(model, Some(pruned(Box::new(hook))), options.kv);
     session.prefill(prompt, 1, &mut |done| progress(config.layers + done))?;
     let (pruned, pruned_by) = session
         .hook::<Prune>()

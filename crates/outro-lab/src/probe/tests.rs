@@ -261,6 +261,28 @@ fn sinks_are_the_fixtures_and_looking_changes_nothing() {
 }
 
 #[test]
+fn looking_changes_no_bit_and_neither_does_keeping_everything() {
+    let (model, prompt, spans) = open("audio-in-video");
+    let run = |hook: Option<Box<dyn Hook>>| {
+        let mut session = Session::new(&model, hook);
+        let mut logits = session.prefill(&prompt, 4, &mut |_| {}).unwrap().data;
+        logits.extend(session.decode(20).unwrap());
+        logits
+    };
+    let plain = run(None);
+    let kinds: Vec<Kind> = spans.iter().map(Kind::from).collect();
+    let watch = watch::Watch::new(Options::default(), kinds, vec![0], vec![1, 2]);
+    assert_eq!(run(Some(Box::new(watch))), plain);
+    let method = OutRoConfig::default();
+    let prune = |keep| -> Option<Box<dyn Hook>> {
+        let config = PruneConfig { layer: 4, keep };
+        Some(Box::new(Prune::new(config, &method, prunable(&spans))))
+    };
+    assert_eq!(run(prune(1.0)), plain);
+    assert_ne!(run(prune(0.2)), plain);
+}
+
+#[test]
 fn pruned_tokens_are_gone_and_positions_stay_the_prompts() {
     let (model, prompt, spans) = open("audio-in-video");
     let pruned = Options {

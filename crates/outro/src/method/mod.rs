@@ -114,17 +114,13 @@ impl Hook for OutRo {
     fn layer_input(&mut self, at: At, x: &[f32], hidden: usize) -> Result<Flow> {
         let rows = x.len() / hidden;
         if at.prefill && rows > 1 && self.config.detects(at.layer, at.layers) {
-            let found = match &self.config.sinks {
-                Some(given) => given
-                    .iter()
-                    .copied()
-                    .filter(|t| self.row_of(*t).is_some_and(|row| row < rows))
-                    .collect(),
-                None => {
-                    let c = &self.config;
-                    let found = massive_tokens(x, hidden, c.abs_threshold, c.median_multiple);
-                    found.into_iter().map(|row| self.position(row)).collect()
-                }
+            let c = &self.config;
+            let found = if let Some(given) = &c.sinks {
+                let there = |t: &usize| self.row_of(*t).is_some_and(|row| row < rows);
+                given.iter().copied().filter(there).collect()
+            } else {
+                let found = massive_tokens(x, hidden, c.abs_threshold, c.median_multiple);
+                found.into_iter().map(|row| self.position(row)).collect()
             };
             self.sinks.insert(at.layer, found);
         }

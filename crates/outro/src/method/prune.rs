@@ -110,7 +110,9 @@ fn whole_view(qkv: Qkv, at: At, query: usize) -> Vec<f32> {
             .map(|dot| dot / (dim as f32).sqrt())
             .collect();
         let max = row.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x));
-        row.iter_mut().for_each(|x| *x = (*x - max).exp());
+        for x in &mut row {
+            *x = (*x - max).exp();
+        }
         let scale = 1.0 / (row.iter().sum::<f32>() * heads as f32);
         mean.iter_mut().zip(&row).for_each(|(m, x)| *m += x * scale);
     }

@@ -9,6 +9,9 @@ use crate::error::{Error, Result};
 use crate::intervene::{Change, Intervention};
 use crate::probe::prunable;
 
+const KNOWN: &str = "baseline, outro, outro:KEY=VALUE,..., prune:layer=N,keep=SHARE, heads:off=LAYER.HEAD+..., \
+    zero-k:top=N, sink-value:scale=X, joined by /";
+
 /// What is done beside OutRo.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -58,14 +61,11 @@ impl Strategy {
                 "outro" if strategy.method.is_some() => return Err(bad("outro is there twice".into())),
                 "outro" => strategy.method = Some(method(switches, base, &bad)?),
                 "prune" => strategy.extras.push(Extra::Prune(switches.parse()?)),
-                _ => match Change::parse(kind, switches)? {
-                    Some(change) => strategy.extras.push(Extra::Change(change)),
-                    None => {
-                        let known = "baseline, outro, outro:KEY=VALUE,..., prune:layer=N,keep=SHARE, \
-                            heads:off=LAYER.HEAD+..., zero-k:top=N, sink-value:scale=X, joined by /";
-                        return Err(bad(format!("unknown; known: {known}")));
-                    }
-                },
+                _ => {
+                    let change = Change::parse(kind, switches)?;
+                    let unknown = || bad(format!("unknown; known: {KNOWN}"));
+                    strategy.extras.push(Extra::Change(change.ok_or_else(unknown)?));
+                }
             }
         }
         strategy.sinks = (!strategy.extras.is_empty()).then(|| base.clone());

@@ -128,7 +128,7 @@ pub(super) fn eval(command: EvalCommand) -> anyhow::Result<Eval> {
     };
     if let Some(p) = f.prune.prune {
         for name in &mut strategies {
-            *name += &format!("/prune:layer={},keep={}", p.layer, p.keep);
+            *name = format!("{name}/prune:layer={},keep={}", p.layer, p.keep);
         }
     }
     if let Some(twice) = (1..strategies.len()).find(|i| strategies[..*i].contains(&strategies[*i])) {

@@ -192,7 +192,7 @@ impl Lab<'_> {
         let layers = 2 * self.model.config().text.layers;
         let bar = self.ui.bar("looking", layers as u64, Unit::Count);
         let profile = probe(self.model, &prompt, rows, self.options, &mut |n| {
-            bar.set(n as u64)
+            bar.set(n as u64);
         })?;
         bar.done();
         let seconds = |item: usize| inputs.second_per_grid.get(item).copied().unwrap_or(1.0);
@@ -255,29 +255,30 @@ fn write(path: &Path, content: &str) -> anyhow::Result<()> {
 }
 
 fn summary(one: Option<&Profile>, numbers: &Numbers, out: &Path) -> String {
-    let mut text = String::new();
+    let mut lines = Vec::new();
     if let Some(p) = one {
         if p.fallback {
-            text.push_str(
-                "no sink by these thresholds (--abs-threshold, --median-multiple); token 0 is watched\n",
+            lines.push(
+                "no sink by these thresholds (--abs-threshold, --median-multiple); token 0 is watched".into(),
             );
         }
         for l in p.layers.iter().filter(|l| !l.sinks.is_empty()) {
             let shown: Vec<String> = l.sinks.iter().take(12).map(usize::to_string).collect();
             let more = if l.sinks.len() > 12 { ", ..." } else { "" };
-            text += &format!(
-                "layer {:>3}  {} sinks: {}{more}\n",
+            let list = shown.join(", ");
+            lines.push(format!(
+                "layer {:>3}  {} sinks: {list}{more}",
                 l.layer,
-                l.sinks.len(),
-                shown.join(", ")
-            );
+                l.sinks.len()
+            ));
         }
         if p.pruned > 0 {
             let cache = crate::ui::bytes(p.cache_bytes as u64);
-            text += &format!("pruned {} tokens; the cache holds {cache}\n", p.pruned);
+            lines.push(format!("pruned {} tokens; the cache holds {cache}", p.pruned));
         }
     } else {
-        text += &format!("{} prompts\n", numbers.prompts);
+        lines.push(format!("{} prompts", numbers.prompts));
     }
-    text + &format!("{}\n", out.join("report.html").display())
+    lines.push(out.join("report.html").display().to_string());
+    lines.join("\n") + "\n"
 }

@@ -42,6 +42,9 @@ impl Token {
     }
 }
 
+/// Row and column of a token, and how often it is marked, over layers and detectors.
+type Mark = (usize, usize, usize);
+
 /// A frame of a video, small, and its tokens that are marked.
 #[derive(Clone, Debug)]
 pub struct Frame {
@@ -50,8 +53,7 @@ pub struct Frame {
     seconds: f32,
     /// Tokens down and across.
     grid: [usize; 2],
-    /// Row, column, and how often the token is marked, over layers and detectors.
-    marks: Vec<(usize, usize, usize)>,
+    marks: Vec<Mark>,
     /// `data:image/png;base64,...`
     picture: String,
 }
@@ -71,7 +73,7 @@ pub fn frames(profile: &Profile, spans: &[Span], inputs: &Inputs, patch: &PatchC
     {
         *layers_of.entry(*position).or_default() += 1;
     }
-    let mut found: BTreeMap<(usize, usize), Vec<(usize, usize, usize)>> = BTreeMap::new();
+    let mut found: BTreeMap<(usize, usize), Vec<Mark>> = BTreeMap::new();
     for (position, layers) in layers_of {
         if let Some(Span::Video { item, t, y, x }) = spans.get(position) {
             found.entry((*item, *t)).or_default().push((*y, *x, layers));

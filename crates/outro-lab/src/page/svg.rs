@@ -155,7 +155,7 @@ pub(super) fn lines(label: &str, y: &str, scale: Scale, series: &[Series]) -> St
         );
     }
     layer_axis(&mut out, n, height - BOTTOM, &x);
-    let middle = (height - BOTTOM + TOP) / 2.0;
+    let middle = f64::midpoint(height - BOTTOM, TOP);
     let _ = write!(
         out,
         "<text x=\"12\" y=\"{middle}\" class=\"t m\" transform=\"rotate(-90 12 {middle})\">{}</text>",
@@ -171,10 +171,11 @@ pub(super) fn lines(label: &str, y: &str, scale: Scale, series: &[Series]) -> St
             let (upper, mut lower) = (edge(1.0), edge(-1.0));
             lower.reverse();
             let points = upper.iter().chain(&lower);
-            let points: String = points
-                .map(|(i, v)| format!("{:.1},{:.1} ", x(*i), place(v.clamp(low, high))))
-                .collect();
-            let _ = write!(out, "<polygon points=\"{points}\" class=\"band c{i}\"/>");
+            out.push_str("<polygon points=\"");
+            for (j, v) in points {
+                let _ = write!(out, "{:.1},{:.1} ", x(*j), place(v.clamp(low, high)));
+            }
+            let _ = write!(out, "\" class=\"band c{i}\"/>");
         }
         let mut path = String::new();
         let mut pen = 'M';

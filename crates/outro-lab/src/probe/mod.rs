@@ -278,7 +278,7 @@ pub fn probe(
             ])),
         }
     };
-    let survey = pruned(Box::new(watch::Survey::new(options.method.clone())));
+    let survey = pruned(Box::new(watch::Survey::new(&options.method)));
     let mut session = Session::with_kv(model, Some(survey), options.kv);
     session.prefill(prompt, 1, progress)?;
     let (mut watched, stands_out) = session

@@ -19,9 +19,9 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    pub(super) fn new(method: OutRoConfig) -> Self {
+    pub(super) fn new(method: &OutRoConfig) -> Self {
         Self {
-            detector: OutRo::detector(&method),
+            detector: OutRo::detector(method),
             rows: Vec::new(),
             standing: Vec::new(),
         }
@@ -118,7 +118,9 @@ impl Watch {
         let sums = column_sums(qkv.q, qkv.k, at.shape, 0, lse, &group, GROUPS);
         let sum = |g: usize, h: usize, key: usize| sums[(g * heads + h) * n + key];
         let mut counts = [0usize; GROUPS];
-        group.iter().for_each(|g| counts[*g] += 1);
+        for g in &group {
+            counts[*g] += 1;
+        }
         let queries: usize = counts[..GROUPS - 1].iter().sum();
         for h in 0..heads {
             let on_sinks: [f32; 4] =

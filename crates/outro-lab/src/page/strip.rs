@@ -210,7 +210,8 @@ fn strip(out: &mut String, shown: &Shown) {
     let x = |i: usize| i as f64 / n as f64 * width;
     let _ = write!(
         out,
-        "<svg viewBox=\"0 -18 {width} 74\" role=\"img\" aria-label=\"The {n} tokens of the prompt by kind, with sinks marked\">"
+        "<svg viewBox=\"-7 -18 {} 74\" role=\"img\" aria-label=\"The {n} tokens of the prompt by kind, with sinks marked\">",
+        width + 14.0
     );
     let mut start = 0;
     for run in p.kinds.chunk_by(|a, b| a == b) {

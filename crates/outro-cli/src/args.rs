@@ -4,6 +4,7 @@
 pub(crate) mod bench;
 pub(crate) mod eval;
 pub(crate) mod flags;
+pub(crate) mod sinks;
 pub(crate) mod synth;
 
 use std::ffi::OsString;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use outro::chat::Part;
-use outro::method::OutRoConfig;
+use outro::method::{OutRoConfig, PruneConfig};
 use outro::{Activations, KvType, LoadOptions};
 use outro_media::Decoder;
 
@@ -46,6 +47,7 @@ pub(crate) enum Action {
     Synth(Box<synth::Synth>),
     Eval(eval::Eval),
     Bench(Box<bench::Bench>),
+    Sinks(Box<sinks::Sinks>),
     Demo(Demo),
     /// Whether it prints JSON.
     Doctor(bool),
@@ -154,6 +156,7 @@ pub(crate) struct Ask {
     pub(crate) sampled: Sampled,
     pub(crate) system: Option<String>,
     pub(crate) weights: Weights,
+    pub(crate) prune: Option<PruneConfig>,
     pub(crate) json: bool,
 }
 
@@ -243,6 +246,7 @@ fn build(cli: Cli, typed: &ArgMatches) -> anyhow::Result<Invocation> {
         })),
         Cmd::Bench(f) => Action::Bench(Box::new(bench::bench(*f)?)),
         Cmd::Eval(command) => Action::Eval(eval::eval(command)?),
+        Cmd::Sinks(f) => Action::Sinks(Box::new(sinks::sinks(*f, typed)?)),
         Cmd::Synth(f) => Action::Synth(Box::new(synth::synth(f)?)),
         Cmd::Demo { seed, out, model } => Action::Demo(Demo {
             seed,
@@ -314,6 +318,7 @@ fn ask(f: AskFlags, typed: &ArgMatches) -> anyhow::Result<Ask> {
         },
         system: f.system,
         weights: weights(&f.weights)?,
+        prune: f.prune.prune,
         json: f.json,
     })
 }

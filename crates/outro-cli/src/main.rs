@@ -56,6 +56,7 @@ fn run(invocation: &Invocation) -> anyhow::Result<()> {
         Action::Synth(a) => cmd::synth::run(a, ui),
         Action::Eval(a) => cmd::eval::run(a, ui),
         Action::Bench(a) => cmd::bench::run(a, ui),
+        Action::Sinks(a) => cmd::sinks::run(a, ui),
         Action::Demo(a) => cmd::demo::run(a, ui),
         Action::Doctor(json) => cmd::doctor::run(*json),
     }

@@ -15,6 +15,7 @@
 )]
 
 mod attention;
+mod columns;
 mod gemm;
 mod limits;
 mod many;
@@ -23,6 +24,7 @@ mod quant;
 mod simd;
 
 pub use attention::{AttentionShape, Cached, Mask, attend};
+pub use columns::{column_sums, row_lse};
 pub use gemm::{Activations, Weight, linear, linear_with};
 pub use limits::{f32_operations_per_second, read_bytes_per_second};
 pub use math::{add, gelu, layer_norm, rms_norm, rotate_half, silu_mul};

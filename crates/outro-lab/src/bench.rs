@@ -3,10 +3,9 @@
 
 use std::time::Instant;
 
-use outro::hook::Hook;
 use outro::inputs::{AudioFeatures, Inputs, Pixels};
 use outro::method::OutRo;
-use outro::positions::Positions;
+use outro::positions::{Positions, Span};
 use outro::{KvType, Level, Mat, Model, Progress, Prompt, Session};
 use outro::{f32_operations_per_second, read_bytes_per_second};
 use serde::Serialize;
@@ -148,6 +147,7 @@ pub fn bench(
     let limits = Limits::measure();
     let towers = Towers::new(model, work);
     let prompt = prompt(model, work);
+    let spans = spans(work);
     let n = strategies.len();
     let (mut prefill, mut decode) = (vec![Vec::new(); n], vec![Vec::new(); n]);
     let (mut vision, mut audio) = (Vec::new(), Vec::new());
@@ -161,10 +161,8 @@ pub fn bench(
         let order: Vec<usize> = (0..n).map(|i| (i + round) % n).collect();
         let mut sessions: Vec<Option<Session>> = (0..n).map(|_| None).collect();
         for &i in &order {
-            let method = strategies[i].method.clone();
             progress(&format!("{label}: prefill, {}", strategies[i].name));
-            let hook = method.map(|m| Box::new(OutRo::new(m)) as Box<dyn Hook>);
-            let mut session = Session::with_kv(model, hook, kv);
+            let mut session = Session::with_kv(model, strategies[i].hook(&spans), kv);
             let since = Instant::now();
             session.prefill(&prompt, 1, &mut |_| {})?;
             prefill[i].push(since.elapsed().as_secs_f64());
@@ -335,6 +333,19 @@ fn prompt(model: &Model, work: &Work) -> Prompt {
             next: s as f32,
         },
     }
+}
+
+/// A few words before and after, a video between them, for strategies that ask what a row is.
+fn spans(work: &Work) -> Vec<Span> {
+    let words = |row: usize| row < 16 || row + 32 >= work.prompt_tokens;
+    let video = |row: usize| Span::Video {
+        item: 0,
+        t: row / 256,
+        y: row % 256 / 16,
+        x: row % 16,
+    };
+    let of = |row| if words(row) { Span::Text } else { video(row) };
+    (0..work.prompt_tokens).map(of).collect()
 }
 
 fn median(all: &[f64]) -> f64 {

@@ -3,7 +3,10 @@
 pub mod bench;
 pub mod choice;
 mod error;
+pub mod intervene;
 pub mod log;
+pub mod page;
+pub mod probe;
 pub mod report;
 pub mod run;
 pub mod stats;

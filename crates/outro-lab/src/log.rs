@@ -87,6 +87,9 @@ pub struct Row {
     pub prefill_seconds: f64,
     /// Seconds of writing the reply.
     pub decode_seconds: f64,
+    /// Bytes of keys and values after the prompt; 0 in older logs.
+    #[serde(default)]
+    pub cache_bytes: usize,
     /// Prompt positions that were sinks in any layer.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sinks: Vec<usize>,

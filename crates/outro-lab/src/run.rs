@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use outro::chat::{Conversation, Part};
 use outro::generate::{Sampler, generate, top};
-use outro::hook::Hook;
 use outro::method::OutRo;
 use outro::prepare::{Media, MediaOptions, Preparer};
 use outro::tokenizer::Tokenizer;
@@ -157,7 +156,8 @@ fn answer(
     row: &mut Row,
 ) -> outro::Result<()> {
     let conversation = Conversation::new(None, &media.parts, &sample.prompt);
-    let inputs = engine.preparer.assemble(media, &conversation)?.inputs;
+    let prepared = engine.preparer.assemble(media, &conversation)?;
+    let inputs = prepared.inputs;
     let embeds = match embeds {
         Some(embeds) => embeds,
         slot @ None => slot.insert(engine.model.encode(&inputs, &mut |_| {})?),
@@ -165,14 +165,11 @@ fn answer(
     let prompt = engine.model.prompt(&inputs, embeds)?;
     row.prompt_tokens = inputs.input_ids.len();
     (row.video_tokens, row.audio_tokens) = (embeds.video.rows(), embeds.audio.rows());
-    let hook = strategy
-        .method
-        .as_ref()
-        .map(|c| Box::new(OutRo::new(c.clone())) as Box<dyn Hook>);
-    let mut session = Session::with_kv(engine.model, hook, engine.kv);
+    let mut session = Session::with_kv(engine.model, strategy.hook(&prepared.spans), engine.kv);
     let since = Instant::now();
     let logits = session.prefill(&prompt, 1, &mut |_| {})?.data;
     row.prefill_seconds = since.elapsed().as_secs_f64();
+    row.cache_bytes = session.cache_bytes();
     let best = top(&logits, 2);
     row.confidence = best.first().map_or(0.0, |b| b.1);
     row.margin = row.confidence - best.get(1).map_or(0.0, |b| b.1);

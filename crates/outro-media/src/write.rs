@@ -23,6 +23,26 @@ pub struct VideoToWrite<'a> {
     pub samples: &'a [f32],
 }
 
+/// The bytes of a PNG picture; `rgb` is `[height, width, 3]`.
+///
+/// # Errors
+/// A size that is 0 or does not fit the bytes.
+pub fn write_png(width: usize, height: usize, rgb: &[u8]) -> Result<Vec<u8>> {
+    let bad = |why: String| Error::range("picture", why);
+    let side = |n: usize| u32::try_from(n).ok().filter(|n| *n > 0);
+    let (Some(w), Some(h)) = (side(width), side(height)) else {
+        return Err(bad(format!("{width} x {height} has no pixels, or too many")));
+    };
+    let mut out = std::io::Cursor::new(Vec::new());
+    let encoder = image::codecs::png::PngEncoder::new(&mut out);
+    if rgb.len() != width * height * 3 {
+        return Err(bad(format!("{width} x {height} with {} bytes", rgb.len())));
+    }
+    image::ImageEncoder::write_image(encoder, rgb, w, h, image::ExtendedColorType::Rgb8)
+        .map_err(|e| bad(e.to_string()))?;
+    Ok(out.into_inner())
+}
+
 /// Writes H.264 and AAC in mp4. The file appears whole or not at all. One ffmpeg gives the same bytes every time.
 ///
 /// # Errors

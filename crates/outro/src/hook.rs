@@ -2,7 +2,7 @@
 
 use std::any::Any;
 
-use outro_kernels::AttentionShape;
+pub use outro_kernels::{AttentionShape, column_sums, row_lse};
 
 use crate::error::Result;
 

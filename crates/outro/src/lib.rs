@@ -29,7 +29,7 @@ pub mod tokenizer;
 pub use checkpoint::{Dtype, Quantize};
 pub use encoder::audio_tokens;
 pub use error::{Error, Result};
-pub use method::{OutRo, OutRoConfig};
+pub use method::{OutRo, OutRoConfig, Prune, PruneConfig};
 pub use model::{LoadOptions, MediaEmbeds, Model, Progress, Prompt};
 pub use nn::{KvType, Mat};
 pub use outro_kernels::{Activations, Level, f32_operations_per_second, read_bytes_per_second};

@@ -6,6 +6,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use outro_lab::run::Ablation;
 
 use super::flags::{ModelFlags, ReadingFlags, WeightFlags};
+use super::sinks::PruneFlags;
 use super::{Reading, Weights, reading, weights};
 use crate::fault::Fault;
 
@@ -55,10 +56,13 @@ pub(crate) struct EvalFlags {
     out: PathBuf,
     #[command(flatten)]
     model: ModelFlags,
-    /// baseline, outro, or outro:KEY=VALUE,... (lists with +, as in layers=0+5); may be repeated, the first is what the
-    /// others are compared with [default: baseline and outro].
+    /// baseline, outro, outro:KEY=VALUE,... (lists with +, as in layers=0+5), prune:layer=N,keep=SHARE,
+    /// heads:off=LAYER.HEAD+..., zero-k:top=N, sink-value:scale=X, or several joined by /; may be repeated, the first is what
+    /// the others are compared with [default: baseline and outro].
     #[arg(long, value_name = "NAME")]
     strategy: Vec<String>,
+    #[command(flatten)]
+    prune: PruneFlags,
     /// Take something away from every video.
     #[arg(long, value_enum)]
     ablate: Option<AblateFlag>,
@@ -117,11 +121,16 @@ pub(super) fn eval(command: EvalCommand) -> anyhow::Result<Eval> {
                 .into());
         }
     }
-    let strategies = if f.strategy.is_empty() {
+    let mut strategies = if f.strategy.is_empty() {
         vec!["baseline".into(), "outro".into()]
     } else {
         f.strategy
     };
+    if let Some(p) = f.prune.prune {
+        for name in &mut strategies {
+            *name = format!("{name}/prune:layer={},keep={}", p.layer, p.keep);
+        }
+    }
     if let Some(twice) = (1..strategies.len()).find(|i| strategies[..*i].contains(&strategies[*i])) {
         let problem = format!("--strategy {} is given twice", strategies[twice]);
         return Err(Fault::usage(problem).hint("leave one out").into());

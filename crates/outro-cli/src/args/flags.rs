@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::bench::BenchFlags;
 use super::eval::EvalCommand;
+use super::sinks::{PruneFlags, SinksFlags};
 use super::synth::SynthFlags;
 
 /// Ask multimodal models about video, images and audio, with OutRo: attention-sink guided decoding, no training.
@@ -45,6 +46,8 @@ pub(crate) enum Cmd {
     Eval(EvalCommand),
     /// Measure speed and memory, beside the machine's limits; several strategies alternate.
     Bench(Box<BenchFlags>),
+    /// Show what attention sinks are and do on a prompt or a set: an HTML report, tables and JSON.
+    Sinks(Box<SinksFlags>),
     /// Render short videos of a synthetic world with questions in the forms of AVHBench and Daily-Omni.
     Synth(SynthFlags),
     /// Render a clip of the synthetic world, ask three questions about it, show the plain model and OutRo side by side.
@@ -331,6 +334,8 @@ pub(crate) struct AskFlags {
     pub(crate) strategy: AskStrategy,
     #[command(flatten)]
     pub(crate) method: MethodFlags,
+    #[command(flatten)]
+    pub(crate) prune: PruneFlags,
     /// Longest answer, in tokens.
     #[arg(long, value_name = "N", default_value_t = 256)]
     pub(crate) max_new_tokens: usize,

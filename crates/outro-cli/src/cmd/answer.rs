@@ -26,6 +26,11 @@ pub(crate) struct Answer {
     /// Layer -> sinks whose mask was relaxed there; absent for the baseline.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) relaxed_at: Option<BTreeMap<usize, Vec<usize>>>,
+    /// Media tokens that pruning dropped; absent without --prune.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) pruned: Option<usize>,
+    /// Bytes of keys and values after the prompt.
+    pub(crate) cache_bytes: usize,
 }
 
 /// A token that could have come first.
@@ -183,6 +188,8 @@ mod tests {
             seconds: Spent::default(),
             sinks: None,
             relaxed_at: None,
+            pruned: None,
+            cache_bytes: 0,
         }
     }
 

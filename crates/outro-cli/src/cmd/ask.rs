@@ -7,16 +7,17 @@ use anyhow::Context;
 use outro::Session;
 use outro::chat::Conversation;
 use outro::generate::{Sampler, Stop, generate};
-use outro::hook::Hook;
 use outro::inputs::Inputs;
-use outro::method::{OutRo, OutRoConfig};
+use outro::method::{OutRo, OutRoConfig, Prune};
+use outro::positions::Span;
 use outro::prepare::{Media, Preparer};
 use outro::tokenizer::Tokenizer;
 use outro::{KvType, MediaEmbeds, Model, Prompt};
+use outro_lab::strategy::{Extra, Strategy};
 
 use super::answer::{Answer, PromptTokens, Record, Shared, Spent, side_by_side, top5};
 use super::{encode, media, source};
-use crate::args::{Ask, Sampled};
+use crate::args::{Ask, Sampled, Switches};
 use crate::ui::{Ui, Unit};
 
 /// Answers every question.
@@ -40,6 +41,11 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
         None => None,
     };
 
+    let base = match &method {
+        Some(method) => method.clone(),
+        None => source::method(preparer.settings(), &source.dir, &Switches::default())?,
+    };
+
     let mut shared = Shared::default();
     let since = Instant::now();
     let loaded = media::load(&preparer, &args.media, ui)?;
@@ -57,7 +63,8 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
     let mut embeds: Option<MediaEmbeds> = None;
     let mut prefix: Option<Session> = None;
     for (question, conversation) in args.questions.iter().zip(&conversations) {
-        let inputs = preparer.assemble(&loaded, conversation)?.inputs;
+        let prepared = preparer.assemble(&loaded, conversation)?;
+        let inputs = prepared.inputs;
         let embeds = match &mut embeds {
             Some(embeds) => embeds,
             slot @ None => {
@@ -88,6 +95,9 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
                 prefix: prefix.as_ref(),
                 kv: args.weights.kv,
                 sampled: args.sampled.clone(),
+                extras: args.prune.iter().map(|p| Extra::Prune(*p)).collect(),
+                sinks: &base,
+                spans: &prepared.spans,
                 ui,
             },
             tokens: count(&inputs, embeds),
@@ -228,6 +238,10 @@ pub(crate) struct Asker<'a> {
     pub(crate) prefix: Option<&'a Session<'a>>,
     pub(crate) kv: KvType,
     pub(crate) sampled: Sampled,
+    /// What is done beside OutRo, what a sink is for that, and the kinds of the prompt's rows.
+    pub(crate) extras: Vec<Extra>,
+    pub(crate) sinks: &'a OutRoConfig,
+    pub(crate) spans: &'a [Span],
     pub(crate) ui: &'a Ui,
 }
 
@@ -239,7 +253,13 @@ impl Asker<'_> {
         sink: &mut dyn FnMut(&str) -> anyhow::Result<()>,
     ) -> anyhow::Result<Answer> {
         let strategy = if config.is_some() { "outro" } else { "baseline" };
-        let hook = config.map(|c| Box::new(OutRo::new(c.clone())) as Box<dyn Hook>);
+        let by = Strategy {
+            name: strategy.into(),
+            method: config.cloned(),
+            extras: self.extras.clone(),
+            sinks: Some(self.sinks.clone()),
+        };
+        let hook = by.hook(self.spans);
         let since = Instant::now();
         let mut session = match self.prefix.filter(|_| hook.is_none()) {
             Some(prefix) => prefix.fork()?,
@@ -253,6 +273,7 @@ impl Asker<'_> {
             .prefill(self.prompt, 1, &mut |layers| bar.set(layers as u64))?
             .data;
         bar.done();
+        let (pruned, cache_bytes) = (session.hook::<Prune>().map(Prune::dropped), session.cache_bytes());
         let prefill = since.elapsed().as_secs_f64();
 
         let since = Instant::now();
@@ -295,6 +316,8 @@ impl Asker<'_> {
             seconds: Spent { prefill, decode },
             sinks: outro.map(|o| o.sinks().clone()),
             relaxed_at: outro.map(|o| o.relaxed_at().clone()),
+            pruned,
+            cache_bytes,
         })
     }
 }

@@ -66,6 +66,9 @@ pub(crate) fn run(args: &Demo, ui: &Ui) -> anyhow::Result<()> {
             prefix: None,
             kv: KvType::F32,
             sampled: Sampled::greedy(8),
+            extras: Vec::new(),
+            sinks: &method,
+            spans: &[],
             ui,
         };
         let baseline = asker.answer(None, &mut |_| Ok(()))?;

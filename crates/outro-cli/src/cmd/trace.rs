@@ -166,7 +166,7 @@ fn hooks(args: &Trace, method: Option<&OutRoConfig>) -> Option<Box<dyn Hook>> {
 }
 
 /// Whether a video's sound is interleaved with it: then, and only then, vision starts with audio.
-fn is_interleaved(ids: &[u32], tokens: &SpecialTokens) -> bool {
+pub(super) fn is_interleaved(ids: &[u32], tokens: &SpecialTokens) -> bool {
     match (tokens.vision_start, tokens.audio_start) {
         (Some(vision), Some(audio)) => ids.array_windows().any(|w| *w == [vision, audio]),
         _ => false,

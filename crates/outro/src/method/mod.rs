@@ -1,6 +1,7 @@
 //! OutRo (arXiv 2603.14337): rotate head outputs towards the value of the attention sinks.
 
 mod config;
+mod prune;
 mod rotate;
 mod sinks;
 
@@ -9,7 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use outro_kernels::{Mask, attend};
 
 pub use config::{DecodeRule, OutRoConfig};
-pub use sinks::massive_tokens;
+pub use prune::{Prune, PruneConfig};
+pub use sinks::{massive_tokens, median_abs};
 
 use crate::error::Result;
 use crate::hook::{At, Flow, Hook, Qkv};
@@ -17,6 +19,8 @@ use crate::hook::{At, Flow, Hook, Qkv};
 /// The method on ONE request: it is made for a prefill and dropped with its session.
 pub struct OutRo {
     config: OutRoConfig,
+    /// Prompt position of each row, once rows were dropped. Everything below is in prompt positions.
+    rows: Option<Vec<usize>>,
     /// Sinks of each layer in start..end, ascending (method.md section 1).
     sinks: BTreeMap<usize, Vec<usize>>,
     /// Mean value of the sinks, `[G * D]`, of each layer that has some (section 2).
@@ -31,6 +35,7 @@ impl OutRo {
     pub fn new(config: OutRoConfig) -> Self {
         Self {
             config,
+            rows: None,
             sinks: BTreeMap::new(),
             vbar: BTreeMap::new(),
             enhanced: BTreeSet::new(),
@@ -39,7 +44,17 @@ impl OutRo {
         }
     }
 
-    /// Sinks by layer, also the empty ones of layers that were looked at. Positions are rows of the prompt.
+    /// Only the search for sinks, by these settings: head outputs stay as they are.
+    pub fn detector(config: &OutRoConfig) -> Self {
+        Self::new(OutRoConfig {
+            rotate: false,
+            relax: false,
+            ..config.clone()
+        })
+    }
+
+    /// Sinks by layer, also the empty ones of layers that were looked at. Positions are those of
+    /// the prompt as it was given, also after pruning.
     pub fn sinks(&self) -> &BTreeMap<usize, Vec<usize>> {
         &self.sinks
     }
@@ -54,6 +69,19 @@ impl OutRo {
         &self.vbar
     }
 
+    /// Where a prompt position is now, if it was not dropped.
+    fn row_of(&self, position: usize) -> Option<usize> {
+        match &self.rows {
+            None => Some(position),
+            Some(rows) => rows.binary_search(&position).ok(),
+        }
+    }
+
+    /// The prompt position of a row.
+    fn position(&self, row: usize) -> usize {
+        self.rows.as_ref().map_or(row, |rows| rows[row])
+    }
+
     fn relax(&mut self, at: At, qkv: Qkv, o: &mut [f32]) {
         let c = &self.config;
         let sinks = &self.sinks[&at.layer];
@@ -66,14 +94,15 @@ impl OutRo {
             return;
         }
         let width = at.shape.heads * at.shape.dim;
-        let q: Vec<f32> = new
+        let places: Vec<usize> = new.iter().filter_map(|t| self.row_of(*t)).collect();
+        let q: Vec<f32> = places
             .iter()
             .flat_map(|t| &qkv.q[t * width..(t + 1) * width])
             .copied()
             .collect();
         let mut rows = vec![0.0; q.len()];
         attend(&q, qkv.k, qkv.v, at.shape, Mask::Full, &mut rows);
-        for (t, row) in new.iter().zip(rows.chunks_exact(width)) {
+        for (t, row) in places.iter().zip(rows.chunks_exact(width)) {
             o[t * width..(t + 1) * width].copy_from_slice(row);
         }
         self.enhanced.extend(&new);
@@ -85,9 +114,13 @@ impl Hook for OutRo {
     fn layer_input(&mut self, at: At, x: &[f32], hidden: usize) -> Result<Flow> {
         let rows = x.len() / hidden;
         if at.prefill && rows > 1 && self.config.detects(at.layer, at.layers) {
-            let found = match &self.config.sinks {
-                Some(given) => given.iter().copied().filter(|t| *t < rows).collect(),
-                None => massive_tokens(x, hidden, self.config.abs_threshold, self.config.median_multiple),
+            let c = &self.config;
+            let found = if let Some(given) = &c.sinks {
+                let there = |t: &usize| self.row_of(*t).is_some_and(|row| row < rows);
+                given.iter().copied().filter(there).collect()
+            } else {
+                let found = massive_tokens(x, hidden, c.abs_threshold, c.median_multiple);
+                found.into_iter().map(|row| self.position(row)).collect()
             };
             self.sinks.insert(at.layer, found);
         }
@@ -105,8 +138,9 @@ impl Hook for OutRo {
         let sink_at_start = sinks[0] == 0;
         if at.prefill {
             self.so_far.extend(sinks);
+            let rows: Vec<usize> = sinks.iter().filter_map(|t| self.row_of(*t)).collect();
             self.vbar
-                .insert(at.layer, rotate::mean_value(qkv.v, sinks, at.shape));
+                .insert(at.layer, rotate::mean_value(qkv.v, &rows, at.shape));
             self.relax(at, qkv, o);
         }
         let c = &self.config;
@@ -114,7 +148,7 @@ impl Hook for OutRo {
             return Ok(());
         }
         let skip = |t: usize| match (at.prefill, c.decode) {
-            (true, _) => self.so_far.contains(&t),
+            (true, _) => self.so_far.contains(&self.position(t)),
             (false, DecodeRule::Paper) => false,
             // The release takes the one new row, whose local index is 0, for prompt token 0.
             (false, DecodeRule::Release) => t == 0 && sink_at_start,
@@ -123,20 +157,13 @@ impl Hook for OutRo {
         Ok(())
     }
 
-    fn rows_kept(&mut self, _at: At, rows: &[usize]) {
-        // Rows that are gone cannot be skipped or relaxed; the others move up.
-        let moved = |set: &BTreeSet<usize>| {
-            rows.iter()
-                .enumerate()
-                .filter(|(_, old)| set.contains(old))
-                .map(|(new, _)| new)
-                .collect()
-        };
-        self.so_far = moved(&self.so_far);
-        self.enhanced = moved(&self.enhanced);
-        for sinks in self.sinks.values_mut() {
-            let old: BTreeSet<usize> = sinks.iter().copied().collect();
-            *sinks = moved(&old).into_iter().collect();
+    fn rows_kept(&mut self, at: At, rows: &[usize]) {
+        self.rows = Some(rows.iter().map(|row| self.position(*row)).collect());
+        // What was found at this layer's input and is gone gives no value direction.
+        let mut here = self.sinks.remove(&at.layer);
+        if let Some(here) = &mut here {
+            here.retain(|t| self.row_of(*t).is_some());
         }
+        self.sinks.extend(here.map(|here| (at.layer, here)));
     }
 }

@@ -21,8 +21,8 @@ pub fn massive_tokens(x: &[f32], hidden: usize, abs_threshold: f32, median_multi
 }
 
 /// The lower median of |x|. The bits of non-negative floats are ordered as the floats are, so two histograms,
-/// of the high and then of the low half of the bits, find it in two passes.
-pub(crate) fn median_abs(x: &[f32]) -> f32 {
+/// of the high and then of the low half of the bits, find it in two passes. 0 of nothing.
+pub fn median_abs(x: &[f32]) -> f32 {
     let key = |v: &f32| v.to_bits() & 0x7FFF_FFFF;
     let histogram = |bucket: &(dyn Fn(u32) -> Option<usize> + Sync)| {
         x.par_chunks(1 << 20)

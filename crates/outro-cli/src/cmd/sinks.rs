@@ -1,0 +1,284 @@
+//! `outro sinks`: what attention sinks are and do on a prompt or a set of prompts, as a page, tables and JSON.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::Context;
+use outro::chat::{Conversation, Part};
+use outro::inputs::Inputs;
+use outro::positions::{Span, spans};
+use outro::prepare::Preparer;
+use outro::{MediaEmbeds, Model};
+use outro_lab::page::{Page, Scored, Shown, Token, frames};
+use outro_lab::probe::numbers::Numbers;
+use outro_lab::probe::{Options, Profile, probe};
+use outro_lab::strategy::sweeps;
+use outro_lab::task::{Profile as Form, Sample, Task};
+use outro_lab::{log, report};
+use outro_media::PatchConfig;
+use serde_json::json;
+
+use super::{encode, media, source};
+use crate::args::Media;
+use crate::args::sinks::{Sinks, Subject};
+use crate::cmd::ask::emit;
+use crate::fault::Fault;
+use crate::ui::{Ui, Unit};
+
+/// Looks, and writes what was seen.
+pub(crate) fn run(args: &Sinks, ui: &Ui) -> anyhow::Result<()> {
+    // Before the work: a place that cannot be written should not cost a prefill.
+    fs::create_dir_all(&args.out).map_err(|e| {
+        Fault::failure(format!("--out {}: {e}", args.out.display()))
+            .hint("give a directory that you may write to")
+    })?;
+    let source = source::open(args.model.as_deref(), ui)?;
+    let preparer = Preparer::open(&source.dir)?;
+    let options = Options {
+        method: source::method(preparer.settings(), &source.dir, &args.method)?,
+        act: args.act,
+        tau: args.tau,
+        dims: args.dims.clone(),
+        epsilon: args.epsilon,
+        prune: args.prune,
+        kv: args.weights.kv,
+    };
+    let (scores, scored_on) = match &args.scores {
+        Some(log) => scored(log)?,
+        None => (Vec::new(), String::new()),
+    };
+    let bench = match &args.subject {
+        Subject::Asked {
+            media: files,
+            question,
+        } => {
+            let asked = media::conversation(files, args.system.as_deref(), question);
+            media::plan(&preparer, &asked, &media::options(&files.reading, &preparer))?;
+            Bench::Prepared(media::whole(
+                &source.dir,
+                files,
+                args.system.as_deref(),
+                question,
+                ui,
+            )?)
+        }
+        Subject::Inputs(path) => {
+            let mut inputs = Inputs::load(path)?;
+            inputs.use_audio_in_video |=
+                super::trace::is_interleaved(&inputs.input_ids, &preparer.config().tokens);
+            inputs.validate(preparer.config())?;
+            Bench::Prepared(inputs)
+        }
+        Subject::Set {
+            task,
+            data,
+            limit,
+            media,
+        } => {
+            media::tokenizer(&preparer, &source.dir)?;
+            let form = Form::named(preparer.settings().profile.as_deref())?;
+            let mut samples = Task::named(task)?.load(data, form)?.samples;
+            samples.truncate(*limit);
+            Bench::Set(samples, media)
+        }
+    };
+    let bar = ui.bar("loading weights", 0, Unit::Count);
+    let model = Model::load(&source.dir, args.weights.load.clone())?;
+    bar.done();
+    for note in model.notes() {
+        ui.note(note);
+    }
+    let lab = Lab {
+        model: &model,
+        preparer: &preparer,
+        options: &options,
+        ui,
+    };
+    let mut numbers = Numbers::default();
+    let one = match &bench {
+        Bench::Prepared(inputs) => {
+            let media = encode(&model, inputs, ui)?;
+            let rows = spans(model.config(), inputs)?;
+            let shown = lab.look(inputs, &media, &rows)?;
+            numbers.add(&shown.profile);
+            Some(shown)
+        }
+        Bench::Set(samples, files) => {
+            lab.set(samples, files, &mut numbers)?;
+            None
+        }
+    };
+    let name = if source.tiny {
+        source::TINY.to_owned()
+    } else {
+        let short = source.dir.file_name().unwrap_or(source.dir.as_os_str());
+        short.to_string_lossy().into_owned()
+    };
+    let about = match &args.subject {
+        Subject::Asked { media, question } => {
+            let files = media.parts.iter().filter_map(|p| match p {
+                Part::Video(f) | Part::Image(f) | Part::Audio(f) => f.file_name(),
+                Part::Text(_) => None,
+            });
+            let files: Vec<_> = files.map(|f| f.to_string_lossy()).collect();
+            format!("{question} {}", files.join(", "))
+        }
+        Subject::Inputs(path) => path.display().to_string(),
+        Subject::Set { task, .. } => format!(
+            "{} questions of {task}: means with 95 % intervals",
+            numbers.prompts
+        ),
+    };
+    let page = Page {
+        model: &name,
+        about: &about,
+        options: &options,
+        numbers: &numbers,
+        one: one.as_ref(),
+        scores: &scores,
+        scored_on: &scored_on,
+    };
+    let text = &model.config().text;
+    let record = json!({
+        "model": name, "about": about, "options": options, "prompts": numbers.prompts, "one": one,
+        "scores": scores, "layers": numbers.layers, "heads": numbers.heads, "cosines": numbers.cosines,
+        "layer_quantities": outro_lab::probe::numbers::BY_LAYER, "head_quantities": outro_lab::probe::numbers::BY_HEAD,
+    });
+    let strategies = sweeps(&numbers.heads_by_sink_mass(), text.layers, text.head_dim).join("\n") + "\n";
+    for (file, content) in [
+        ("layers.csv", numbers.layers_csv()),
+        ("heads.csv", numbers.heads_csv()),
+        ("cosines.csv", numbers.cosines_csv()),
+        ("profile.json", serde_json::to_string(&record)? + "\n"),
+        ("strategies.txt", strategies),
+        // Last: a report is there when everything is.
+        ("report.html", page.html()),
+    ] {
+        write(&args.out.join(file), &content)?;
+    }
+    emit(&summary(one.as_ref().map(|s| &s.profile), &numbers, &args.out))
+}
+
+/// A log's strategies with their scores, and what was asked.
+fn scored(path: &Path) -> anyhow::Result<(Vec<Scored>, String)> {
+    let (header, rows) = log::read(path)?;
+    let one = |r: report::Result| Scored {
+        name: r.strategy,
+        accuracy: r.all.accuracy,
+        interval: r.all.interval,
+        p: r.paired.map(|v| v.p),
+    };
+    let about = format!("{} by {}", header.task, header.model);
+    let results = report::report(&header, &rows).results;
+    Ok((results.into_iter().map(one).collect(), about))
+}
+
+/// What there is to look at, before the weights.
+enum Bench<'a> {
+    Prepared(Inputs),
+    Set(Vec<Sample>, &'a Media),
+}
+
+struct Lab<'a> {
+    model: &'a Model,
+    preparer: &'a Preparer,
+    options: &'a Options,
+    ui: &'a Ui,
+}
+
+impl Lab<'_> {
+    fn look(&self, inputs: &Inputs, media: &MediaEmbeds, rows: &[Span]) -> anyhow::Result<Shown> {
+        let prompt = self.model.prompt(inputs, media)?;
+        let layers = 2 * self.model.config().text.layers;
+        let bar = self.ui.bar("looking", layers as u64, Unit::Count);
+        let profile = probe(self.model, &prompt, rows, self.options, &mut |n| {
+            bar.set(n as u64);
+        })?;
+        bar.done();
+        let seconds = |item: usize| inputs.second_per_grid.get(item).copied().unwrap_or(1.0);
+        let tokens = rows.iter().zip(&inputs.input_ids).map(|(span, id)| {
+            let word = self.preparer.tokenizer().map(|t| t.token(*id));
+            Token::new(span, &word.unwrap_or_else(|| format!("id {id}")), seconds)
+        });
+        let patch = self.model.config().vision.as_ref().map(|v| PatchConfig {
+            patch: v.patch,
+            temporal: v.temporal,
+            merge: v.merge,
+            ..PatchConfig::default()
+        });
+        Ok(Shown {
+            tokens: tokens.collect(),
+            frames: patch.map_or_else(Vec::new, |p| frames(&profile, rows, inputs, &p)),
+            profile,
+        })
+    }
+
+    /// Every question; those about one video share its decoding and encoding.
+    fn set(&self, samples: &[Sample], files: &Media, numbers: &mut Numbers) -> anyhow::Result<()> {
+        let options = media::options(&files.reading, self.preparer);
+        let bar = self
+            .ui
+            .bar("looking at questions", samples.len() as u64, Unit::Count);
+        let quiet = Lab {
+            ui: &Ui::new(true),
+            ..*self
+        };
+        for group in samples.chunk_by(|a, b| a.video == b.video) {
+            let part = Part::Video(group[0].video.clone());
+            let loaded = self.preparer.load_media(&[part], &options, &mut |_| {})?;
+            let mut embeds = None;
+            for sample in group {
+                let asked = Conversation::new(None, &loaded.parts, &sample.prompt);
+                let prepared = self.preparer.assemble(&loaded, &asked)?;
+                let embeds = match &embeds {
+                    Some(embeds) => embeds,
+                    None => embeds.insert(self.model.encode(&prepared.inputs, &mut |_| {})?),
+                };
+                let prompt = self.model.prompt(&prepared.inputs, embeds)?;
+                let profile = probe(quiet.model, &prompt, &prepared.spans, quiet.options, &mut |_| {})
+                    .with_context(|| format!("question {}", sample.id))?;
+                numbers.add(&profile);
+                bar.set(numbers.prompts as u64);
+            }
+        }
+        bar.done();
+        Ok(())
+    }
+}
+
+/// A neighbour first, so that a file is whole or as it was.
+fn write(path: &Path, content: &str) -> anyhow::Result<()> {
+    let part = path.with_extension("part");
+    fs::write(&part, content)
+        .and_then(|()| fs::rename(&part, path))
+        .with_context(|| format!("--out {}", path.display()))
+}
+
+fn summary(one: Option<&Profile>, numbers: &Numbers, out: &Path) -> String {
+    let mut lines = Vec::new();
+    if let Some(p) = one {
+        if p.fallback {
+            lines.push(
+                "no sink by these thresholds (--abs-threshold, --median-multiple); token 0 is watched".into(),
+            );
+        }
+        for l in p.layers.iter().filter(|l| !l.sinks.is_empty()) {
+            let shown: Vec<String> = l.sinks.iter().take(12).map(usize::to_string).collect();
+            let more = if l.sinks.len() > 12 { ", ..." } else { "" };
+            let list = shown.join(", ");
+            lines.push(format!(
+                "layer {:>3}  {} sinks: {list}{more}",
+                l.layer,
+                l.sinks.len()
+            ));
+        }
+        if p.pruned > 0 {
+            let cache = crate::ui::bytes(p.cache_bytes as u64);
+            lines.push(format!("pruned {} tokens; the cache holds {cache}", p.pruned));
+        }
+    } else {
+        lines.push(format!("{} prompts", numbers.prompts));
+    }
+    lines.push(out.join("report.html").display().to_string());
+    lines.join("\n") + "\n"
+}

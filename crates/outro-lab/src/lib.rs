@@ -1,5 +1,6 @@
 //! Everything that measures: benchmarks and their scoring, the synthetic world, statistics. Returns data; prints nothing.
 
+pub mod check;
 pub mod choice;
 mod error;
 pub mod log;

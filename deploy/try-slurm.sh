@@ -10,6 +10,8 @@ dir=$(mktemp -d)
 pids=()
 stop() {
     for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
+    # They remove their own files first.
+    sleep 1
     rm -rf "$dir"
 }
 trap stop EXIT

@@ -50,7 +50,7 @@ enum Found {
     Tokens(Vec<usize>),
 }
 
-/// Counts questions, reads every video's header and decodes its first two frames, and counts the tokens of every prompt.
+/// Counts questions, reads every video's header and decodes its first and its last sampled frame, and counts the tokens of every prompt.
 pub fn check(
     loaded: &Loaded,
     preparer: &Preparer,
@@ -118,12 +118,14 @@ fn look(path: &PathBuf, samples: &[&Sample], preparer: &Preparer, options: &Medi
         };
         // Once a video; a header that can be read says little about what follows it.
         if tokens.is_empty() {
-            let first: Vec<usize> = plan
+            let all: Vec<usize> = plan
                 .items
                 .iter()
-                .flat_map(|i| i.indices.iter().copied().take(2))
+                .flat_map(|i| i.indices.iter().copied())
                 .collect();
-            if let Err(e) = outro_media::read_frames(path, &first, &options.media) {
+            let mut ends: Vec<usize> = all.first().into_iter().chain(all.last()).copied().collect();
+            ends.dedup();
+            if let Err(e) = outro_media::read_frames(path, &ends, &options.media) {
                 return Found::Unusable(e.to_string());
             }
         }

@@ -146,7 +146,9 @@ fn values(path: &Path, data: &[u8], shape: Shape) -> Result<Vec<Value>> {
 }
 
 fn columns(row: &parquet::record::Row) -> Map<String, Value> {
-    row.get_column_iter().map(|(name, f)| (name.clone(), field(f))).collect()
+    row.get_column_iter()
+        .map(|(name, f)| (name.clone(), field(f)))
+        .collect()
 }
 
 /// A parquet value; what is no text, list or group is written out.

@@ -91,6 +91,11 @@ impl Bar {
         self.bar.set_position(position);
     }
 
+    /// One more is done; any thread may say so.
+    pub(crate) fn more(&self) {
+        self.bar.inc(1);
+    }
+
     /// A total that became known later.
     pub(crate) fn total(&self, total: u64) {
         self.bar.set_length(total);

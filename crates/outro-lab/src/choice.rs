@@ -2,10 +2,39 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::task::Gold;
+use crate::task::{Gold, VOCABULARY};
 
-/// Name and version of the rules below; part of a run's identity.
-pub const PARSER: &str = "outro-1";
+/// Rules of reading replies, by name and version; part of a run's identity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Parser {
+    /// Ours: [`parse`].
+    #[default]
+    Outro,
+    /// The authors' (kaistmm/OutRo at 2bee38c), with its mistakes: `Because` is B, `According` is A.
+    Release,
+}
+
+impl Parser {
+    /// As it stands in a log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Outro => "outro-1",
+            Self::Release => "release-1",
+        }
+    }
+
+    /// What a reply says by these rules.
+    ///
+    /// # Errors
+    /// Why there is no answer.
+    pub fn read(self, reply: &str, gold: &Gold, texts: &[String]) -> Result<String, Invalid> {
+        match (self, gold) {
+            (Self::Release, Gold::Letter { .. }) => release(reply),
+            // The release's rule for yes and no is ours; it has none for words.
+            _ => parse(reply, gold, texts),
+        }
+    }
+}
 
 /// Why a reply is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,17 +58,18 @@ pub enum Invalid {
 ///
 /// # Errors
 /// Why there is no answer.
-pub fn parse(reply: &str, gold: Gold, texts: &[String]) -> Result<String, Invalid> {
+pub fn parse(reply: &str, gold: &Gold, texts: &[String]) -> Result<String, Invalid> {
     let reply = reply.trim();
     if reply.is_empty() {
         return Err(Invalid::Empty);
     }
     match gold {
         Gold::YesNo(_) => yes_no(reply),
+        Gold::Word(_) => word(reply),
         Gold::Letter { options, .. } => {
             let letter = letter(reply).or_else(|why| option(reply, texts).ok_or(why))?;
             let place = (letter as u8).wrapping_sub(b'A') as usize;
-            if place < options {
+            if place < *options {
                 Ok(letter.to_string())
             } else {
                 Err(Invalid::NotAnOption)
@@ -49,10 +79,65 @@ pub fn parse(reply: &str, gold: Gold, texts: &[String]) -> Result<String, Invali
 }
 
 /// Whether a parsed answer is the right one.
-pub fn is_right(parsed: &str, gold: Gold) -> bool {
-    match gold {
-        Gold::YesNo(yes) => parsed == if yes { "Yes" } else { "No" },
-        Gold::Letter { right, .. } => parsed.starts_with(right),
+pub fn is_right(parsed: &str, gold: &Gold) -> bool {
+    parsed == gold.text()
+}
+
+/// The authors' `parse_choice`: the first of A, B, C, D with which the reply begins or that is in brackets in it, else
+/// `ANSWER: X`.
+fn release(reply: &str) -> Result<String, Invalid> {
+    let reply = reply.trim().to_uppercase();
+    if reply.is_empty() {
+        return Err(Invalid::Empty);
+    }
+    let said = |c: &char| {
+        reply.starts_with(*c) || reply.contains(&format!("({c})")) || reply.contains(&format!("[{c}]"))
+    };
+    let named = || {
+        let mut after = reply
+            .match_indices("ANSWER:")
+            .map(|(i, m)| reply[i + m.len()..].trim_start());
+        after.find_map(|a| a.chars().next().filter(|c| ('A'..='D').contains(c)))
+    };
+    let letter = ('A'..='D').find(said).or_else(named);
+    letter.map(String::from).ok_or(Invalid::NoAnswer)
+}
+
+/// The only word of the vocabulary that the reply is or holds; digits count as words, articles do not.
+fn word(reply: &str) -> Result<String, Invalid> {
+    let lower = reply.to_lowercase();
+    let said: Vec<&str> = lower
+        .split(|c: char| !c.is_alphanumeric())
+        .filter(|w| !matches!(*w, "" | "a" | "an" | "the"))
+        .map(|w| {
+            w.parse()
+                .ok()
+                .and_then(|n: usize| VOCABULARY[2..13].get(n))
+                .copied()
+                .unwrap_or(w)
+        })
+        .collect();
+    let known = |words: &[&str]| VOCABULARY.iter().find(|v| v.split(' ').eq(words.iter().copied()));
+    let (mut found, mut at) = (Vec::new(), 0);
+    while at < said.len() {
+        // The longest first: `more than ten` is not ten.
+        match (1..=3)
+            .rev()
+            .find_map(|n| Some((n, known(said.get(at..at + n)?)?)))
+        {
+            Some((n, word)) => {
+                found.push(*word);
+                at += n;
+            }
+            None => at += 1,
+        }
+    }
+    found.sort_unstable();
+    found.dedup();
+    match found[..] {
+        [one] => Ok(one.to_owned()),
+        [] => Err(Invalid::NoAnswer),
+        _ => Err(Invalid::Ambiguous),
     }
 }
 
@@ -165,7 +250,7 @@ mod tests {
             ("...", Err(Invalid::NoAnswer)),
             ("Réponse", Err(Invalid::NoAnswer)),
         ] {
-            assert_eq!(parse(reply, FOUR, &texts), want.map(str::to_owned), "{reply:?}");
+            assert_eq!(parse(reply, &FOUR, &texts), want.map(str::to_owned), "{reply:?}");
         }
         for (reply, want) in [
             ("Yes", Ok("Yes")),
@@ -176,18 +261,76 @@ mod tests {
             ("eyes", Err(Invalid::NoAnswer)),
         ] {
             assert_eq!(
-                parse(reply, Gold::YesNo(true), &[]),
+                parse(reply, &Gold::YesNo(true), &[]),
                 want.map(str::to_owned),
                 "{reply:?}"
             );
         }
     }
 
+    /// The cases of the comparison of parsers, by our rules and by the release's.
+    #[test]
+    fn the_releases_mistakes() {
+        use Invalid::{Ambiguous, Empty, NoAnswer};
+        for (reply, ours, theirs) in [
+            ("Because of the dog", Err(NoAnswer), Ok("B")),
+            ("According to the sound", Err(NoAnswer), Ok("A")),
+            ("(B)", Ok("B"), Ok("B")),
+            ("b.", Ok("B"), Ok("B")),
+            ("Answer: C", Ok("C"), Ok("A")),
+            ("The answer: C", Ok("C"), Ok("C")),
+            ("The answer is C", Ok("C"), Err(NoAnswer)),
+            ("Dogs bark", Err(NoAnswer), Ok("D")),
+            ("the cab", Err(NoAnswer), Err(NoAnswer)),
+            ("", Err(Empty), Err(Empty)),
+            ("I cannot answer that.", Err(NoAnswer), Err(NoAnswer)),
+            ("It is [D]", Err(NoAnswer), Ok("D")),
+            ("either (C) or (B)", Err(Ambiguous), Ok("B")),
+        ] {
+            for (parser, want) in [(Parser::Outro, ours), (Parser::Release, theirs)] {
+                assert_eq!(
+                    parser.read(reply, &FOUR, &[]),
+                    want.map(str::to_owned),
+                    "{reply:?} by {}",
+                    parser.name()
+                );
+            }
+        }
+        let yes = Gold::YesNo(true);
+        for (reply, want) in [
+            ("Well, yes", Ok("Yes")),
+            ("nobody", Err(NoAnswer)),
+            ("NO!", Ok("No")),
+        ] {
+            assert_eq!(Parser::Release.read(reply, &yes, &[]), want.map(str::to_owned));
+        }
+    }
+
+    #[test]
+    fn words_of_the_vocabulary() {
+        for (reply, want) in [
+            ("Two", Ok("two")),
+            ("2.", Ok("two")),
+            ("The acoustic_guitar", Ok("acoustic guitar")),
+            ("more than ten", Ok("more than ten")),
+            ("There are 3 violins", Ok("three")),
+            ("a violin and a cello", Err(Invalid::Ambiguous)),
+            ("none", Err(Invalid::NoAnswer)),
+            ("99", Err(Invalid::NoAnswer)),
+            ("", Err(Invalid::Empty)),
+        ] {
+            let gold = Gold::Word("two".into());
+            assert_eq!(parse(reply, &gold, &[]), want.map(str::to_owned), "{reply:?}");
+        }
+    }
+
     proptest! {
         #[test]
         fn no_reply_breaks_it(reply in "\\PC*", options in 2usize..6) {
-            let _ = parse(&reply, Gold::YesNo(true), &[]);
-            if let Ok(letter) = parse(&reply, Gold::Letter { right: 'A', options }, &[]) {
+            let _ = parse(&reply, &Gold::YesNo(true), &[]);
+            let _ = parse(&reply, &Gold::Word("two".into()), &[]);
+            let _ = Parser::Release.read(&reply, &FOUR, &[]);
+            if let Ok(letter) = parse(&reply, &Gold::Letter { right: 'A', options }, &[]) {
                 prop_assert!(letter.len() == 1 && ((letter.as_bytes()[0] - b'A') as usize) < options);
             }
         }

@@ -1,6 +1,7 @@
 //! Everything that measures: benchmarks and their scoring, the synthetic world, statistics. Returns data; prints nothing.
 
 pub mod bench;
+pub mod check;
 pub mod choice;
 mod error;
 pub mod intervene;

@@ -1,7 +1,7 @@
 //! A run's log: a header and then one line per sample and strategy, only ever appended to.
 
-use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,9 @@ use crate::choice::Invalid;
 use crate::error::{Error, Result};
 use crate::strategy::Strategy;
 use crate::task::Gold;
+
+/// Version of the log's form.
+pub const FORM: u32 = 2;
 
 /// What a run is: two runs with the same header give the same rows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,10 +27,18 @@ pub struct Header {
     pub task: String,
     /// SHA-256 of its questions.
     pub questions_sha256: String,
+    /// How many questions are asked; all shards together.
+    pub questions: usize,
+    /// Which part of them this log answers: `2/4`, `None` for all.
+    pub shard: Option<String>,
     /// How questions are put.
     pub profile: String,
+    /// SHA-256 of the words around a question.
+    pub profile_sha256: String,
     /// How replies are read.
     pub parser: String,
+    /// What an answer is taken from: `text`, the reply, or `logits`, the options' first tokens.
+    pub readout: String,
     /// The model, as it was named.
     pub model: String,
     /// How weights are held.
@@ -52,6 +63,9 @@ pub struct Row {
     pub video: String,
     /// The benchmark's category.
     pub category: String,
+    /// The benchmark's other divisions.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub groups: BTreeMap<String, String>,
     /// What the answer takes, where the benchmark says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub needs: Option<String>,
@@ -59,6 +73,8 @@ pub struct Row {
     pub strategy: String,
     /// What was put to the model.
     pub question: String,
+    /// SHA-256 of the prompt's token ids.
+    pub prompt_sha256: String,
     /// The right answer.
     pub gold: Option<Gold>,
     /// What the model said.
@@ -73,6 +89,14 @@ pub struct Row {
     /// Why there is no reply.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// Frames that the model saw.
+    pub frames: usize,
+    /// Frames a second of the video, as they were taken.
+    pub fps: f64,
+    /// Rows and columns of a frame.
+    pub pixels: [usize; 2],
+    /// Seconds of sound that it heard.
+    pub audio_seconds: f64,
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
     /// Of them, a video's.
@@ -83,6 +107,13 @@ pub struct Row {
     pub confidence: f32,
     /// ... less that of the second.
     pub margin: f32,
+    /// The likeliest option, read from the logits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub readout: Option<Readout>,
+    /// Seconds of decoding the media, where this row waited for them.
+    pub media_seconds: f64,
+    /// Seconds of the encoders, where this row ran them.
+    pub encode_seconds: f64,
     /// Seconds of reading the prompt.
     pub prefill_seconds: f64,
     /// Seconds of writing the reply.
@@ -95,10 +126,23 @@ pub struct Row {
     pub sinks: Vec<usize>,
 }
 
-/// A log on disk.
+/// The options' first tokens after the prompt, against each other.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Readout {
+    /// The likeliest: `Yes`, `No`, a letter.
+    pub answer: String,
+    /// Its probability among the options, less that of the second.
+    pub margin: f32,
+    /// Entropy of the options, in nats.
+    pub entropy: f32,
+}
+
+/// A log on disk. While it is open no other process can open it.
 pub struct Log {
     path: PathBuf,
     file: File,
+    /// Bytes of whole lines.
+    len: u64,
 }
 
 impl Log {
@@ -113,6 +157,14 @@ impl Log {
             .create(true)
             .open(path)
             .map_err(Error::io(path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let problem = "another process is writing this run; wait for it, or give another --out";
+                return Err(Error::file(path, problem));
+            }
+            Err(TryLockError::Error(e)) => return Err(Error::io(path)(e)),
+        }
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(Error::io(path))?;
         let whole = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
@@ -133,6 +185,7 @@ impl Log {
         let mut log = Self {
             path: path.into(),
             file,
+            len: whole as u64,
         };
         if there.is_none() {
             log.line(header)?;
@@ -151,10 +204,123 @@ impl Log {
     fn line(&mut self, value: &impl Serialize) -> Result<()> {
         let mut text = serde_json::to_string(value).map_err(|e| Error::file(&self.path, e.to_string()))?;
         text.push('\n');
-        self.file
+        let written = self
+            .file
             .write_all(text.as_bytes())
-            .map_err(Error::io(&self.path))?;
-        self.file.sync_data().map_err(Error::io(&self.path))
+            .and_then(|()| self.file.sync_data());
+        if let Err(e) = written {
+            // Half a line on a full disk: whole lines are kept, and the same command goes on from there.
+            let _ = self.file.set_len(self.len);
+            return Err(Error::io(&self.path)(e));
+        }
+        self.len += text.len() as u64;
+        Ok(())
+    }
+}
+
+/// Puts the logs of all shards of a run together: the header without a shard, rows by question and strategy.
+///
+/// # Errors
+/// Logs of different runs, shards that are missing or there twice, answers that are there twice.
+pub fn merge(paths: &[PathBuf]) -> Result<(Header, Vec<Row>)> {
+    let mut whole: Option<(Header, usize)> = None;
+    let (mut shards, mut rows) = (BTreeMap::new(), Vec::new());
+    for path in paths {
+        let (mut header, part) = read(path)?;
+        let shard = header.shard.take().and_then(|s| Shard::parse(&s).ok());
+        let shard = shard.ok_or_else(|| Error::file(path, "is not the log of a shard"))?;
+        match &whole {
+            None => whole = Some((header, shard.of)),
+            Some((first, of)) => {
+                same(path, first, &header)?;
+                if *of != shard.of {
+                    let problem = format!("is a shard of {}, the first is one of {of}", shard.of);
+                    return Err(Error::file(path, problem));
+                }
+            }
+        }
+        if let Some(other) = shards.insert(shard.index, path) {
+            let problem = format!("is shard {shard}, as {} is", other.display());
+            return Err(Error::file(path, problem));
+        }
+        rows.extend(part);
+    }
+    let (header, of) = whole.ok_or_else(|| Error::setting("logs", "none is given"))?;
+    let missing: Vec<String> = (1..=of)
+        .filter(|i| !shards.contains_key(i))
+        .map(|i| i.to_string())
+        .collect();
+    if !missing.is_empty() {
+        let problem = format!("of {of} shards, {} are not given", missing.join(", "));
+        return Err(Error::setting("logs", problem));
+    }
+    let place = |r: &Row| header.strategies.iter().position(|s| s.name == r.strategy);
+    rows.sort_by(|a, b| a.id.cmp(&b.id).then(place(a).cmp(&place(b))));
+    if let Some(twice) = rows
+        .windows(2)
+        .find(|w| w[0].id == w[1].id && w[0].strategy == w[1].strategy)
+    {
+        let problem = format!("question {} is answered in two shards", twice[0].id);
+        return Err(Error::setting("logs", problem));
+    }
+    Ok((header, rows))
+}
+
+/// Writes a whole log; it appears at once or not at all.
+///
+/// # Errors
+/// A file that is there already; a full disk.
+pub fn write(path: &Path, header: &Header, rows: &[Row]) -> Result<()> {
+    if path.exists() {
+        return Err(Error::file(path, "is there already; give another file"));
+    }
+    let part = path.with_extension("part");
+    let _ = std::fs::remove_file(&part);
+    let (mut log, _) = Log::open(&part, header)?;
+    let lines = rows
+        .iter()
+        .map(serde_json::to_string)
+        .collect::<std::result::Result<Vec<_>, _>>();
+    let lines = lines.map_err(|e| Error::file(path, e.to_string()))?;
+    let text: String = lines.into_iter().map(|l| l + "\n").collect();
+    log.file
+        .write_all(text.as_bytes())
+        .and_then(|()| log.file.sync_data())
+        .map_err(Error::io(&part))?;
+    std::fs::rename(&part, path).map_err(Error::io(path))
+}
+
+/// A part of a run's videos: `index` of `of`, from 1 on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// Which part.
+    pub index: usize,
+    /// Of how many.
+    pub of: usize,
+}
+
+impl Shard {
+    /// Reads `2/4`.
+    ///
+    /// # Errors
+    /// Anything else, and parts that do not exist.
+    pub fn parse(text: &str) -> Result<Self> {
+        let numbers = text
+            .split_once('/')
+            .and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+        match numbers {
+            Some((index, of)) if (1..=of).contains(&index) => Ok(Self { index, of }),
+            _ => Err(Error::setting(
+                "shard",
+                format!("is `{text}`, must be I/N with I from 1 to N"),
+            )),
+        }
+    }
+}
+
+impl std::fmt::Display for Shard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.index, self.of)
     }
 }
 
@@ -178,10 +344,13 @@ fn parse(path: &Path, text: &str) -> Result<(Option<Header>, Vec<Row>)> {
     };
     let header: Header = serde_json::from_str(first)
         .map_err(|e| Error::file(path, format!("is not a log of a run: line 1: {e}")))?;
-    if header.outro_eval != 1 {
+    if header.outro_eval != FORM {
         return Err(Error::file(
             path,
-            format!("is a log of form {}; this version reads 1", header.outro_eval),
+            format!(
+                "is a log of form {}; this version reads {FORM}",
+                header.outro_eval
+            ),
         ));
     }
     let row = |(i, line): (usize, &str)| {

@@ -1,12 +1,15 @@
 //! Reports: pure functions of a run's rows.
 
+mod html;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use serde::Serialize;
 
 use crate::log::{Header, Row};
-use crate::stats::{Paired, clustered_error, wilson};
+use crate::stats::{Paired, bootstrap, clustered_error, wilson};
+pub use html::page;
 
 /// Right answers of one strategy, over all questions or some.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -21,6 +24,8 @@ pub struct Score {
     pub failed: usize,
     /// Share of right ones.
     pub accuracy: f64,
+    /// Share of right ones among the valid answers.
+    pub valid_accuracy: f64,
     /// Wilson's 95 % interval.
     pub interval: (f64, f64),
     /// Standard error with questions clustered by video.
@@ -36,10 +41,14 @@ pub struct Result {
     pub all: Score,
     /// By the benchmark's category.
     pub by_category: BTreeMap<String, Score>,
-    /// By what the answer takes, where the benchmark says so.
-    pub by_needs: BTreeMap<String, Score>,
+    /// By the benchmark's other divisions, and by what the answer takes where it says so.
+    pub by: BTreeMap<String, BTreeMap<String, Score>>,
+    /// Questions without an answer yet.
+    pub missing: usize,
     /// Against the first strategy, on questions that both have answered.
     pub paired: Option<Versus>,
+    /// 95 % interval of the accuracy, by samples of whole videos.
+    pub bootstrap: (f64, f64),
     /// Mean seconds of reading a prompt.
     pub prefill_seconds: f64,
     /// Mean seconds of writing a reply.
@@ -56,6 +65,12 @@ pub struct Versus {
     pub counts: Paired,
     /// Exact McNemar, two-sided.
     pub p: f64,
+    /// Difference of the accuracies.
+    pub difference: f64,
+    /// Its 95 % interval, by samples of whole videos.
+    pub interval: (f64, f64),
+    /// Mean seconds of prefill and decoding, as a multiple of the first strategy's.
+    pub overhead: f64,
 }
 
 /// A whole report.
@@ -76,6 +91,7 @@ fn score(rows: &[&Row]) -> Score {
         invalid: count(&|r| r.invalid.is_some()),
         failed: count(&|r| r.error.is_some()),
         accuracy: right as f64 / total.max(1) as f64,
+        valid_accuracy: right as f64 / count(&|r| r.parsed.is_some()).max(1) as f64,
         interval: wilson(right, total),
         clustered_error: clustered_error(rows.iter().map(|r| (r.video.as_str(), r.right))),
     }
@@ -89,7 +105,7 @@ pub fn report(header: &Header, rows: &[Row]) -> Report {
         .first()
         .map(|s| s.name.clone())
         .unwrap_or_default();
-    let base: BTreeMap<&str, bool> = of(&first).iter().map(|r| (r.id.as_str(), r.right)).collect();
+    let base: BTreeMap<&str, &Row> = of(&first).iter().map(|r| (r.id.as_str(), *r)).collect();
     let results = header.strategies.iter().map(|strategy| {
         let mine = of(&strategy.name);
         let groups = |key: &dyn Fn(&Row) -> Option<String>| -> BTreeMap<String, Score> {
@@ -107,21 +123,41 @@ pub fn report(header: &Header, rows: &[Row]) -> Report {
         let mean =
             |f: &dyn Fn(&Row) -> f64| mine.iter().map(|r| f(r)).sum::<f64>() / mine.len().max(1) as f64;
         let paired = (strategy.name != first).then(|| {
-            let pairs = mine
+            let pairs: Vec<(&Row, &Row)> = mine
                 .iter()
-                .filter_map(|r| Some((*base.get(r.id.as_str())?, r.right)));
-            let counts = Paired::count(pairs);
+                .filter_map(|r| Some((*base.get(r.id.as_str())?, *r)))
+                .collect();
+            let counts = Paired::count(pairs.iter().map(|(a, b)| (a.right, b.right)));
+            let difference = |(a, b): &(&Row, &Row)| f64::from(i8::from(b.right) - i8::from(a.right));
+            let seconds = |r: &Row| r.prefill_seconds + r.decode_seconds;
             Versus {
                 against: first.clone(),
                 counts,
                 p: counts.mcnemar(),
+                difference: pairs.iter().map(difference).sum::<f64>() / pairs.len().max(1) as f64,
+                interval: bootstrap(pairs.iter().map(|p| (p.1.video.as_str(), difference(p)))),
+                overhead: pairs.iter().map(|p| seconds(p.1)).sum::<f64>()
+                    / pairs.iter().map(|p| seconds(p.0)).sum::<f64>().max(1e-9),
             }
         });
+        let mut by = BTreeMap::new();
+        let names: BTreeSet<&String> = mine.iter().flat_map(|r| r.groups.keys()).collect();
+        for name in names {
+            by.insert(name.clone(), groups(&|r| r.groups.get(name).cloned()));
+        }
+        if mine.iter().any(|r| r.needs.is_some()) {
+            by.insert("needs".into(), groups(&|r| r.needs.clone()));
+        }
         Result {
             strategy: strategy.name.clone(),
             all: score(&mine),
             by_category: groups(&|r| Some(r.category.clone())),
-            by_needs: groups(&|r| r.needs.clone()),
+            by,
+            missing: header.questions.saturating_sub(mine.len()),
+            bootstrap: bootstrap(
+                mine.iter()
+                    .map(|r| (r.video.as_str(), f64::from(u8::from(r.right)))),
+            ),
             paired,
             prefill_seconds: mean(&|r| r.prefill_seconds),
             decode_seconds: mean(&|r| r.decode_seconds),
@@ -133,7 +169,72 @@ pub fn report(header: &Header, rows: &[Row]) -> Report {
     }
 }
 
+impl Result {
+    /// Scores of one division: `category`, or a name in [`Result::by`].
+    pub fn division(&self, name: &str) -> Option<&BTreeMap<String, Score>> {
+        if name == "category" {
+            Some(&self.by_category)
+        } else {
+            self.by.get(name)
+        }
+    }
+}
+
 impl Report {
+    /// Names of all divisions.
+    pub fn divisions(&self) -> Vec<String> {
+        let others: BTreeSet<&String> = self.results.iter().flat_map(|r| r.by.keys()).collect();
+        std::iter::once("category".to_owned())
+            .chain(others.into_iter().cloned())
+            .collect()
+    }
+
+    /// As rows of comma-separated values: a line per strategy, division and part of it.
+    ///
+    /// # Errors
+    /// Never for values that this type can hold.
+    pub fn csv(&self) -> csv::Result<String> {
+        let mut out = csv::Writer::from_writer(Vec::new());
+        out.write_record([
+            "task",
+            "strategy",
+            "division",
+            "part",
+            "questions",
+            "right",
+            "accuracy",
+            "low",
+            "high",
+            "valid_accuracy",
+            "clustered_error",
+            "invalid",
+            "failed",
+        ])?;
+        for result in &self.results {
+            let all = [("all".to_owned(), String::new(), &result.all)];
+            let parts = self.divisions().into_iter().flat_map(|d| {
+                let parts = result.division(&d).into_iter().flatten();
+                parts.map(|(n, s)| (d.clone(), n.clone(), s)).collect::<Vec<_>>()
+            });
+            for (division, part, s) in all.into_iter().chain(parts) {
+                let numbers = [
+                    s.accuracy,
+                    s.interval.0,
+                    s.interval.1,
+                    s.valid_accuracy,
+                    s.clustered_error,
+                ];
+                let mut line = vec![self.run.task.clone(), result.strategy.clone(), division, part];
+                line.extend([s.total, s.right].map(|n| n.to_string()));
+                line.extend(numbers.map(|n| format!("{n:.6}")));
+                line.extend([s.invalid, s.failed].map(|n| n.to_string()));
+                out.write_record(&line)?;
+            }
+        }
+        let bytes = out.into_inner().map_err(|e| e.into_error())?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     /// As tables in Markdown, aligned so that they also read well as plain text.
     pub fn markdown(&self) -> String {
         let percent = |x: f64| format!("{:.1}", x * 100.0);
@@ -144,6 +245,8 @@ impl Report {
             "right",
             "accuracy %",
             "95 % interval",
+            "of valid %",
+            "missing",
             "invalid",
             "failed",
             "prefill ms",
@@ -156,24 +259,23 @@ impl Report {
                 s.right.to_string(),
                 percent(s.accuracy),
                 format!("{} to {}", percent(s.interval.0), percent(s.interval.1)),
+                percent(s.valid_accuracy),
+                r.missing.to_string(),
                 s.invalid.to_string(),
                 s.failed.to_string(),
                 format!("{:.1}", r.prefill_seconds * 1e3),
             ]
         });
         table(&mut out, &headings, rows);
-        for (title, groups) in [
-            (
-                "category",
-                (|r: &Result| r.by_category.clone()) as fn(&Result) -> BTreeMap<String, Score>,
-            ),
-            ("needs", |r| r.by_needs.clone()),
-        ] {
+        for title in self.divisions() {
+            let empty = BTreeMap::new();
+            let groups =
+                |r: &'_ Result| -> BTreeMap<String, Score> { r.division(&title).unwrap_or(&empty).clone() };
             let names: BTreeSet<String> = self.results.iter().flat_map(|r| groups(r).into_keys()).collect();
             if names.len() < 2 {
                 continue;
             }
-            let mut headings = vec![title];
+            let mut headings = vec![title.as_str()];
             headings.extend(self.results.iter().map(|r| r.strategy.as_str()));
             let rows = names.iter().map(|n| {
                 let cell = |r: &Result| {
@@ -204,6 +306,9 @@ impl Report {
                     number(c.lost),
                     number(c.neither),
                     format!("{:.4}", v.p),
+                    format!("{:+.1}", v.difference * 100.0),
+                    format!("{:+.1} to {:+.1}", v.interval.0 * 100.0, v.interval.1 * 100.0),
+                    format!("{:.2}", v.overhead),
                 ]
             });
             table(
@@ -216,6 +321,9 @@ impl Report {
                     "lost",
                     "both wrong",
                     "McNemar p",
+                    "difference %",
+                    "95 % interval",
+                    "time x",
                 ],
                 rows,
             );

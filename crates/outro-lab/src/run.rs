@@ -1,6 +1,6 @@
 //! The run loop: every sample by every strategy, on the same decoded inputs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::Instant;
@@ -12,11 +12,11 @@ use outro::prepare::{Media, MediaOptions, Preparer};
 use outro::tokenizer::Tokenizer;
 use outro::{KvType, MediaEmbeds, Model, Session};
 
-use crate::choice::{is_right, parse};
+use crate::choice::{Parser, is_right};
 use crate::error::Result;
-use crate::log::{Log, Row};
+use crate::log::{Log, Readout, Row, Shard};
 use crate::strategy::Strategy;
-use crate::task::Sample;
+use crate::task::{Gold, Sample, hex};
 
 /// What is taken away from the inputs before the model sees them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -57,6 +57,31 @@ pub struct Engine<'a> {
     pub max_new_tokens: usize,
     /// How keys and values are kept.
     pub kv: KvType,
+    /// How replies are read.
+    pub parser: Parser,
+    /// Whether an answer is the likeliest option's letter, and not what the reply says.
+    pub by_logits: bool,
+}
+
+/// The part of the questions that is a shard's. Questions about one video stay together.
+pub fn part(samples: &[Sample], shard: Shard) -> Vec<Sample> {
+    let groups = groups(samples.iter());
+    let mine = groups.into_iter().skip(shard.index - 1).step_by(shard.of);
+    mine.flatten().cloned().collect()
+}
+
+/// Questions by what they are about, in the order in which each first appears.
+fn groups<'a>(samples: impl Iterator<Item = &'a Sample>) -> Vec<Vec<&'a Sample>> {
+    let (mut places, mut groups) = (HashMap::new(), Vec::<Vec<&Sample>>::new());
+    for sample in samples {
+        let clip = sample.clip.map(|(a, b)| (a.to_bits(), b.to_bits()));
+        let place = *places.entry((&sample.video, clip)).or_insert(groups.len());
+        match groups.get_mut(place) {
+            Some(group) => group.push(sample),
+            None => groups.push(vec![sample]),
+        }
+    }
+    groups
 }
 
 /// What has happened, for a display.
@@ -85,13 +110,12 @@ pub fn run(
 ) -> Result<()> {
     let done: BTreeSet<(String, String)> = rows.iter().map(|r| (r.id.clone(), r.strategy.clone())).collect();
     let missing = |s: &Sample, by: &Strategy| !done.contains(&(s.id.clone(), by.name.clone()));
-    let open: Vec<&Sample> = samples
-        .iter()
-        .filter(|s| strategies.iter().any(|b| missing(s, b)))
-        .collect();
     let total = samples.len() * strategies.len();
-    // Runs of questions about one video.
-    let groups: Vec<&[&Sample]> = open.chunk_by(|a, b| a.video == b.video).collect();
+    let groups = groups(
+        samples
+            .iter()
+            .filter(|s| strategies.iter().any(|b| missing(s, b))),
+    );
     let options = MediaOptions {
         audio_in_video: engine.options.audio_in_video && engine.ablation != Ablation::Sound,
         ..engine.options.clone()
@@ -102,14 +126,20 @@ pub fn run(
         scope.spawn(move || {
             for group in groups {
                 let part = Part::Video(group[0].video.clone());
-                let media = engine.preparer.load_media(&[part], options, &mut |_| {});
+                let mut options = options.clone();
+                if let Some((start, end)) = group[0].clip {
+                    (options.sampling.start, options.sampling.end) = (Some(start), Some(end));
+                }
+                let media = engine.preparer.load_media(&[part], &options, &mut |_| {});
                 if send.send(media).is_err() {
                     return;
                 }
             }
         });
         for group in groups {
+            let since = Instant::now();
             let Ok(media) = receive.recv() else { break };
+            let mut waited = since.elapsed().as_secs_f64();
             let media = media.map(|mut m| {
                 if engine.ablation == Ablation::Picture {
                     engine.preparer.blacken(&mut m);
@@ -117,16 +147,18 @@ pub fn run(
                 m
             });
             let mut embeds = None;
-            for sample in *group {
+            for sample in group {
                 for strategy in strategies.iter().filter(|by| missing(sample, by)) {
                     let mut row = Row {
                         id: sample.id.clone(),
                         video: sample.video_id.clone(),
                         category: sample.category.clone(),
+                        groups: sample.groups.clone(),
                         needs: sample.needs.clone(),
                         strategy: strategy.name.clone(),
                         question: sample.prompt.clone(),
-                        gold: Some(sample.gold),
+                        gold: Some(sample.gold.clone()),
+                        media_seconds: std::mem::take(&mut waited),
                         ..Row::default()
                     };
                     let outcome = match &media {
@@ -158,9 +190,22 @@ fn answer(
     let conversation = Conversation::new(None, &media.parts, &sample.prompt);
     let prepared = engine.preparer.assemble(media, &conversation)?;
     let inputs = prepared.inputs;
+    let bytes: Vec<u8> = inputs.input_ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+    row.prompt_sha256 = hex(&bytes);
+    if let Some(taken) = media.taken.first() {
+        (row.frames, row.pixels, row.audio_seconds) = (taken.indices.len(), taken.size, taken.seconds);
+        if let (Some(video), [first, .., last]) = (&taken.info.video, &taken.indices[..]) {
+            row.fps = (taken.indices.len() - 1) as f64 * video.fps / (last - first).max(1) as f64;
+        }
+    }
+    let since = Instant::now();
     let embeds = match embeds {
         Some(embeds) => embeds,
-        slot @ None => slot.insert(engine.model.encode(&inputs, &mut |_| {})?),
+        slot @ None => {
+            let made = slot.insert(engine.model.encode(&inputs, &mut |_| {})?);
+            row.encode_seconds = since.elapsed().as_secs_f64();
+            made
+        }
     };
     let prompt = engine.model.prompt(&inputs, embeds)?;
     row.prompt_tokens = inputs.input_ids.len();
@@ -170,6 +215,7 @@ fn answer(
     let logits = session.prefill(&prompt, 1, &mut |_| {})?.data;
     row.prefill_seconds = since.elapsed().as_secs_f64();
     row.cache_bytes = session.cache_bytes();
+    row.readout = readout(engine.tokenizer, &logits, &sample.gold)?;
     let best = top(&logits, 2);
     row.confidence = best.first().map_or(0.0, |b| b.1);
     row.margin = row.confidence - best.get(1).map_or(0.0, |b| b.1);
@@ -203,12 +249,62 @@ fn answer(
         let all: BTreeSet<usize> = outro.sinks().values().flatten().copied().collect();
         row.sinks = all.into_iter().collect();
     }
-    match parse(&row.reply, sample.gold, &sample.options) {
+    let said = match row.readout.as_ref().filter(|_| engine.by_logits) {
+        Some(readout) => Ok(readout.answer.clone()),
+        None => engine.parser.read(&row.reply, &sample.gold, &sample.options),
+    };
+    match said {
         Ok(parsed) => {
-            row.right = is_right(&parsed, sample.gold);
+            row.right = is_right(&parsed, &sample.gold);
             row.parsed = Some(parsed);
         }
         Err(why) => row.invalid = Some(why),
     }
     Ok(())
+}
+
+/// The first tokens with which each possible answer can begin, against each other; `None` where they cannot be told apart.
+fn readout(tokenizer: &Tokenizer, logits: &[f32], gold: &Gold) -> outro::Result<Option<Readout>> {
+    let answers: Vec<String> = match gold {
+        Gold::YesNo(_) => vec!["Yes".into(), "No".into()],
+        Gold::Letter { options, .. } => ('A'..='Z').take(*options).map(String::from).collect(),
+        Gold::Word(_) => return Ok(None),
+    };
+    let mut first = Vec::new();
+    for answer in &answers {
+        let mut forms = vec![answer.clone(), format!(" {answer}")];
+        if answer.len() > 1 {
+            let lower = answer.to_lowercase();
+            forms.extend([format!(" {lower}"), lower]);
+        }
+        let mut ids = BTreeSet::new();
+        for form in forms {
+            ids.extend(tokenizer.encode(&form)?.first().copied());
+        }
+        first.push(ids);
+    }
+    let max = logits.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+    let own = |i: usize| -> f64 {
+        let shared = |id: &u32| {
+            first
+                .iter()
+                .enumerate()
+                .any(|(j, ids)| j != i && ids.contains(id))
+        };
+        let ids = first[i].iter().filter(|id| !shared(id));
+        ids.filter_map(|id| Some(f64::from(logits.get(*id as usize)? - max).exp()))
+            .sum()
+    };
+    let weights: Vec<f64> = (0..answers.len()).map(own).collect();
+    let sum: f64 = weights.iter().sum();
+    if weights.iter().any(|w| *w <= 0.0) {
+        return Ok(None);
+    }
+    let mut shares: Vec<(f64, &String)> = weights.iter().map(|w| w / sum).zip(&answers).collect();
+    shares.sort_by(|a, b| b.0.total_cmp(&a.0));
+    Ok(Some(Readout {
+        answer: shares[0].1.clone(),
+        margin: (shares[0].0 - shares[1].0) as f32,
+        entropy: -shares.iter().map(|(p, _)| p * p.ln()).sum::<f64>() as f32,
+    }))
 }

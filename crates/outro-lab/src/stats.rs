@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
+use crate::synth::Rng;
+
 /// 97.5 % quantile of the normal distribution.
 const Z: f64 = 1.959_963_984_540_054;
 
@@ -38,6 +40,35 @@ pub fn clustered_error<'a>(answers: impl Iterator<Item = (&'a str, bool)>) -> f6
     let mean = right / total;
     let squares: f64 = clusters.values().map(|(r, t)| (r - mean * t).powi(2)).sum();
     (squares * n / (n - 1.0)).sqrt() / total
+}
+
+/// 95 % interval of a mean when values of one cluster are not independent: percentiles of 2,000 samples of whole clusters,
+/// drawn alike at every call.
+pub fn bootstrap<'a>(values: impl Iterator<Item = (&'a str, f64)>) -> (f64, f64) {
+    const SAMPLES: usize = 2000;
+    let mut clusters: BTreeMap<&str, (f64, f64)> = BTreeMap::new();
+    for (cluster, value) in values {
+        let c = clusters.entry(cluster).or_default();
+        c.0 += value;
+        c.1 += 1.0;
+    }
+    let clusters: Vec<(f64, f64)> = clusters.into_values().collect();
+    if clusters.is_empty() {
+        return (0.0, 0.0);
+    }
+    let mut rng = Rng::new(0, 0);
+    let mut mean = || {
+        let (mut sum, mut count) = (0.0, 0.0);
+        for _ in 0..clusters.len() {
+            let c = clusters[rng.below(clusters.len())];
+            sum += c.0;
+            count += c.1;
+        }
+        sum / count
+    };
+    let mut means: Vec<f64> = (0..SAMPLES).map(|_| mean()).collect();
+    means.sort_by(f64::total_cmp);
+    (means[SAMPLES / 40], means[SAMPLES - 1 - SAMPLES / 40])
 }
 
 /// Answers of two strategies to the same questions.
@@ -113,6 +144,48 @@ mod tests {
         let names: Vec<String> = (0..10).map(|i| i.to_string()).collect();
         let error = clustered_error(names.iter().enumerate().map(|(i, n)| (n.as_str(), i < 8)));
         assert!((error - (0.8f64 * 0.2 / 9.0).sqrt()).abs() < 1e-12);
+    }
+
+    /// SciPy 1.17.1 (binomtest, proportion_ci, bootstrap with 200,000 samples) and statsmodels (OLS with clustered errors,
+    /// times the root of 12/11).
+    #[test]
+    fn values_of_scipy() {
+        for (gained, lost, want) in [
+            (8, 1, 0.039_062_5),
+            (23, 11, 0.057_612_672_913_819_55),
+            (140, 97, 0.006_248_602_260_672_697),
+            (1, 0, 1.0),
+        ] {
+            assert!(
+                (p(gained, lost) - want).abs() < 1e-12,
+                "{gained} {lost}: {}",
+                p(gained, lost)
+            );
+        }
+        for (right, total, low, high) in [
+            (918, 1136, 0.784_175_578_648_926_8, 0.829_944_915_550_535),
+            (1734, 2290, 0.739_222_621_640_750_4, 0.774_326_383_880_159_2),
+            (0, 10, 0.0, 0.277_532_799_862_889_26),
+            (9, 9, 0.700_854_951_580_456_1, 1.0),
+        ] {
+            let (a, b) = wilson(right, total);
+            assert!(
+                (a - low).abs() < 1e-9 && (b - high).abs() < 1e-9,
+                "{right} of {total}: {a} {b}"
+            );
+        }
+        let names: Vec<String> = (0..12).map(|v| v.to_string()).collect();
+        let answers = || {
+            let of = |v: usize| (0..=v % 4).map(move |q| (v, (v * 7 + q * 3) % 5 < 3));
+            (0..12).flat_map(of).map(|(v, right)| (names[v].as_str(), right))
+        };
+        let error = clustered_error(answers());
+        assert!((error - 0.049_236_596_391_733_084).abs() < 1e-9, "{error}");
+        let (low, high) = bootstrap(answers().map(|(c, r)| (c, f64::from(u8::from(r)))));
+        assert!(
+            (low - 0.5714).abs() < 0.02 && (high - 0.76).abs() < 0.02,
+            "{low} {high}"
+        );
     }
 
     proptest! {

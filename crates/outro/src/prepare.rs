@@ -86,6 +86,8 @@ pub struct Media {
     pub items: Vec<Medium>,
     /// All tensors; `input_ids` is empty.
     pub inputs: Inputs,
+    /// What was taken of each file; empty for media that are no files.
+    pub taken: Vec<PlannedItem>,
     /// Things that the user should know.
     pub notes: Vec<String>,
 }
@@ -404,6 +406,7 @@ impl Preparer {
         plan.check()?;
         let mut media = Media {
             parts,
+            taken: plan.items.clone(),
             notes: plan.notes,
             ..Media::default()
         };

@@ -1,8 +1,9 @@
 //! `outro eval` as it is typed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
+use outro_lab::log::Shard;
 use outro_lab::run::Ablation;
 
 use super::flags::{ModelFlags, ReadingFlags, WeightFlags};
@@ -12,15 +13,27 @@ use crate::fault::Fault;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum EvalCommand {
-    /// The benchmarks that are known.
+    /// The benchmarks and the ways of putting questions that are known.
     List,
+    /// Look at a benchmark's files before a run: counts, missing and unreadable videos, questions that are there twice,
+    /// prompts that are too long. No weights are loaded.
+    Check(Box<CheckFlags>),
     /// Answer a benchmark's questions, into a log that grows by a line per answer. Started again on the same log it goes on.
     Run(Box<EvalFlags>),
-    /// Sum a log up.
+    /// Put the logs of all shards of a run together.
+    Merge {
+        /// The shards' logs.
+        #[arg(value_name = "LOG", required = true)]
+        logs: Vec<PathBuf>,
+        /// The log of the whole run; must not be there yet.
+        #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Sum logs up. A directory stands for the logs in it.
     Report {
-        /// The log.
-        #[arg(value_name = "FILE")]
-        log: PathBuf,
+        /// The logs.
+        #[arg(value_name = "LOG", required = true)]
+        logs: Vec<PathBuf>,
         /// In what form.
         #[arg(long, value_enum, default_value = "markdown")]
         format: ReportFormat,
@@ -31,8 +44,40 @@ pub(crate) enum EvalCommand {
 pub(crate) enum ReportFormat {
     /// Tables.
     Markdown,
-    /// Everything, for programs.
+    /// Everything but the answers, for programs: a list of runs.
     Json,
+    /// A line per strategy, division and part.
+    Csv,
+    /// One page with figures and all answers.
+    Html,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ReadFlag {
+    /// The reply's words.
+    Text,
+    /// The likeliest of the options' first tokens.
+    Logits,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckFlags {
+    /// The benchmark; `outro eval list` names them.
+    #[arg(value_name = "TASK")]
+    task: String,
+    /// The directory with its questions and videos.
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    #[command(flatten)]
+    model: ModelFlags,
+    /// How questions are put; `outro eval list` names the ways.
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
+    /// JSON instead of text.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    reading: ReadingFlags,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -45,15 +90,23 @@ pub(crate) enum AblateFlag {
 
 #[derive(Debug, Args)]
 pub(crate) struct EvalFlags {
-    /// The benchmark; `outro eval list` names them.
-    #[arg(value_name = "TASK")]
-    task: String,
-    /// The directory with its questions and videos.
+    /// The benchmarks; `outro eval list` names them.
+    #[arg(value_name = "TASK", required = true)]
+    tasks: Vec<String>,
+    /// The directory with questions and videos, or with a directory named after each TASK; or an annotation file.
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
-    /// The log; an existing one of the same run is continued.
-    #[arg(long, value_name = "FILE")]
+    /// The log, if it ends in .jsonl, else a directory for TASK.jsonl; an existing log of the same run is continued. A
+    /// shard's log is named after it, as in TASK.2-of-4.jsonl.
+    #[arg(long, value_name = "PATH")]
     out: PathBuf,
+    /// Answer one part of the videos, as in 2/4 [default: from SLURM_ARRAY_TASK_ID and SLURM_ARRAY_TASK_COUNT, or
+    /// JOB_COMPLETION_INDEX and JOB_COMPLETIONS, else everything].
+    #[arg(long, value_name = "I/N")]
+    shard: Option<String>,
+    /// What an answer is taken from.
+    #[arg(long, value_enum, default_value = "text")]
+    readout: ReadFlag,
     #[command(flatten)]
     model: ModelFlags,
     /// baseline, outro, outro:KEY=VALUE,... (lists with +, as in layers=0+5), prune:layer=N,keep=SHARE,
@@ -66,7 +119,8 @@ pub(crate) struct EvalFlags {
     /// Take something away from every video.
     #[arg(long, value_enum)]
     ablate: Option<AblateFlag>,
-    /// How questions with options ask for the answer: letter or option [default: the model's own, else letter].
+    /// How questions are put and replies read: letter, option, outro, official or lmms-eval [default: the model's own,
+    /// else letter].
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
     /// Only the first N questions.
@@ -85,16 +139,37 @@ pub(crate) struct EvalFlags {
 #[derive(Debug)]
 pub(crate) enum Eval {
     List,
+    Check(Box<EvalCheck>),
     Run(Box<EvalRun>),
-    Report { log: PathBuf, format: ReportFormat },
+    Merge {
+        logs: Vec<PathBuf>,
+        out: PathBuf,
+    },
+    Report {
+        logs: Vec<PathBuf>,
+        format: ReportFormat,
+    },
+}
+
+/// `outro eval check`.
+#[derive(Debug)]
+pub(crate) struct EvalCheck {
+    pub(crate) task: String,
+    pub(crate) data: PathBuf,
+    pub(crate) model: Option<String>,
+    pub(crate) profile: Option<String>,
+    pub(crate) json: bool,
+    pub(crate) reading: Reading,
 }
 
 /// `outro eval run`.
 #[derive(Debug)]
 pub(crate) struct EvalRun {
-    pub(crate) task: String,
+    pub(crate) tasks: Vec<String>,
     pub(crate) data: PathBuf,
     pub(crate) out: PathBuf,
+    pub(crate) shard: Option<Shard>,
+    pub(crate) by_logits: bool,
     pub(crate) model: Option<String>,
     pub(crate) strategies: Vec<String>,
     pub(crate) profile: Option<String>,
@@ -108,7 +183,18 @@ pub(crate) struct EvalRun {
 pub(super) fn eval(command: EvalCommand) -> anyhow::Result<Eval> {
     let f = match command {
         EvalCommand::List => return Ok(Eval::List),
-        EvalCommand::Report { log, format } => return Ok(Eval::Report { log, format }),
+        EvalCommand::Report { logs, format } => return Ok(Eval::Report { logs, format }),
+        EvalCommand::Merge { logs, out } => return Ok(Eval::Merge { logs, out }),
+        EvalCommand::Check(f) => {
+            return Ok(Eval::Check(Box::new(EvalCheck {
+                task: f.task,
+                data: f.data,
+                model: f.model.model,
+                profile: f.profile,
+                json: f.json,
+                reading: reading(&f.reading)?,
+            })));
+        }
         EvalCommand::Run(f) => *f,
     };
     for (flag, n) in [
@@ -136,7 +222,9 @@ pub(super) fn eval(command: EvalCommand) -> anyhow::Result<Eval> {
         return Err(Fault::usage(problem).hint("leave one out").into());
     }
     Ok(Eval::Run(Box::new(EvalRun {
-        task: f.task,
+        shard: shard(f.shard.as_deref(), f.tasks.len(), &f.out)?,
+        by_logits: f.readout == ReadFlag::Logits,
+        tasks: f.tasks,
         data: f.data,
         out: f.out,
         model: f.model.model,
@@ -152,4 +240,49 @@ pub(super) fn eval(command: EvalCommand) -> anyhow::Result<Eval> {
         weights: weights(&f.weights)?,
         reading: reading(&f.reading)?,
     })))
+}
+
+/// The shard that was asked for, or that this process is by its scheduler.
+fn shard(typed: Option<&str>, tasks: usize, out: &Path) -> anyhow::Result<Option<Shard>> {
+    if tasks > 1 && is_log(out) {
+        return Err(Fault::usage("--out is one file, and several tasks are given")
+            .hint("give a directory")
+            .into());
+    }
+    if let Some(typed) = typed {
+        return Shard::parse(typed).map(Some).map_err(|e| {
+            Fault::usage(format!("--shard: {e}"))
+                .hint("as in --shard 2/4")
+                .into()
+        });
+    }
+    let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<usize>().ok());
+    // Slurm's array need not begin at 0; Kubernetes' index does.
+    for (index, first, count) in [
+        (
+            "SLURM_ARRAY_TASK_ID",
+            number("SLURM_ARRAY_TASK_MIN").unwrap_or(0),
+            "SLURM_ARRAY_TASK_COUNT",
+        ),
+        ("JOB_COMPLETION_INDEX", 0, "JOB_COMPLETIONS"),
+    ] {
+        let Some(at) = number(index) else { continue };
+        let Some(of) = number(count) else {
+            return Err(Fault::usage(format!("{index} is set and {count} is not"))
+                .hint(format!("set {count} to the number of parts, or give --shard"))
+                .into());
+        };
+        let text = format!("{}/{of}", at.wrapping_sub(first).wrapping_add(1));
+        return Shard::parse(&text).map(Some).map_err(|e| {
+            Fault::usage(format!("{index} = {at}, {count} = {of}: {e}"))
+                .hint("number the jobs without gaps, or give --shard")
+                .into()
+        });
+    }
+    Ok(None)
+}
+
+/// Whether `--out` names a log and not a directory of logs.
+pub(crate) fn is_log(out: &Path) -> bool {
+    out.extension().is_some_and(|e| e == "jsonl")
 }

@@ -1,57 +1,201 @@
 //! `outro eval`: a benchmark's questions answered into a log, and what a log adds up to.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Instant;
 
+use anyhow::Context;
 use outro::Model;
 use outro::prepare::Preparer;
-use outro_lab::choice::PARSER;
+use outro_lab::check::check;
 use outro_lab::log::{self, Header, Log};
-use outro_lab::report::report;
-use outro_lab::run::{Engine, Step, run as answer_all};
+use outro_lab::report::{page, report};
+use outro_lab::run::{Engine, Step, part, run as answer_all};
 use outro_lab::strategy::Strategy;
-use outro_lab::task::{Profile, TASKS, Task};
+use outro_lab::task::{PROFILES, Profile, TASKS, Task};
 use serde_json::json;
 
 use super::ask::emit;
-use super::{media, source};
+use super::media;
+use super::source::{self, Source};
 use crate::args::Switches;
-use crate::args::eval::{Eval, EvalRun, ReportFormat};
+use crate::args::eval::{Eval, EvalCheck, EvalRun, ReportFormat, is_log};
+use crate::fault::Fault;
 use crate::ui::{Ui, Unit, thousands};
 
-/// Runs, lists or reports.
+/// Lists, checks, runs, merges or reports.
 pub(crate) fn run(args: &Eval, ui: &Ui) -> anyhow::Result<()> {
     match args {
         Eval::List => {
             for task in &TASKS {
-                emit(&format!("{:<12} {}\n", task.name, task.about))?;
+                emit(&format!("{:<14} {}\n", task.name, task.about))?;
             }
-            Ok(())
+            let profiles: Vec<_> = PROFILES.iter().map(|p| p.name).collect();
+            emit(&format!("profiles       {}\n", profiles.join(", ")))
         }
-        Eval::Report { log, format } => {
-            let (header, rows) = log::read(log)?;
-            let report = report(&header, &rows);
-            emit(&match format {
-                ReportFormat::Markdown => report.markdown(),
-                ReportFormat::Json => format!("{}\n", serde_json::to_string_pretty(&report)?),
-            })
+        Eval::Check(args) => look(args, ui),
+        Eval::Merge { logs, out } => {
+            let (header, rows) = log::merge(logs)?;
+            log::write(out, &header, &rows)?;
+            emit(&report(&header, &rows).markdown())
         }
-        Eval::Run(args) => answers(args, ui),
+        Eval::Report { logs, format } => sum_up(logs, *format),
+        Eval::Run(args) => {
+            let source = source::open(args.model.as_deref(), ui)?;
+            let model = Model::load(&source.dir, args.weights.load.clone())?;
+            args.tasks
+                .iter()
+                .try_for_each(|task| answers(args, task, &source, &model, ui))
+        }
     }
 }
 
-fn answers(args: &EvalRun, ui: &Ui) -> anyhow::Result<()> {
-    let task = Task::named(&args.task)?;
+fn sum_up(paths: &[PathBuf], format: ReportFormat) -> anyhow::Result<()> {
+    let mut runs = Vec::new();
+    for path in paths {
+        let mut files = vec![path.clone()];
+        if path.is_dir() {
+            let entries = std::fs::read_dir(path).with_context(|| path.display().to_string())?;
+            files = entries
+                .flatten()
+                .map(|e| e.path())
+                .filter(|p| is_log(p))
+                .collect();
+            files.sort();
+            if files.is_empty() {
+                let problem = format!("{}: holds no log (.jsonl)", path.display());
+                return Err(Fault::failure(problem)
+                    .hint("give logs of `outro eval run`")
+                    .into());
+            }
+        }
+        for file in files {
+            runs.push(log::read(&file)?);
+        }
+    }
+    let reports: Vec<_> = runs.iter().map(|(h, r)| report(h, r)).collect();
+    match format {
+        ReportFormat::Html => emit(&page(&runs)),
+        ReportFormat::Json => emit(&format!("{}\n", serde_json::to_string_pretty(&reports)?)),
+        ReportFormat::Csv => {
+            for (i, report) in reports.iter().enumerate() {
+                let text = report.csv()?;
+                // One line of headings for all runs.
+                emit(if i == 0 {
+                    &text
+                } else {
+                    text.split_once('\n').map_or("", |t| t.1)
+                })?;
+            }
+            Ok(())
+        }
+        ReportFormat::Markdown => {
+            for report in &reports {
+                if reports.len() > 1 {
+                    emit(&format!("## {}\n\n", report.run.task))?;
+                }
+                emit(&report.markdown())?;
+            }
+            Ok(())
+        }
+    }
+}
+
+fn look(args: &EvalCheck, ui: &Ui) -> anyhow::Result<()> {
     let source = source::open(args.model.as_deref(), ui)?;
     let preparer = Preparer::open(&source.dir)?;
     let profile = Profile::named(args.profile.as_deref().or(preparer.settings().profile.as_deref()))?;
-    let mut loaded = task.load(&args.data, profile)?;
+    let loaded = Task::named(&args.task)?.load(&args.data, profile)?;
+    let bar = ui.bar("looking at videos", 0, Unit::Count);
+    let found = check(
+        &loaded,
+        &preparer,
+        &media::options(&args.reading, &preparer),
+        &|| bar.more(),
+    );
+    bar.done();
+    if args.json {
+        emit(&format!("{}\n", serde_json::to_string_pretty(&found)?))?;
+    } else {
+        let mut text = format!("questions    {}\n", thousands(found.questions as u64));
+        for (what, n) in &found.left_out {
+            text += &format!("left out     {} ({what})\n", thousands(*n as u64));
+        }
+        let counts = |of: &BTreeMap<String, usize>| {
+            of.iter()
+                .map(|(k, n)| format!("{k} {n}"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        for (category, answers) in &found.answers {
+            let total: usize = answers.values().sum();
+            text += &format!("             {category}: {total} ({})\n", counts(answers));
+        }
+        for (group, parts) in &found.groups {
+            text += &format!("{group:<12} {}\n", counts(parts));
+        }
+        text += &format!(
+            "videos       {}, of them {} missing, {} unusable\n",
+            found.videos,
+            found.missing.len(),
+            found.unusable.len()
+        );
+        for path in found.missing.iter().take(5) {
+            text += &format!("missing      {}\n", path.display());
+        }
+        for (path, why) in found.unusable.iter().take(20) {
+            text += &format!("unusable     {}: {why}\n", path.display());
+        }
+        for (a, b) in found.twice.iter().take(5) {
+            text += &format!("twice        {a} and {b}\n");
+        }
+        if found.twice.len() > 5 {
+            text += &format!("twice        {} in all\n", found.twice.len());
+        }
+        let [low, high] = found.tokens;
+        text += &format!(
+            "tokens       {low} to {high} a prompt, the model takes {}; {} prompts are too long\n",
+            found.token_limit, found.too_long
+        );
+        emit(&text)?;
+    }
+    if !found.is_good() {
+        ui.note("a run would have failing or repeated questions; --json names all of them");
+    }
+    Ok(())
+}
+
+/// Where a task's questions are: `DIR/TASK` if that is there, else DIR.
+fn data_of(args: &EvalRun, task: &str) -> PathBuf {
+    let own = args.data.join(task);
+    if own.is_dir() { own } else { args.data.clone() }
+}
+
+/// The log of a task and shard.
+fn log_of(args: &EvalRun, task: &str) -> anyhow::Result<PathBuf> {
+    let whole = if is_log(&args.out) {
+        args.out.clone()
+    } else {
+        std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+        args.out.join(format!("{task}.jsonl"))
+    };
+    Ok(match args.shard {
+        Some(s) => whole.with_extension(format!("{}-of-{}.jsonl", s.index, s.of)),
+        None => whole,
+    })
+}
+
+fn answers(args: &EvalRun, task: &str, source: &Source, model: &Model, ui: &Ui) -> anyhow::Result<()> {
+    let task = Task::named(task)?;
+    let preparer = Preparer::open(&source.dir)?;
+    let profile = Profile::named(args.profile.as_deref().or(preparer.settings().profile.as_deref()))?;
+    let mut loaded = task.load(&data_of(args, task.name), profile)?;
     loaded.samples.truncate(args.limit.unwrap_or(usize::MAX));
-    if loaded.skipped > 0 {
+    for (what, n) in &loaded.left_out {
+        let file = loaded.file.display();
         ui.note(&format!(
-            "{} rows of {} are not questions with one right answer and are left out",
-            loaded.skipped,
-            loaded.file.display()
+            "{} rows of {file} are left out: {what} has no one right answer",
+            thousands(*n as u64)
         ));
     }
     let tokenizer = media::tokenizer(&preparer, &source.dir)?;
@@ -63,12 +207,16 @@ fn answers(args: &EvalRun, ui: &Ui) -> anyhow::Result<()> {
         .collect::<outro_lab::Result<_>>()?;
     let options = media::options(&args.reading, &preparer);
     let header = Header {
-        outro_eval: 1,
+        outro_eval: log::FORM,
         version: env!("CARGO_PKG_VERSION").into(),
         task: task.name.into(),
         questions_sha256: loaded.sha256.clone(),
+        questions: loaded.samples.len(),
+        shard: args.shard.map(|s| s.to_string()),
         profile: profile.name.into(),
-        parser: PARSER.into(),
+        profile_sha256: profile.sha256(task.name),
+        parser: profile.parser.name().into(),
+        readout: if args.by_logits { "logits" } else { "text" }.into(),
         model: if source.tiny {
             source::TINY.into()
         } else {
@@ -83,24 +231,29 @@ fn answers(args: &EvalRun, ui: &Ui) -> anyhow::Result<()> {
         }),
         max_new_tokens: args.max_new_tokens,
     };
-    let (mut log, mut rows) = Log::open(&args.out, &header)?;
+    if let Some(shard) = args.shard {
+        loaded.samples = part(&loaded.samples, shard);
+    }
+    let out = log_of(args, task.name)?;
+    let (mut log, mut rows) = Log::open(&out, &header)?;
     let here = rows.len();
     if here > 0 {
         ui.note(&format!(
             "{}: {} answers are there already",
-            args.out.display(),
+            out.display(),
             thousands(here as u64)
         ));
     }
-    let model = Model::load(&source.dir, args.weights.load.clone())?;
     let engine = Engine {
-        model: &model,
+        model,
         preparer: &preparer,
         tokenizer,
         options,
         ablation: args.ablation,
         max_new_tokens: args.max_new_tokens,
         kv: args.weights.kv,
+        parser: profile.parser,
+        by_logits: args.by_logits,
     };
     let bar = ui.bar(
         "answering",
@@ -137,6 +290,9 @@ fn answers(args: &EvalRun, ui: &Ui) -> anyhow::Result<()> {
     if let Some(row) = rows.iter().find(|r| r.error.is_some()) {
         let why = row.error.as_deref().unwrap_or_default();
         ui.note(&format!("{failed} answers failed; the first, {}: {why}", row.id));
+    }
+    if args.tasks.len() > 1 {
+        emit(&format!("## {}\n\n", task.name))?;
     }
     emit(&report(&header, &rows).markdown())
 }

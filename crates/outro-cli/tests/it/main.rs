@@ -12,6 +12,7 @@ mod gguf;
 mod hostile;
 mod hub;
 mod inspect;
+mod lab;
 mod sinks;
 mod support;
 mod tidy;

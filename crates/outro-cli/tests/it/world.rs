@@ -231,7 +231,7 @@ fn the_programs_own_model_sees_and_hears() {
     let dir = tempfile::tempdir().unwrap();
     let (mut right, mut total) = (0, 0);
     for task in ["avhbench", "daily-omni"] {
-        let log = dir.path().join(task);
+        let log = dir.path().join(format!("{task}.jsonl"));
         let base = args![
             "eval",
             "run",
@@ -263,7 +263,7 @@ fn the_programs_own_model_sees_and_hears() {
         outro(with_sound_taken).fails(1, &["ablation"]);
         let report = outro(args!["eval", "report", &log, "--format", "json"]).ok();
         let report: Value = serde_json::from_str(&report.stdout).unwrap();
-        for strategy in report["results"].as_array().unwrap() {
+        for strategy in report[0]["results"].as_array().unwrap() {
             right += strategy["all"]["right"].as_u64().unwrap();
             total += strategy["all"]["total"].as_u64().unwrap();
         }
@@ -275,7 +275,7 @@ fn the_programs_own_model_sees_and_hears() {
 fn a_benchmark_that_cannot_be_run_says_why() {
     let dir = tempfile::tempdir().unwrap();
     let world = tiny().with_file_name("world/avhbench");
-    let log = dir.path().join("log");
+    let log = dir.path().join("log.jsonl");
     let run = |task: &str, data: &Path, extra: &[&str]| {
         let base = args![
             "eval",

@@ -20,7 +20,7 @@ pub use questions::{Needs, Question, Task};
 pub use stream::write_tensors;
 pub use world::{Colour, Deed, FPS, Level, Noise, Object, SIDE, SLOTS, Scene, Shape, Sound, Track};
 
-use rng::Rng;
+pub(crate) use rng::Rng;
 
 /// A clip with its questions.
 #[derive(Clone, Debug, Serialize)]

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::rng::Rng;
 use super::world::{Colour, Deed, Level, Object, Scene, Shape, Sound, Track};
-use crate::task::Profile;
+use crate::task::{Gold, Profile};
 
 /// What a question is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -84,13 +84,8 @@ impl Question {
     pub fn prompt(&self, profile: &Profile) -> String {
         match self.task {
             Task::Open => self.text.clone(),
-            t if t.is_yes_no() => format!("{} Answer yes or no.", self.text),
-            _ => format!(
-                "{}\n{}\n{}",
-                self.text,
-                self.choices().join("\n"),
-                profile.request
-            ),
+            t if t.is_yes_no() => profile.prompt("avhbench", &self.text, &[], &Gold::YesNo(true)),
+            _ => profile.letters("daily-omni", &self.text, &self.options),
         }
     }
 

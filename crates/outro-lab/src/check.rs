@@ -1,7 +1,7 @@
 //! What is wrong with a benchmark's files, found before any weight is loaded.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use outro::chat::{Conversation, Part};
 use outro::prepare::{MediaOptions, Preparer};
@@ -101,7 +101,7 @@ pub fn check(
     check
 }
 
-fn look(path: &PathBuf, samples: &[&Sample], preparer: &Preparer, options: &MediaOptions) -> Found {
+fn look(path: &Path, samples: &[&Sample], preparer: &Preparer, options: &MediaOptions) -> Found {
     if !path.exists() {
         return Found::Missing;
     }
@@ -111,7 +111,7 @@ fn look(path: &PathBuf, samples: &[&Sample], preparer: &Preparer, options: &Medi
         if let Some((start, end)) = sample.clip {
             (options.sampling.start, options.sampling.end) = (Some(start), Some(end));
         }
-        let asked = Conversation::new(None, &[Part::Video(path.clone())], &sample.prompt);
+        let asked = Conversation::new(None, &[Part::Video(path.to_path_buf())], &sample.prompt);
         let plan = match preparer.plan(&asked, &options) {
             Ok(plan) => plan,
             Err(e) => return Found::Unusable(e.to_string()),

@@ -231,7 +231,7 @@ impl Report {
                 out.write_record(&line)?;
             }
         }
-        let bytes = out.into_inner().map_err(|e| e.into_error())?;
+        let bytes = out.into_inner().map_err(csv::IntoInnerError::into_error)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 

@@ -104,7 +104,7 @@ fn the_official_files_hold_what_they_should() {
     if let Some(data) = shared("data/music_avqa") {
         let found = check("music-avqa", &data);
         assert_eq!(found["questions"], 7402);
-        assert_eq!(found["answers"]["Audio-Visual Temporal"]["violin"].is_u64(), true);
+        assert!(found["answers"]["Audio-Visual Temporal"]["violin"].is_u64());
     }
 }
 

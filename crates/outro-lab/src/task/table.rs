@@ -321,7 +321,7 @@ impl Task {
             return Err(row.bad(self.video[0], format!("`{id}` is not a file's name")));
         }
         if !paths {
-            id = id.strip_suffix(".mp4").unwrap_or(&id).to_owned();
+            id.truncate(id.strip_suffix(".mp4").unwrap_or(&id).len());
         }
         let (question, options, gold) = self.question(row)?;
         let prompt = match self.answers {

@@ -169,6 +169,9 @@ fn every_form_of_every_task() {
 }
 
 /// A parquet file as the published ones are: lists of texts beside texts.
+/// A parquet column: texts, definition levels, repetition levels.
+type Column<'a> = (&'a [&'a str], Option<&'a [i16]>, Option<&'a [i16]>);
+
 #[test]
 fn parquet_is_read() {
     use parquet::data_type::{ByteArray, ByteArrayType};
@@ -182,7 +185,7 @@ fn parquet_is_read() {
     let schema = std::sync::Arc::new(parse_message_type(schema).unwrap());
     let mut writer = SerializedFileWriter::new(file, schema, Arc::default()).unwrap();
     let mut group = writer.next_row_group().unwrap();
-    let columns: [(&[&str], Option<&[i16]>, Option<&[i16]>); 5] = [
+    let columns: [Column; 5] = [
         (&["v", "w"], None, None),
         (&["Who?", "Where?"], None, None),
         (&["B", "A"], None, None),

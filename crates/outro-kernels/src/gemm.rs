@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::many::many_rows;
 use crate::quant::{self, Blocks};
-use crate::simd::{Level, fma, multiversion, sum_lanes};
+use crate::simd::{Level, bf16_dot, fma, multiversion, sum_lanes};
 
 /// A weight matrix `[n, k]`, row-major: `n` outputs, `k` inputs.
 #[derive(Clone, Copy, Debug)]
@@ -172,12 +172,25 @@ fn few_rows(
     out: &mut [f32],
 ) {
     let shared = Shared::new(out);
+    // One row (a decode step) against bf16: memory is the limit, and the plain loop does not reach it.
+    let halves = match w {
+        Weight::Bf16(w) if m == 1 && level == Level::Avx512 && k.is_multiple_of(64) => {
+            Some((w, by_halves(x)))
+        }
+        _ => None,
+    };
     (0..n.div_ceil(STRIP)).into_par_iter().for_each(|task| {
         let n0 = task * STRIP;
         let cols = (n - n0).min(STRIP);
         let mut y = [0f32; STRIP];
         for i in 0..m {
-            strip(level, &x[i * k..(i + 1) * k], w, n0, &mut y[..cols]);
+            if let Some((w, x)) = &halves {
+                for (j, y) in y[..cols].iter_mut().enumerate() {
+                    *y = bf16_dot(x, &w[(n0 + j) * k..(n0 + j + 1) * k]);
+                }
+            } else {
+                strip(level, &x[i * k..(i + 1) * k], w, n0, &mut y[..cols]);
+            }
             if let Some(bias) = bias {
                 for (y, b) in y.iter_mut().zip(&bias[n0..n0 + cols]) {
                     *y += b;
@@ -187,6 +200,14 @@ fn few_rows(
             unsafe { shared.write(i * n + n0, &y[..cols]) };
         }
     });
+}
+
+/// In every 32 numbers the even ones first, then the odd ones: as they lie in the low and high halves of 16 words.
+fn by_halves(x: &[f32]) -> Vec<f32> {
+    let chunks = x.chunks_exact(32);
+    let halves =
+        |c: &[f32]| -> [f32; 32] { std::array::from_fn(|i| c[if i < 16 { 2 * i } else { 2 * i - 31 }]) };
+    chunks.flat_map(halves).collect()
 }
 
 multiversion! {

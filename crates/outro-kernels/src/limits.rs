@@ -5,40 +5,39 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
+use crate::gemm::dot;
 use crate::simd::{Level, fma, multiversion};
 
 /// Bytes that all threads together read from memory in a second: the best of some passes over a buffer that no cache
 /// holds.
 pub fn read_bytes_per_second() -> f64 {
-    const WORDS: usize = 1 << 27;
+    const FLOATS: usize = 1 << 28;
     let level = Level::detect();
-    let part = WORDS / rayon::current_num_threads().max(1);
+    let part = FLOATS / rayon::current_num_threads().max(1) / 64;
     // Written by every thread before it is timed: pages that were never touched would not be read from memory.
-    let mut words = vec![0u64; WORDS];
-    words.par_chunks_mut(part).for_each(|w| w.fill(1));
+    let mut floats = vec![0f32; FLOATS];
+    floats.par_chunks_mut(part).for_each(|x| x.fill(1.0));
     let passes = (0..5).map(|_| {
         let since = Instant::now();
-        let sum: u64 = words
-            .par_chunks(part)
-            .map(|words| sum(level, words))
-            .reduce(|| 0, u64::wrapping_add);
+        let sum: f32 = floats.par_chunks(part).map(|x| sum(level, x)).sum();
         black_box(sum);
-        size_of_val(words.as_slice()) as f64 / since.elapsed().as_secs_f64()
+        size_of_val(floats.as_slice()) as f64 / since.elapsed().as_secs_f64()
     });
     passes.fold(0.0, f64::max)
 }
 
-multiversion! { fn sum(words: &[u64]) -> u64 = sum_body }
+multiversion! { fn sum(x: &[f32]) -> f32 = sum_body }
 
+/// The loop with which decoding reads weights; the other operand stays in the first-level cache.
 #[inline(always)]
-fn sum_body<const FMA: bool>(words: &[u64]) -> u64 {
-    let mut lanes = [0u64; 32];
-    for chunk in words.as_chunks::<32>().0 {
-        for (lane, word) in lanes.iter_mut().zip(chunk) {
-            *lane = lane.wrapping_add(*word);
-        }
+fn sum_body<const FMA: bool>(x: &[f32]) -> f32 {
+    let ones = [1f32; 1024];
+    let mut sum = 0.0;
+    // No closure around the call: one would be compiled without the level's instructions.
+    for x in x.chunks(1024) {
+        sum += dot::<FMA, _>(&ones[..x.len()], x, |v| v);
     }
-    lanes.into_iter().fold(0, u64::wrapping_add)
+    sum
 }
 
 /// Operations (a multiplication and an addition count as two) that all threads together do in a second on f32 in
@@ -83,7 +82,7 @@ mod tests {
     #[test]
     fn loops_give_what_they_should() {
         for level in Level::all() {
-            assert_eq!(sum(level, &[2; 64]), 128);
+            assert_eq!(sum(level, &[2.0; 1100]), 2200.0);
             assert!(
                 (multiply(level, 0.5, 40) - LANES as f32).abs() < 1e-3,
                 "{level:?}"

@@ -28,22 +28,28 @@ impl Form {
         }
     }
 
-    /// Inner dimension of a packed block; one of NR columns is 32 KiB (f32 and bf16) or 8 KiB.
+    /// Inner dimension of a packed block: one of NR columns is half of the first-level cache, 16 KiB (f32 and bf16), or
+    /// 8 KiB.
     const fn depth(self) -> usize {
         match self {
-            Self::F32 | Self::Int8 => 256,
-            Self::Bf16 => 512,
+            Self::F32 => 128,
+            Self::Bf16 | Self::Int8 => 256,
         }
     }
 
-    /// Tiles of rows that share one packing of a panel: what they read of the input stays in the second-level cache.
+    /// Tiles of rows that share one packing of a panel.
     const fn tiles(self) -> usize {
         match self {
             Self::F32 => 32,
-            Self::Bf16 | Self::Int8 => 64,
+            Self::Bf16 => 48,
+            Self::Int8 => 64,
         }
     }
 }
+
+/// Panels that a block of rows is multiplied with before it goes on along k: rows are read from memory so many times less
+/// often, and the products still stay in the second-level cache.
+const PANELS: usize = 2;
 
 /// Rows of activations in tiles of MR.
 enum Tiles {
@@ -117,7 +123,7 @@ impl Scratch {
             f32: vec![0.0; block(Form::F32)],
             bf16: vec![0; block(Form::Bf16) / 2],
             int8: Int8Panel::new(),
-            c: vec![0.0; rows * NR],
+            c: vec![0.0; PANELS * rows * NR],
         }
     }
 }
@@ -136,52 +142,61 @@ pub(crate) fn many_rows(
 ) {
     let form = Form::of(level, activations, w);
     let tiles = Tiles::pack(form, x, m, k);
-    let (panels, rows_of_block) = (n.div_ceil(NR), form.tiles() * MR);
+    let (groups, rows_of_block) = (n.div_ceil(PANELS * NR), form.tiles() * MR);
     let shared = Shared::new(out);
-    (0..m.div_ceil(rows_of_block) * panels)
+    (0..m.div_ceil(rows_of_block) * groups)
         .into_par_iter()
         .for_each_init(
             || Scratch::new(form),
             |s, task| {
-                let (m0, n0) = (task / panels * rows_of_block, task % panels * NR);
-                let (rows, cols) = ((m - m0).min(rows_of_block), (n - n0).min(NR));
+                let (m0, n0) = (task / groups * rows_of_block, task % groups * PANELS * NR);
+                let (rows, cols) = ((m - m0).min(rows_of_block), (n - n0).min(PANELS * NR));
                 for k0 in (0..k).step_by(form.depth()) {
                     let depth = (k - k0).min(form.depth());
-                    block(level, &tiles, w, s, (m0, rows), (n0, cols), k, (k0, depth));
-                }
-                for (i, c) in s.c.chunks_exact_mut(NR).take(rows).enumerate() {
-                    if let Some(bias) = bias {
-                        for (c, b) in c.iter_mut().zip(&bias[n0..n0 + cols]) {
-                            *c += b;
-                        }
+                    for p in 0..cols.div_ceil(NR) {
+                        let of_panel = (n0 + p * NR, (cols - p * NR).min(NR));
+                        block(level, &tiles, w, s, p, (m0, rows), of_panel, k, (k0, depth));
                     }
-                    // SAFETY: rows m0.. and columns n0.. belong to this task alone.
-                    unsafe { shared.write((m0 + i) * n + n0, &c[..cols]) };
+                }
+                for (p, c) in
+                    s.c.chunks_exact(rows_of_block * NR)
+                        .take(cols.div_ceil(NR))
+                        .enumerate()
+                {
+                    let (n0, cols) = (n0 + p * NR, (cols - p * NR).min(NR));
+                    for (i, c) in c.chunks_exact(NR).take(rows).enumerate() {
+                        let mut row = [0f32; NR];
+                        for (j, (row, c)) in row.iter_mut().zip(&c[..cols]).enumerate() {
+                            *row = c + bias.map_or(0.0, |b| b[n0 + j]);
+                        }
+                        // SAFETY: rows m0.. and columns n0.. belong to this task alone.
+                        unsafe { shared.write((m0 + i) * n + n0, &row[..cols]) };
+                    }
                 }
             },
         );
 }
 
-/// Packs a block of the weight and multiplies all tiles of the rows with it; `s.c` is set by the first block along k and
-/// added to by the others. Ranges are (start, length).
+/// Packs a block of the weight and multiplies all tiles of the rows with it; panel `p` of `s.c` is set by the first block
+/// along k and added to by the others. Ranges are (start, length).
 fn block(
     level: Level,
     tiles: &Tiles,
     w: Weight,
     s: &mut Scratch,
+    p: usize,
     (m0, rows): (usize, usize),
     (n0, cols): (usize, usize),
     k: usize,
     (k0, depth): (usize, usize),
 ) {
     let add = k0 > 0;
-    let of_rows =
-        s.c.chunks_mut(MR * NR)
-            .zip((0..rows).step_by(MR))
-            .map(|(c, row)| {
-                let first = (m0 + row) / MR;
-                (c, first, (rows - row).min(MR))
-            });
+    let panel = s.c.len() / PANELS;
+    let c = &mut s.c[p * panel..(p + 1) * panel];
+    let of_rows = c.chunks_mut(MR * NR).zip((0..rows).step_by(MR)).map(|(c, row)| {
+        let first = (m0 + row) / MR;
+        (c, first, (rows - row).min(MR))
+    });
     match tiles {
         Tiles::F32(a) => {
             pack_f32(w, (n0, cols), k, (k0, depth), &mut s.row, &mut s.f32);

@@ -229,6 +229,17 @@ pub(crate) fn bf16_tile(a: &[u32], rows: usize, pairs: usize, b: &[u32], c: &mut
     let _ = (a, b, add);
 }
 
+/// `x . w` for `x` with even and odd numbers apart (see `by_halves`) and a multiple of 64 of them. Only for
+/// [`Level::Avx512`].
+pub(crate) fn bf16_dot(x: &[f32], w: &[half::bf16]) -> f32 {
+    assert!(x.len() == w.len() && x.len().is_multiple_of(64), "a row of bf16");
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the level was detected; the lengths were asserted.
+    return unsafe { x86::bf16_dot(x.as_ptr(), w.as_ptr().cast(), x.len()) };
+    #[cfg(not(target_arch = "x86_64"))]
+    f32::NAN
+}
+
 fn tile_portable<const PACKED: bool>(
     a: &[f32],
     lda: usize,
@@ -256,9 +267,10 @@ fn tile_portable<const PACKED: bool>(
 mod x86 {
     use super::{MR, NR};
     use std::arch::x86_64::{
-        __m256, __m512, __m512bh, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps,
-        _mm256_setzero_ps, _mm256_storeu_ps, _mm512_add_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps,
-        _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+        __m256, __m512, __m512bh, _MM_HINT_T0, _mm_prefetch, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
+        _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps, _mm512_add_ps, _mm512_and_si512,
+        _mm512_castsi512_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
+        _mm512_reduce_add_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32,
         _mm512_storeu_ps,
     };
     use std::mem::transmute;
@@ -363,6 +375,36 @@ mod x86 {
             }
             store(&acc, c, add);
         }
+    }
+
+    /// Bytes ahead of its use at which a weight is asked for.
+    const AHEAD: usize = 4096;
+
+    /// The sum of products of `n` numbers; of 16 words of `w`, the low halves belong to the first 16 of 32 in `x`.
+    ///
+    /// # Safety
+    /// AVX-512 F; `x` and `w` hold `n`, a multiple of 64.
+    #[target_feature(enable = "avx512f")]
+    pub(super) unsafe fn bf16_dot(x: *const f32, w: *const u16, n: usize) -> f32 {
+        let mut acc = [_mm512_setzero_ps(); 4];
+        let high = _mm512_set1_epi32(0xFFFF_0000_u32.cast_signed());
+        for i in (0..n).step_by(64) {
+            for line in 0..2 {
+                let at = i + 32 * line;
+                // SAFETY: at + 32 <= n; a prefetch may be of any address.
+                unsafe {
+                    _mm_prefetch::<_MM_HINT_T0>(w.add(at).cast::<i8>().wrapping_add(AHEAD));
+                    let words = _mm512_loadu_si512(w.add(at).cast());
+                    let even = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words));
+                    let odd = _mm512_castsi512_ps(_mm512_and_si512(words, high));
+                    acc[2 * line] = _mm512_fmadd_ps(even, _mm512_loadu_ps(x.add(at)), acc[2 * line]);
+                    acc[2 * line + 1] =
+                        _mm512_fmadd_ps(odd, _mm512_loadu_ps(x.add(at + 16)), acc[2 * line + 1]);
+                }
+            }
+        }
+        let sum = _mm512_add_ps(_mm512_add_ps(acc[0], acc[1]), _mm512_add_ps(acc[2], acc[3]));
+        _mm512_reduce_add_ps(sum)
     }
 
     /// Writes or adds a tile.

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 #[cfg(target_arch = "x86_64")]
 use super::x86;
-use super::{Blocks, CHUNK, GROUP, GROUPS, Open, chunks};
+use super::{Blocks, CHUNK, GROUP, GROUPS, Open, QuantType, chunks};
 use crate::gemm::{Activations, Shared};
 use crate::simd::{Level, sum_lanes};
 
@@ -122,6 +122,10 @@ fn strip<const M: usize>(level: Level, x: &Rows, k: usize, w: Blocks, n0: usize,
             match x {
                 Rows::F32(x) if level == Level::Avx512 => x86::exact_512::<M>(x, k, w, n0, y),
                 Rows::F32(x) => x86::exact_256::<M>(x, k, w, n0, y),
+                Rows::Int8(x) if vnni && w.kind() == QuantType::Q8_0 && k.is_multiple_of(CHUNK) => {
+                    x86::q8_512::<M>(x, k, w, n0, y)
+                }
+                Rows::Int8(x) if vnni && w.kind() == QuantType::Q4K => x86::q4k_512::<M>(x, k, w, n0, y),
                 Rows::Int8(x) if vnni => x86::int8_512::<M>(x, k, w, n0, y),
                 Rows::Int8(x) => x86::int8_256::<M>(x, k, w, n0, y),
             }

@@ -1,17 +1,19 @@
 //! AVX2 and AVX-512 forms of opening blocks and of products with them.
 
 use std::arch::x86_64::{
-    __m128i, __m256, __m256i, __m512, _mm_and_si128, _mm_cvtph_ps, _mm_cvtsi32_si128, _mm_cvtsi64_si128,
-    _mm_cvtss_f32, _mm_loadl_epi64, _mm_loadu_si128, _mm_set1_epi8, _mm_srli_epi16, _mm_srli_si128,
-    _mm_unpacklo_epi8, _mm256_abs_epi8, _mm256_and_si256, _mm256_cmpeq_epi8, _mm256_cvtepi8_epi32,
-    _mm256_cvtepi32_ps, _mm256_cvtepu8_epi32, _mm256_fmadd_ps, _mm256_fmsub_ps, _mm256_fnmadd_ps,
-    _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps,
-    _mm256_or_si256, _mm256_permutevar8x32_ps, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32,
-    _mm256_set1_epi64x, _mm256_set1_ps, _mm256_setr_epi32, _mm256_setr_epi64x, _mm256_setr_m128i,
-    _mm256_setzero_ps, _mm256_shuffle_epi8, _mm256_sign_epi8, _mm256_slli_epi16, _mm256_srl_epi16,
-    _mm256_srli_epi16, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_ps, _mm256_xor_si256,
-    _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_fmsub_ps,
-    _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_permutexvar_ps,
+    __m128i, __m256, __m256i, __m512, __m512i, _MM_HINT_T0, _mm_and_si128, _mm_cvtph_ps, _mm_cvtsi32_si128,
+    _mm_cvtsi64_si128, _mm_cvtss_f32, _mm_loadl_epi64, _mm_loadu_si128, _mm_prefetch, _mm_set1_epi8,
+    _mm_setr_epi16, _mm_srli_epi16, _mm_srli_si128, _mm_unpacklo_epi8, _mm256_abs_epi8, _mm256_and_si256,
+    _mm256_castsi128_si256, _mm256_cmpeq_epi8, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps,
+    _mm256_cvtepu8_epi32, _mm256_fmadd_ps, _mm256_fmsub_ps, _mm256_fnmadd_ps, _mm256_loadu_ps,
+    _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_or_si256,
+    _mm256_permutevar8x32_ps, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_epi64x,
+    _mm256_set1_ps, _mm256_setr_epi32, _mm256_setr_epi64x, _mm256_setr_m128i, _mm256_setzero_ps,
+    _mm256_shuffle_epi8, _mm256_sign_epi8, _mm256_slli_epi16, _mm256_srl_epi16, _mm256_srli_epi16,
+    _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_ps, _mm256_xor_si256, _mm512_abs_epi8,
+    _mm512_castsi256_si512, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtph_ps, _mm512_dpbusd_epi32,
+    _mm512_fmadd_ps, _mm512_fmsub_ps, _mm512_fnmadd_ps, _mm512_inserti64x4, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_mask_sub_epi8, _mm512_movepi8_mask, _mm512_mul_ps, _mm512_permutexvar_ps,
     _mm512_reduce_add_ps, _mm512_set1_ps, _mm512_setr_epi32, _mm512_setzero_ps, _mm512_setzero_si512,
     _mm512_sub_ps,
 };
@@ -176,10 +178,9 @@ pub(super) fn read(open: &mut Open, kind: QuantType, blocks: &[u8]) {
     }
 }
 
-/// As [`Open`]'s of the same name, eight numbers at a time.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn scales_and_minima(open: &mut Open, b: &[u8]) {
+/// The eight scales and the eight minima of a block with 6 bits each, a byte a number.
+#[inline(always)]
+fn six_bits(b: &[u8]) -> ((u32, u32), (u32, u32)) {
     let word = |at: usize| u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
     let (x, y, z) = (word(4), word(8), word(12));
     let scales = (x & 0x3F3F_3F3F, (z & 0x0F0F_0F0F) | ((x >> 2) & 0x3030_3030));
@@ -187,6 +188,14 @@ fn scales_and_minima(open: &mut Open, b: &[u8]) {
         y & 0x3F3F_3F3F,
         ((z >> 4) & 0x0F0F_0F0F) | ((y >> 2) & 0x3030_3030),
     );
+    (scales, minima)
+}
+
+/// As [`Open`]'s of the same name, eight numbers at a time.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn scales_and_minima(open: &mut Open, b: &[u8]) {
+    let (scales, minima) = six_bits(b);
     for ((lo, hi), d, out) in [
         (scales, half(b, 0), &mut open.scale),
         (minima, half(b, 2), &mut open.min),
@@ -297,21 +306,135 @@ fn sum_256(x: __m256) -> f32 {
     crate::simd::sum_lanes(lanes)
 }
 
+/// Bytes ahead of their use at which blocks are asked for.
+const AHEAD: usize = 4096;
+
+/// Asks for the memory that lies [`AHEAD`] of these blocks.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn prefetch(blocks: &[u8]) {
+    for line in (0..blocks.len()).step_by(64) {
+        // A prefetch may be of any address.
+        _mm_prefetch::<_MM_HINT_T0>(blocks.as_ptr().wrapping_add(AHEAD + line).cast());
+    }
+}
+
+/// [`int8_512`] for whole chunks of Q8_0, whose bytes are multiplied as they lie in memory.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+pub(super) fn q8_512<const M: usize>(x: &Int8Rows, k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
+    x.check(M * k);
+    // Of the scales of 8 blocks, those of a register's two.
+    let lanes = [0, 2, 4, 6].map(|p| {
+        let q = p + 1;
+        _mm512_setr_epi32(p, p, p, p, p, p, p, p, q, q, q, q, q, q, q, q)
+    });
+    let every_other = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 0, 0, 0, 0, 0, 0, 0);
+    for (j, y) in y.iter_mut().enumerate() {
+        let mut acc: [[__m512; 2]; M] = [[_mm512_setzero_ps(); 2]; M];
+        let row = w.row(n0 + j, k).as_chunks::<272>().0;
+        for (c, chunk) in row.iter().enumerate() {
+            prefetch(chunk);
+            let d = |b: usize| i16::from_le_bytes([chunk[34 * b], chunk[34 * b + 1]]);
+            let d = _mm_setr_epi16(d(0), d(1), d(2), d(3), d(4), d(5), d(6), d(7));
+            let d = _mm512_cvtph_ps(_mm256_castsi128_si256(d));
+            let pairs = [0, 1, 2, 3].map(|p| {
+                let q = _mm512_castsi256_si512(load_32(chunk, 68 * p + 2));
+                _mm512_inserti64x4::<1>(q, load_32(chunk, 68 * p + 36))
+            });
+            for (i, acc) in acc.iter_mut().enumerate() {
+                let at = i * k + c * CHUNK;
+                // SAFETY: row i of x has a chunk at c by the check above.
+                unsafe {
+                    let scale = _mm512_loadu_ps(x.scale.as_ptr().add(at / GROUP));
+                    let scale = _mm512_mul_ps(d, _mm512_permutexvar_ps(every_other, scale));
+                    for (p, (q, lanes)) in pairs.iter().zip(&lanes).enumerate() {
+                        let x8 = _mm512_loadu_si512(x.q.as_ptr().add(at + 64 * p).cast());
+                        // One operand of the instruction has no sign: the weight's goes to the activation.
+                        let negative = _mm512_movepi8_mask(*q);
+                        let x8 = _mm512_mask_sub_epi8(x8, negative, _mm512_setzero_si512(), x8);
+                        let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_abs_epi8(*q), x8);
+                        let scale = _mm512_permutexvar_ps(*lanes, scale);
+                        acc[p % 2] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), scale, acc[p % 2]);
+                    }
+                }
+            }
+        }
+        for (y, acc) in y.iter_mut().zip(acc) {
+            *y = _mm512_reduce_add_ps(acc[0]) + _mm512_reduce_add_ps(acc[1]);
+        }
+    }
+}
+
+/// [`int8_512`] for Q4_K without the way through memory, whose stores and loads of other widths wait for each other.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+pub(super) fn q4k_512<const M: usize>(x: &Int8Rows, k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
+    x.check(M * k);
+    let lanes = group_lanes();
+    let low = _mm256_set1_epi8(15);
+    for (j, y) in y.iter_mut().enumerate() {
+        let mut acc: [[__m512; 2]; M] = [[_mm512_setzero_ps(); 2]; M];
+        let row = w.row(n0 + j, k).as_chunks::<144>().0;
+        for (c, chunk) in row.iter().enumerate() {
+            prefetch(chunk);
+            let (scales, minima) = six_bits(chunk);
+            let of_groups = |(first, last): (u32, u32), d: f32| {
+                let bytes = _mm_cvtsi64_si128((u64::from(first) | u64::from(last) << 32) as i64);
+                let twice = _mm512_cvtepu8_epi32(_mm_unpacklo_epi8(bytes, bytes));
+                _mm512_mul_ps(_mm512_set1_ps(d), _mm512_cvtepi32_ps(twice))
+            };
+            let (of_scales, of_minima) = (
+                of_groups(scales, half(chunk, 0)),
+                of_groups(minima, half(chunk, 2)),
+            );
+            let pairs = [0, 1, 2, 3].map(|p| {
+                let bits = load_32(chunk, 16 + 32 * p);
+                let q = _mm512_castsi256_si512(_mm256_and_si256(bits, low));
+                _mm512_inserti64x4::<1>(q, _mm256_and_si256(_mm256_srli_epi16::<4>(bits), low))
+            });
+            for (i, acc) in acc.iter_mut().enumerate() {
+                let at = i * k + c * CHUNK;
+                // SAFETY: row i of x has a chunk at c by the check above.
+                unsafe {
+                    let scale = _mm512_mul_ps(of_scales, _mm512_loadu_ps(x.scale.as_ptr().add(at / GROUP)));
+                    let sums = _mm512_loadu_ps(x.sum.as_ptr().add(at / GROUP));
+                    for (p, (q, lanes)) in pairs.iter().zip(&lanes).enumerate() {
+                        let x8 = _mm512_loadu_si512(x.q.as_ptr().add(at + 64 * p).cast());
+                        let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), *q, x8);
+                        let scale = _mm512_permutexvar_ps(*lanes, scale);
+                        acc[p % 2] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), scale, acc[p % 2]);
+                    }
+                    acc[0] = _mm512_fnmadd_ps(of_minima, sums, acc[0]);
+                }
+            }
+        }
+        for (y, acc) in y.iter_mut().zip(acc) {
+            *y = _mm512_reduce_add_ps(acc[0]) + _mm512_reduce_add_ps(acc[1]);
+        }
+    }
+}
+
+/// A register holds the sums of four elements each; four of them make a group: the groups of each of four registers.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn group_lanes() -> [__m512i; 4] {
+    [0, 4, 8, 12].map(|p| {
+        let (a, b, c, d) = (p, p + 1, p + 2, p + 3);
+        _mm512_setr_epi32(a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d)
+    })
+}
+
 /// Products with quantised activations, `y[j][i] = x[i] . w[n0 + j]`.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 pub(super) fn int8_512<const M: usize>(x: &Int8Rows, k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
     let wide = k.next_multiple_of(CHUNK);
     x.check(M * wide);
     let offset = _mm512_set1_ps(w.kind().offset() as f32);
-    // A register holds the sums of four elements each; four of them make a group.
-    let lanes = [0, 4, 8, 12].map(|p| {
-        let (a, b, c, d) = (p, p + 1, p + 2, p + 3);
-        _mm512_setr_epi32(a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d)
-    });
+    let lanes = group_lanes();
     let mut open = Open::new();
     for (j, y) in y.iter_mut().enumerate() {
         let mut acc: [[__m512; 2]; M] = [[_mm512_setzero_ps(); 2]; M];
         for (c, blocks) in chunks(w, w.row(n0 + j, k)).enumerate() {
+            prefetch(blocks);
             read(&mut open, w.kind(), blocks);
             // SAFETY: `open` holds a chunk; row i of x has a chunk at c by the check above.
             unsafe {

@@ -1,6 +1,7 @@
 //! `outro eval`: a benchmark's questions answered into a log, and what a log adds up to.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -119,7 +120,7 @@ fn look(args: &EvalCheck, ui: &Ui) -> anyhow::Result<()> {
     } else {
         let mut text = format!("questions    {}\n", thousands(found.questions as u64));
         for (what, n) in &found.left_out {
-            text += &format!("left out     {} ({what})\n", thousands(*n as u64));
+            let _ = writeln!(text, "left out     {} ({what})", thousands(*n as u64));
         }
         let counts = |of: &BTreeMap<String, usize>| {
             of.iter()
@@ -129,32 +130,34 @@ fn look(args: &EvalCheck, ui: &Ui) -> anyhow::Result<()> {
         };
         for (category, answers) in &found.answers {
             let total: usize = answers.values().sum();
-            text += &format!("             {category}: {total} ({})\n", counts(answers));
+            let _ = writeln!(text, "             {category}: {total} ({})", counts(answers));
         }
         for (group, parts) in &found.groups {
-            text += &format!("{group:<12} {}\n", counts(parts));
+            let _ = writeln!(text, "{group:<12} {}", counts(parts));
         }
-        text += &format!(
-            "videos       {}, of them {} missing, {} unusable\n",
+        let _ = writeln!(
+            text,
+            "videos       {}, of them {} missing, {} unusable",
             found.videos,
             found.missing.len(),
             found.unusable.len()
         );
         for path in found.missing.iter().take(5) {
-            text += &format!("missing      {}\n", path.display());
+            let _ = writeln!(text, "missing      {}", path.display());
         }
         for (path, why) in found.unusable.iter().take(20) {
-            text += &format!("unusable     {}: {why}\n", path.display());
+            let _ = writeln!(text, "unusable     {}: {why}", path.display());
         }
         for (a, b) in found.twice.iter().take(5) {
-            text += &format!("twice        {a} and {b}\n");
+            let _ = writeln!(text, "twice        {a} and {b}");
         }
         if found.twice.len() > 5 {
-            text += &format!("twice        {} in all\n", found.twice.len());
+            let _ = writeln!(text, "twice        {} in all", found.twice.len());
         }
         let [low, high] = found.tokens;
-        text += &format!(
-            "tokens       {low} to {high} a prompt, the model takes {}; {} prompts are too long\n",
+        let _ = writeln!(
+            text,
+            "tokens       {low} to {high} a prompt, the model takes {}; {} prompts are too long",
             found.token_limit, found.too_long
         );
         emit(&text)?;

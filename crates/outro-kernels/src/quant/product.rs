@@ -123,8 +123,9 @@ fn strip<const M: usize>(level: Level, x: &Rows, k: usize, w: Blocks, n0: usize,
                 Rows::F32(x) if level == Level::Avx512 => x86::exact_512::<M>(x, k, w, n0, y),
                 Rows::F32(x) => x86::exact_256::<M>(x, k, w, n0, y),
                 Rows::Int8(x) if vnni && w.kind() == QuantType::Q8_0 && k.is_multiple_of(CHUNK) => {
-                    x86::q8_512::<M>(x, k, w, n0, y)
+                    x86::q8_512::<M>(x, k, w, n0, y);
                 }
+                Rows::Int8(x) if vnni && w.kind() == QuantType::Q6K => x86::q6k_512::<M>(x, k, w, n0, y),
                 Rows::Int8(x) if vnni && w.kind() == QuantType::Q4K => x86::q4k_512::<M>(x, k, w, n0, y),
                 Rows::Int8(x) if vnni => x86::int8_512::<M>(x, k, w, n0, y),
                 Rows::Int8(x) => x86::int8_256::<M>(x, k, w, n0, y),

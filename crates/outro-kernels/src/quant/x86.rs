@@ -11,11 +11,11 @@ use std::arch::x86_64::{
     _mm256_set1_ps, _mm256_setr_epi32, _mm256_setr_epi64x, _mm256_setr_m128i, _mm256_setzero_ps,
     _mm256_shuffle_epi8, _mm256_sign_epi8, _mm256_slli_epi16, _mm256_srl_epi16, _mm256_srli_epi16,
     _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_ps, _mm256_xor_si256, _mm512_abs_epi8,
-    _mm512_castsi256_si512, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtph_ps, _mm512_dpbusd_epi32,
-    _mm512_fmadd_ps, _mm512_fmsub_ps, _mm512_fnmadd_ps, _mm512_inserti64x4, _mm512_loadu_ps,
-    _mm512_loadu_si512, _mm512_mask_sub_epi8, _mm512_movepi8_mask, _mm512_mul_ps, _mm512_permutexvar_ps,
-    _mm512_reduce_add_ps, _mm512_set1_ps, _mm512_setr_epi32, _mm512_setzero_ps, _mm512_setzero_si512,
-    _mm512_sub_ps,
+    _mm512_castsi256_si512, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtph_ps,
+    _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_fmsub_ps, _mm512_fnmadd_ps, _mm512_inserti64x4,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_sub_epi8, _mm512_movepi8_mask, _mm512_mul_ps,
+    _mm512_permutexvar_ps, _mm512_reduce_add_ps, _mm512_set1_ps, _mm512_setr_epi32, _mm512_setzero_ps,
+    _mm512_setzero_si512, _mm512_sub_ps,
 };
 
 use super::product::Int8Rows;
@@ -369,12 +369,10 @@ pub(super) fn q8_512<const M: usize>(x: &Int8Rows, k: usize, w: Blocks, n0: usiz
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 pub(super) fn q4k_512<const M: usize>(x: &Int8Rows, k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
     x.check(M * k);
-    let lanes = group_lanes();
-    let low = _mm256_set1_epi8(15);
+    let (lanes, low) = (group_lanes(), _mm256_set1_epi8(15));
     for (j, y) in y.iter_mut().enumerate() {
         let mut acc: [[__m512; 2]; M] = [[_mm512_setzero_ps(); 2]; M];
-        let row = w.row(n0 + j, k).as_chunks::<144>().0;
-        for (c, chunk) in row.iter().enumerate() {
+        for (c, chunk) in w.row(n0 + j, k).as_chunks::<144>().0.iter().enumerate() {
             prefetch(chunk);
             let (scales, minima) = six_bits(chunk);
             let of_groups = |(first, last): (u32, u32), d: f32| {
@@ -382,33 +380,91 @@ pub(super) fn q4k_512<const M: usize>(x: &Int8Rows, k: usize, w: Blocks, n0: usi
                 let twice = _mm512_cvtepu8_epi32(_mm_unpacklo_epi8(bytes, bytes));
                 _mm512_mul_ps(_mm512_set1_ps(d), _mm512_cvtepi32_ps(twice))
             };
-            let (of_scales, of_minima) = (
+            let (scale, min) = (
                 of_groups(scales, half(chunk, 0)),
                 of_groups(minima, half(chunk, 2)),
             );
-            let pairs = [0, 1, 2, 3].map(|p| {
+            let q = [0, 1, 2, 3].map(|p| {
                 let bits = load_32(chunk, 16 + 32 * p);
                 let q = _mm512_castsi256_si512(_mm256_and_si256(bits, low));
                 _mm512_inserti64x4::<1>(q, _mm256_and_si256(_mm256_srli_epi16::<4>(bits), low))
             });
-            for (i, acc) in acc.iter_mut().enumerate() {
-                let at = i * k + c * CHUNK;
-                // SAFETY: row i of x has a chunk at c by the check above.
-                unsafe {
-                    let scale = _mm512_mul_ps(of_scales, _mm512_loadu_ps(x.scale.as_ptr().add(at / GROUP)));
-                    let sums = _mm512_loadu_ps(x.sum.as_ptr().add(at / GROUP));
-                    for (p, (q, lanes)) in pairs.iter().zip(&lanes).enumerate() {
-                        let x8 = _mm512_loadu_si512(x.q.as_ptr().add(at + 64 * p).cast());
-                        let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), *q, x8);
-                        let scale = _mm512_permutexvar_ps(*lanes, scale);
-                        acc[p % 2] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), scale, acc[p % 2]);
-                    }
-                    acc[0] = _mm512_fnmadd_ps(of_minima, sums, acc[0]);
-                }
-            }
+            add_chunk(&mut acc, q, (scale, min), x, k, c, &lanes);
         }
         for (y, acc) in y.iter_mut().zip(acc) {
             *y = _mm512_reduce_add_ps(acc[0]) + _mm512_reduce_add_ps(acc[1]);
+        }
+    }
+}
+
+/// As [`q4k_512`] for Q6_K.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+pub(super) fn q6k_512<const M: usize>(x: &Int8Rows, k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
+    x.check(M * k);
+    let lanes = group_lanes();
+    let (low, top) = (_mm256_set1_epi8(15), _mm256_set1_epi8(0b11_0000));
+    let offset = _mm512_set1_ps(w.kind().offset() as f32);
+    for (j, y) in y.iter_mut().enumerate() {
+        let mut acc: [[__m512; 2]; M] = [[_mm512_setzero_ps(); 2]; M];
+        for (c, chunk) in w.row(n0 + j, k).as_chunks::<210>().0.iter().enumerate() {
+            prefetch(chunk);
+            let scale = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16(chunk, 192)));
+            let scale = _mm512_mul_ps(_mm512_set1_ps(half(chunk, 208)), scale);
+            let q = [0, 1, 2, 3].map(|p| {
+                let (part, upper) = (p / 2, p % 2 == 1);
+                let (x, y) = (load_32(chunk, 64 * part), load_32(chunk, 64 * part + 32));
+                let high = load_32(chunk, 128 + 32 * part);
+                let (x, y, high_x, high_y) = if upper {
+                    let (x, y) = (_mm256_srli_epi16::<4>(x), _mm256_srli_epi16::<4>(y));
+                    (x, y, high, _mm256_srli_epi16::<2>(high))
+                } else {
+                    (x, y, _mm256_slli_epi16::<4>(high), _mm256_slli_epi16::<2>(high))
+                };
+                let both = |x, high| _mm256_or_si256(_mm256_and_si256(x, low), _mm256_and_si256(high, top));
+                _mm512_inserti64x4::<1>(_mm512_castsi256_si512(both(x, high_x)), both(y, high_y))
+            });
+            add_chunk(
+                &mut acc,
+                q,
+                (scale, _mm512_mul_ps(scale, offset)),
+                x,
+                k,
+                c,
+                &lanes,
+            );
+        }
+        for (y, acc) in y.iter_mut().zip(acc) {
+            *y = _mm512_reduce_add_ps(acc[0]) + _mm512_reduce_add_ps(acc[1]);
+        }
+    }
+}
+
+/// Adds the products of chunk `c` of every row of `x` with the 256 numbers `q`; scale and what is taken away are by group
+/// of 16.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+#[inline]
+fn add_chunk<const M: usize>(
+    acc: &mut [[__m512; 2]; M],
+    q: [__m512i; 4],
+    (of_scale, of_min): (__m512, __m512),
+    x: &Int8Rows,
+    k: usize,
+    c: usize,
+    lanes: &[__m512i; 4],
+) {
+    for (i, acc) in acc.iter_mut().enumerate() {
+        let at = i * k + c * CHUNK;
+        // SAFETY: callers have checked that there are M rows of whole chunks.
+        unsafe {
+            let scale = _mm512_mul_ps(of_scale, _mm512_loadu_ps(x.scale.as_ptr().add(at / GROUP)));
+            let sums = _mm512_loadu_ps(x.sum.as_ptr().add(at / GROUP));
+            for (p, (q, lanes)) in q.iter().zip(lanes).enumerate() {
+                let x8 = _mm512_loadu_si512(x.q.as_ptr().add(at + 64 * p).cast());
+                let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), *q, x8);
+                let scale = _mm512_permutexvar_ps(*lanes, scale);
+                acc[p % 2] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), scale, acc[p % 2]);
+            }
+            acc[0] = _mm512_fnmadd_ps(of_min, sums, acc[0]);
         }
     }
 }

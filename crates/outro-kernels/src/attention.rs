@@ -6,7 +6,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
-use crate::gemm::dot;
+use crate::gemm::{Shared, dot};
 use crate::simd::{Level, NR, exp_negative, fma, gemm_panel, multiversion};
 
 /// Head counts and dimension of an attention layer.
@@ -174,7 +174,7 @@ fn attend_at(
     if causal.is_some() {
         tasks.reverse();
     }
-    let shared = Shared(out.as_mut_ptr());
+    let shared = Shared::new(out);
     let groups = heads / kv_heads;
     tasks
         .into_par_iter()
@@ -192,23 +192,9 @@ fn attend_at(
             {
                 let (t, h) = (task.rows.start + i / groups, task.head * groups + i % groups);
                 // SAFETY: row t, head h belong to this task alone, and lie inside `out` by the assertion on its length.
-                unsafe { std::ptr::copy_nonoverlapping(row.as_ptr(), shared.at((t * heads + h) * dim), dim) };
+                unsafe { shared.write((t * heads + h) * dim, row) };
             }
         });
-}
-
-/// The shared output; see the SAFETY comments at its uses.
-#[derive(Clone, Copy)]
-struct Shared(*mut f32);
-// SAFETY: tasks write disjoint rows and heads, and the borrow of the output outlives them all.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    fn at(self, i: usize) -> *mut f32 {
-        self.0.wrapping_add(i)
-    }
 }
 
 /// Buffers of one thread. `o` is `[rows * group, D]` when a task is done.

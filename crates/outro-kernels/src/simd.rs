@@ -146,6 +146,9 @@ pub(crate) fn exp_negative<const FMA: bool>(x: f32) -> f32 {
     e * scale * keep
 }
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) use x86::store;
+
 /// Rows of a register tile.
 pub(crate) const MR: usize = 12;
 /// Columns of a register tile and of a packed panel.
@@ -413,7 +416,7 @@ mod x86 {
     /// AVX-512 F; `c` holds `R x NR`.
     #[target_feature(enable = "avx512f")]
     #[inline]
-    unsafe fn store<const R: usize>(acc: &[[__m512; 2]; R], c: *mut f32, add: bool) {
+    pub(crate) unsafe fn store<const R: usize>(acc: &[[__m512; 2]; R], c: *mut f32, add: bool) {
         for (i, acc) in acc.iter().enumerate() {
             for (half, &s) in acc.iter().enumerate() {
                 // SAFETY: row i < R of c, half a row of NR = 32.

@@ -8,9 +8,9 @@ use anyhow::Context;
 use outro::chat::{Conversation, Part};
 use outro::prepare::{self, MediaOptions, Preparer};
 use outro::{Dtype, KvType, Model};
-use outro_lab::synth::{Clip, FPS, Level, Needs, Question, SIDE, SLOTS, Task};
+use outro_lab::synth::{Clip, FPS, Level, Needs, Question, SLOTS, Task};
 use outro_lab::task::Profile;
-use outro_media::{VideoInfo, VideoToWrite, write_mp4};
+use outro_media::{VideoToWrite, write_mp4};
 
 use super::ask::{Asker, emit};
 use super::{encode, media, source};
@@ -124,15 +124,12 @@ fn load(
 ) -> anyhow::Result<(prepare::Media, String)> {
     let samples = clip.samples();
     if args.out.is_none() && outro_media::ffmpeg_version().is_none() {
-        let info = VideoInfo {
-            codec: "none".into(),
-            width: SIDE,
-            height: SIDE,
-            fps: FPS as f64,
-            frames: SLOTS * FPS,
-            duration: SLOTS as f64,
-        };
-        let loaded = preparer.media_of(&info, |n| clip.frames(n.iter().copied()), &samples, options)?;
+        let loaded = preparer.media_of(
+            &Clip::info(),
+            |n| clip.frames(n.iter().copied()),
+            &samples,
+            options,
+        )?;
         return Ok((
             loaded,
             "A clip straight from memory, because there is no ffmpeg to write a file with.".into(),

@@ -8,7 +8,7 @@ use crate::simd::{Level, MR, NR};
 /// Four elements in a word.
 const WORDS: usize = CHUNK / 4;
 /// Activations that share a scale.
-const SHARED: usize = 32;
+pub(super) const SHARED: usize = 32;
 /// Such groups of a chunk.
 const SCALES: usize = CHUNK / SHARED;
 
@@ -57,8 +57,9 @@ impl Int8Tiles {
     }
 }
 
-/// Rounds up to 32 activations to 8 bits and returns their scale; one that is no number shows in it.
-fn round(x: &[f32], q: &mut [i8; SHARED]) -> f32 {
+/// Rounds up to 32 activations to 8 bits and returns their scale. One that is no number makes the scale none, so that it
+/// shows in the product.
+pub(super) fn round(x: &[f32], q: &mut [i8; SHARED]) -> f32 {
     let largest = x.iter().fold(0f32, |a, b| a.max(b.abs()));
     if !x.iter().all(|x| x.is_finite()) {
         return f32::NAN;

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use super::many::{SHARED, round};
 #[cfg(target_arch = "x86_64")]
 use super::x86;
 use super::{Blocks, CHUNK, GROUP, GROUPS, Open, QuantType, chunks};
@@ -92,15 +93,9 @@ impl Int8Rows {
             sum: vec![0.0; wide.len() / GROUP],
         };
         let groups = this.scale.chunks_exact_mut(2).zip(this.sum.chunks_exact_mut(2));
-        for ((x, q), (scale, sum)) in wide.chunks_exact(32).zip(this.q.chunks_exact_mut(32)).zip(groups) {
-            let largest = x.iter().fold(0f32, |a, b| a.max(b.abs()));
-            // Numbers that are none must stay visible in the product.
-            let finite = x.iter().all(|x| x.is_finite());
-            let d = if finite { largest / 127.0 } else { f32::NAN };
-            let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
-            for (q, x) in q.iter_mut().zip(x) {
-                *q = (x * inverse).round_ties_even() as i8;
-            }
+        let blocks = wide.as_chunks::<SHARED>().0.iter();
+        for ((x, q), (scale, sum)) in blocks.zip(this.q.as_chunks_mut::<SHARED>().0).zip(groups) {
+            let d = round(x, q);
             for (half, (scale, sum)) in scale.iter_mut().zip(sum).enumerate() {
                 *scale = d;
                 let q = &q[half * GROUP..(half + 1) * GROUP];
@@ -115,7 +110,7 @@ impl Int8Rows {
 fn strip<const M: usize>(level: Level, x: &Rows, k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
     #[cfg(target_arch = "x86_64")]
     if level > Level::Portable {
-        let vnni = level == Level::Avx512 && is_x86_feature_detected!("avx512vnni");
+        let vnni = level.has_vnni();
         // SAFETY: a level above Portable is only ever made from what the processor reports, and both have AVX2, FMA
         // and F16C; VNNI was asked for.
         return unsafe {

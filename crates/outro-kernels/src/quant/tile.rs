@@ -1,13 +1,13 @@
 //! The register tile of 8-bit products.
 
 use std::arch::x86_64::{
-    __m512, __m512i, _mm512_add_ps, _mm512_cvtepi32_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
-    _mm512_fnmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps,
-    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_storeu_ps,
+    __m512, __m512i, _mm512_cvtepi32_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_fnmadd_ps,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_setzero_si512,
 };
 
 use super::{CHUNK, GROUPS};
-use crate::simd::{MR, NR};
+use crate::simd::{MR, NR, store};
 
 /// Rows that are multiplied at once: integers and floats of two vectors each fill 24 registers.
 const HALF: usize = 6;
@@ -104,16 +104,6 @@ unsafe fn half<const WORDS: usize>(
                 acc[1] = _mm512_fnmadd_ps(l1, x, acc[1]);
             }
         }
-        for (i, acc) in acc.iter().enumerate() {
-            for (half, s) in acc.iter().enumerate() {
-                let c = c.add(i * NR + half * 16);
-                let s = if add {
-                    _mm512_add_ps(_mm512_loadu_ps(c), *s)
-                } else {
-                    *s
-                };
-                _mm512_storeu_ps(c, s);
-            }
-        }
+        store(&acc, c, add);
     }
 }

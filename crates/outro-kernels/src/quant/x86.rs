@@ -492,24 +492,16 @@ pub(super) fn int8_512<const M: usize>(x: &Int8Rows, k: usize, w: Blocks, n0: us
         for (c, blocks) in chunks(w, w.row(n0 + j, k)).enumerate() {
             prefetch(blocks);
             read(&mut open, w.kind(), blocks);
-            // SAFETY: `open` holds a chunk; row i of x has a chunk at c by the check above.
-            unsafe {
-                let scale = _mm512_loadu_ps(open.scale.as_ptr());
-                let min = _mm512_fmadd_ps(scale, offset, _mm512_loadu_ps(open.min.as_ptr()));
-                for (i, acc) in acc.iter_mut().enumerate() {
-                    let at = i * wide + c * CHUNK;
-                    let scale = _mm512_mul_ps(scale, _mm512_loadu_ps(x.scale.as_ptr().add(at / GROUP)));
-                    let sums = _mm512_loadu_ps(x.sum.as_ptr().add(at / GROUP));
-                    for (p, lanes) in lanes.iter().enumerate() {
-                        let q = _mm512_loadu_si512(open.q.as_ptr().add(64 * p).cast());
-                        let x8 = _mm512_loadu_si512(x.q.as_ptr().add(at + 64 * p).cast());
-                        let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), q, x8);
-                        let scale = _mm512_permutexvar_ps(*lanes, scale);
-                        acc[p % 2] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), scale, acc[p % 2]);
-                    }
-                    acc[0] = _mm512_fnmadd_ps(min, sums, acc[0]);
-                }
-            }
+            // SAFETY: `open` holds a chunk.
+            let (scale, min, q) = unsafe {
+                (
+                    _mm512_loadu_ps(open.scale.as_ptr()),
+                    _mm512_loadu_ps(open.min.as_ptr()),
+                    [0, 64, 128, 192].map(|at| _mm512_loadu_si512(open.q.as_ptr().add(at).cast())),
+                )
+            };
+            let min = _mm512_fmadd_ps(scale, offset, min);
+            add_chunk(&mut acc, q, (scale, min), x, wide, c, &lanes);
         }
         for (y, acc) in y.iter_mut().zip(acc) {
             *y = _mm512_reduce_add_ps(acc[0]) + _mm512_reduce_add_ps(acc[1]);

@@ -12,7 +12,7 @@ mod sound;
 mod stream;
 mod world;
 
-use outro_media::Frames;
+use outro_media::{Frames, VideoInfo};
 use serde::Serialize;
 
 pub use files::{Report, Set, write};
@@ -46,6 +46,18 @@ impl Clip {
             scene,
             questions,
             sound_seed: rng.next(),
+        }
+    }
+
+    /// What a probe would say of its file.
+    pub fn info() -> VideoInfo {
+        VideoInfo {
+            codec: "none".into(),
+            width: SIDE,
+            height: SIDE,
+            fps: FPS as f64,
+            frames: SLOTS * FPS,
+            duration: SLOTS as f64,
         }
     }
 

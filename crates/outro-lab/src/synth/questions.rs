@@ -257,6 +257,18 @@ impl Asker<'_> {
         }
     }
 
+    /// Colours that no object has, in random order.
+    fn absent(&mut self) -> Vec<Colour> {
+        let objects = &self.scene.objects;
+        let mut absent: Vec<Colour> = Colour::ALL
+            .iter()
+            .copied()
+            .filter(|c| objects.iter().all(|o| o.colour != *c))
+            .collect();
+        self.rng.shuffle(&mut absent);
+        absent
+    }
+
     /// Names of objects for the wrong options: the clip's own, then absent ones, all of different colours.
     fn others(&mut self, but: &[&Object]) -> Vec<String> {
         let scene = self.scene;
@@ -265,12 +277,7 @@ impl Asker<'_> {
             .iter()
             .filter(|o| !but.iter().any(|b| b.colour == o.colour));
         let mut names: Vec<String> = own.map(Object::name).collect();
-        let mut absent: Vec<Colour> = Colour::ALL
-            .iter()
-            .copied()
-            .filter(|c| scene.objects.iter().all(|o| o.colour != *c))
-            .collect();
-        self.rng.shuffle(&mut absent);
+        let absent = self.absent();
         for colour in absent.into_iter().take(3_usize.saturating_sub(names.len())) {
             let shape = Shape::ALL[self.rng.below(Shape::ALL.len())];
             names.push(format!("{} {}", colour.word(), shape.word()));
@@ -336,12 +343,7 @@ impl Asker<'_> {
                 .map(|o| o.colour)
                 .filter(|c| *c != object.colour);
             let mut wrong: Vec<String> = own.map(|c| c.word().to_owned()).collect();
-            let mut absent: Vec<Colour> = Colour::ALL
-                .iter()
-                .copied()
-                .filter(|c| scene.objects.iter().all(|o| o.colour != *c))
-                .collect();
-            self.rng.shuffle(&mut absent);
+            let absent = self.absent();
             let missing = 3_usize.saturating_sub(wrong.len());
             wrong.extend(absent.into_iter().take(missing).map(|c| c.word().to_owned()));
             self.choice(Task::Alignment, Needs::Both, text, object.colour.word(), wrong);

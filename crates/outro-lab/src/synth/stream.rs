@@ -4,10 +4,9 @@ use std::io::Write;
 use std::path::Path;
 
 use outro::prepare::{MediaOptions, Preparer};
-use outro_media::VideoInfo;
 use serde_json::json;
 
-use super::{Clip, FPS, Question, SIDE, SLOTS};
+use super::{Clip, Question};
 use crate::error::{Error, Result};
 use crate::task::Profile;
 
@@ -24,14 +23,6 @@ pub fn write_tensors(
     preparer: &Preparer,
     options: &MediaOptions,
 ) -> Result<()> {
-    let info = VideoInfo {
-        codec: "none".into(),
-        width: SIDE,
-        height: SIDE,
-        fps: FPS as f64,
-        frames: SLOTS * FPS,
-        duration: SLOTS as f64,
-    };
     let mut taken = Vec::new();
     let pictures = |numbers: &[usize]| {
         taken = numbers.to_vec();
@@ -40,7 +31,9 @@ pub fn write_tensors(
     let mut samples = clip.samples();
     // AAC comes in blocks of 1,024 samples, the last filled with silence.
     samples.resize(samples.len().next_multiple_of(1024), 0.0);
-    let inputs = preparer.media_of(&info, pictures, &samples, options)?.inputs;
+    let inputs = preparer
+        .media_of(&Clip::info(), pictures, &samples, options)?
+        .inputs;
     let pixels = inputs.pixel_values_videos.unwrap_or_default();
     let audio = inputs.audio.unwrap_or_default();
     let profile = Profile::named(preparer.settings().profile.as_deref())?;

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use crate::many::many_rows;
 use crate::quant::{self, Blocks};
-use crate::simd::{Level, bf16_dot, fma, multiversion, sum_lanes};
+use crate::simd::{Level, bf16_dots, fma, multiversion, sum_lanes};
 
 /// A weight matrix `[n, k]`, row-major: `n` outputs, `k` inputs.
 #[derive(Clone, Copy, Debug)]
@@ -172,25 +172,29 @@ fn few_rows(
     out: &mut [f32],
 ) {
     let shared = Shared::new(out);
-    // One row (a decode step) against bf16: memory is the limit, and the plain loop does not reach it.
+    // Decode steps against bf16: memory is the limit, and the plain loop does not reach it.
     let halves = match w {
-        Weight::Bf16(w) if m == 1 && level == Level::Avx512 && k.is_multiple_of(64) => {
-            Some((w, by_halves(x)))
-        }
+        Weight::Bf16(w) if level == Level::Avx512 && k.is_multiple_of(64) => Some((w, by_halves(x))),
         _ => None,
     };
     (0..n.div_ceil(STRIP)).into_par_iter().for_each(|task| {
         let n0 = task * STRIP;
         let cols = (n - n0).min(STRIP);
-        let mut y = [0f32; STRIP];
-        for i in 0..m {
-            if let Some((w, x)) = &halves {
-                for (j, y) in y[..cols].iter_mut().enumerate() {
-                    *y = bf16_dot(x, &w[(n0 + j) * k..(n0 + j + 1) * k]);
-                }
-            } else {
-                strip(level, &x[i * k..(i + 1) * k], w, n0, &mut y[..cols]);
+        let mut y = [[0f32; STRIP]; FEW];
+        if let Some((w, x)) = &halves {
+            let w = &w[n0 * k..];
+            match m {
+                1 => bf16_strip::<1>(x, k, w, cols, &mut y),
+                2 => bf16_strip::<2>(x, k, w, cols, &mut y),
+                3 => bf16_strip::<3>(x, k, w, cols, &mut y),
+                _ => bf16_strip::<FEW>(x, k, w, cols, &mut y),
             }
+        } else {
+            for (x, y) in x.chunks_exact(k).zip(&mut y) {
+                strip(level, x, w, n0, &mut y[..cols]);
+            }
+        }
+        for (i, y) in y.iter_mut().take(m).enumerate() {
             if let Some(bias) = bias {
                 for (y, b) in y.iter_mut().zip(&bias[n0..n0 + cols]) {
                     *y += b;
@@ -200,6 +204,23 @@ fn few_rows(
             unsafe { shared.write(i * n + n0, &y[..cols]) };
         }
     });
+}
+
+/// `y[i][j] = x[i] . w[j]` for R rows of x, as [`by_halves`] orders them.
+fn bf16_strip<const R: usize>(x: &[f32], k: usize, w: &[bf16], cols: usize, y: &mut [[f32; STRIP]; FEW]) {
+    // So many columns at a time that their part of x stays in the first-level cache, and weights are asked for at least
+    // two rows and 16 KiB before they are needed.
+    let part = 4096 / R / 64 * 64;
+    let ahead = (8192usize.div_ceil(k)).max(2) * k;
+    for k0 in (0..k).step_by(part) {
+        let len = part.min(k - k0);
+        for j in 0..cols {
+            let sums = bf16_dots::<R>(&x[k0..], k, &w[j * k + k0..][..len], ahead);
+            for (y, sum) in y.iter_mut().zip(sums) {
+                y[j] += sum;
+            }
+        }
+    }
 }
 
 /// In every 32 numbers the even ones first, then the odd ones: as they lie in the low and high halves of 16 words.
@@ -286,6 +307,8 @@ mod tests {
             (1, 1, 1),
             (1, 300, 70),
             (3, 64, 65),
+            (2, 8256, 3),
+            (4, 4160, 5),
             (5, 7, 31),
             (13, 257, 33),
             (25, 600, 96),

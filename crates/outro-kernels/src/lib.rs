@@ -20,6 +20,8 @@ mod gemm;
 mod limits;
 mod many;
 mod math;
+mod pack;
+mod pages;
 mod quant;
 mod simd;
 
@@ -28,5 +30,6 @@ pub use columns::{column_sums, row_lse};
 pub use gemm::{Activations, Weight, linear, linear_with};
 pub use limits::{f32_operations_per_second, read_bytes_per_second};
 pub use math::{add, gelu, layer_norm, rms_norm, rotate_half, silu_mul};
+pub use pages::HugePages;
 pub use quant::{Blocks, QuantType, quantise};
 pub use simd::Level;

@@ -1,10 +1,10 @@
 //! Products of many rows with a weight matrix (prefill, encoders): weights are packed panel by panel in cache, in the form
 //! in which they are multiplied, and shared by a block of rows.
 
-use half::bf16;
 use rayon::prelude::*;
 
 use crate::gemm::{Activations, Shared, Weight};
+use crate::pack;
 use crate::quant::{self, Int8Panel, Int8Tiles};
 use crate::simd::{Level, MR, NR, bf16_tile, f32_tile};
 
@@ -37,11 +37,10 @@ impl Form {
         }
     }
 
-    /// Tiles of rows that share one packing of a panel.
+    /// Most tiles of rows that share one packing of a panel.
     const fn tiles(self) -> usize {
         match self {
-            Self::F32 => 32,
-            Self::Bf16 => 48,
+            Self::F32 | Self::Bf16 => 48,
             Self::Int8 => 64,
         }
     }
@@ -51,63 +50,55 @@ impl Form {
 /// often, and the products still stay in the second-level cache.
 const PANELS: usize = 2;
 
-/// Rows of activations in tiles of MR.
+/// Rows of activations in tiles of MR; those of a block along k lie together, or they would compete for the same lines of
+/// the cache.
 enum Tiles {
-    /// `[tile][k][MR]`.
+    /// `[k / depth][tile][depth][MR]`.
     F32(Vec<f32>),
-    /// Pairs, `[tile][k / 2][MR]`.
+    /// Pairs, `[k / depth][tile][depth / 2][MR]`.
     Bf16(Vec<u32>),
     Int8(Int8Tiles),
 }
 
 impl Tiles {
-    fn pack(form: Form, x: &[f32], m: usize, k: usize) -> Self {
+    fn pack(level: Level, form: Form, x: &[f32], m: usize, k: usize) -> Self {
+        let (rows, depth) = (m.next_multiple_of(MR), form.depth());
         match form {
             Form::F32 => {
-                let mut tiles = vec![0f32; m.div_ceil(MR) * MR * k];
-                tiles
-                    .par_chunks_mut(MR * k)
-                    .zip(x.par_chunks(MR * k))
-                    .for_each(|(tile, x)| {
-                        // Some columns at a time, so that what is written stays in the first-level cache.
-                        for k0 in (0..k).step_by(64) {
-                            let n = (k - k0).min(64);
-                            for (i, row) in x.chunks_exact(k).enumerate() {
-                                let to = tile[k0 * MR + i..].iter_mut().step_by(MR);
-                                to.zip(&row[k0..k0 + n]).for_each(|(t, x)| *t = *x);
-                            }
+                let mut blocks = vec![0f32; rows * k];
+                blocks
+                    .par_chunks_mut(rows * depth)
+                    .enumerate()
+                    .for_each(|(i, block)| {
+                        let part = (i * depth, depth.min(k - i * depth));
+                        for (tile, x) in block.chunks_mut(MR * part.1).zip(x.chunks(MR * k)) {
+                            pack::rows_f32(level, x, k, part, tile);
                         }
                     });
-                Self::F32(tiles)
+                Self::F32(blocks)
             }
             Form::Bf16 => {
-                let pairs = k.div_ceil(2);
-                let mut tiles = vec![0u32; m.div_ceil(MR) * MR * pairs];
-                tiles
-                    .par_chunks_mut(MR * pairs)
-                    .zip(x.par_chunks(MR * k))
-                    .for_each(|(tile, x)| {
-                        for (i, row) in x.chunks_exact(k).enumerate() {
-                            let to = tile[i..].iter_mut().step_by(MR);
-                            to.zip(row.chunks(2)).for_each(|(t, x)| *t = pair(x[0], x.get(1)));
+                let mut blocks = vec![0u32; rows * k.div_ceil(2)];
+                blocks
+                    .par_chunks_mut(rows * depth / 2)
+                    .enumerate()
+                    .for_each(|(i, block)| {
+                        let part = (i * depth, depth.min(k - i * depth));
+                        for (tile, x) in block.chunks_mut(MR * part.1.div_ceil(2)).zip(x.chunks(MR * k)) {
+                            pack::rows_bf16(level, x, k, part, tile);
                         }
                     });
-                Self::Bf16(tiles)
+                Self::Bf16(blocks)
             }
             Form::Int8 => Self::Int8(Int8Tiles::new(x, m, k)),
         }
     }
 }
 
-/// Two numbers rounded to bf16, the first in the low half.
-fn pair(a: f32, b: Option<&f32>) -> u32 {
-    let bits = |x: f32| u32::from(bf16::from_f32(x).to_bits());
-    bits(a) | bits(b.copied().unwrap_or(0.0)) << 16
-}
-
 /// Buffers of one thread: a packed block of the weight, and the products of a block of rows with a panel.
 struct Scratch {
-    row: Vec<f32>,
+    /// Rows of a weight that is widened before it is packed.
+    wide: Vec<f32>,
     f32: Vec<f32>,
     bf16: Vec<u32>,
     int8: Int8Panel,
@@ -115,11 +106,11 @@ struct Scratch {
 }
 
 impl Scratch {
-    fn new(form: Form) -> Self {
-        let (depth, rows) = (form.depth(), form.tiles() * MR);
+    fn new(form: Form, rows: usize) -> Self {
+        let depth = form.depth();
         let block = |wanted: Form| if form == wanted { depth * NR } else { 0 };
         Self {
-            row: vec![0.0; if form == Form::F32 { depth } else { 0 }],
+            wide: vec![0.0; block(Form::F32)],
             f32: vec![0.0; block(Form::F32)],
             bf16: vec![0; block(Form::Bf16) / 2],
             int8: Int8Panel::new(),
@@ -141,40 +132,41 @@ pub(crate) fn many_rows(
     out: &mut [f32],
 ) {
     let form = Form::of(level, activations, w);
-    let tiles = Tiles::pack(form, x, m, k);
-    let (groups, rows_of_block) = (n.div_ceil(PANELS * NR), form.tiles() * MR);
+    let tiles = Tiles::pack(level, form, x, m, k);
+    let groups = n.div_ceil(PANELS * NR);
+    // Blocks of about the same size.
+    let blocks = m.div_ceil(form.tiles() * MR);
+    let rows_of_block = m.div_ceil(blocks).next_multiple_of(MR);
     let shared = Shared::new(out);
-    (0..m.div_ceil(rows_of_block) * groups)
-        .into_par_iter()
-        .for_each_init(
-            || Scratch::new(form),
-            |s, task| {
-                let (m0, n0) = (task / groups * rows_of_block, task % groups * PANELS * NR);
-                let (rows, cols) = ((m - m0).min(rows_of_block), (n - n0).min(PANELS * NR));
-                for k0 in (0..k).step_by(form.depth()) {
-                    let depth = (k - k0).min(form.depth());
-                    for p in 0..cols.div_ceil(NR) {
-                        let of_panel = (n0 + p * NR, (cols - p * NR).min(NR));
-                        block(level, &tiles, w, s, p, (m0, rows), of_panel, k, (k0, depth));
-                    }
+    (0..blocks * groups).into_par_iter().for_each_init(
+        || Scratch::new(form, rows_of_block),
+        |s, task| {
+            let (m0, n0) = (task / groups * rows_of_block, task % groups * PANELS * NR);
+            let (rows, cols) = ((m - m0).min(rows_of_block), (n - n0).min(PANELS * NR));
+            for k0 in (0..k).step_by(form.depth()) {
+                let depth = (k - k0).min(form.depth());
+                for p in 0..cols.div_ceil(NR) {
+                    let of_panel = (n0 + p * NR, (cols - p * NR).min(NR));
+                    block(level, &tiles, w, s, p, (m0, rows), of_panel, k, (k0, depth));
                 }
-                for (p, c) in
-                    s.c.chunks_exact(rows_of_block * NR)
-                        .take(cols.div_ceil(NR))
-                        .enumerate()
-                {
-                    let (n0, cols) = (n0 + p * NR, (cols - p * NR).min(NR));
-                    for (i, c) in c.chunks_exact(NR).take(rows).enumerate() {
-                        let mut row = [0f32; NR];
-                        for (j, (row, c)) in row.iter_mut().zip(&c[..cols]).enumerate() {
-                            *row = c + bias.map_or(0.0, |b| b[n0 + j]);
-                        }
-                        // SAFETY: rows m0.. and columns n0.. belong to this task alone.
-                        unsafe { shared.write((m0 + i) * n + n0, &row[..cols]) };
+            }
+            for (p, c) in
+                s.c.chunks_exact(rows_of_block * NR)
+                    .take(cols.div_ceil(NR))
+                    .enumerate()
+            {
+                let (n0, cols) = (n0 + p * NR, (cols - p * NR).min(NR));
+                for (i, c) in c.chunks_exact(NR).take(rows).enumerate() {
+                    let mut row = [0f32; NR];
+                    for (j, (row, c)) in row.iter_mut().zip(&c[..cols]).enumerate() {
+                        *row = c + bias.map_or(0.0, |b| b[n0 + j]);
                     }
+                    // SAFETY: rows m0.. and columns n0.. belong to this task alone.
+                    unsafe { shared.write((m0 + i) * n + n0, &row[..cols]) };
                 }
-            },
-        );
+            }
+        },
+    );
 }
 
 /// Packs a block of the weight and multiplies all tiles of the rows with it; panel `p` of `s.c` is set by the first block
@@ -199,17 +191,18 @@ fn block(
     });
     match tiles {
         Tiles::F32(a) => {
-            pack_f32(w, (n0, cols), k, (k0, depth), &mut s.row, &mut s.f32);
+            pack::panel_f32(level, w, (n0, cols), k, (k0, depth), &mut s.wide, &mut s.f32);
             for (c, tile, rows) in of_rows {
-                let a = &a[(tile * k + k0) * MR..][..depth * MR];
+                let a = &a[a.len() / k * k0 + tile * depth * MR..][..depth * MR];
                 f32_tile(level, a, rows, depth, &s.f32, c, add);
             }
         }
         Tiles::Bf16(a) => {
+            let Weight::Bf16(w) = w else { return };
             let pairs = depth.div_ceil(2);
-            pack_bf16(w, (n0, cols), k, (k0, depth), &mut s.bf16);
+            pack::panel_bf16(level, w, (n0, cols), k, (k0, depth), &mut s.bf16);
             for (c, tile, rows) in of_rows {
-                let a = &a[(tile * k.div_ceil(2) + k0 / 2) * MR..][..pairs * MR];
+                let a = &a[a.len() / k.div_ceil(2) * (k0 / 2) + tile * pairs * MR..][..pairs * MR];
                 bf16_tile(a, rows, pairs, &s.bf16, c, add);
             }
         }
@@ -219,41 +212,6 @@ fn block(
             for (c, tile, rows) in of_rows {
                 s.int8.multiply(a, tile, rows, c, add);
             }
-        }
-    }
-}
-
-/// Rows `n0..`, columns `k0..` of `w` as `[depth, NR]`; missing rows are zero.
-fn pack_f32(
-    w: Weight,
-    (n0, cols): (usize, usize),
-    k: usize,
-    (k0, depth): (usize, usize),
-    row: &mut [f32],
-    b: &mut [f32],
-) {
-    if cols < NR {
-        b[..depth * NR].fill(0.0);
-    }
-    for j in 0..cols {
-        w.widen((n0 + j) * k + k0, &mut row[..depth]);
-        for (b, x) in b[j..].iter_mut().step_by(NR).zip(&row[..depth]) {
-            *b = *x;
-        }
-    }
-}
-
-/// As [`pack_f32`], pairs of bf16 `[depth / 2, NR]`.
-fn pack_bf16(w: Weight, (n0, cols): (usize, usize), k: usize, (k0, depth): (usize, usize), b: &mut [u32]) {
-    let Weight::Bf16(w) = w else { return };
-    if cols < NR {
-        b.fill(0);
-    }
-    for j in 0..cols {
-        let row = &w[(n0 + j) * k + k0..][..depth];
-        for (b, x) in b[j..].iter_mut().step_by(NR).zip(row.chunks(2)) {
-            let high = x.get(1).map_or(0, |x| u32::from(x.to_bits()));
-            *b = u32::from(x[0].to_bits()) | high << 16;
         }
     }
 }

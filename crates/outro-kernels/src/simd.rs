@@ -232,15 +232,26 @@ pub(crate) fn bf16_tile(a: &[u32], rows: usize, pairs: usize, b: &[u32], c: &mut
     let _ = (a, b, add);
 }
 
-/// `x . w` for `x` with even and odd numbers apart (see `by_halves`) and a multiple of 64 of them. Only for
-/// [`Level::Avx512`].
-pub(crate) fn bf16_dot(x: &[f32], w: &[half::bf16]) -> f32 {
-    assert!(x.len() == w.len() && x.len().is_multiple_of(64), "a row of bf16");
+/// `x[i] . w` for R rows of x, `stride` apart, with even and odd numbers apart (see `by_halves`) and a multiple of 64 of
+/// them. The weights `ahead` of these are asked for. Only for [`Level::Avx512`].
+pub(crate) fn bf16_dots<const R: usize>(
+    x: &[f32],
+    stride: usize,
+    w: &[half::bf16],
+    ahead: usize,
+) -> [f32; R] {
+    assert!(
+        w.len().is_multiple_of(64) && x.len() >= (R - 1) * stride + w.len(),
+        "rows for a row of bf16"
+    );
     #[cfg(target_arch = "x86_64")]
     // SAFETY: the level was detected; the lengths were asserted.
-    return unsafe { x86::bf16_dot(x.as_ptr(), w.as_ptr().cast(), x.len()) };
+    return unsafe { x86::bf16_dots(x.as_ptr(), stride, w.as_ptr().cast(), w.len(), ahead) };
     #[cfg(not(target_arch = "x86_64"))]
-    f32::NAN
+    {
+        let _ = ahead;
+        [f32::NAN; R]
+    }
 }
 
 fn tile_portable<const PACKED: bool>(
@@ -270,7 +281,7 @@ fn tile_portable<const PACKED: bool>(
 mod x86 {
     use super::{MR, NR};
     use std::arch::x86_64::{
-        __m256, __m512, __m512bh, _MM_HINT_T0, _mm_prefetch, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
+        __m256, __m512, __m512bh, _MM_HINT_T1, _mm_prefetch, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps,
         _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps, _mm512_add_ps, _mm512_and_si512,
         _mm512_castsi512_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_loadu_si512,
         _mm512_reduce_add_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps, _mm512_slli_epi32,
@@ -380,34 +391,45 @@ mod x86 {
         }
     }
 
-    /// Bytes ahead of its use at which a weight is asked for.
-    const AHEAD: usize = 4096;
-
-    /// The sum of products of `n` numbers; of 16 words of `w`, the low halves belong to the first 16 of 32 in `x`.
+    /// R sums of products of `n` numbers; of 16 words of `w`, the low halves belong to the first 16 of 32 in `x`.
     ///
     /// # Safety
-    /// AVX-512 F; `x` and `w` hold `n`, a multiple of 64.
+    /// AVX-512 F; `w` and each of R rows of `x`, `stride` apart, hold `n`, a multiple of 64.
     #[target_feature(enable = "avx512f")]
-    pub(super) unsafe fn bf16_dot(x: *const f32, w: *const u16, n: usize) -> f32 {
-        let mut acc = [_mm512_setzero_ps(); 4];
+    pub(super) unsafe fn bf16_dots<const R: usize>(
+        x: *const f32,
+        stride: usize,
+        w: *const u16,
+        n: usize,
+        ahead: usize,
+    ) -> [f32; R] {
+        let mut acc = [[_mm512_setzero_ps(); 4]; R];
         let high = _mm512_set1_epi32(0xFFFF_0000_u32.cast_signed());
         for i in (0..n).step_by(64) {
             for line in 0..2 {
                 let at = i + 32 * line;
                 // SAFETY: at + 32 <= n; a prefetch may be of any address.
                 unsafe {
-                    _mm_prefetch::<_MM_HINT_T0>(w.add(at).cast::<i8>().wrapping_add(AHEAD));
+                    // Into the second level: asked for in the first, lines crowd out those that are in use (measured).
+                    _mm_prefetch::<_MM_HINT_T1>(w.wrapping_add(at + ahead).cast());
                     let words = _mm512_loadu_si512(w.add(at).cast());
                     let even = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(words));
                     let odd = _mm512_castsi512_ps(_mm512_and_si512(words, high));
-                    acc[2 * line] = _mm512_fmadd_ps(even, _mm512_loadu_ps(x.add(at)), acc[2 * line]);
-                    acc[2 * line + 1] =
-                        _mm512_fmadd_ps(odd, _mm512_loadu_ps(x.add(at + 16)), acc[2 * line + 1]);
+                    for (r, acc) in acc.iter_mut().enumerate() {
+                        let x = x.add(r * stride + at);
+                        acc[2 * line] = _mm512_fmadd_ps(even, _mm512_loadu_ps(x), acc[2 * line]);
+                        acc[2 * line + 1] =
+                            _mm512_fmadd_ps(odd, _mm512_loadu_ps(x.add(16)), acc[2 * line + 1]);
+                    }
                 }
             }
         }
-        let sum = _mm512_add_ps(_mm512_add_ps(acc[0], acc[1]), _mm512_add_ps(acc[2], acc[3]));
-        _mm512_reduce_add_ps(sum)
+        acc.map(|a| {
+            _mm512_reduce_add_ps(_mm512_add_ps(
+                _mm512_add_ps(a[0], a[1]),
+                _mm512_add_ps(a[2], a[3]),
+            ))
+        })
     }
 
     /// Writes or adds a tile.

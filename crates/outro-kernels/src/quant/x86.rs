@@ -1,7 +1,7 @@
 //! AVX2 and AVX-512 forms of opening blocks and of products with them.
 
 use std::arch::x86_64::{
-    __m128i, __m256, __m256i, __m512, __m512i, _MM_HINT_T0, _mm_and_si128, _mm_cvtph_ps, _mm_cvtsi32_si128,
+    __m128i, __m256, __m256i, __m512, __m512i, _MM_HINT_T1, _mm_and_si128, _mm_cvtph_ps, _mm_cvtsi32_si128,
     _mm_cvtsi64_si128, _mm_cvtss_f32, _mm_loadl_epi64, _mm_loadu_si128, _mm_prefetch, _mm_set1_epi8,
     _mm_setr_epi16, _mm_srli_epi16, _mm_srli_si128, _mm_unpacklo_epi8, _mm256_abs_epi8, _mm256_and_si256,
     _mm256_castsi128_si256, _mm256_cmpeq_epi8, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps,
@@ -307,7 +307,7 @@ fn sum_256(x: __m256) -> f32 {
 }
 
 /// Bytes ahead of their use at which blocks are asked for.
-const AHEAD: usize = 4096;
+const AHEAD: usize = 16384;
 
 /// Asks for the memory that lies [`AHEAD`] of these blocks.
 #[target_feature(enable = "avx512f")]
@@ -315,7 +315,7 @@ const AHEAD: usize = 4096;
 fn prefetch(blocks: &[u8]) {
     for line in (0..blocks.len()).step_by(64) {
         // A prefetch may be of any address.
-        _mm_prefetch::<_MM_HINT_T0>(blocks.as_ptr().wrapping_add(AHEAD + line).cast());
+        _mm_prefetch::<_MM_HINT_T1>(blocks.as_ptr().wrapping_add(AHEAD + line).cast());
     }
 }
 

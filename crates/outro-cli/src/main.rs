@@ -18,7 +18,7 @@ use fault::Fault;
 
 /// Weights and activations in huge pages: a decode step reads all weights and waits for little else.
 #[global_allocator]
-static ALLOCATOR: outro_kernels::HugePages = outro_kernels::HugePages;
+static ALLOCATOR: outro::HugePages = outro::HugePages;
 
 /// Where the last panic happened; read when it arrives in [`guarded`].
 static PANIC: Mutex<Option<String>> = Mutex::new(None);

@@ -1,6 +1,8 @@
 //! Products of many rows with a weight matrix (prefill, encoders): weights are packed panel by panel in cache, in the form
 //! in which they are multiplied, and shared by a block of rows.
 
+use std::cell::Cell;
+
 use rayon::prelude::*;
 
 use crate::gemm::{Activations, Shared, Weight};
@@ -60,13 +62,36 @@ enum Tiles {
     Int8(Int8Tiles),
 }
 
+thread_local! {
+    /// Memory of the last tiles, for fresh pages are cleared before they are used.
+    static SPARE: Cell<(Vec<f32>, Vec<u32>)> = const { Cell::new((Vec::new(), Vec::new())) };
+}
+
+/// The longest tiles that are kept, in elements: 64 MiB.
+const SPARE_LEN: usize = 16 << 20;
+
+impl Drop for Tiles {
+    fn drop(&mut self) {
+        SPARE.with(|spare| {
+            let mut kept = spare.take();
+            match self {
+                Self::F32(tiles) if tiles.len() <= SPARE_LEN => kept.0 = std::mem::take(tiles),
+                Self::Bf16(tiles) if tiles.len() <= SPARE_LEN => kept.1 = std::mem::take(tiles),
+                _ => {}
+            }
+            spare.set(kept);
+        });
+    }
+}
+
 impl Tiles {
     fn pack(level: Level, form: Form, x: &[f32], m: usize, k: usize) -> Self {
         let (rows, depth) = (m.next_multiple_of(MR), form.depth());
+        let (mut floats, mut pairs) = SPARE.take();
         match form {
             Form::F32 => {
-                let mut blocks = vec![0f32; rows * k];
-                blocks
+                floats.resize(rows * k, 0.0);
+                floats
                     .par_chunks_mut(rows * depth)
                     .enumerate()
                     .for_each(|(i, block)| {
@@ -75,11 +100,11 @@ impl Tiles {
                             pack::rows_f32(level, x, k, part, tile);
                         }
                     });
-                Self::F32(blocks)
+                Self::F32(floats)
             }
             Form::Bf16 => {
-                let mut blocks = vec![0u32; rows * k.div_ceil(2)];
-                blocks
+                pairs.resize(rows * k.div_ceil(2), 0);
+                pairs
                     .par_chunks_mut(rows * depth / 2)
                     .enumerate()
                     .for_each(|(i, block)| {
@@ -88,7 +113,7 @@ impl Tiles {
                             pack::rows_bf16(level, x, k, part, tile);
                         }
                     });
-                Self::Bf16(blocks)
+                Self::Bf16(pairs)
             }
             Form::Int8 => Self::Int8(Int8Tiles::new(x, m, k)),
         }

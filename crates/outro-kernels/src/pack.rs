@@ -145,7 +145,8 @@ mod x86 {
     /// A square of words: word `j` of row `i` becomes word `i` of row `j`.
     #[target_feature(enable = "avx512f")]
     #[inline]
-    fn turn(mut rows: [__m512i; 16]) -> [__m512i; 16] {
+    fn turn(rows: &[__m512i; 16]) -> [__m512i; 16] {
+        let mut rows = *rows;
         for two in rows.chunks_exact_mut(2) {
             (two[0], two[1]) = (
                 _mm512_unpacklo_epi32(two[0], two[1]),
@@ -196,7 +197,7 @@ mod x86 {
                     // SAFETY: 16 words from k0 are inside row 16 half + i.
                     *row = unsafe { _mm512_loadu_si512(w.add((16 * half + i) * stride + 4 * k0).cast()) };
                 }
-                for (p, words) in turn(rows).into_iter().enumerate() {
+                for (p, words) in turn(&rows).into_iter().enumerate() {
                     // SAFETY: b has a row of NR words for each element or pair.
                     unsafe {
                         if PAIRS && WIDE {
@@ -227,7 +228,7 @@ mod x86 {
             };
         }
         // SAFETY: the caller's contract.
-        unsafe { write(rows, tile) };
+        unsafe { write(&rows, tile) };
     }
 
     /// # Safety
@@ -240,12 +241,12 @@ mod x86 {
             *row = unsafe { _mm512_loadu_si512(x.add(i * k).cast()) };
         }
         // SAFETY: the caller's contract.
-        unsafe { write(rows, tile) };
+        unsafe { write(&rows, tile) };
     }
 
     #[target_feature(enable = "avx512f")]
     #[inline]
-    unsafe fn write(rows: [__m512i; 16], tile: *mut u32) {
+    unsafe fn write(rows: &[__m512i; 16], tile: *mut u32) {
         for (p, words) in turn(rows).into_iter().enumerate() {
             // SAFETY: MR words of row p.
             unsafe { _mm512_mask_storeu_epi32(tile.add(p * MR).cast(), (1 << MR) - 1, words) };

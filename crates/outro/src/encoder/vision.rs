@@ -7,7 +7,7 @@ use super::VISION_NORM_EPS;
 use crate::checkpoint::Matrix;
 use crate::config::VisionConfig;
 use crate::error::{Error, Result};
-use crate::nn::{GatedMlp, Linear, Mat, Weights};
+use crate::nn::{GatedMlp, Linear, Mat, Space, Weights};
 
 pub(crate) struct VisionTower {
     config: VisionConfig,
@@ -153,6 +153,7 @@ impl VisionTower {
             kv_heads: c.heads,
             dim: c.hidden / c.heads,
         };
+        let mut space = Space::default();
         for (i, block) in self.blocks.iter().enumerate() {
             let mut h = vec![0.0; x.data.len()];
             rms_norm(&x.data, &block.norm1, VISION_NORM_EPS, &mut h);
@@ -166,7 +167,9 @@ impl VisionTower {
             };
             attend(&q.data, &k.data, &v.data, shape, Mask::Segments(bounds), &mut h);
             outro_kernels::add(&mut x.data, &block.proj.forward(&h).data);
-            block.mlp.add_to(&mut x, &block.norm2, VISION_NORM_EPS);
+            block
+                .mlp
+                .add_to(&mut x, &block.norm2, VISION_NORM_EPS, &mut space);
         }
         let mut h = vec![0.0; x.data.len()];
         rms_norm(&x.data, &self.merge_norm, VISION_NORM_EPS, &mut h);

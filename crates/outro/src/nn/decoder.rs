@@ -2,7 +2,7 @@
 
 use outro_kernels::{Activations, AttentionShape, Mask, attend, linear_with, rms_norm, rotate_half};
 
-use super::{GatedMlp, LayerCache, Linear, Mat, Weights};
+use super::{GatedMlp, LayerCache, Linear, Mat, Space, Weights};
 use crate::checkpoint::Matrix;
 use crate::config::TextConfig;
 use crate::error::{Error, Result};
@@ -161,6 +161,7 @@ impl Decoder {
             spans.push(start..x.rows());
         }
         let (mut cos, mut sin) = self.angles(steps);
+        let mut space = Space::default();
         for (index, layer) in self.layers.iter().enumerate() {
             let at = |prefill| At {
                 layer: index,
@@ -196,8 +197,8 @@ impl Decoder {
             if pruned {
                 (cos, sin) = self.angles(steps);
             }
-            self.attention(layer, &mut x, steps, &spans, &at, &cos, &sin)?;
-            layer.mlp.add_to(&mut x, &layer.mlp_norm, c.norm_eps);
+            self.attention(layer, &mut x, steps, &spans, &at, &cos, &sin, &mut space)?;
+            layer.mlp.add_to(&mut x, &layer.mlp_norm, c.norm_eps, &mut space);
             if !x.is_finite() {
                 return Err(self.not_finite(index));
             }
@@ -224,15 +225,18 @@ impl Decoder {
         at: &dyn Fn(bool) -> At,
         cos: &[f32],
         sin: &[f32],
+        space: &mut Space,
     ) -> Result<()> {
         let shape = self.shape();
-        let mut h = vec![0.0; x.data.len()];
-        rms_norm(&x.data, &layer.input_norm, self.config.norm_eps, &mut h);
-        let (mut q, mut k, mut v) = (layer.q.forward(&h), layer.k.forward(&h), layer.v.forward(&h));
-        drop(h);
+        let Space { h, q, k, v, o, .. } = space;
+        h.reshape(x.rows(), x.cols);
+        rms_norm(&x.data, &layer.input_norm, self.config.norm_eps, &mut h.data);
+        layer.q.forward_into(&h.data, q);
+        layer.k.forward_into(&h.data, k);
+        layer.v.forward_into(&h.data, v);
         rotate_half(&mut q.data, shape.heads, shape.dim, cos, sin);
         rotate_half(&mut k.data, shape.kv_heads, shape.dim, cos, sin);
-        let mut o = Mat::zeros(q.rows(), q.cols);
+        o.reshape(q.rows(), q.cols);
         for (step, span) in steps.iter_mut().zip(spans) {
             let at = at(step.prefill);
             let q_rows = span.start * q.cols..span.end * q.cols;
@@ -267,7 +271,8 @@ impl Decoder {
                 hook.head_outputs(at, Qkv { q, k, v }, o)?;
             }
         }
-        outro_kernels::add(&mut x.data, &layer.o.forward(&o.data).data);
+        layer.o.forward_into(&o.data, h);
+        outro_kernels::add(&mut x.data, &h.data);
         Ok(())
     }
 

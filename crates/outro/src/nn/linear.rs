@@ -58,8 +58,15 @@ pub(crate) struct Linear {
 impl Linear {
     /// `x [rows, in]` to `[rows, out]`.
     pub(crate) fn forward(&self, x: &[f32]) -> Mat {
+        let mut out = Mat::default();
+        self.forward_into(x, &mut out);
+        out
+    }
+
+    /// [`Linear::forward`] into a matrix whose memory is used again.
+    pub(crate) fn forward_into(&self, x: &[f32], out: &mut Mat) {
         let (k, n) = (self.weight.cols(), self.weight.rows());
-        let mut out = Mat::zeros(x.len() / k, n);
+        out.reshape(x.len() / k, n);
         linear_with(
             self.activations,
             x,
@@ -70,7 +77,6 @@ impl Linear {
             self.bias.as_deref(),
             &mut out.data,
         );
-        out
     }
 }
 
@@ -100,14 +106,30 @@ impl GatedMlp {
     }
 
     /// Adds the MLP's output for `norm(x)` to `x`, some rows at a time.
-    pub(crate) fn add_to(&self, x: &mut Mat, norm: &[f32], eps: f32) {
+    pub(crate) fn add_to(&self, x: &mut Mat, norm: &[f32], eps: f32, space: &mut Space) {
+        let Space { h, gate, up, .. } = space;
         for rows in x.data.chunks_mut(MLP_ROWS * x.cols) {
-            let mut h = vec![0.0; rows.len()];
-            outro_kernels::rms_norm(rows, norm, eps, &mut h);
-            let mut gate = self.gate.forward(&h);
-            let up = self.up.forward(&h);
+            h.reshape(rows.len() / x.cols, x.cols);
+            outro_kernels::rms_norm(rows, norm, eps, &mut h.data);
+            self.gate.forward_into(&h.data, gate);
+            self.up.forward_into(&h.data, up);
             silu_mul(&mut gate.data, &up.data);
-            outro_kernels::add(rows, &self.down.forward(&gate.data).data);
+            self.down.forward_into(&gate.data, h);
+            outro_kernels::add(rows, &h.data);
         }
     }
+}
+
+/// Activations within a layer, in memory that the next layer uses again.
+#[derive(Default)]
+pub(crate) struct Space {
+    /// What a norm gives, and what is added to the residual stream.
+    pub(crate) h: Mat,
+    pub(crate) q: Mat,
+    pub(crate) k: Mat,
+    pub(crate) v: Mat,
+    /// Head outputs.
+    pub(crate) o: Mat,
+    gate: Mat,
+    up: Mat,
 }

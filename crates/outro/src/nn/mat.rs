@@ -18,6 +18,13 @@ impl Mat {
         }
     }
 
+    /// Takes another shape; what the elements are is left open. Memory that is large enough is kept, for fresh pages are
+    /// cleared before they are used.
+    pub fn reshape(&mut self, rows: usize, cols: usize) {
+        self.cols = cols;
+        self.data.resize(rows * cols, 0.0);
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.data.len().checked_div(self.cols).unwrap_or(0)

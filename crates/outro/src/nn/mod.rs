@@ -8,5 +8,5 @@ mod mat;
 pub use cache::KvType;
 pub(crate) use cache::LayerCache;
 pub(crate) use decoder::{Decoder, Step};
-pub(crate) use linear::{GatedMlp, Linear, Weights};
+pub(crate) use linear::{GatedMlp, Linear, Space, Weights};
 pub use mat::Mat;

@@ -32,6 +32,9 @@ pub enum Error {
         /// What is wrong with it.
         problem: String,
     },
+    /// Whoever answers cannot go on.
+    #[error("{0}")]
+    Answerer(String),
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] outro::Error),

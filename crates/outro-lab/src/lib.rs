@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod check;
 pub mod choice;
+mod clip;
 mod error;
 pub mod intervene;
 pub mod log;

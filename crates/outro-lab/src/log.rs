@@ -1,6 +1,7 @@
 //! A run's log: a header and then one line per sample and strategy, only ever appended to.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -25,6 +26,10 @@ pub struct Header {
     pub version: String,
     /// The benchmark.
     pub task: String,
+    /// Which part of the questions, where the model's settings were tuned on some of them: `tuning`, `held out`, `all`, with
+    /// the rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
     /// SHA-256 of its questions.
     pub questions_sha256: String,
     /// How many questions are asked; all shards together.
@@ -356,13 +361,18 @@ fn parse(path: &Path, text: &str) -> Result<(Option<Header>, Vec<Row>)> {
     let row = |(i, line): (usize, &str)| {
         serde_json::from_str(line).map_err(|e| Error::file(path, format!("line {}: {e}", i + 1)))
     };
-    // The same sample may be there twice after two runs at once; the first stands.
+    // What failed may have been asked again; of two answers the first stands.
     let mut rows: Vec<Row> = Vec::new();
-    let mut seen = BTreeSet::new();
+    let mut places = HashMap::new();
     for line in lines {
         let row: Row = row(line)?;
-        if seen.insert((row.id.clone(), row.strategy.clone())) {
-            rows.push(row);
+        match places.entry((row.id.clone(), row.strategy.clone())) {
+            Entry::Vacant(e) => {
+                e.insert(rows.len());
+                rows.push(row);
+            }
+            Entry::Occupied(e) if rows[*e.get()].error.is_some() => rows[*e.get()] = row,
+            Entry::Occupied(_) => {}
         }
     }
     Ok((Some(header), rows))

@@ -1,22 +1,22 @@
 //! The run loop: every sample by every strategy, on the same decoded inputs.
 
+mod engine;
+mod remote;
+
 use std::collections::{BTreeSet, HashMap};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 use std::time::Instant;
 
-use outro::chat::{Conversation, Part};
-use outro::generate::{Sampler, generate, top};
-use outro::method::OutRo;
-use outro::prepare::{Media, MediaOptions, Preparer};
-use outro::tokenizer::Tokenizer;
-use outro::{KvType, MediaEmbeds, Model, Session};
+use outro::prepare::MediaOptions;
 
 use crate::choice::{Parser, is_right};
-use crate::error::Result;
-use crate::log::{Log, Readout, Row, Shard};
+use crate::error::{Error, Result};
+use crate::log::{Log, Row, Shard};
 use crate::strategy::Strategy;
-use crate::task::{Gold, Sample, hex};
+use crate::task::Sample;
+pub use engine::Engine;
+pub use remote::{Remote, Said, Say, Shown};
 
 /// What is taken away from the inputs before the model sees them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,22 +41,31 @@ impl Ablation {
     }
 }
 
-/// A model, ready to answer.
-pub struct Engine<'a> {
-    /// The weights.
-    pub model: &'a Model,
-    /// What goes before them.
-    pub preparer: &'a Preparer,
-    /// Words.
-    pub tokenizer: &'a Tokenizer,
+/// Who answers.
+pub enum Answerer<'a> {
+    /// The engine, with all strategies.
+    Engine(Engine<'a>),
+    /// Somebody of whom only replies are known.
+    Remote(Remote<'a>),
+}
+
+/// Why somebody else gave no reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// This question cannot be answered; the run goes on.
+    Question(String),
+    /// Nothing can be answered now; the run stops, and goes on when it is started again.
+    Stop(String),
+}
+
+/// A way of running questions.
+pub struct Runner<'a> {
+    /// Who answers.
+    pub answerer: Answerer<'a>,
     /// How media are read.
     pub options: MediaOptions,
     /// What is taken away.
     pub ablation: Ablation,
-    /// Most tokens of a reply.
-    pub max_new_tokens: usize,
-    /// How keys and values are kept.
-    pub kv: KvType,
     /// How replies are read.
     pub parser: Parser,
     /// Whether an answer is the likeliest option's letter, and not what the reply says.
@@ -71,7 +80,7 @@ pub fn part(samples: &[Sample], shard: Shard) -> Vec<Sample> {
 }
 
 /// Questions by what they are about, in the order in which each first appears.
-fn groups<'a>(samples: impl Iterator<Item = &'a Sample>) -> Vec<Vec<&'a Sample>> {
+pub(crate) fn groups<'a>(samples: impl Iterator<Item = &'a Sample>) -> Vec<Vec<&'a Sample>> {
     let (mut places, mut groups) = (HashMap::new(), Vec::<Vec<&Sample>>::new());
     for sample in samples {
         let clip = sample.clip.map(|(a, b)| (a.to_bits(), b.to_bits()));
@@ -94,79 +103,77 @@ pub struct Step<'a> {
     pub total: usize,
 }
 
-/// Answers what `rows` lacks, appending to `log`; `rows` is complete afterwards. Questions about one video share its
-/// decoded media and the encoders' outputs; the next video is decoded while the model works. A sample that fails is a row
-/// with its reason.
+/// Videos that are decoded while the model works; each waits, decoded, until it is its turn.
+const AHEAD: usize = 2;
+
+/// Answers what `rows` lacks, appending to `log`. Questions about one video share its decoded media, the encoders' outputs and,
+/// by the plain model, the rows before the words; the next videos are decoded meanwhile. A sample that fails is a row with
+/// its reason. `wanted` says, before each video and from the rows so far, by which strategies its questions are answered;
+/// none ends the run.
 ///
 /// # Errors
-/// A log that cannot be written.
+/// A log that cannot be written; an answerer that says [`Refusal::Stop`].
 pub fn run(
-    engine: &Engine,
+    runner: &Runner,
     samples: &[Sample],
-    strategies: &[Strategy],
+    wanted: &mut dyn FnMut(&[Row]) -> Vec<Strategy>,
     log: &mut Log,
     rows: &mut Vec<Row>,
     progress: &mut dyn FnMut(Step),
 ) -> Result<()> {
     let done: BTreeSet<(String, String)> = rows.iter().map(|r| (r.id.clone(), r.strategy.clone())).collect();
     let missing = |s: &Sample, by: &Strategy| !done.contains(&(s.id.clone(), by.name.clone()));
+    let strategies = wanted(rows);
     let total = samples.len() * strategies.len();
-    let groups = groups(
-        samples
-            .iter()
-            .filter(|s| strategies.iter().any(|b| missing(s, b))),
-    );
+    let mut groups = groups(samples.iter());
+    groups.retain(|g| g.iter().any(|s| strategies.iter().any(|by| missing(s, by))));
     let options = MediaOptions {
-        audio_in_video: engine.options.audio_in_video && engine.ablation != Ablation::Sound,
-        ..engine.options.clone()
+        audio_in_video: runner.options.audio_in_video && runner.ablation != Ablation::Sound,
+        ..runner.options.clone()
     };
     thread::scope(|scope| {
-        let (send, receive) = sync_channel(1);
-        let (groups, options) = (&groups, &options);
-        scope.spawn(move || {
-            for group in groups {
-                let part = Part::Video(group[0].video.clone());
-                let mut options = options.clone();
-                if let Some((start, end)) = group[0].clip {
-                    (options.sampling.start, options.sampling.end) = (Some(start), Some(end));
-                }
-                let media = engine.preparer.load_media(&[part], &options, &mut |_| {});
-                if send.send(media).is_err() {
-                    return;
-                }
-            }
-        });
-        for group in groups {
+        let mut ahead: Vec<Receiver<Result<Seen>>> = Vec::new();
+        for first in 0..AHEAD.min(groups.len()) {
+            // No room in between: a thread decodes its next video when this one has been taken.
+            let (send, receive) = sync_channel(0);
+            let (mine, options) = (groups.iter().skip(first).step_by(AHEAD), &options);
+            scope.spawn(move || look_ahead(runner, mine.map(|g| g[0]), options, &send));
+            ahead.push(receive);
+        }
+        for (i, group) in groups.iter().enumerate() {
             let since = Instant::now();
-            let Ok(media) = receive.recv() else { break };
+            // A thread that is gone has panicked; the scope says so.
+            let Ok(seen) = ahead[i % AHEAD].recv() else { break };
             let mut waited = since.elapsed().as_secs_f64();
-            let media = media.map(|mut m| {
-                if engine.ablation == Ablation::Picture {
-                    engine.preparer.blacken(&mut m);
-                }
-                m
-            });
-            let mut embeds = None;
-            for sample in group {
-                for strategy in strategies.iter().filter(|by| missing(sample, by)) {
+            let strategies = wanted(rows);
+            if strategies.is_empty() {
+                break;
+            }
+            let mut sitting = match (seen, &runner.answerer) {
+                (Ok(Seen::Media(seen)), Answerer::Engine(e)) => Sitting::Engine(e.sit(*seen, group)),
+                (Ok(Seen::Shown(shown)), Answerer::Remote(r)) => Sitting::Remote(r, shown),
+                (Err(e), _) => Sitting::Blind(e.to_string()),
+                // An answerer sees what it has decoded itself.
+                (Ok(_), _) => break,
+            };
+            for (place, sample) in group.iter().enumerate() {
+                for by in strategies.iter().filter(|by| missing(sample, by)) {
                     let mut row = Row {
                         id: sample.id.clone(),
                         video: sample.video_id.clone(),
                         category: sample.category.clone(),
                         groups: sample.groups.clone(),
                         needs: sample.needs.clone(),
-                        strategy: strategy.name.clone(),
+                        strategy: by.name.clone(),
                         question: sample.prompt.clone(),
                         gold: Some(sample.gold.clone()),
                         media_seconds: std::mem::take(&mut waited),
                         ..Row::default()
                     };
-                    let outcome = match &media {
-                        Ok(media) => answer(engine, media, &mut embeds, sample, strategy, &mut row),
-                        Err(e) => Err(outro::Error::input("media", e.to_string())),
-                    };
-                    if let Err(e) = outcome {
-                        row.error = Some(e.to_string());
+                    match sitting.answer(place, sample, by, &mut row) {
+                        Ok(()) => runner.score(sample, &mut row),
+                        Err(Refusal::Question(why)) => row.error = Some(why),
+                        Err(Refusal::Stop(why)) => return Err(Error::Answerer(why)),
                     }
                     log.append(&row)?;
                     rows.push(row);
@@ -179,132 +186,76 @@ pub fn run(
     })
 }
 
-fn answer(
-    engine: &Engine,
-    media: &Media,
-    embeds: &mut Option<MediaEmbeds>,
-    sample: &Sample,
-    strategy: &Strategy,
-    row: &mut Row,
-) -> outro::Result<()> {
-    let conversation = Conversation::new(None, &media.parts, &sample.prompt);
-    let prepared = engine.preparer.assemble(media, &conversation)?;
-    let inputs = prepared.inputs;
-    let bytes: Vec<u8> = inputs.input_ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-    row.prompt_sha256 = hex(&bytes);
-    if let Some(taken) = media.taken.first() {
-        (row.frames, row.pixels, row.audio_seconds) = (taken.indices.len(), taken.size, taken.seconds);
-        if let (Some(video), [first, .., last]) = (&taken.info.video, &taken.indices[..]) {
-            row.fps = (taken.indices.len() - 1) as f64 * video.fps / (last - first).max(1) as f64;
-        }
-    }
-    let since = Instant::now();
-    let embeds = match embeds {
-        Some(embeds) => embeds,
-        slot @ None => {
-            let made = slot.insert(engine.model.encode(&inputs, &mut |_| {})?);
-            row.encode_seconds = since.elapsed().as_secs_f64();
-            made
-        }
-    };
-    let prompt = engine.model.prompt(&inputs, embeds)?;
-    row.prompt_tokens = inputs.input_ids.len();
-    (row.video_tokens, row.audio_tokens) = (embeds.video.rows(), embeds.audio.rows());
-    let mut session = Session::with_kv(engine.model, strategy.hook(&prepared.spans), engine.kv);
-    let since = Instant::now();
-    let logits = session.prefill(&prompt, 1, &mut |_| {})?.data;
-    row.prefill_seconds = since.elapsed().as_secs_f64();
-    row.cache_bytes = session.cache_bytes();
-    row.readout = readout(engine.tokenizer, &logits, &sample.gold)?;
-    let best = top(&logits, 2);
-    row.confidence = best.first().map_or(0.0, |b| b.1);
-    row.margin = row.confidence - best.get(1).map_or(0.0, |b| b.1);
-    let since = Instant::now();
-    let mut words = engine.tokenizer.stream();
-    let mut failed = None;
-    let mut sampler = Sampler::new(0.0, 1.0, 0)?;
-    generate(
-        &mut session,
-        &logits,
-        &mut sampler,
-        engine.tokenizer.end_tokens(),
-        engine.max_new_tokens,
-        &mut |token| match words.push(token) {
-            Ok(piece) => {
-                row.reply.push_str(&piece);
-                true
-            }
-            Err(e) => {
-                failed = Some(e);
-                false
-            }
-        },
-    )?;
-    if let Some(e) = failed {
-        return Err(e);
-    }
-    row.reply.push_str(&words.finish()?);
-    row.decode_seconds = since.elapsed().as_secs_f64();
-    if let Some(outro) = session.hook::<OutRo>() {
-        let all: BTreeSet<usize> = outro.sinks().values().flatten().copied().collect();
-        row.sinks = all.into_iter().collect();
-    }
-    let said = match row.readout.as_ref().filter(|_| engine.by_logits) {
-        Some(readout) => Ok(readout.answer.clone()),
-        None => engine.parser.read(&row.reply, &sample.gold, &sample.options),
-    };
-    match said {
-        Ok(parsed) => {
-            row.right = is_right(&parsed, &sample.gold);
-            row.parsed = Some(parsed);
-        }
-        Err(why) => row.invalid = Some(why),
-    }
-    Ok(())
+/// A video as its answerer takes it.
+enum Seen {
+    Media(Box<engine::Seen>),
+    Shown(Shown),
 }
 
-/// The first tokens with which each possible answer can begin, against each other; `None` where they cannot be told apart.
-fn readout(tokenizer: &Tokenizer, logits: &[f32], gold: &Gold) -> outro::Result<Option<Readout>> {
-    let answers: Vec<String> = match gold {
-        Gold::YesNo(_) => vec!["Yes".into(), "No".into()],
-        Gold::Letter { options, .. } => ('A'..='Z').take(*options).map(String::from).collect(),
-        Gold::Word(_) => return Ok(None),
-    };
-    let mut first = Vec::new();
-    for answer in &answers {
-        let mut forms = vec![answer.clone(), format!(" {answer}")];
-        if answer.len() > 1 {
-            let lower = answer.to_lowercase();
-            forms.extend([format!(" {lower}"), lower]);
+/// An answerer in front of a video.
+enum Sitting<'a> {
+    Engine(engine::Sitting<'a>),
+    Remote(&'a Remote<'a>, Shown),
+    /// The video cannot be decoded.
+    Blind(String),
+}
+
+impl Sitting<'_> {
+    fn answer(
+        &mut self,
+        place: usize,
+        sample: &Sample,
+        by: &Strategy,
+        row: &mut Row,
+    ) -> std::result::Result<(), Refusal> {
+        match self {
+            Self::Engine(sitting) => sitting
+                .answer(place, &sample.gold, by, row)
+                .map_err(|e| Refusal::Question(e.to_string())),
+            Self::Remote(remote, shown) => remote.answer(sample, by, shown, row),
+            Self::Blind(why) => Err(Refusal::Question(why.clone())),
         }
-        let mut ids = BTreeSet::new();
-        for form in forms {
-            ids.extend(tokenizer.encode(&form)?.first().copied());
-        }
-        first.push(ids);
     }
-    let max = logits.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
-    let own = |i: usize| -> f64 {
-        let shared = |id: &u32| {
-            first
-                .iter()
-                .enumerate()
-                .any(|(j, ids)| j != i && ids.contains(id))
+}
+
+/// Decodes one video after the other, until nobody takes them any more.
+fn look_ahead<'a>(
+    runner: &Runner,
+    samples: impl Iterator<Item = &'a Sample>,
+    options: &MediaOptions,
+    send: &SyncSender<Result<Seen>>,
+) {
+    for sample in samples {
+        let mut options = options.clone();
+        if let Some((start, end)) = sample.clip {
+            (options.sampling.start, options.sampling.end) = (Some(start), Some(end));
+        }
+        let seen = match &runner.answerer {
+            Answerer::Engine(e) => e
+                .see(sample, &options, runner.ablation)
+                .map(|s| Seen::Media(Box::new(s))),
+            Answerer::Remote(r) if r.shows => Shown::of(sample, &options, runner.ablation).map(Seen::Shown),
+            Answerer::Remote(_) => Ok(Seen::Shown(Shown::default())),
         };
-        let ids = first[i].iter().filter(|id| !shared(id));
-        ids.filter_map(|id| Some(f64::from(logits.get(*id as usize)? - max).exp()))
-            .sum()
-    };
-    let weights: Vec<f64> = (0..answers.len()).map(own).collect();
-    let sum: f64 = weights.iter().sum();
-    if weights.iter().any(|w| *w <= 0.0) {
-        return Ok(None);
+        if send.send(seen).is_err() {
+            return;
+        }
     }
-    let mut shares: Vec<(f64, &String)> = weights.iter().map(|w| w / sum).zip(&answers).collect();
-    shares.sort_by(|a, b| b.0.total_cmp(&a.0));
-    Ok(Some(Readout {
-        answer: shares[0].1.clone(),
-        margin: (shares[0].0 - shares[1].0) as f32,
-        entropy: -shares.iter().map(|(p, _)| p * p.ln()).sum::<f64>() as f32,
-    }))
+}
+
+impl Runner<'_> {
+    /// Reads a reply.
+    fn score(&self, sample: &Sample, row: &mut Row) {
+        let said = match row.readout.as_ref().filter(|_| self.by_logits) {
+            Some(readout) => Ok(readout.answer.clone()),
+            None => self.parser.read(&row.reply, &sample.gold, &sample.options),
+        };
+        match said {
+            Ok(parsed) => {
+                row.right = is_right(&parsed, &sample.gold);
+                row.parsed = Some(parsed);
+            }
+            Err(why) => row.invalid = Some(why),
+        }
+    }
 }

@@ -29,4 +29,4 @@ pub use source::{
     AudioInfo, Decoder, Kind, MediaInfo, Options, VideoInfo, probe, read_audio, read_frames,
     read_frames_sized, read_image,
 };
-pub use write::{VideoToWrite, write_mp4, write_png};
+pub use write::{VideoToWrite, write_jpeg, write_mp4, write_png};

@@ -6,6 +6,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use image::codecs::jpeg::JpegEncoder;
+use image::codecs::png::PngEncoder;
+use image::{ExtendedColorType, ImageEncoder};
+
 use crate::audio::SAMPLE_RATE;
 use crate::error::{Error, Result};
 use crate::ffmpeg;
@@ -28,19 +32,44 @@ pub struct VideoToWrite<'a> {
 /// # Errors
 /// A size that is 0 or does not fit the bytes.
 pub fn write_png(width: usize, height: usize, rgb: &[u8]) -> Result<Vec<u8>> {
+    encode(width, height, rgb, |out, w, h| {
+        PngEncoder::new(out).write_image(rgb, w, h, ExtendedColorType::Rgb8)
+    })
+}
+
+/// The bytes of a JPEG picture of a quality from 1 to 100; `rgb` is `[height, width, 3]`.
+///
+/// # Errors
+/// A size that is 0 or does not fit the bytes.
+pub fn write_jpeg(width: usize, height: usize, rgb: &[u8], quality: u8) -> Result<Vec<u8>> {
+    encode(width, height, rgb, |out, w, h| {
+        JpegEncoder::new_with_quality(out, quality.clamp(1, 100)).write_image(
+            rgb,
+            w,
+            h,
+            ExtendedColorType::Rgb8,
+        )
+    })
+}
+
+/// Checks the size, then lets `write` encode the picture.
+fn encode(
+    width: usize,
+    height: usize,
+    rgb: &[u8],
+    write: impl FnOnce(&mut Vec<u8>, u32, u32) -> image::ImageResult<()>,
+) -> Result<Vec<u8>> {
     let bad = |why: String| Error::range("picture", why);
     let side = |n: usize| u32::try_from(n).ok().filter(|n| *n > 0);
     let (Some(w), Some(h)) = (side(width), side(height)) else {
         return Err(bad(format!("{width} x {height} has no pixels, or too many")));
     };
-    let mut out = std::io::Cursor::new(Vec::new());
-    let encoder = image::codecs::png::PngEncoder::new(&mut out);
     if rgb.len() != width * height * 3 {
         return Err(bad(format!("{width} x {height} with {} bytes", rgb.len())));
     }
-    image::ImageEncoder::write_image(encoder, rgb, w, h, image::ExtendedColorType::Rgb8)
-        .map_err(|e| bad(e.to_string()))?;
-    Ok(out.into_inner())
+    let mut out = Vec::new();
+    write(&mut out, w, h).map_err(|e| bad(e.to_string()))?;
+    Ok(out)
 }
 
 /// Writes H.264 and AAC in mp4. The file appears whole or not at all. One ffmpeg gives the same bytes every time.

@@ -11,7 +11,7 @@ use outro::prepare::Preparer;
 use outro_lab::check::check;
 use outro_lab::log::{self, Header, Log};
 use outro_lab::report::{page, report};
-use outro_lab::run::{Engine, Step, part, run as answer_all};
+use outro_lab::run::{Answerer, Engine, Runner, Step, part, run as answer_all};
 use outro_lab::strategy::Strategy;
 use outro_lab::task::{PROFILES, Profile, TASKS, Task};
 use serde_json::json;
@@ -213,6 +213,7 @@ fn answers(args: &EvalRun, task: &str, source: &Source, model: &Model, ui: &Ui) 
         outro_eval: log::FORM,
         version: env!("CARGO_PKG_VERSION").into(),
         task: task.name.into(),
+        split: None,
         questions_sha256: loaded.sha256.clone(),
         questions: loaded.samples.len(),
         shard: args.shard.map(|s| s.to_string()),
@@ -247,14 +248,16 @@ fn answers(args: &EvalRun, task: &str, source: &Source, model: &Model, ui: &Ui) 
             thousands(here as u64)
         ));
     }
-    let engine = Engine {
-        model,
-        preparer: &preparer,
-        tokenizer,
+    let runner = Runner {
+        answerer: Answerer::Engine(Engine {
+            model,
+            preparer: &preparer,
+            tokenizer,
+            max_new_tokens: args.max_new_tokens,
+            kv: args.weights.kv,
+        }),
         options,
         ablation: args.ablation,
-        max_new_tokens: args.max_new_tokens,
-        kv: args.weights.kv,
         parser: profile.parser,
         by_logits: args.by_logits,
     };
@@ -266,9 +269,9 @@ fn answers(args: &EvalRun, task: &str, source: &Source, model: &Model, ui: &Ui) 
     let since = Instant::now();
     let mut tally: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     answer_all(
-        &engine,
+        &runner,
         &loaded.samples,
-        &strategies,
+        &mut |_| strategies.clone(),
         &mut log,
         &mut rows,
         &mut |step: Step| {

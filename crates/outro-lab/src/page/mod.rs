@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 pub use scores::Scored;
+pub(crate) use strip::base64;
 pub use strip::{Frame, Token, frames};
 
 use crate::probe::numbers::{COSINES, Numbers, Stat};

@@ -137,7 +137,7 @@ fn thumbnail(pixels: &Pixels, item: usize, step: usize, c: &PatchConfig) -> Opti
     Some(format!("data:image/png;base64,{}", base64(&png)))
 }
 
-fn base64(bytes: &[u8]) -> String {
+pub(crate) fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for three in bytes.chunks(3) {

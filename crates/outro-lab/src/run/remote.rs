@@ -1,0 +1,161 @@
+//! An answerer of which only replies are known: another program's endpoint, or replies that are there already.
+
+use std::time::Instant;
+
+use outro::prepare::MediaOptions;
+use outro_media::{FrameLimits, Frames, SAMPLE_RATE, video_size, write_jpeg};
+
+use super::{Ablation, Refusal};
+use crate::clip::{Clip, rate};
+use crate::error::Result;
+use crate::log::Row;
+use crate::page::base64;
+use crate::strategy::Strategy;
+use crate::task::{Sample, hex};
+
+/// Quality of the JPEG pictures that are sent.
+const QUALITY: u8 = 90;
+
+/// A video as others take it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Shown {
+    /// `data:image/jpeg;base64,...` of every frame, in their order.
+    pub frames: Vec<String>,
+    /// A WAV file in base64: mono, 16 bits, 16,000 samples a second. Empty without sound.
+    pub wav: String,
+    fps: f64,
+    pixels: [usize; 2],
+    audio_seconds: f64,
+}
+
+/// What came back.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// The words.
+    pub reply: String,
+    /// Tokens of the prompt, as the other side counted them; 0 where it did not.
+    pub prompt_tokens: usize,
+}
+
+/// Says what the answer to a question about a video is.
+pub type Say<'a> = dyn Fn(&Sample, &Strategy, &Shown) -> std::result::Result<Said, Refusal> + Sync + 'a;
+
+/// Somebody else.
+pub struct Remote<'a> {
+    /// Whether pictures and sound are shown; what is not shown is not decoded either.
+    pub shows: bool,
+    /// The question put.
+    pub say: &'a Say<'a>,
+}
+
+impl Shown {
+    /// Decodes what a sample is about, frames sampled and sized as for the engine.
+    pub(super) fn of(sample: &Sample, options: &MediaOptions, ablation: Ablation) -> Result<Self> {
+        let clip = Clip::open(&sample.video, &options.media)?;
+        let (sampling, video) = (&options.sampling, &clip.video);
+        let indices = sampling.indices(video)?;
+        let mut limits = FrameLimits::default();
+        if let Some(max) = options.max_pixels {
+            limits.max_pixels = max;
+            limits.min_pixels = limits.min_pixels.min(max);
+        }
+        let size = video_size(video.height, video.width, indices.len(), &limits)?;
+        let mut frames = clip.frames(&indices, size)?;
+        if ablation == Ablation::Picture {
+            frames.data.fill(0);
+        }
+        let mut samples = Vec::new();
+        if options.audio_in_video {
+            samples = clip.samples(sampling.start, sampling.end)?;
+        }
+        Ok(Self {
+            frames: pictures(&frames)?,
+            wav: if samples.is_empty() {
+                String::new()
+            } else {
+                base64(&wav(&samples))
+            },
+            fps: rate(&indices, video),
+            pixels: [frames.height, frames.width],
+            audio_seconds: samples.len() as f64 / f64::from(SAMPLE_RATE),
+        })
+    }
+}
+
+impl Remote<'_> {
+    /// Answers one question.
+    pub(super) fn answer(
+        &self,
+        sample: &Sample,
+        by: &Strategy,
+        shown: &Shown,
+        row: &mut Row,
+    ) -> std::result::Result<(), Refusal> {
+        (row.frames, row.fps, row.pixels, row.audio_seconds) =
+            (shown.frames.len(), shown.fps, shown.pixels, shown.audio_seconds);
+        row.prompt_sha256 = hex(sample.prompt.as_bytes());
+        let since = Instant::now();
+        let said = (self.say)(sample, by, shown)?;
+        row.decode_seconds = since.elapsed().as_secs_f64();
+        (row.reply, row.prompt_tokens) = (said.reply, said.prompt_tokens);
+        Ok(())
+    }
+}
+
+fn pictures(frames: &Frames) -> Result<Vec<String>> {
+    let size = frames.height * frames.width * 3;
+    let picture = |rgb: &[u8]| {
+        let jpeg = write_jpeg(frames.width, frames.height, rgb, QUALITY)?;
+        Ok(format!("data:image/jpeg;base64,{}", base64(&jpeg)))
+    };
+    frames.data.chunks_exact(size.max(1)).map(picture).collect()
+}
+
+/// A WAV file of mono samples in -1..1.
+fn wav(samples: &[f32]) -> Vec<u8> {
+    let bytes = u32::try_from(samples.len() * 2).unwrap_or(u32::MAX - 36);
+    let mut out = Vec::with_capacity(44 + samples.len() * 2);
+    out.extend(b"RIFF");
+    out.extend((36 + bytes).to_le_bytes());
+    out.extend(b"WAVEfmt ");
+    out.extend(16_u32.to_le_bytes());
+    // PCM, one channel.
+    out.extend([1_u16, 1].iter().flat_map(|n| n.to_le_bytes()));
+    out.extend(
+        [SAMPLE_RATE, SAMPLE_RATE * 2]
+            .iter()
+            .flat_map(|n| n.to_le_bytes()),
+    );
+    // Bytes of a sample, bits of a sample.
+    out.extend([2_u16, 16].iter().flat_map(|n| n.to_le_bytes()));
+    out.extend(b"data");
+    out.extend(bytes.to_le_bytes());
+    out.extend(
+        samples
+            .iter()
+            .flat_map(|s| ((s.clamp(-1.0, 1.0) * 32767.0).round() as i16).to_le_bytes()),
+    );
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wav_file_can_be_read_again() {
+        let samples: Vec<f32> = (0..1600).map(|i| (i as f32 * 0.05).sin() * 0.5).collect();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.wav");
+        std::fs::write(&path, wav(&samples)).unwrap();
+        let options = outro_media::Options {
+            decoder: outro_media::Decoder::Builtin,
+            ..outro_media::Options::default()
+        };
+        let read = outro_media::read_audio(&path, None, None, &options).unwrap();
+        assert_eq!(read.len(), samples.len());
+        for (a, b) in samples.iter().zip(&read) {
+            assert!((a - b).abs() < 1e-3, "{a} {b}");
+        }
+    }
+}

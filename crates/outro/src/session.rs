@@ -146,8 +146,11 @@ impl<'m> Session<'m> {
         let x = self.model.embed(&[token])?;
         let positions = vec![[self.next; 3]];
         self.next += 1.0;
-        let x = self.forward(x, positions, false, &mut |_| {})?;
-        Ok(self.model.decoder().logits(&x.data)?.data)
+        // On a thread of the pool: from outside, every product of the step would wake a thread and wait to be woken.
+        rayon::scope(|_| {
+            let x = self.forward(x, positions, false, &mut |_| {})?;
+            Ok(self.model.decoder().logits(&x.data)?.data)
+        })
     }
 
     /// The hook of type `T`, to read what it found.

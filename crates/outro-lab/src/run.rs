@@ -150,7 +150,9 @@ pub fn run(
                 break;
             }
             let mut sitting = match (seen, &runner.answerer) {
-                (Ok(Seen::Media(seen)), Answerer::Engine(e)) => Sitting::Engine(e.sit(*seen, group)),
+                (Ok(Seen::Media(seen)), Answerer::Engine(e)) => {
+                    Sitting::Engine(Box::new(e.sit(*seen, group)))
+                }
                 (Ok(Seen::Shown(shown)), Answerer::Remote(r)) => Sitting::Remote(r, shown),
                 (Err(e), _) => Sitting::Blind(e.to_string()),
                 // An answerer sees what it has decoded itself.
@@ -194,7 +196,7 @@ enum Seen {
 
 /// An answerer in front of a video.
 enum Sitting<'a> {
-    Engine(engine::Sitting<'a>),
+    Engine(Box<engine::Sitting<'a>>),
     Remote(&'a Remote<'a>, Shown),
     /// The video cannot be decoded.
     Blind(String),

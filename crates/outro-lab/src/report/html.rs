@@ -5,11 +5,11 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::{Report, Score, report};
+use super::{Pictures, Report, Score, report};
 use crate::log::{Header, Row};
 
 /// One self-contained page about runs: tables, figures, and all answers with filters.
-pub fn page(runs: &[(Header, Vec<Row>)]) -> String {
+pub fn page(runs: &[(Header, Vec<Row>)], pictures: &Pictures) -> String {
     let (mut sections, mut data) = (String::new(), Vec::new());
     for (header, rows) in runs {
         section(&mut sections, &report(header, rows));

@@ -101,7 +101,12 @@ pub fn hold_out(task: &str, samples: &mut Vec<Sample>, tuned: &[Tuned]) -> Optio
     let gone = before - samples.len();
     let names: Vec<&str> = used.into_iter().collect();
     let hash = crate::task::hex(names.join("\n").as_bytes());
-    (gone > 0).then(|| (gone, format!("held out: without {gone} questions of tuning, {}", &hash[..16])))
+    (gone > 0).then(|| {
+        (
+            gone,
+            format!("held out: without {gone} questions of tuning, {}", &hash[..16]),
+        )
+    })
 }
 
 /// Names of all settings of a grid, `baseline` first. Each key has its values as they are typed (lists with `+`); a key
@@ -122,7 +127,10 @@ pub fn grid(keys: &[(&str, &[String])]) -> Result<Vec<String>> {
     for switches in all {
         let name = format!("outro:{}", switches.join(","));
         if switches.is_empty() || names.contains(&name) {
-            return Err(Error::setting("grid", format!("`{name}` is there twice, or nothing is varied")));
+            return Err(Error::setting(
+                "grid",
+                format!("`{name}` is there twice, or nothing is varied"),
+            ));
         }
         names.push(name);
     }
@@ -173,7 +181,10 @@ impl<'a> Search<'a> {
             return Vec::new();
         }
         let alive = self.strategies.iter().zip(&standing.dropped);
-        alive.filter(|(_, d)| d.is_none()).map(|(s, _)| s.clone()).collect()
+        alive
+            .filter(|(_, d)| d.is_none())
+            .map(|(s, _)| s.clone())
+            .collect()
     }
 
     /// What the rows say. Videos are gone through in order up to the first that is not answered in full, so that a run that
@@ -399,7 +410,10 @@ mod tests {
         other.reverse();
         let mut again = split.tuning(&other, usize::MAX);
         let mut sorted = used.clone();
-        (again.sort_by_key(|s| s.id.clone()), sorted.sort_by_key(|s| s.id.clone()));
+        (
+            again.sort_by_key(|s| s.id.clone()),
+            sorted.sort_by_key(|s| s.id.clone()),
+        );
         assert_eq!(again, sorted);
         assert_eq!(split.tuning(&all, 10).len(), 12, "whole videos");
         let loaded = Loaded {
@@ -419,7 +433,10 @@ mod tests {
         for s in &mut paths {
             s.video_id = format!("Videos/{0}/{0}_video.mp4", s.video_id);
         }
-        assert_eq!(hold_out("conversations", &mut paths, &[record]).unwrap().0, used.len());
+        assert_eq!(
+            hold_out("conversations", &mut paths, &[record]).unwrap().0,
+            used.len()
+        );
     }
 
     #[test]
@@ -456,7 +473,10 @@ mod tests {
         let search = Search::new(&strategies, few);
         let mut rows = Vec::new();
         run(&search, few, &mut rows, usize::MAX, &|i, _| i != 3);
-        assert_eq!(search.standing(&rows).dropped[3].as_ref().unwrap().why, "out of reach");
+        assert_eq!(
+            search.standing(&rows).dropped[3].as_ref().unwrap().why,
+            "out of reach"
+        );
     }
 
     /// What the module promises: the best setting is dropped in at most 5 % of the searches. Here all are equally good, so

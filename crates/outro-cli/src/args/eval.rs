@@ -119,7 +119,13 @@ pub(crate) struct EvalFlags {
     #[arg(long, value_name = "N", requires = "endpoint", default_value_t = 9)]
     attempts: u32,
     /// With --endpoint: give up on an attempt after this many seconds.
-    #[arg(long, value_name = "SECONDS", requires = "endpoint", default_value_t = 300.0, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        requires = "endpoint",
+        default_value_t = 300.0,
+        allow_negative_numbers = true
+    )]
     request_timeout: f64,
     /// Take replies from this file: rows with `id` and `reply` as a JSON list or JSON lines, such as a log.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["endpoint"], conflicts_with_all = ENGINE_ONLY)]
@@ -285,9 +291,11 @@ pub(super) fn eval(command: EvalCommand) -> anyhow::Result<Eval> {
         EvalCommand::List => return Ok(Eval::List),
         EvalCommand::Report { logs, format, data } => {
             if data.is_some() && format != ReportFormat::Html {
-                return Err(Fault::usage("--data is given, and only --format html shows pictures")
-                    .hint("leave one of them out")
-                    .into());
+                return Err(
+                    Fault::usage("--data is given, and only --format html shows pictures")
+                        .hint("leave one of them out")
+                        .into(),
+                );
             }
             return Ok(Eval::Report(EvalReport { logs, format, data }));
         }
@@ -331,15 +339,19 @@ pub(super) fn eval(command: EvalCommand) -> anyhow::Result<Eval> {
     }
     if !engine {
         if let Some(other) = strategies.iter().find(|s| *s != "baseline") {
-            let problem = format!("--strategy {other} changes what happens inside a model; --endpoint and --replies know its replies only");
+            let problem = format!(
+                "--strategy {other} changes what happens inside a model; --endpoint and --replies know its replies only"
+            );
             return Err(Fault::usage(problem)
                 .hint("leave --strategy out, or give a checkpoint with --model instead")
                 .into());
         }
         if f.asking.readout == ReadFlag::Logits {
-            return Err(Fault::usage("--readout logits needs a model's logits; --endpoint and --replies know its replies only")
-                .hint("leave it out")
-                .into());
+            return Err(Fault::usage(
+                "--readout logits needs a model's logits; --endpoint and --replies know its replies only",
+            )
+            .hint("leave it out")
+            .into());
         }
     }
     Ok(Eval::Run(Box::new(EvalRun {
@@ -362,12 +374,20 @@ pub(super) fn eval(command: EvalCommand) -> anyhow::Result<Eval> {
 
 /// A base URL. What it says stands in logs, so it may hold no secret.
 fn url_of(typed: &str) -> anyhow::Result<String> {
-    let rest = typed.strip_prefix("http://").or_else(|| typed.strip_prefix("https://"));
+    let rest = typed
+        .strip_prefix("http://")
+        .or_else(|| typed.strip_prefix("https://"));
     let host = rest.map_or("", |r| r.split('/').next().unwrap_or_default());
     if host.is_empty() || typed.contains(['?', '#', '@', ' ']) {
         return Err(Fault::usage(format!(
             "--endpoint: {} is not the base URL of a server",
-            typed.rsplit('@').next().unwrap_or_default().split('?').next().unwrap_or_default()
+            typed
+                .rsplit('@')
+                .next()
+                .unwrap_or_default()
+                .split('?')
+                .next()
+                .unwrap_or_default()
         ))
         .hint("as in http://localhost:8000/v1; a key goes into OUTRO_API_KEY")
         .into());

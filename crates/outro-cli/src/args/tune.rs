@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use outro::method::OutRoConfig;
+use outro_lab::strategy::Strategy;
 use outro_lab::tune::{Split, grid};
 
 use super::eval::{Asking, AskingFlags, asking};
@@ -78,6 +80,12 @@ pub(super) fn tune(f: TuneFlags) -> anyhow::Result<Tune> {
     let grid = grid(&keys).map_err(|e| {
         Fault::usage(e.to_string()).hint("give each value of --gamma, --temperature and --layers once")
     })?;
+    // Whether a value can be meant does not depend on the model.
+    for name in &grid {
+        Strategy::parse(name, &OutRoConfig::default()).map_err(|e| {
+            Fault::usage(e.to_string()).hint("numbers, comma-separated; of --layers lists with + or `default`")
+        })?;
+    }
     Ok(Tune {
         task: f.task,
         data: f.data,

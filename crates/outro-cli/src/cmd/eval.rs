@@ -108,7 +108,11 @@ fn pictures(args: &EvalReport, runs: &[(Header, Vec<Row>)], ui: &Ui) -> anyhow::
         let task = Task::named(&header.task)?;
         let loaded = task.load(&task.dir(data), Profile::named(Some(&header.profile))?)?;
         if loaded.sha256 != header.questions_sha256 {
-            let problem = format!("{}: holds other questions than a log of {}", loaded.file.display(), task.name);
+            let problem = format!(
+                "{}: holds other questions than a log of {}",
+                loaded.file.display(),
+                task.name
+            );
             return Err(Fault::failure(problem).hint("give the --data of the run").into());
         }
         let mut samples = loaded.samples;
@@ -116,7 +120,11 @@ fn pictures(args: &EvalReport, runs: &[(Header, Vec<Row>)], ui: &Ui) -> anyhow::
         samples.retain(|s| videos.contains(&s.video_id));
         let bar = ui.bar("looking at videos", videos.len() as u64, Unit::Count);
         let found = thumbnails(&samples, &media::decoding(), &|| bar.more());
-        all.extend(found.into_iter().map(|(video, picture)| ((task.name.to_owned(), video), picture)));
+        all.extend(
+            found
+                .into_iter()
+                .map(|(video, picture)| ((task.name.to_owned(), video), picture)),
+        );
     }
     Ok(all)
 }

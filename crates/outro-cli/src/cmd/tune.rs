@@ -33,7 +33,10 @@ pub(crate) fn run(args: &Tune, ui: &Ui) -> anyhow::Result<()> {
         .split
         .tuning(&questions.loaded.samples, args.asking.limit.unwrap_or(usize::MAX));
     if used.is_empty() {
-        let problem = format!("--share {} of the videos of {} is none", args.split.share, args.task);
+        let problem = format!(
+            "--share {} of the videos of {} is none",
+            args.split.share, args.task
+        );
         return Err(Fault::usage(problem).hint("give a greater share").into());
     }
     let header = Header {
@@ -98,10 +101,11 @@ pub(crate) fn run(args: &Tune, ui: &Ui) -> anyhow::Result<()> {
 }
 
 /// What the p values are worth.
-const MEANING: &str = "p is the exact McNemar test of one setting against the plain model, as if it were the only one. Many were \
-tried and the best is the one that came out best, so its p and its gain flatter it; p x settings allows for the number of them \
-(Bonferroni). Neither allows for questions about one video hanging together, which the interval does. What the setting is worth \
-is measured on other questions: outro eval run --held-out.";
+const MEANING: &str = "\
+p is the exact McNemar test of one setting against the plain model, as if it were the only one that was tried. The best is
+the one that came out best here, so its p and its gain flatter it. `p x settings` allows for the number of settings
+(Bonferroni); neither allows for questions about one video hanging together, which the interval does. What the setting is
+worth is measured on the other questions: outro eval run --held-out.";
 
 fn videos(samples: &[Sample]) -> usize {
     let names: std::collections::BTreeSet<_> = samples.iter().map(|s| &s.video_id).collect();
@@ -114,7 +118,10 @@ fn open(path: &Path, header: &Header) -> anyhow::Result<(Log, Vec<Row>)> {
         && let Ok((there, _)) = log::read(path)
         && !there.split.is_some_and(|s| s.starts_with(TUNING))
     {
-        let problem = format!("{}: is the log of a run, whose questions are not for tuning", path.display());
+        let problem = format!(
+            "{}: is the log of a run, whose questions are not for tuning",
+            path.display()
+        );
         return Err(Fault::failure(problem).hint("give another --out").into());
     }
     Ok(Log::open(path, header)?)
@@ -146,7 +153,8 @@ fn write(args: &Tune, checkpoint: &Checkpoint, own: &Settings) -> anyhow::Result
     if args.asking.settings.is_some() {
         written.why_not = Some("--settings was given, so the model's own are left alone".into());
     } else if checkpoint.source.tiny {
-        written.why_not = Some("the program's own model keeps its settings; give the file with --settings".into());
+        written.why_not =
+            Some("the program's own model keeps its settings; give the file with --settings".into());
     } else if fs::read_to_string(&place).is_ok_and(|there| there == text) {
         written.installed = Some(place);
     } else if !place.exists() || args.install {
@@ -154,7 +162,7 @@ fn write(args: &Tune, checkpoint: &Checkpoint, own: &Settings) -> anyhow::Result
         written.installed = Some(place);
     } else {
         written.why_not = Some(format!(
-            "{} is there and stays; --install puts the new one in its place and keeps it",
+            "{} is there and stays; --install keeps it under another name and puts the new one in its place",
             place.display()
         ));
     }
@@ -184,19 +192,35 @@ fn put(path: &Path, text: &str) -> anyhow::Result<Option<PathBuf>> {
 
 fn text(of: &str, found: &Outcome, written: &Written) -> String {
     let mut out = format!("tuned on     {of}\n\n");
-    let width = found.tried.iter().map(|t| t.strategy.len()).max().unwrap_or(0).max(7);
+    let width = found
+        .tried
+        .iter()
+        .map(|t| t.strategy.len())
+        .max()
+        .unwrap_or(0)
+        .max(7);
     // Writing to a String cannot fail, here and below.
     let _ = writeln!(
         out,
         "{:width$}  {:>9}  {:>7}  {:>6}  {:>5}  {:>10}  {:>16}  {:>7}  {:>12}",
-        "setting", "questions", "right %", "gained", "lost", "difference", "95 % interval", "p", "p x settings"
+        "setting",
+        "questions",
+        "right %",
+        "gained",
+        "lost",
+        "difference",
+        "95 % interval",
+        "p",
+        "p x settings"
     );
     for t in &found.tried {
         let _ = writeln!(out, "{}", line(t, width).trim_end());
     }
     out.push('\n');
     match &found.best {
-        None => out.push_str("best         the plain model: no setting has more right answers; nothing is written\n"),
+        None => out.push_str(
+            "best         the plain model: no setting has more right answers; nothing is written\n",
+        ),
         Some(best) => {
             let _ = writeln!(out, "best         {best}");
         }

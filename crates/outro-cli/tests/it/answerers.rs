@@ -102,7 +102,10 @@ fn serve(mut stream: TcpStream, all: &Mutex<Vec<Seen>>, behave: &Behave) -> std:
         behave(before, &seen)
     };
     if let Some((status, headers, body)) = answer {
-        let head = format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n{headers}\r\n", body.len());
+        let head = format!(
+            "HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n{headers}\r\n",
+            body.len()
+        );
         stream.write_all((head + &body).as_bytes())?;
     }
     Ok(())
@@ -123,13 +126,34 @@ fn world(task: &str) -> PathBuf {
 
 fn run(server: &str, log: &Path, extra: &[&str]) -> Ran {
     let line = args![
-        "eval", "run", "avhbench", "--data", world("avhbench"), "--out", log, "--model", "some/model", "--frames", "2", "--endpoint", server, "--attempts", "3"
+        "eval",
+        "run",
+        "avhbench",
+        "--data",
+        world("avhbench"),
+        "--out",
+        log,
+        "--model",
+        "some/model",
+        "--frames",
+        "2",
+        "--endpoint",
+        server
     ];
     let mut command = command();
     command
         .args(line)
         .args(extra)
-        .args(if extra.contains(&"--limit") { &[][..] } else { &["--limit", "4"] })
+        .args(if extra.contains(&"--limit") {
+            &[][..]
+        } else {
+            &["--limit", "4"]
+        })
+        .args(if extra.contains(&"--attempts") {
+            &[][..]
+        } else {
+            &["--attempts", "3"]
+        })
         .env("OUTRO_API_KEY", KEY)
         .env("NO_PROXY", "127.0.0.1")
         .env("no_proxy", "127.0.0.1");
@@ -156,14 +180,33 @@ fn a_server_is_asked_by_the_same_rules() {
     assert_eq!(asked.len(), 4);
     let own = dir.path().join("own.jsonl");
     let line = args![
-        "eval", "run", "avhbench", "--data", world("avhbench"), "--out", &own, "--model", "outro-tiny", "--limit", "4",
-        "--strategy", "baseline", "--profile", "letter"
+        "eval",
+        "run",
+        "avhbench",
+        "--data",
+        world("avhbench"),
+        "--out",
+        &own,
+        "--model",
+        "outro-tiny",
+        "--limit",
+        "4",
+        "--strategy",
+        "baseline",
+        "--profile",
+        "letter"
     ];
     outro(line).ok();
     for ((seen, row), own) in asked.iter().zip(rows(&log)).zip(rows(&own)) {
         assert_eq!(seen.key.as_deref(), Some(KEY));
-        assert_eq!((&seen.body["model"], &seen.body["temperature"]), (&json!("some/model"), &json!(0)));
-        assert_eq!((seen.words(), &row["question"], &row["gold"]), (own["question"].as_str().unwrap(), &own["question"], &own["gold"]));
+        assert_eq!(
+            (&seen.body["model"], &seen.body["temperature"]),
+            (&json!("some/model"), &json!(0))
+        );
+        assert_eq!(
+            (seen.words(), &row["question"], &row["gold"]),
+            (own["question"].as_str().unwrap(), &own["question"], &own["gold"])
+        );
         let pictures = seen.parts("image_url");
         assert_eq!((pictures.len(), &row["frames"]), (2, &json!(2)));
         let url = pictures[0]["image_url"]["url"].as_str().unwrap();
@@ -171,17 +214,34 @@ fn a_server_is_asked_by_the_same_rules() {
         let sound = seen.parts("input_audio");
         let heard = row["audio_seconds"].as_f64().unwrap() > 0.0;
         assert_eq!(sound.len(), usize::from(heard));
-        assert!(sound.iter().all(|s| s["input_audio"]["format"] == "wav" && s["input_audio"]["data"].as_str().unwrap().starts_with("UklGR")));
+        assert!(sound.iter().all(|s| s["input_audio"]["format"] == "wav"
+            && s["input_audio"]["data"].as_str().unwrap().starts_with("UklGR")));
         assert_eq!(row["prompt_tokens"], 77);
     }
     assert!(asked.iter().any(|s| !s.parts("input_audio").is_empty()));
     let rows = rows(&log);
-    let parsed: Vec<_> = rows.iter().map(|r| (r["parsed"].as_str(), r["invalid"].as_str())).collect();
-    assert_eq!(parsed, [(Some("Yes"), None), (Some("No"), None), (None, Some("no_answer")), (None, Some("empty"))]);
+    let parsed: Vec<_> = rows
+        .iter()
+        .map(|r| (r["parsed"].as_str(), r["invalid"].as_str()))
+        .collect();
+    assert_eq!(
+        parsed,
+        [
+            (Some("Yes"), None),
+            (Some("No"), None),
+            (None, Some("no_answer")),
+            (None, Some("empty"))
+        ]
+    );
     // The server and the model's name are the run's identity, and without sound none is sent.
     run(&Server::start(|_, _| says("Yes")).url(), &log, &[]).fails(1, &["answerer"]);
     let mute = Server::start(|_, _| says("Yes"));
-    run(&mute.url(), &dir.path().join("mute.jsonl"), &["--ablate", "sound"]).ok();
+    run(
+        &mute.url(),
+        &dir.path().join("mute.jsonl"),
+        &["--ablate", "sound"],
+    )
+    .ok();
     assert!(mute.asked().iter().all(|s| s.parts("input_audio").is_empty()));
 }
 
@@ -194,7 +254,10 @@ fn a_server_that_stumbles_is_asked_again() {
         1 => fails(503, "loading"),
         3 => None,
         // The third question itself is refused, the others are answered.
-        5 => fails(400, &format!("audio is not understood, says {}", seen.key.as_deref().unwrap())),
+        5 => fails(
+            400,
+            &format!("audio is not understood, says {}", seen.key.as_deref().unwrap()),
+        ),
         _ => says("Yes"),
     });
     let ran = run(&server.url(), &log, &[]).ok();
@@ -202,8 +265,15 @@ fn a_server_that_stumbles_is_asked_again() {
     assert_eq!(server.asked().len(), 7);
     let failed: Vec<_> = rows.iter().filter_map(|r| r["error"].as_str()).collect();
     assert_eq!(failed.len(), 1, "{failed:?}");
-    assert!(failed[0].contains("400") && failed[0].contains("not understood") && failed[0].contains("***"), "{failed:?}");
-    assert!(ran.stderr.contains("1 answers failed") && !ran.stderr.contains(KEY), "{}", ran.stderr);
+    assert!(
+        failed[0].contains("400") && failed[0].contains("not understood") && failed[0].contains("***"),
+        "{failed:?}"
+    );
+    assert!(
+        ran.stderr.contains("1 answers failed") && !ran.stderr.contains(KEY),
+        "{}",
+        ran.stderr
+    );
     // What failed is asked again when that is wanted, and only that.
     run(&server.url(), &log, &[]).ok();
     assert_eq!(server.asked().len(), 7);
@@ -212,7 +282,11 @@ fn a_server_that_stumbles_is_asked_again() {
     let report = outro(args!["eval", "report", &log, "--format", "json"]).ok();
     let report: Value = serde_json::from_str(&report.stdout).unwrap();
     let all = &report[0]["results"][0]["all"];
-    assert_eq!((&all["total"], &all["failed"]), (&json!(4), &json!(0)), "the new answer stands");
+    assert_eq!(
+        (&all["total"], &all["failed"]),
+        (&json!(4), &json!(0)),
+        "the new answer stands"
+    );
 }
 
 #[test]
@@ -228,11 +302,18 @@ fn a_question_that_a_well_server_cannot_bear_is_a_row() {
         if before == 1 {
             *hard = Some(seen.words().to_owned());
         }
-        if hard.as_deref() == Some(seen.words()) { fails(500, "out of memory") } else { says("No") }
+        if hard.as_deref() == Some(seen.words()) {
+            fails(500, "out of memory")
+        } else {
+            says("No")
+        }
     });
     run(&server.url(), &log, &[]).ok();
     let rows = rows(&log);
-    let failed: Vec<_> = rows.iter().filter(|r| r["error"].as_str().is_some_and(|e| e.contains("out of memory"))).collect();
+    let failed: Vec<_> = rows
+        .iter()
+        .filter(|r| r["error"].as_str().is_some_and(|e| e.contains("out of memory")))
+        .collect();
     assert_eq!((rows.len(), failed.len()), (4, 1));
 }
 
@@ -240,13 +321,43 @@ fn a_question_that_a_well_server_cannot_bear_is_a_row() {
 fn a_server_that_is_down_stops_the_run_which_goes_on_later() {
     let dir = tempfile::tempdir().unwrap();
     for (name, behave, part) in [
-        ("ill", Box::new(|_: usize, _: &Seen| fails(500, "broken")) as Box<Behave>, "broken"),
-        ("busy", Box::new(|_, _| Some((429, "Retry-After: 0\r\n", String::new()))), "429"),
-        ("locked", Box::new(|_, _| fails(401, "who are you?")), "who are you"),
-        ("another", Box::new(|_, _| Some((200, "", "<html>".into()))), "not JSON"),
-        ("strange", Box::new(|_, _| Some((200, "", "{}".into()))), "not a chat completion"),
+        (
+            "ill",
+            Box::new(|_: usize, _: &Seen| fails(500, "broken")) as Box<Behave>,
+            "broken",
+        ),
+        (
+            "busy",
+            Box::new(|_, _| Some((429, "Retry-After: 0\r\n", String::new()))),
+            "429",
+        ),
+        (
+            "locked",
+            Box::new(|_, _| fails(401, "who are you?")),
+            "who are you",
+        ),
+        (
+            "another",
+            Box::new(|_, _| Some((200, "", "<html>".into()))),
+            "not JSON",
+        ),
+        (
+            "strange",
+            Box::new(|_, _| Some((200, "", "{}".into()))),
+            "not a chat completion",
+        ),
         // After the second answer everything but the list of models breaks: three in a row are too many.
-        ("late", Box::new(|before, s| if s.path.ends_with("/models") || before < 2 { says("Yes") } else { fails(500, "gone") }), "gone"),
+        (
+            "late",
+            Box::new(|before, s| {
+                if s.path.ends_with("/models") || before < 2 {
+                    says("Yes")
+                } else {
+                    fails(500, "gone")
+                }
+            }),
+            "gone",
+        ),
     ] {
         let log = dir.path().join(format!("{name}.jsonl"));
         let server = Server::start(behave);
@@ -254,7 +365,11 @@ fn a_server_that_is_down_stops_the_run_which_goes_on_later() {
         assert!(!ran.stderr.contains(KEY), "{}", ran.stderr);
         ran.fails(1, &[part, "start the same command again"]);
         let failed = rows(&log).iter().filter(|r| r["error"].is_string()).count();
-        assert_eq!((rows(&log).len(), failed), if name == "late" { (4, 2) } else { (0, 0) }, "{name}");
+        assert_eq!(
+            (rows(&log).len(), failed),
+            if name == "late" { (4, 2) } else { (0, 0) },
+            "{name}"
+        );
     }
     // Nobody there: a port that was just given back.
     let log = dir.path().join("log.jsonl");
@@ -267,8 +382,12 @@ fn a_server_that_is_down_stops_the_run_which_goes_on_later() {
         std::thread::sleep(Duration::from_secs(5));
         None
     });
-    run(&server.url(), &dir.path().join("slow.jsonl"), &["--request-timeout", "0.3", "--attempts", "1"])
-        .fails(1, &["no answer within 0.3 s"]);
+    run(
+        &server.url(),
+        &dir.path().join("slow.jsonl"),
+        &["--request-timeout", "0.3", "--attempts", "1"],
+    )
+    .fails(1, &["no answer within 0.3 s"]);
     // The same command goes on: two questions are answered, the third stops the run, the next start asks two.
     let log = dir.path().join("resumed.jsonl");
     let down = Arc::new(Mutex::new(false));
@@ -291,22 +410,53 @@ fn a_server_that_is_down_stops_the_run_which_goes_on_later() {
 fn replies_come_from_files() {
     let dir = tempfile::tempdir().unwrap();
     let (own, log) = (dir.path().join("own.jsonl"), dir.path().join("log.jsonl"));
-    let base = |out: &Path| args!["eval", "run", "avhbench", "--data", world("avhbench"), "--limit", "4", "--out", out].to_vec();
+    let base = |out: &Path| {
+        args![
+            "eval",
+            "run",
+            "avhbench",
+            "--data",
+            world("avhbench"),
+            "--limit",
+            "4",
+            "--out",
+            out
+        ]
+        .to_vec()
+    };
     outro([base(&own), args!["--model", "outro-tiny"].to_vec()].concat()).ok();
     // A log is such a file, and scores as the run did.
     outro([base(&log), args!["--replies", &own].to_vec()].concat()).ok();
-    let plain: Vec<Value> = rows(&own).into_iter().filter(|r| r["strategy"] == "baseline").collect();
+    let plain: Vec<Value> = rows(&own)
+        .into_iter()
+        .filter(|r| r["strategy"] == "baseline")
+        .collect();
     for (a, b) in rows(&log).iter().zip(&plain) {
-        assert_eq!((&a["id"], &a["reply"], &a["right"]), (&b["id"], &b["reply"], &b["right"]));
+        assert_eq!(
+            (&a["id"], &a["reply"], &a["right"]),
+            (&b["id"], &b["reply"], &b["right"])
+        );
     }
     let file = dir.path().join("replies.json");
-    fs::write(&file, json!([{"id": "000000", "reply": "Yes"}, {"id": "000001", "reply": "hm"}]).to_string()).unwrap();
+    fs::write(
+        &file,
+        json!([{"id": "000000", "reply": "Yes"}, {"id": "000001", "reply": "hm"}]).to_string(),
+    )
+    .unwrap();
     let other = dir.path().join("other.jsonl");
     let line = [base(&other), args!["--replies", &file].to_vec()].concat();
     outro(&line).ok();
     let got = rows(&other);
-    assert_eq!((got.len(), &got[0]["parsed"], &got[1]["invalid"]), (4, &json!("Yes"), &json!("no_answer")));
-    assert!(got[2]["error"].as_str().unwrap().contains("no reply to question 000002"));
+    assert_eq!(
+        (got.len(), &got[0]["parsed"], &got[1]["invalid"]),
+        (4, &json!("Yes"), &json!("no_answer"))
+    );
+    assert!(
+        got[2]["error"]
+            .as_str()
+            .unwrap()
+            .contains("no reply to question 000002")
+    );
     fs::write(&file, "{\"id\": 1, \"reply\": \"a\"}\n{\"id\": 2}\n").unwrap();
     outro(&line).fails(1, &["replies.json", "row 2", "no reply"]);
     fs::write(&file, "{\"id\": \"000000\", \"reply\": \"a\"}\n").unwrap();
@@ -319,7 +469,12 @@ fn what_only_a_model_can_do_is_refused() {
     let log = dir.path().join("log.jsonl");
     let url = "http://127.0.0.1:9/v1";
     run(url, &log, &["--strategy", "outro"]).fails(2, &["--strategy outro", "--endpoint"]);
-    run(url, &log, &["--strategy", "baseline", "--strategy", "prune:layer=1,keep=0.5"]).fails(2, &["prune"]);
+    run(
+        url,
+        &log,
+        &["--strategy", "baseline", "--strategy", "prune:layer=1,keep=0.5"],
+    )
+    .fails(2, &["prune"]);
     run(url, &log, &["--readout", "logits"]).fails(2, &["--readout"]);
     run(url, &log, &["--quantize", "q8_0"]).fails(2, &["--quantize"]);
     run(url, &log, &["--held-out"]).fails(2, &["--held-out"]);
@@ -329,6 +484,16 @@ fn what_only_a_model_can_do_is_refused() {
     ran.fails(2, &["OUTRO_API_KEY"]);
     run(url, &log, &["--request-timeout", "0"]).fails(2, &["--request-timeout"]);
     assert!(!log.exists());
-    let line = args!["eval", "run", "avhbench", "--data", world("avhbench"), "--out", &log, "--endpoint", url];
+    let line = args![
+        "eval",
+        "run",
+        "avhbench",
+        "--data",
+        world("avhbench"),
+        "--out",
+        &log,
+        "--endpoint",
+        url
+    ];
     outro(line).fails(2, &["--model"]);
 }

@@ -18,4 +18,5 @@ mod sinks;
 mod support;
 mod tidy;
 mod trace;
+mod tune;
 mod world;

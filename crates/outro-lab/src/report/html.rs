@@ -49,10 +49,14 @@ fn section(out: &mut String, report: &Report) {
         escape(&run.task),
         run.questions,
         [("shard ", &run.shard), ("", &run.split)]
-            .map(|(name, value)| value.as_ref().map_or(String::new(), |v| format!(" ({name}{})", escape(v))))
+            .map(|(name, value)| value
+                .as_ref()
+                .map_or(String::new(), |v| format!(" ({name}{})", escape(v))))
             .concat(),
         escape(&run.model),
-        run.answerer.as_ref().map_or(String::new(), |a| format!(" by {}", escape(a))),
+        run.answerer
+            .as_ref()
+            .map_or(String::new(), |a| format!(" by {}", escape(a))),
         escape(&run.profile),
         escape(&run.parser),
         escape(&run.readout),
@@ -67,7 +71,10 @@ fn section(out: &mut String, report: &Report) {
                 bars.entry(part).or_default().push((&result.strategy, score));
             }
         }
-        figure(out, &division, &bars);
+        // One part is the whole.
+        if bars.len() > 1 || division == "category" {
+            figure(out, &division, &bars);
+        }
     }
 }
 
@@ -131,7 +138,12 @@ fn figure(out: &mut String, title: &str, bars: &BTreeMap<&str, Vec<(&str, &Score
     let at = |share: f64| LEFT + SCALE * share;
     let (mut y, mut inner) = (24.0, String::new());
     for (part, scores) in bars {
-        let _ = write!(inner, "<text class=\"part\" x=\"0\" y=\"{:.0}\">{}</text>", y + 12.0, escape(part));
+        let _ = write!(
+            inner,
+            "<text class=\"part\" x=\"0\" y=\"{:.0}\">{}</text>",
+            y + 12.0,
+            escape(part)
+        );
         y += 18.0;
         for (i, (strategy, s)) in scores.iter().enumerate() {
             let _ = write!(
@@ -164,10 +176,15 @@ fn figure(out: &mut String, title: &str, bars: &BTreeMap<&str, Vec<(&str, &Score
 
 /// What each strategy gained and lost against the first, and the difference with its interval.
 fn differences(out: &mut String, report: &Report) {
-    let versus = report.results.iter().filter_map(|r| Some((&r.strategy, r.paired.as_ref()?)));
+    let versus = report
+        .results
+        .iter()
+        .filter_map(|r| Some((&r.strategy, r.paired.as_ref()?)));
     let versus: Vec<_> = versus.collect();
     let Some((_, first)) = versus.first() else { return };
-    let ends = versus.iter().flat_map(|(_, v)| [v.interval.0.abs(), v.interval.1.abs()]);
+    let ends = versus
+        .iter()
+        .flat_map(|(_, v)| [v.interval.0.abs(), v.interval.1.abs()]);
     // Whole percents, at least two, so that a scale of noise looks like one.
     let most = ends.fold(0.02_f64, f64::max).mul_add(100.0, 0.5).ceil() / 100.0;
     let at = |d: f64| LEFT + SCALE * (0.5 + d / most / 2.0);

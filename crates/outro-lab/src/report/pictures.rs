@@ -14,7 +14,7 @@ use crate::task::Sample;
 pub type Pictures = BTreeMap<(String, String), String>;
 
 /// Rows and columns of a picture at most.
-const SIDES: (usize, usize) = (120, 160);
+const SIDES: (usize, usize) = (84, 128);
 const QUALITY: u8 = 70;
 
 /// The frame in the middle of every video that can be read, by the video's name.
@@ -37,7 +37,9 @@ fn thumbnail(sample: &Sample, options: &Options) -> Result<String> {
     let (height, width) = (clip.video.height.max(1), clip.video.width.max(1));
     let scale = (SIDES.0 as f64 / height as f64).min(SIDES.1 as f64 / width as f64);
     let side = |n: usize| ((n as f64 * scale).round() as usize).max(1);
-    let middle = sample.clip.map_or(0.5, |(a, b)| (a + b) / 2.0 / clip.video.duration.max(1e-9));
+    let middle = sample
+        .clip
+        .map_or(0.5, |(a, b)| (a + b) / 2.0 / clip.video.duration.max(1e-9));
     let last = clip.video.frames.saturating_sub(1);
     let frame = (last as f64 * middle.clamp(0.0, 1.0)).round() as usize;
     let frames = clip.frames(&[frame], (side(height), side(width)))?;

@@ -134,16 +134,22 @@ impl<'a> Client<'a> {
             request = request.header(AUTHORIZATION, value);
         }
         if let Some(body) = body {
-            request = request.header(CONTENT_TYPE, "application/json").body(body.to_string());
+            request = request
+                .header(CONTENT_TYPE, "application/json")
+                .body(body.to_string());
         }
         let mut response = request.send().await.map_err(|e| self.broken(&e))?;
         let status = response.status();
         let header = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok());
-        let wait = header.and_then(|s| s.trim().parse().ok()).map(Duration::from_secs);
+        let wait = header
+            .and_then(|s| s.trim().parse().ok())
+            .map(Duration::from_secs);
         let mut bytes = Vec::new();
         while let Some(piece) = response.chunk().await.map_err(|e| self.broken(&e))? {
             if bytes.len() + piece.len() > ANSWER {
-                return Err(Trouble::Question(format!("the answer is longer than {ANSWER} bytes")));
+                return Err(Trouble::Question(format!(
+                    "the answer is longer than {ANSWER} bytes"
+                )));
             }
             bytes.extend_from_slice(&piece);
         }
@@ -152,7 +158,11 @@ impl<'a> Client<'a> {
         if status.is_success() {
             return value.ok_or_else(|| Trouble::Refused("answers something that is not JSON".into()));
         }
-        let why = format!("answers {}: {}", status.as_u16(), self.complaint(value.as_ref(), &text));
+        let why = format!(
+            "answers {}: {}",
+            status.as_u16(),
+            self.complaint(value.as_ref(), &text)
+        );
         Err(match status {
             StatusCode::TOO_MANY_REQUESTS => Trouble::Busy(why, wait),
             StatusCode::BAD_REQUEST

@@ -124,7 +124,10 @@ impl<'a> Asked<'a> {
     /// The model's own way of putting questions, and of reading media.
     fn ways(&self, asking: &Asking) -> anyhow::Result<(&'static Profile, MediaOptions)> {
         let (own, base) = match self {
-            Self::Checkpoint(c) => (c.preparer.settings().profile.as_deref(), c.preparer.media_options()),
+            Self::Checkpoint(c) => (
+                c.preparer.settings().profile.as_deref(),
+                c.preparer.media_options(),
+            ),
             Self::Remote { .. } => (None, MediaOptions::default()),
         };
         let profile = Profile::named(asking.profile.as_deref().or(own))?;
@@ -172,7 +175,9 @@ impl Questions {
         let options = &self.options;
         let (answerer, model, weights) = match asked {
             Asked::Checkpoint(c) => (None, c.name(), asking.weights.name()),
-            Asked::Remote { answerer, model, .. } => (Some(answerer.clone()), model.clone(), "unknown".into()),
+            Asked::Remote { answerer, model, .. } => {
+                (Some(answerer.clone()), model.clone(), "unknown".into())
+            }
         };
         Header {
             outro_eval: log::FORM,

@@ -83,7 +83,8 @@ pub(super) fn tune(f: TuneFlags) -> anyhow::Result<Tune> {
     // Whether a value can be meant does not depend on the model.
     for name in &grid {
         Strategy::parse(name, &OutRoConfig::default()).map_err(|e| {
-            Fault::usage(e.to_string()).hint("numbers, comma-separated; of --layers lists with + or `default`")
+            Fault::usage(e.to_string())
+                .hint("numbers, comma-separated; of --layers lists with + or `default`")
         })?;
     }
     Ok(Tune {

@@ -293,10 +293,15 @@ fn several_tasks_and_all_forms_of_report() {
     let data = tiny().with_file_name("world");
     let line = args!["eval", "report", &run, "--format", "html", "--data", &data];
     let shown = outro(line).ok().stdout;
+    let videos = ["avhbench", "daily-omni"].map(|task| {
+        let rows = answers(&run.join(format!("{task}.jsonl")));
+        let videos: std::collections::BTreeSet<_> = rows.iter().map(|r| r["video"].to_string()).collect();
+        videos.len()
+    });
     assert_eq!(
         shown.matches("data:image/jpeg;base64,").count(),
-        4,
-        "two videos of each task"
+        videos.iter().sum::<usize>(),
+        "one of every video"
     );
     assert!(!page.contains("data:image"));
     outro(args!["eval", "report", &run, "--data", &data]).fails(2, &["--data", "html"]);
@@ -504,4 +509,58 @@ fn the_kubernetes_job_is_a_whole_run() {
     outro(args!["eval", "merge", "--out", &merged].into_iter().chain(shards)).ok();
     outro(run_line("avhbench", &single)).ok();
     assert_eq!(answers(&merged), answers(&single));
+}
+
+/// A decoder that hangs costs its videos' questions and not the run; nor does a pipe that nobody writes to.
+#[cfg(unix)]
+#[test]
+fn what_hangs_is_a_row_with_its_reason() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("ffmpeg");
+    fs::write(&program, "#!/bin/sh\nexec sleep 600\n").unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let log = dir.path().join("log.jsonl");
+    let line = args![
+        "--limit",
+        "6",
+        "--decoder",
+        "ffmpeg",
+        "--deadline",
+        "0.5",
+        "--strategy",
+        "baseline"
+    ];
+    let line = [run_line("avhbench", &log), line.into()].concat();
+    finish(command().args(&line).env("OUTRO_FFMPEG", &program)).ok();
+    let rows = answers(&log);
+    assert_eq!(rows.len(), 6);
+    for row in rows {
+        assert!(row["error"].as_str().unwrap().contains("--deadline"), "{row}");
+    }
+    fs::create_dir(dir.path().join("videos")).unwrap();
+    let pipe = dir.path().join("videos/a.mp4");
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let row = json!({"video_id": "a", "task": "AV Matching", "text": "Same?", "label": "Yes"});
+    fs::write(dir.path().join("QA.json"), json!([row]).to_string()).unwrap();
+    let log = dir.path().join("pipe.jsonl");
+    outro(args![
+        "eval",
+        "run",
+        "avhbench",
+        "--data",
+        dir.path(),
+        "--out",
+        &log,
+        "--model",
+        "outro-tiny"
+    ])
+    .ok();
+    assert!(answers(&log)[0]["error"].as_str().unwrap().contains("not a file"));
 }

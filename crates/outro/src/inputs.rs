@@ -66,7 +66,7 @@ impl Pixels {
         self.data.extend_from_slice(data);
     }
 
-    fn validate(&self, key: &str, grid_key: &str, v: &VisionConfig) -> Result<()> {
+    fn validate(&self, key: &str, grid_key: &str, v: &VisionConfig, merge: usize) -> Result<()> {
         let cols = v.channels * v.temporal * v.patch * v.patch;
         if self.cols != cols {
             let problem = format!(
@@ -78,11 +78,9 @@ impl Pixels {
         let mut rows = 0_usize;
         for grid in &self.grid_thw {
             let [t, h, w] = *grid;
-            if t == 0 || h == 0 || w == 0 || h % v.merge != 0 || w % v.merge != 0 {
-                let problem = format!(
-                    "holds {grid:?}; time must be above 0, height and width multiples of {}",
-                    v.merge
-                );
+            if t == 0 || h == 0 || w == 0 || h % merge != 0 || w % merge != 0 {
+                let problem =
+                    format!("holds {grid:?}; time must be above 0, height and width multiples of {merge}");
                 return Err(Error::input(grid_key, problem));
             }
             rows = t
@@ -289,8 +287,9 @@ impl Inputs {
                 let (Some(v), Some(_)) = (&c.vision, id) else {
                     return Err(Error::input(key, "given, and this model takes no such media"));
                 };
-                p.validate(key, grid_key, v)?;
-                expected = p.tokens(v.merge).iter().sum();
+                let merge = if name == "image" { v.image_merge } else { v.merge };
+                p.validate(key, grid_key, v, merge)?;
+                expected = p.tokens(merge).iter().sum();
             }
             count(grid_key, name, id, expected)?;
         }

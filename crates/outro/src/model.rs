@@ -8,7 +8,6 @@ use crate::checkpoint::{Checkpoint, Dtype, Matrix, Quantised, Quantize};
 use crate::config::Config;
 use crate::encoder::{AudioTower, VisionTower};
 use crate::error::{Error, Result};
-use crate::family;
 use crate::inputs::{Inputs, Pixels};
 use crate::nn::{Decoder, Mat, Weights};
 use crate::positions::{Positions, positions};
@@ -83,13 +82,6 @@ pub struct MediaEmbeds {
     pub audio: Mat,
 }
 
-fn names(config: &Config) -> Result<family::Names> {
-    let found = family::find(&config.model_type);
-    found
-        .map(|f| f.names)
-        .ok_or_else(|| Error::config("config.json", "model_type", "unknown family"))
-}
-
 impl Model {
     /// Opens the checkpoint in the directory, or the GGUF file, `dir`. Matrices stay memory-mapped where the options
     /// allow it.
@@ -97,8 +89,15 @@ impl Model {
     /// # Errors
     /// Everything that can be wrong with config.json and the weights, by file, field and tensor.
     pub fn load(dir: &Path, options: impl Into<LoadOptions>) -> Result<Self> {
-        let config = Config::load(dir)?;
-        let checkpoint = Checkpoint::open(dir, names(&config)?.skipped)?;
+        Self::open(Config::load(dir)?, dir, options)
+    }
+
+    /// [`Model::load`] with a configuration that the caller has read ([`Config::load_among`]).
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn open(config: Config, dir: &Path, options: impl Into<LoadOptions>) -> Result<Self> {
+        let checkpoint = Checkpoint::open(dir, config.names.skipped, config.names.renamed)?;
         Self::build(config, &checkpoint, &options.into())
     }
 
@@ -106,7 +105,7 @@ impl Model {
     /// `dtype` auto is bf16.
     ///
     /// # Errors
-    /// A family that is not known.
+    /// Options that cannot be.
     pub fn random(config: Config, options: impl Into<LoadOptions>, seed: u64) -> Result<Self> {
         let options = LoadOptions {
             cache: None,
@@ -116,7 +115,7 @@ impl Model {
     }
 
     fn build(config: Config, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
-        let names = names(&config)?;
+        let names = config.names;
         let w = Weights {
             checkpoint,
             dtype: options.dtype,
@@ -144,7 +143,7 @@ impl Model {
         let vision = config
             .vision
             .as_ref()
-            .map(|c| VisionTower::load(w, names.vision, c))
+            .map(|c| VisionTower::load(w, &names, c))
             .transpose()?;
         let audio = config
             .audio
@@ -241,12 +240,19 @@ impl Model {
             patches(&inputs.pixel_values_videos),
         );
         let total = images + videos;
-        let image = self.encode_vision("pixel_values", inputs.pixel_values.as_ref(), &mut |done| {
+        let (merge, image_merge) = self
+            .config
+            .vision
+            .as_ref()
+            .map_or((1, 1), |v| (v.merge, v.image_merge));
+        let pixels = inputs.pixel_values.as_ref();
+        let image = self.encode_vision("pixel_values", pixels, image_merge, &mut |done| {
             progress(Progress::Vision { done, total });
         })?;
         let video = self.encode_vision(
             "pixel_values_videos",
             inputs.pixel_values_videos.as_ref(),
+            merge,
             &mut |done| {
                 progress(Progress::Vision {
                     done: images + done,
@@ -265,6 +271,7 @@ impl Model {
         &self,
         key: &str,
         pixels: Option<&Pixels>,
+        merge: usize,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Mat> {
         let mut out = Mat {
@@ -280,8 +287,11 @@ impl Model {
         for grid in &pixels.grid_thw {
             let rows: usize = grid.iter().product();
             let part = &pixels.data[start * pixels.cols..(start + rows) * pixels.cols];
-            out.data
-                .extend(tower.forward(part, *grid, &mut |n| progress(done + n))?.data);
+            out.data.extend(
+                tower
+                    .forward(part, *grid, merge, &mut |n| progress(done + n))?
+                    .data,
+            );
             start += rows;
             done += rows;
         }

@@ -174,7 +174,11 @@ impl Walk<'_> {
 
     /// Grid of an item after merging, and its tokens.
     fn grid(&self, pixels: Option<&Pixels>, item: usize, what: &str) -> Result<([usize; 3], Option<usize>)> {
-        let merge = self.config.vision.as_ref().map_or(1, |v| v.merge);
+        let merge = self
+            .config
+            .vision
+            .as_ref()
+            .map_or(1, |v| if what == "image" { v.image_merge } else { v.merge });
         let Some([t, h, w]) = pixels.and_then(|p| p.grid_thw.get(item)).copied() else {
             let problem = format!(
                 "has a placeholder at row {} for {what} {item}, which is not given",
@@ -199,6 +203,7 @@ impl Walk<'_> {
         let steps = 0..steps;
         match self.config.positions {
             PositionRule::Text => steps.map(|_| 0).collect(),
+            PositionRule::Grid => steps.map(|i| i as i64).collect(),
             // The reference converts the seconds to whole ones before it multiplies.
             PositionRule::QwenVl { tokens_per_second } => steps
                 .map(|i| (i as f32 * seconds.trunc() * tokens_per_second as f32) as i64)

@@ -121,10 +121,17 @@ impl Preparer {
     /// # Errors
     /// Files that are there and cannot be used, by file and field.
     pub fn open(dir: &Path) -> Result<Self> {
-        let config = Config::load(dir)?;
+        Self::of(Config::load(dir)?, dir)
+    }
+
+    /// [`Preparer::open`] with a configuration that the caller has read ([`Config::load_among`]).
+    ///
+    /// # Errors
+    /// As [`Preparer::open`].
+    pub fn of(config: Config, dir: &Path) -> Result<Self> {
         let (patches, image_min, image_max) = preprocessor::load(dir, &config)?;
         let tokenizer = Tokenizer::open(dir)?;
-        let template = Template::open(dir, &config.model_type)?;
+        let template = Template::open(dir, &config)?;
         Ok(Self {
             config,
             tokenizer,

@@ -31,13 +31,14 @@ pub enum Medium {
 impl Medium {
     /// Tokens by kind: image, video, audio, delimiters that the expansion adds.
     pub(crate) fn tokens(&self, c: &Config) -> [usize; 4] {
-        let merge = c.vision.as_ref().map_or(1, |v| v.merge);
-        let cells = |[t, h, w]: [usize; 3]| t.saturating_mul(h / merge).saturating_mul(w / merge);
+        let (merge, image_merge) = c.vision.as_ref().map_or((1, 1), |v| (v.merge, v.image_merge));
+        let cells =
+            |[t, h, w]: [usize; 3], merge: usize| t.saturating_mul(h / merge).saturating_mul(w / merge);
         match *self {
-            Self::Image { grid } => [cells(grid), 0, 0, 0],
+            Self::Image { grid } => [cells(grid, image_merge), 0, 0, 0],
             Self::Video { grid, sound, .. } => [
                 0,
-                cells(grid),
+                cells(grid, merge),
                 sound.unwrap_or(0),
                 if sound.is_some() { 2 } else { 0 },
             ],

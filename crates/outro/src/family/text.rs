@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Family, Names, qwen2_text};
+use super::{Family, Names, SYSTEM, qwen2_text};
 use crate::checkpoint::gguf::Gguf;
 use crate::config::{Config, Json, PositionRule, SpecialTokens, TextConfig};
 use crate::error::{Error, Result};
@@ -11,18 +11,21 @@ const NAMES: Names = Names {
     text: "model.",
     lm_head: "lm_head.weight",
     vision: "",
+    merger: "",
     audio: "",
     skipped: &[],
+    renamed: &[],
 };
 
 pub(super) const QWEN2: Family = Family {
     model_type: "qwen2",
-    parse: |json| text("qwen2", json, true),
     names: NAMES,
+    parse: |json| text("qwen2", json, true),
 };
 
 pub(super) const LLAMA: Family = Family {
     model_type: "llama",
+    names: NAMES,
     parse: |json| {
         for key in ["attention_bias", "mlp_bias"] {
             if json.at(key).bool_or(false)? {
@@ -33,7 +36,6 @@ pub(super) const LLAMA: Family = Family {
         }
         text("llama", json, false)
     },
-    names: NAMES,
 };
 
 fn text(model_type: &str, json: &Json, qkv_bias: bool) -> Result<Config> {
@@ -51,6 +53,8 @@ fn text(model_type: &str, json: &Json, qkv_bias: bool) -> Result<Config> {
         audio: None,
         tokens: SpecialTokens::default(),
         positions: PositionRule::Text,
+        names: NAMES,
+        system: SYSTEM,
     })
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Family, Names, SYSTEM, qwen2_text};
 use crate::checkpoint::gguf::Gguf;
-use crate::config::{Config, Json, PositionRule, SpecialTokens, TextConfig};
+use crate::config::{Config, FrameRule, Json, PositionRule, SpecialTokens, TextConfig};
 use crate::error::{Error, Result};
 
 const NAMES: Names = Names {
@@ -53,6 +53,7 @@ fn text(model_type: &str, json: &Json, qkv_bias: bool) -> Result<Config> {
         audio: None,
         tokens: SpecialTokens::default(),
         positions: PositionRule::Text,
+        frames: FrameRule::default(),
         names: NAMES,
         system: SYSTEM,
     })

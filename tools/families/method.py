@@ -100,17 +100,22 @@ def begin(decoder, on):
 
 
 @torch.no_grad()
-def run(model, decoder, inputs, on, steps=4, rows=2):
-    """Prefill and greedy steps: the prompt's last rows of logits, then each step's; tokens; sinks; relaxed rows."""
+def run(model, decoder, inputs, on, steps=4, rows=2, positions=None):
+    """Prefill and greedy steps: the prompt's last rows of logits, then each step's; tokens; sinks; relaxed rows.
+    `positions [3, 1, S]` are those of a decoder whose rotary embedding has three axes."""
     from transformers import DynamicCache
 
     state, cache = begin(decoder, on), DynamicCache(config=decoder.config)
     n = inputs["input_ids"].shape[1]
-    y = model(**inputs, past_key_values=cache, use_cache=True).logits[0]
+    place = {} if positions is None else {"position_ids": positions}
+    y = model(**inputs, **place, past_key_values=cache, use_cache=True).logits[0]
     logits, tokens = [y[-rows:]], []
     for i in range(steps):
         tokens.append(int(logits[-1][-1].argmax()))
         last = torch.tensor([[tokens[-1]]])
         mask = torch.ones(1, n + i + 1, dtype=torch.long)
-        logits.append(model(input_ids=last, attention_mask=mask, past_key_values=cache, use_cache=True).logits[0])
+        if positions is not None:
+            place = {"position_ids": torch.full((3, 1, 1), int(positions.max()) + 1 + i)}
+        y = model(input_ids=last, attention_mask=mask, **place, past_key_values=cache, use_cache=True)
+        logits.append(y.logits[0])
     return torch.cat(logits).contiguous(), torch.tensor(tokens), state

@@ -94,3 +94,32 @@ def tokenizer(out):
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(tokenizer_file=str(out / "tokenizer.json"), eos_token="<|im_end|>", pad_token="<|endoftext|>")
+
+
+def clip(seed, frames, height, width):
+    """A moving square on a background that stands still, so that some patches do not change."""
+    video = np.repeat(picture(seed, height, width)[None], frames, axis=0)
+    for i, frame in enumerate(video):
+        frame[3 : 3 + height // 3, 2 + 3 * i : 2 + 3 * i + width // 4] = [250, 30 * i, 90]
+    return video
+
+
+def manifest(out, oracle):
+    """What was made with what, and the sums of all files."""
+    import hashlib
+
+    import transformers
+
+    files = sorted(p for p in out.rglob("*") if p.is_file() and p.name != "manifest.json")
+    content = {
+        "oracle": oracle,
+        "versions": {"transformers": transformers.__version__, "torch": torch.__version__, "dtype": "float32"},
+        "tolerance": {
+            "logits": "2e-4 absolute: float32 sums in another order",
+            "embeddings": "1e-4 absolute",
+            "pixels": "one step of 255 in a few bytes (1/127.5 after normalisation): the resizes round otherwise",
+            "tokens, ids, positions, sinks, relaxed rows, grids": "equal",
+        },
+        "sha256": {p.relative_to(out).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files},
+    }
+    (out / "manifest.json").write_text(json.dumps(content, indent=1) + "\n")

@@ -74,16 +74,46 @@ pub struct TextConfig {
     pub rope_theta: f64,
     /// Frequencies that follow time, height and width (`rope_scaling.mrope_section`); `None` is plain rotary.
     pub rope_sections: Option<[usize; 3]>,
+    /// Whether the axes take turns among the frequencies (`mrope_interleaved`) instead of one section after the other.
+    pub rope_in_turn: bool,
     /// What each of the D / 2 rotary frequencies is divided by, for long contexts (`rope_scaling`).
     pub rope_divisors: Option<Vec<f64>>,
     /// RMS norm epsilon (`rms_norm_eps`).
     pub norm_eps: f32,
     /// Whether q, k and v have biases.
     pub qkv_bias: bool,
+    /// Whether each head's query and key pass an RMS norm before rotary embedding.
+    pub qk_norm: bool,
+    /// Experts in the place of the MLP, at some layers.
+    pub moe: Option<MoeConfig>,
     /// Whether rows of q and k are stored in llama.cpp's order, with rotary pairs side by side; undone at loading.
     pub interleaved: bool,
     /// Whether the output head is the embedding (`tie_word_embeddings`).
     pub tied: bool,
+}
+
+/// A mixture of experts: each row passes those of which the router thinks most.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MoeConfig {
+    /// Experts of a layer (`num_experts`).
+    pub experts: usize,
+    /// Experts that a row passes (`num_experts_per_tok`).
+    pub chosen: usize,
+    /// Width of one expert's gated MLP (`moe_intermediate_size`).
+    pub intermediate: usize,
+    /// Whether the chosen experts' shares are scaled to the sum 1 (`norm_topk_prob`).
+    pub normalised: bool,
+    /// Every which layer has experts, the last of each run (`decoder_sparse_step`).
+    pub step: usize,
+    /// Layers that have an MLP nevertheless (`mlp_only_layers`).
+    pub dense_layers: Vec<usize>,
+}
+
+impl MoeConfig {
+    /// Whether this layer has experts.
+    pub fn at(&self, layer: usize) -> bool {
+        (layer + 1).is_multiple_of(self.step) && !self.dense_layers.contains(&layer)
+    }
 }
 
 /// The vision tower (`vision_config`).

@@ -1,6 +1,7 @@
 //! A model: a configuration and immutable weights, shared by all requests.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use outro_kernels::Activations;
 
@@ -9,7 +10,7 @@ use crate::config::Config;
 use crate::encoder::{AudioTower, VisionTower};
 use crate::error::{Error, Result};
 use crate::inputs::{Inputs, Pixels};
-use crate::nn::{Decoder, Mat, Weights};
+use crate::nn::{Decoder, Deepstack, Mat, Weights};
 use crate::positions::{Positions, positions};
 
 /// What happens while media are encoded and a prompt is run; for progress displays.
@@ -69,6 +70,38 @@ pub struct Prompt {
     pub embeds: Mat,
     /// Rotary positions of the rows, and of the first decoded token.
     pub positions: Positions,
+    /// What visual rows get after the first decoder layers.
+    pub deepstack: Deepstack,
+}
+
+impl Prompt {
+    /// Some of its rows, from one to another. `positions.next` stays.
+    pub(crate) fn rows(&self, range: std::ops::Range<usize>) -> Self {
+        let (cols, kept) = (self.embeds.cols, range.clone().collect::<Vec<_>>());
+        Self {
+            embeds: Mat {
+                cols,
+                data: self.embeds.data[range.start * cols..range.end * cols].to_vec(),
+            },
+            positions: Positions {
+                ids: self.positions.ids[range].to_vec(),
+                next: self.positions.next,
+            },
+            deepstack: self.deepstack.kept(&kept),
+        }
+    }
+
+    /// Whether it begins with the rows of `prefix`, and goes on.
+    pub(crate) fn extends(&self, prefix: &Self) -> bool {
+        let n = prefix.embeds.rows();
+        let (mine, other) = (&self.deepstack, &prefix.deepstack);
+        self.embeds.rows() > n
+            && prefix.embeds.cols == self.embeds.cols
+            && self.embeds.data.starts_with(&prefix.embeds.data)
+            && self.positions.ids.starts_with(&prefix.positions.ids)
+            && mine.rows.iter().take_while(|r| r.0 < n).eq(&other.rows)
+            && (Arc::ptr_eq(&mine.layers, &other.layers) || mine.layers == other.layers)
+    }
 }
 
 /// What the towers made of a request's media; the same for every question about them.
@@ -80,6 +113,8 @@ pub struct MediaEmbeds {
     pub video: Mat,
     /// Tokens of all audios.
     pub audio: Mat,
+    /// For each of the first decoder layers what is added to the tokens of all images, then of all videos.
+    pub deepstack: Arc<Vec<Mat>>,
 }
 
 impl Model {
@@ -268,6 +303,7 @@ impl Model {
             image,
             video,
             audio: self.encode_audio(inputs, progress)?,
+            deepstack: Arc::default(),
         })
     }
 
@@ -339,6 +375,7 @@ impl Model {
     pub fn prompt(&self, inputs: &Inputs, media: &MediaEmbeds) -> Result<Prompt> {
         inputs.validate(&self.config)?;
         let mut embeds = self.embed(&inputs.input_ids)?;
+        let mut visual = Vec::new();
         let t = &self.config.tokens;
         for (key, id, rows) in [
             ("image", t.image, &media.image),
@@ -360,13 +397,23 @@ impl Model {
                 );
                 return Err(Error::input("input_ids", problem));
             }
-            for (row, place) in places.into_iter().enumerate() {
-                embeds.row_mut(place).copy_from_slice(rows.row(row));
+            for (row, place) in places.iter().enumerate() {
+                embeds.row_mut(*place).copy_from_slice(rows.row(row));
+            }
+            if !media.deepstack.is_empty() && key != "audio" {
+                visual.extend(places);
             }
         }
+        // Features of the towers stand in this order, images before videos; rows must ascend.
+        let mut rows: Vec<_> = visual.into_iter().zip(0..).collect();
+        rows.sort_unstable();
         Ok(Prompt {
             embeds,
             positions: positions(&self.config, inputs)?,
+            deepstack: Deepstack {
+                rows,
+                layers: Arc::clone(&media.deepstack),
+            },
         })
     }
 }

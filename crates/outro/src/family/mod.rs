@@ -3,6 +3,7 @@
 mod qwen2_5_omni;
 mod qwen2_5_vl;
 mod qwen2_vl;
+mod qwen3;
 mod text;
 mod videollama3;
 
@@ -31,6 +32,8 @@ pub const FAMILIES: &[&Family] = &[
     &videollama3::AUTHORS,
     &text::QWEN2,
     &text::LLAMA,
+    &qwen3::DENSE,
+    &qwen3::MOE,
 ];
 
 pub(crate) use text::gguf;
@@ -95,6 +98,16 @@ fn qwen_vision_tokens(json: &Json) -> Result<SpecialTokens> {
     })
 }
 
+/// What says how positions are rotated: newer releases of transformers have another name for it.
+fn rope<'a>(json: &Json<'a>) -> Json<'a> {
+    let newer = json.at("rope_parameters");
+    if newer.present() {
+        newer
+    } else {
+        json.at("rope_scaling")
+    }
+}
+
 /// A Qwen2-style decoder's configuration.
 fn qwen2_text(json: &Json, tied: bool) -> Result<TextConfig> {
     let hidden = json.at("hidden_size").size()?;
@@ -128,7 +141,8 @@ fn qwen2_text(json: &Json, tied: bool) -> Result<TextConfig> {
     if act.present() && act.str()? != "silu" {
         return Err(act.error(format!("is {}, only silu is supported", act.str()?)));
     }
-    let sections = json.at("rope_scaling").at("mrope_section");
+    let rope = rope(json);
+    let sections = rope.at("mrope_section");
     let rope_sections = if sections.present() {
         let list = sections.list()?;
         match <[usize; 3]>::try_from(list.clone()) {
@@ -152,11 +166,17 @@ fn qwen2_text(json: &Json, tied: bool) -> Result<TextConfig> {
         intermediate: json.at("intermediate_size").size()?,
         vocab: json.at("vocab_size").size()?,
         max_positions: json.at("max_position_embeddings").size_or(32768)?,
-        rope_theta: json.at("rope_theta").positive_or(10000.0)?,
+        rope_theta: match json.at("rope_theta") {
+            given if given.present() => given.positive()?,
+            _ => rope.at("rope_theta").positive_or(10000.0)?,
+        },
         rope_sections,
+        rope_in_turn: rope.at("mrope_interleaved").bool_or(false)?,
         norm_eps: json.at("rms_norm_eps").positive_or(1e-6)? as f32,
         rope_divisors: None,
         qkv_bias: true,
+        qk_norm: false,
+        moe: None,
         interleaved: false,
         tied,
     })

@@ -178,7 +178,10 @@ impl Template {
             .map(|part| match part {
                 Part::Text(text) => context! { type => "text", text },
                 Part::Image(p) => context! { type => "image", image => p.to_string_lossy().into_owned() },
-                Part::Video(p) => context! { type => "video", video => p.to_string_lossy().into_owned() },
+                // Some templates write a placeholder a frame; here it is one a video.
+                Part::Video(p) => {
+                    context! { type => "video", video => p.to_string_lossy().into_owned(), num_frames => 1 }
+                }
                 Part::Audio(p) => context! { type => "audio", audio => p.to_string_lossy().into_owned() },
             })
             .collect();

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use outro_media::Sampling;
 use serde_json::Value;
 
 use crate::checkpoint::gguf::Gguf;
@@ -23,6 +24,8 @@ pub struct Config {
     pub tokens: SpecialTokens,
     /// How rotary positions of media are counted.
     pub positions: PositionRule,
+    /// How videos are looked at.
+    pub frames: FrameRule,
     /// Where its tensors are.
     pub names: Names,
     /// The system sentence where neither the caller nor the model's files have one.
@@ -232,6 +235,42 @@ pub struct VisionNames {
     pub norm: &'static str,
     /// The two layers that follow, behind `Names::merger`.
     pub merge: [&'static str; 2],
+}
+
+/// How a family's processor looks at videos, and writes pictures into the prompt.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FrameRule {
+    /// Which frames are taken where nobody says otherwise.
+    pub sampling: Sampling,
+    /// Fewest and most pixels of an image and of a video, where all frames of a video share the most. `None` is the rule
+    /// of qwen-omni-utils: a picture is resized twice, and each frame has limits of its own.
+    pub shared: Option<SharedPixels>,
+    /// Each frame stands apart, after its time.
+    pub stamps: Option<Stamps>,
+    /// A frame's tokens whose pixels are those of the frame before are left out.
+    pub drops_still: bool,
+    /// What follows a medium where the checkpoint has no chat template.
+    pub after: &'static str,
+}
+
+/// Fewest and most pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedPixels {
+    /// Of an image.
+    pub image: (usize, usize),
+    /// Fewest of a frame, and most of all frames of a video.
+    pub video: (usize, usize),
+}
+
+/// The words around a frame: its seconds stand, with one decimal, between the first two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamps {
+    /// Before the seconds.
+    pub before: &'static str,
+    /// Between the seconds and the frame's tokens.
+    pub after: &'static str,
+    /// Between frames.
+    pub between: &'static str,
 }
 
 /// The audio tower (`audio_config`).

@@ -284,7 +284,7 @@ impl Model {
         let image = self.encode_vision("pixel_values", pixels, image_merge, &mut |done| {
             progress(Progress::Vision { done, total });
         })?;
-        let video = self.encode_vision(
+        let mut video = self.encode_vision(
             "pixel_values_videos",
             inputs.pixel_values_videos.as_ref(),
             merge,
@@ -295,6 +295,10 @@ impl Model {
                 });
             },
         )?;
+        if !inputs.kept.is_empty() {
+            let rows = video.data.chunks_exact(video.cols).zip(&inputs.kept);
+            video.data = rows.filter(|r| *r.1).flat_map(|r| r.0).copied().collect();
+        }
         Ok(MediaEmbeds {
             image,
             video,
@@ -378,6 +382,10 @@ impl Model {
             ("video", t.video, &media.video),
             ("audio", t.audio, &media.audio),
         ] {
+            // One placeholder for images and videos stands for the kind that is there.
+            if t.image == t.video && key != "audio" && rows.data.is_empty() {
+                continue;
+            }
             let places: Vec<usize> = (0..inputs.input_ids.len())
                 .filter(|i| Some(inputs.input_ids[*i]) == id)
                 .collect();

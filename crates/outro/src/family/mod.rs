@@ -5,6 +5,7 @@ mod qwen2_5_vl;
 mod qwen2_vl;
 mod qwen3;
 mod text;
+mod videollama3;
 
 pub use crate::config::Names;
 use crate::config::{
@@ -27,6 +28,8 @@ pub const FAMILIES: &[&Family] = &[
     &qwen2_5_omni::FAMILY,
     &qwen2_5_vl::FAMILY,
     &qwen2_vl::FAMILY,
+    &videollama3::FAMILY,
+    &videollama3::AUTHORS,
     &text::QWEN2,
     &text::LLAMA,
     &qwen3::DENSE,
@@ -202,14 +205,10 @@ fn tower_out(json: &Json, key: &str, text: &TextConfig) -> Result<usize> {
     )))
 }
 
-/// Colour channels, under either name.
+/// Colour channels, under any of their names.
 fn channels(json: &Json) -> Result<usize> {
-    let given = json.at("in_channels");
-    let channels = if given.present() {
-        given
-    } else {
-        json.at("in_chans")
-    };
+    let names = ["in_channels", "in_chans", "num_channels"].map(|key| json.at(key));
+    let channels = names.iter().find(|n| n.present()).unwrap_or(&names[0]);
     match channels.size_or(3)? {
         3 => Ok(3),
         n => Err(channels.error(format!("is {n}, must be 3: pictures are red, green and blue"))),

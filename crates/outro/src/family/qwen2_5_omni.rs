@@ -1,7 +1,7 @@
 //! Qwen2.5-Omni: the thinker. The talker and token2wav only make speech and are never read.
 
 use super::{Family, Names, qwen2_5_vision, qwen2_text};
-use crate::config::{AudioConfig, Config, Json, PositionRule, SpecialTokens, TextConfig};
+use crate::config::{AudioConfig, Config, FrameRule, Json, PositionRule, SpecialTokens, TextConfig};
 use crate::error::Result;
 
 pub(super) const FAMILY: Family = Family {
@@ -56,6 +56,7 @@ fn parse(json: &Json) -> Result<Config> {
             per_second: thinker.at("position_id_per_seconds").positive_or(25.0)?,
             seconds_per_chunk: thinker.at("seconds_per_chunk").positive_or(2.0)?,
         },
+        frames: FrameRule::default(),
         names: NAMES,
         system: OMNI_SYSTEM,
         text,

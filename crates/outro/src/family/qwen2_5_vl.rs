@@ -1,7 +1,7 @@
 //! Qwen2.5-VL: the same decoder and vision tower as the Omni thinker, its own names and positions.
 
 use super::{Family, Names, SYSTEM, qwen_vision_tokens, qwen2_5_vision, qwen2_text};
-use crate::config::{Config, Json, PositionRule};
+use crate::config::{Config, FrameRule, Json, PositionRule};
 use crate::error::Result;
 
 pub(super) const FAMILY: Family = Family {
@@ -36,6 +36,7 @@ fn parse(json: &Json) -> Result<Config> {
         positions: PositionRule::QwenVl {
             tokens_per_second: vision.at("tokens_per_second").positive_or(2.0)?,
         },
+        frames: FrameRule::default(),
         names: NAMES,
         system: SYSTEM,
         text,

@@ -2,7 +2,9 @@
 
 use super::qwen2_5_vl::NAMES;
 use super::{Family, QWEN_VISION, SYSTEM, channels, qwen_vision_tokens, qwen2_text, tower_out, tower_sizes};
-use crate::config::{Activation, Config, Json, Merger, Norm, PositionRule, TextConfig, VisionConfig};
+use crate::config::{
+    Activation, Config, FrameRule, Json, Merger, Norm, PositionRule, TextConfig, VisionConfig,
+};
 use crate::error::Result;
 
 pub(super) const FAMILY: Family = Family {
@@ -22,6 +24,7 @@ fn parse(json: &Json) -> Result<Config> {
         audio: None,
         tokens: qwen_vision_tokens(json)?,
         positions: PositionRule::Grid,
+        frames: FrameRule::default(),
         names: NAMES,
         system: SYSTEM,
         text,

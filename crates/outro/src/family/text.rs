@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Family, Names, SYSTEM, qwen2_text, qwen3, rope};
 use crate::checkpoint::gguf::Gguf;
-use crate::config::{Config, Json, PositionRule, SpecialTokens, TextConfig};
+use crate::config::{Config, FrameRule, Json, PositionRule, SpecialTokens, TextConfig};
 use crate::error::{Error, Result};
 
 pub(super) const NAMES: Names = Names {
@@ -61,6 +61,7 @@ pub(super) fn only(model_type: &str, text: TextConfig) -> Config {
         audio: None,
         tokens: SpecialTokens::default(),
         positions: PositionRule::Text,
+        frames: FrameRule::default(),
         names: NAMES,
         system: SYSTEM,
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use outro::inputs::{AudioFeatures, Inputs, Pixels};
 use outro::method::OutRo;
 use outro::positions::{Positions, Span};
-use outro::{KvType, Level, Mat, Model, Progress, Prompt, Session};
+use outro::{Deepstack, KvType, Level, Mat, Model, Progress, Prompt, Session};
 use outro::{f32_operations_per_second, read_bytes_per_second};
 use serde::Serialize;
 
@@ -334,6 +334,7 @@ fn prompt(model: &Model, work: &Work) -> Prompt {
             ids: (0..s).map(|p| [p as f32; 3]).collect(),
             next: s as f32,
         },
+        deepstack: Deepstack::default(),
     }
 }
 

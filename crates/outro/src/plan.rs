@@ -59,7 +59,7 @@ impl PlannedItem {
         let path = self.info.path.clone();
         match self.medium {
             Medium::Image { .. } => Part::Image(path),
-            Medium::Video { .. } => Part::Video(path),
+            Medium::Video { .. } | Medium::Frames { .. } => Part::Video(path),
             Medium::Audio { .. } => Part::Audio(path),
         }
     }

@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod checkpoint;
+mod families;
 mod gguf;
 mod golden;
 mod laws;

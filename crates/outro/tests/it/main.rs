@@ -7,6 +7,7 @@ mod golden;
 mod laws;
 mod prepare;
 mod quantise;
+mod strategies;
 mod text;
 
 use std::path::{Path, PathBuf};

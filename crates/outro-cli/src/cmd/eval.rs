@@ -12,7 +12,7 @@ use outro_lab::check::check;
 use outro_lab::log::{self, Header, Log};
 use outro_lab::report::{page, report};
 use outro_lab::run::{Answerer, Engine, Runner, Step, part, run as answer_all};
-use outro_lab::strategy::Strategy;
+use outro_lab::strategy::{KINDS, Strategy};
 use outro_lab::task::{PROFILES, Profile, TASKS, Task};
 use serde_json::json;
 
@@ -32,7 +32,16 @@ pub(crate) fn run(args: &Eval, ui: &Ui) -> anyhow::Result<()> {
                 emit(&format!("{:<14} {}\n", task.name, task.about))?;
             }
             let profiles: Vec<_> = PROFILES.iter().map(|p| p.name).collect();
-            emit(&format!("profiles       {}\n", profiles.join(", ")))
+            emit(&format!(
+                "profiles       {}\nstrategies, joined by +\n",
+                profiles.join(", ")
+            ))?;
+            for kind in &KINDS {
+                let switches = if kind.switches.is_empty() { "" } else { ":" };
+                let name = format!("{}{switches}{}", kind.name, kind.switches);
+                emit(&format!("  {name}\n    {}\n", kind.about))?;
+            }
+            Ok(())
         }
         Eval::Check(args) => look(args, ui),
         Eval::Merge { logs, out } => {

@@ -132,6 +132,8 @@ pub struct Row {
     /// Bytes of keys and values after the prompt; 0 in older logs.
     #[serde(default)]
     pub cache_bytes: usize,
+    /// Passes through the decoder, of the prompt and of each token fed; 0 in older logs.
+    pub passes: usize,
     /// Prompt positions that were sinks in any layer.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sinks: Vec<usize>,

@@ -130,9 +130,9 @@ pub(crate) struct EvalFlags {
     /// Take replies from this file: rows with `id` and `reply` as a JSON list or JSON lines, such as a log.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["endpoint"], conflicts_with_all = ENGINE_ONLY)]
     replies: Option<PathBuf>,
-    /// baseline, outro, outro:KEY=VALUE,... (lists with +, as in layers=0+5), prune:layer=N,keep=SHARE,
-    /// heads:off=LAYER.HEAD+..., zero-k:top=N, sink-value:scale=X, or several joined by /; may be repeated, the first is what
-    /// the others are compared with [default: baseline and outro].
+    /// baseline, outro, vcd, mod, avcd, farsight, var, prune and more, with switches as in outro:gamma=2,layers=0+5, and
+    /// joined as in vcd+outro; `outro eval list` has all. May be repeated, the first is what the others are compared with
+    /// [default: baseline and outro].
     #[arg(long, value_name = "NAME")]
     strategy: Vec<String>,
     #[command(flatten)]

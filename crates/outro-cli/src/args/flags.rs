@@ -247,16 +247,6 @@ pub(crate) struct MethodFlags {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum AskStrategy {
-    /// The plain model.
-    Baseline,
-    /// With OutRo.
-    Outro,
-    /// Both, side by side, with times and first-token probabilities.
-    Both,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TraceStrategy {
     /// The plain model.
     Baseline,
@@ -332,9 +322,10 @@ pub(crate) struct AskFlags {
     /// A file with one question per line; decoded media and encoder outputs are reused.
     #[arg(long, value_name = "FILE")]
     pub(crate) questions: Option<PathBuf>,
-    /// How to answer.
-    #[arg(long, value_enum, default_value = "outro")]
-    pub(crate) strategy: AskStrategy,
+    /// How to answer: a name of `outro eval list`, as in vcd:alpha=0.5, several joined by +, as in vcd+outro, or both for
+    /// baseline and outro; may be repeated, two stand side by side.
+    #[arg(long, value_name = "NAME", default_value = "outro")]
+    pub(crate) strategy: Vec<String>,
     #[command(flatten)]
     pub(crate) method: MethodFlags,
     #[command(flatten)]

@@ -11,6 +11,7 @@ use outro::prepare::Preparer;
 use outro_lab::check::check;
 use outro_lab::log::{self, Header, Row};
 use outro_lab::report::{Pictures, page, report, thumbnails};
+use outro_lab::strategy::KINDS;
 use outro_lab::task::{PROFILES, Profile, TASKS, Task};
 use outro_lab::tune::TUNING;
 
@@ -29,7 +30,16 @@ pub(crate) fn run(args: &Eval, ui: &Ui) -> anyhow::Result<()> {
                 emit(&format!("{:<14} {}\n", task.name, task.about))?;
             }
             let profiles: Vec<_> = PROFILES.iter().map(|p| p.name).collect();
-            emit(&format!("profiles       {}\n", profiles.join(", ")))
+            emit(&format!(
+                "profiles       {}\nstrategies, joined by +\n",
+                profiles.join(", ")
+            ))?;
+            for kind in &KINDS {
+                let switches = if kind.switches.is_empty() { "" } else { ":" };
+                let name = format!("{}{switches}{}", kind.name, kind.switches);
+                emit(&format!("  {name}\n    {}\n", kind.about))?;
+            }
+            Ok(())
         }
         Eval::Check(args) => look(args, ui),
         Eval::Merge { logs, out } => {

@@ -8,6 +8,8 @@
 
 mod answerers;
 mod ask;
+mod bench;
+mod deployed;
 mod doctor;
 mod gguf;
 mod hostile;

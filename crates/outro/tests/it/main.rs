@@ -2,11 +2,13 @@
 #![cfg(test)]
 
 mod checkpoint;
+mod families;
 mod gguf;
 mod golden;
 mod laws;
 mod prepare;
 mod quantise;
+mod strategies;
 mod text;
 
 use std::path::{Path, PathBuf};

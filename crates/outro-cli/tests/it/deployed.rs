@@ -163,8 +163,10 @@ fn what_hangs_is_a_row_with_its_reason() {
     use std::os::unix::fs::PermissionsExt;
     let dir = tempfile::tempdir().unwrap();
     let program = dir.path().join("ffmpeg");
-    fs::write(&program, "#!/bin/sh\nexec sleep 600\n").unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    for name in [program.clone(), dir.path().join("ffprobe")] {
+        fs::write(&name, "#!/bin/sh\nexec sleep 600\n").unwrap();
+        fs::set_permissions(&name, fs::Permissions::from_mode(0o755)).unwrap();
+    }
     let log = dir.path().join("log.jsonl");
     let line = args![
         "--limit",

@@ -293,7 +293,7 @@ fn a_benchmark_that_cannot_be_run_says_why() {
     };
     run("nope", &world, &[]).fails(1, &["nope", "avhbench"]);
     run("avhbench", dir.path(), &[]).fails(1, &["QA.json"]);
-    run("avhbench", &world, &["--strategy", "vcd"]).fails(1, &["vcd", "baseline"]);
+    run("avhbench", &world, &["--strategy", "magic"]).fails(1, &["magic", "baseline"]);
     run("avhbench", &world, &["--limit", "0"]).fails(2, &["--limit"]);
     run("avhbench", &world, &["--profile", "x"]).fails(1, &["profile", "letter"]);
     fs::write(&log, "my notes\n").unwrap();

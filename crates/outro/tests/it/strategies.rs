@@ -573,11 +573,7 @@ fn avcd_silences_what_is_not_dominant() {
             same(&got, &want);
             let opened = (0..clean.len()).rfind(|step| entropies[*step] >= gate);
             let fed = opened.map_or(0, |last| last + 1);
-            assert_eq!(
-                run,
-                5 + passes.len() * fed,
-                "{name}, gate {gate}: {entropies:?}"
-            );
+            assert_eq!(run, 5 + passes.len() * fed, "{name}, gate {gate}: {entropies:?}");
         }
     }
 }

@@ -8,6 +8,7 @@ use outro::prepare::{MediaOptions, Preparer};
 use rayon::prelude::*;
 use serde::Serialize;
 
+use crate::clip::Clip;
 use crate::task::{Loaded, Sample};
 
 /// What was found.
@@ -104,6 +105,13 @@ pub fn check(
 fn look(path: &Path, samples: &[&Sample], preparer: &Preparer, options: &MediaOptions) -> Found {
     if !path.exists() {
         return Found::Missing;
+    }
+    if path.is_dir() {
+        // Loose frames have no header that a prompt could be counted from.
+        return match Clip::open(path, &options.media) {
+            Ok(_) => Found::Tokens(Vec::new()),
+            Err(e) => Found::Unusable(e.to_string()),
+        };
     }
     let part = Part::Video(path.to_path_buf());
     let (mut tokens, mut planned) = (Vec::new(), None);

@@ -145,6 +145,14 @@ enum Sniffed {
 }
 
 fn sniff(path: &Path) -> Result<Sniffed> {
+    let kind = std::fs::metadata(path).map_err(Error::io(path))?.file_type();
+    // Opening a pipe waits for somebody to write, and no deadline would end that.
+    if !kind.is_file() && !kind.is_dir() {
+        return Err(Error::damaged(
+            path,
+            "is not a file: a pipe or a device cannot be read",
+        ));
+    }
     let mut head = Vec::new();
     File::open(path)
         .map_err(Error::io(path))?

@@ -116,6 +116,13 @@ impl Preparer {
         })
     }
 
+    /// With other settings than those of the model's outro.json.
+    #[must_use]
+    pub fn with_settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
     /// What the model's outro.json says.
     pub fn settings(&self) -> &Settings {
         &self.settings

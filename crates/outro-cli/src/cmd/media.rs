@@ -14,7 +14,20 @@ use crate::ui::{Ui, Unit, thousands};
 
 /// How the preparation reads media: what was typed, else what the model's outro.json says, else the defaults.
 pub(crate) fn options(reading: &Reading, preparer: &Preparer) -> MediaOptions {
-    let mut options = preparer.media_options();
+    options_over(reading, preparer.media_options())
+}
+
+/// How files are decoded where no flag says.
+pub(crate) fn decoding() -> outro_media::Options {
+    outro_media::Options {
+        // As where there are flags: a child process for hostile bytes.
+        worker: std::env::current_exe().ok(),
+        ..outro_media::Options::default()
+    }
+}
+
+/// What was typed over another base.
+pub(crate) fn options_over(reading: &Reading, mut options: MediaOptions) -> MediaOptions {
     options.sampling = sampling(reading, &options.sampling);
     options.max_pixels = reading.max_pixels.or(options.max_pixels);
     options.audio_in_video = reading.audio_in_video;

@@ -32,6 +32,9 @@ pub(crate) struct BenchFlags {
     /// Rounds; strategies alternate within each, and medians are over all.
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
+    /// Also look at the prompt as `outro sinks` does, and tell time and memory beside those of a plain prefill.
+    #[arg(long)]
+    look: bool,
     #[command(flatten)]
     weights: WeightFlags,
     /// baseline, outro, or outro:KEY=VALUE,...; may be repeated, ratios are to the first [default: baseline].
@@ -77,6 +80,7 @@ pub(super) fn bench(f: BenchFlags) -> anyhow::Result<Bench> {
             frames: f.frames,
             audio_seconds: f.audio_seconds,
             rounds: f.rounds,
+            look: f.look,
         },
         weights: weights(&f.weights)?,
         strategies: if f.strategy.is_empty() {

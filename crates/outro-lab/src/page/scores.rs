@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use super::Sheet;
 use super::svg::{escape, short};
 
 /// A strategy's accuracy on a benchmark.
@@ -20,7 +21,7 @@ pub struct Scored {
 }
 
 /// Names on the left, accuracies with intervals as points on a common scale, p values on the right.
-pub(super) fn section(out: &mut String, scores: &[Scored], about: &str) {
+pub(super) fn section(out: &mut Sheet, scores: &[Scored], about: &str) {
     let Some(first) = scores.first() else { return };
     let (line, width, left, right) = (22.0, 1100.0, 420.0, 90.0);
     let height = line * scores.len() as f64 + 34.0;
@@ -29,17 +30,21 @@ pub(super) fn section(out: &mut String, scores: &[Scored], about: &str) {
     let x = |v: f64| left + (width - left - right) * (v - low) / (1.0 - low).max(1e-9);
     // Writing to a String cannot fail, here and below.
     let _ = write!(
-        out,
-        "<h2>Interventions, scored</h2><p class=\"soft\">{}. Points are accuracies with 95 % intervals; the dashed line is the first strategy's; p is the exact \
-        McNemar test against it.</p><figure><svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"Accuracy of each strategy with its interval\">",
+        out.html,
+        "<h2>Interventions, scored</h2><p class=\"soft\">{}.</p>",
         escape(about)
+    );
+    let mut svg = String::new();
+    let _ = write!(
+        svg,
+        "<svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"Accuracy of each strategy with its interval\">"
     );
     let bottom = height - 30.0;
     let mut tick = (low * 10.0).round() as i32;
     while tick <= 10 {
         let at = x(f64::from(tick) / 10.0);
         let _ = write!(
-            out,
+            svg,
             "<line x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"0\" y2=\"{bottom}\" class=\"g\"/><text x=\"{at:.1}\" y=\"{:.1}\" class=\"t m\">{} %</text>",
             bottom + 16.0,
             tick * 10
@@ -47,7 +52,7 @@ pub(super) fn section(out: &mut String, scores: &[Scored], about: &str) {
         tick += 1;
     }
     let _ = write!(
-        out,
+        svg,
         "<path d=\"M{0:.1} 0V{bottom}\" class=\"l c1\"/>",
         x(first.accuracy)
     );
@@ -56,7 +61,7 @@ pub(super) fn section(out: &mut String, scores: &[Scored], about: &str) {
         let name: String = s.name.chars().take(58).collect();
         let p = s.p.map_or(String::new(), |p| format!("p = {}", short(p)));
         let _ = write!(
-            out,
+            svg,
             "<g><title>{}: {:.1} %, {:.1} to {:.1} {p}</title><text x=\"{}\" y=\"{:.1}\" class=\"t e\">{}</text>\
             <path d=\"M{:.1} {y}H{:.1}\" class=\"l c0\"/><circle cx=\"{:.1}\" cy=\"{y}\" r=\"4\" class=\"p c0\"/>\
             <text x=\"{}\" y=\"{:.1}\" class=\"t\">{p}</text></g>",
@@ -74,5 +79,10 @@ pub(super) fn section(out: &mut String, scores: &[Scored], about: &str) {
             y + 4.0
         );
     }
-    out.push_str("</svg></figure>");
+    svg.push_str("</svg>");
+    out.figure(
+        "Accuracy by strategy",
+        svg,
+        "Points are accuracies with 95 % intervals; the dashed line is the first strategy's; p is the exact McNemar test against it.",
+    );
 }

@@ -108,7 +108,8 @@ pub(super) fn lines(label: &str, y: &str, scale: Scale, series: &[Series]) -> St
         .iter()
         .flat_map(|s| s.values.iter().filter_map(at))
         .collect();
-    let mut out = open(width, height, label);
+    let names: Vec<&str> = series.iter().map(|s| s.name).collect();
+    let mut out = open(width, height + LINE * places(&names, width).1 as f64, label);
     if all.is_empty() {
         let _ = write!(
             out,
@@ -202,22 +203,40 @@ pub(super) fn lines(label: &str, y: &str, scale: Scale, series: &[Series]) -> St
             }
         }
     }
-    out.push_str("</svg>");
-    out.push_str(&legend(series.iter().map(|s| s.name)));
-    out
+    legend(&mut out, &names, width, height);
+    out + "</svg>"
 }
 
-/// A legend in the order of the line colours.
-fn legend(names: impl Iterator<Item = &'static str>) -> String {
-    let mut out = String::from("<p class=\"legend\">");
-    for (i, name) in names.enumerate() {
+/// Where entries of a legend go: `(x, line)` of each, and how many lines there are. Letters are taken for 6.6 wide.
+pub(super) fn places(names: &[&str], width: f64) -> (Vec<(f64, usize)>, usize) {
+    let (mut x, mut line) = (LEFT, 0);
+    let mut all = Vec::new();
+    for name in names {
+        let wide = 52.0 + 6.6 * name.chars().count() as f64;
+        if x > LEFT && x + wide > width {
+            (x, line) = (LEFT, line + 1);
+        }
+        all.push((x, line));
+        x += wide;
+    }
+    (all, line + 1)
+}
+
+/// Height of one line of a legend.
+pub(super) const LINE: f64 = 19.0;
+
+/// A legend in the order of the line colours, below `y`.
+fn legend(out: &mut String, names: &[&str], width: f64, y: f64) {
+    for (i, ((x, line), name)) in places(names, width).0.into_iter().zip(names).enumerate() {
+        let y = y + LINE * (line as f64 + 0.5);
         let _ = write!(
             out,
-            "<span><svg viewBox=\"0 0 28 10\" width=\"28\" height=\"10\" aria-hidden=\"true\"><path d=\"M0 5L28 5\" class=\"l c{i}\"/></svg>{}</span> ",
+            "<path d=\"M{x:.1} {y:.1}h28\" class=\"l c{i}\"/><text x=\"{:.1}\" y=\"{:.1}\" class=\"t\">{}</text>",
+            x + 34.0,
+            y + 4.0,
             escape(name)
         );
     }
-    out + "</p>"
 }
 
 fn layer_axis(out: &mut String, n: usize, y: f64, x: &dyn Fn(usize) -> f64) {
@@ -329,7 +348,8 @@ pub(super) fn heat(label: &str, values: &[Vec<Option<f64>>], range: (f64, f64)) 
 /// Shares of -1 to 1 as steps, one outline a series.
 pub(super) fn histogram(label: &str, series: &[(&'static str, &[u64])]) -> String {
     let (width, height) = (520.0, 220.0);
-    let mut out = open(width, height, label);
+    let names: Vec<&str> = series.iter().map(|s| s.0).collect();
+    let mut out = open(width, height + LINE * places(&names, width).1 as f64, label);
     let share = |counts: &[u64]| -> Vec<f64> {
         let total: u64 = counts.iter().sum();
         counts.iter().map(|c| *c as f64 / total.max(1) as f64).collect()
@@ -406,7 +426,6 @@ pub(super) fn histogram(label: &str, series: &[(&'static str, &[u64])]) -> Strin
             );
         }
     }
-    out.push_str("</svg>");
-    out.push_str(&legend(series.iter().map(|s| s.0)));
-    out
+    legend(&mut out, &names, width, height);
+    out + "</svg>"
 }

@@ -15,7 +15,7 @@ pub use strip::{Frame, Token, frames};
 
 use crate::probe::numbers::{COSINES, Numbers, Stat};
 use crate::probe::{Kind, Options, Profile};
-use svg::{Scale, Series, escape, heat, histogram, lines, short};
+use svg::{Axis, Scale, Series, escape, heat, histogram, lines, short};
 
 /// One prompt, with the words and places of its tokens.
 #[derive(Clone, Debug, Serialize)]
@@ -47,13 +47,17 @@ pub struct Page<'a> {
     pub scored_on: &'a str,
 }
 
+fn range(s: &Stat) -> Option<(f64, f64)> {
+    s.mean().map(|m| (m - s.half(), m + s.half()))
+}
+
 fn series(numbers: &Numbers, names: &[(&'static str, &'static str)]) -> Vec<Series> {
     let one = |(key, name): &(&str, &'static str)| {
         let stats = numbers.layer(key);
         Series {
             name,
             values: stats.iter().map(Stat::mean).collect(),
-            half: stats.iter().map(Stat::half).collect(),
+            ranges: stats.iter().map(range).collect(),
         }
     };
     names.iter().map(one).collect()
@@ -133,7 +137,12 @@ impl Page<'_> {
         self.detection(&mut out);
         self.attention(&mut out);
         self.geometry(&mut out);
-        scores::section(&mut out, self.scores, self.scored_on);
+        scores::section(
+            &mut out,
+            self.scores,
+            self.scored_on,
+            &self.numbers.heads_by_sink_mass(),
+        );
         let _ = writeln!(
             out.html,
             "<h2>Numbers</h2><p>All figures are drawn from <a href=\"layers.csv\">layers.csv</a>, <a href=\"heads.csv\">heads.csv</a> and \
@@ -241,6 +250,7 @@ impl Page<'_> {
                 "Number of tokens marked by each detector, by layer",
                 "tokens",
                 Scale::Count,
+                &Axis::LAYERS,
                 &counts,
             ),
             "Logarithmic from 1 up. massive, visual and attended in layers.csv.",
@@ -260,6 +270,7 @@ impl Page<'_> {
                 "Largest three and median absolute activation entering each layer",
                 "|h|",
                 Scale::Log,
+                &Axis::LAYERS,
                 &curves,
             ),
             "Largest |h| of the three foremost tokens and the median of all, at the input of each layer.",
@@ -278,6 +289,7 @@ impl Page<'_> {
                 "Jaccard agreement of each pair of detectors, by layer",
                 "both / either",
                 Scale::Linear,
+                &Axis::LAYERS,
                 &alike,
             ),
             "Tokens that both mark over tokens that either marks; 1 where none does.",
@@ -345,6 +357,7 @@ impl Page<'_> {
                 "Mean gate, coefficient of variation, entropy and share of closed heads by layer",
                 "",
                 Scale::Linear,
+                &Axis::LAYERS,
                 &gates,
             ),
             "Gate = 1 - attention on sinks. Variation: standard deviation over mean. Entropy: 1 is balanced. Closed: gate below 0.05.",
@@ -373,6 +386,7 @@ impl Page<'_> {
                     &format!("Mean norm of {what} of sinks and of other tokens by layer"),
                     "norm",
                     Scale::Linear,
+                    &Axis::LAYERS,
                     &pair,
                 ),
                 "Mean over tokens and key/value heads, after rotary embedding.",

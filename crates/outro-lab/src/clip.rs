@@ -75,7 +75,13 @@ impl<'a> Clip<'a> {
     /// As [`outro_media::read_frames`].
     pub(crate) fn frames(&self, indices: &[usize], (height, width): (usize, usize)) -> Result<Frames> {
         if let Some(file) = &self.file {
-            return Ok(read_frames_sized(file, indices, (height, width), self.options)?);
+            return Ok(read_frames_sized(
+                file,
+                indices,
+                (height, width),
+                resize,
+                self.options,
+            )?);
         }
         let mut all = Frames {
             count: 0,

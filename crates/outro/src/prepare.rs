@@ -338,7 +338,7 @@ impl Preparer {
             parts: vec![Part::Video(PathBuf::new())],
             ..Media::default()
         };
-        let frames = outro_media::resize(&pictures(&indices), height, width);
+        let frames = (self.processor.resize)(&pictures(&indices), height, width);
         let sound = if options.audio_in_video {
             push_sound(samples, &mut media.inputs)
         } else {
@@ -484,7 +484,13 @@ impl Preparer {
         let (frames, samples) = thread::scope(|scope| {
             let samples = heard.then(|| scope.spawn(|| hear(&item.info, options)));
             let read = outro_media::read_frames_sized;
-            let frames = read(&item.info, &item.indices, size, &options.media);
+            let frames = read(
+                &item.info,
+                &item.indices,
+                size,
+                self.processor.resize,
+                &options.media,
+            );
             (frames, samples.map(ScopedJoinHandle::join))
         });
         let frames = frames?;

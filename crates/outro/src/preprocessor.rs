@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use outro_media::{FrameLimits, Frames, PatchConfig, Patches, Sampling};
+use outro_media::{FrameLimits, Frames, PatchConfig, Patches, Resize, Sampling};
 use serde_json::Value;
 
 use crate::config::Config;
@@ -19,6 +19,9 @@ pub(crate) struct Processor {
     pub(crate) image: (usize, usize),
     /// Fewest pixels of a frame, and most of all frames together, where they share them.
     pub(crate) video: Option<(usize, usize)>,
+    /// How images and how frames are resized.
+    pub(crate) image_resize: Resize,
+    pub(crate) resize: Resize,
     /// Which frames are taken where nobody says otherwise.
     pub(crate) sampling: Sampling,
     /// Whether tokens of a frame that look like those of the frame before are left out.
@@ -36,6 +39,8 @@ pub(crate) fn load(dir: &Path, config: &Config) -> Result<Processor> {
         image_merge: 1,
         image: (4 * 28 * 28, 16384 * 28 * 28),
         video: None,
+        image_resize: outro_media::resize_image,
+        resize: outro_media::resize,
         sampling: rule.sampling.clone(),
         drops_still: rule.drops_still,
     };
@@ -51,6 +56,7 @@ pub(crate) fn load(dir: &Path, config: &Config) -> Result<Processor> {
     }
     if rule.shared.is_some() {
         (p.mean, p.std) = (GREY, GREY);
+        (this.image_resize, this.resize) = (outro_media::resize_bytes, outro_media::resize_bytes);
     }
     images.triple("image_mean", &mut p.mean, |_| true)?;
     images.triple("image_std", &mut p.std, |x| x > 0.0)?;
@@ -144,7 +150,7 @@ impl Processor {
             merge: self.image_merge,
             ..self.patches.clone()
         };
-        let resized = outro_media::resize_image(picture, height, width);
+        let resized = (self.image_resize)(picture, height, width);
         Ok(outro_media::patches(&resized, &config)?)
     }
 

@@ -15,7 +15,7 @@ mod own_family;
 use crate::golden::{EMBEDS, Golden, LOGITS, positions_by_axis};
 
 /// Checkpoints under fixtures/, each with `cases/KIND-N.safetensors`: five of each kind.
-const FAMILIES: [&str; 2] = ["qwen2-vl-tiny", "qwen2-5-vl-tiny"];
+const FAMILIES: [&str; 3] = ["qwen2-vl-tiny", "qwen2-5-vl-tiny", "videollama3-tiny"];
 const KINDS: [&str; 3] = ["text", "image", "video"];
 
 fn dir(name: &str) -> PathBuf {

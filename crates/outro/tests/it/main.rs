@@ -10,6 +10,7 @@ mod prepare;
 mod quantise;
 mod strategies;
 mod text;
+mod videollama3;
 
 use std::path::{Path, PathBuf};
 

@@ -278,6 +278,7 @@ impl Towers {
             Inputs {
                 input_ids: vec![config.tokens.video.unwrap_or_default(); tokens],
                 pixel_values_videos: Some(Pixels {
+                    whole: false,
                     data: noise(grid.iter().product::<usize>() * cols),
                     cols,
                     grid_thw: vec![grid],

@@ -24,6 +24,7 @@ pub mod prompt;
 mod session;
 pub mod settings;
 pub mod shapes;
+mod tiles;
 pub mod tokenizer;
 
 pub use checkpoint::{Dtype, Quantize};

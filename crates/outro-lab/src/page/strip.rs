@@ -356,6 +356,7 @@ mod tests {
         };
         let patches = outro_media::patches(&frames, &c).unwrap();
         let pixels = Pixels {
+            whole: false,
             grid_thw: vec![patches.grid_thw],
             cols: patches.cols,
             data: patches.data,

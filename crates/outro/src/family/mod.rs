@@ -1,5 +1,6 @@
 //! The model families: how `config.json` reads and what the tensors are called. Everything else is shared.
 
+mod llava_onevision;
 mod qwen2_5_omni;
 mod qwen2_5_vl;
 mod qwen2_vl;
@@ -28,6 +29,7 @@ pub const FAMILIES: &[&Family] = &[
     &qwen2_5_omni::FAMILY,
     &qwen2_5_vl::FAMILY,
     &qwen2_vl::FAMILY,
+    &llava_onevision::FAMILY,
     &videollama3::FAMILY,
     &videollama3::AUTHORS,
     &text::QWEN2,
@@ -264,6 +266,7 @@ fn qwen2_5_vision(json: &Json, text: &TextConfig, qkv: &'static [&'static str]) 
             full_blocks: json.at("fullatt_block_indexes").list()?,
         }),
         merger: Merger::Concat,
+        tiles: None,
         out: tower_out(json, "out_hidden_size", text)?,
         names: VisionNames {
             qkv,

@@ -15,7 +15,12 @@ mod own_family;
 use crate::golden::{EMBEDS, Golden, LOGITS, positions_by_axis};
 
 /// Checkpoints under fixtures/, each with `cases/KIND-N.safetensors`: five of each kind.
-const FAMILIES: [&str; 2] = ["qwen2-vl-tiny", "qwen2-5-vl-tiny"];
+const FAMILIES: [&str; 4] = [
+    "qwen2-vl-tiny",
+    "qwen2-5-vl-tiny",
+    "videollama3-tiny",
+    "llava-onevision-tiny",
+];
 const KINDS: [&str; 3] = ["text", "image", "video"];
 
 fn dir(name: &str) -> PathBuf {
@@ -39,7 +44,7 @@ fn load(name: &str) -> Model {
 }
 
 fn prompt(model: &Model, path: &Path) -> (Inputs, Prompt) {
-    let inputs = Inputs::load(path).unwrap();
+    let inputs = Inputs::load(path).unwrap().fitted(model.config()).unwrap();
     let media = model.encode(&inputs, &mut |_| {}).unwrap();
     let prompt = model.prompt(&inputs, &media).unwrap();
     (inputs, prompt)

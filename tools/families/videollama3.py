@@ -5,19 +5,19 @@ and without the method, and what transformers' processor makes of small pictures
     OMP_NUM_THREADS=1 v/bin/python tools/families/videollama3.py
 """
 
-import hashlib
 import json
 from pathlib import Path
 
-import numpy as np
 import tiny
 import torch
-import transformers
 from method import attach, run
 from safetensors.torch import save_file
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2.functional import resize
 from transformers import VideoLlama3Config, VideoLlama3ForConditionalGeneration, VideoLlama3Processor
 from transformers.models.video_llama_3.image_processing_video_llama_3 import VideoLlama3ImageProcessor
-from transformers.models.video_llama_3.video_processing_video_llama_3 import VideoLlama3VideoProcessor
+from transformers.models.video_llama_3.video_processing_video_llama_3 import VideoLlama3VideoProcessor, smart_resize
+from transformers.video_utils import VideoMetadata
 
 OUT = Path(__file__).parents[2] / "fixtures" / "videollama3-tiny"
 IMAGE, VIDEO, PATCH = 291, 292, 4
@@ -76,12 +76,25 @@ def processor():
     )
 
 
-def clip(seed, frames, height, width):
-    """A moving square on a background that stands still, so that some patches do not change."""
-    video = np.repeat(tiny.picture(seed, height, width)[None], frames, axis=0)
-    for i, frame in enumerate(video):
-        frame[3 : 3 + height // 3, 2 + 3 * i : 2 + 3 * i + width // 4] = [250, 30 * i, 90]
-    return video
+def arithmetic():
+    """Frames that are taken and sizes that are made, of clips and pictures of many lengths and shapes."""
+    taken, sizes = [], []
+    full = VideoLlama3VideoProcessor()
+    for total in [4, 5, 7, 29, 30, 31, 90, 100, 179, 180, 181, 301, 450, 899, 1798, 4500, 5403, 5411, 17999, 100003]:
+        for rate in [1.0, 7.5, 23.976023976023978, 25.0, 29.97002997002997, 30.0, 59.94]:
+            about = VideoMetadata(total_num_frames=total, fps=rate, duration=total / rate)
+            taken.append([total, rate, full.sample_frames(about, fps=1).tolist()])
+    for height, width in [(1, 150), (9, 13), (20, 20), (56, 56), (90, 130), (360, 640), (480, 270), (1080, 1920), (2160, 3840), (60, 9000)]:
+        for frames, factor, least, most in [(1, 14, 3136, 3211264), (8, 28, 12544, 12845056), (180, 28, 12544, 12845056), (30, 28, 100352, 602112)]:
+            sizes.append([height, width, frames, factor, least, most, list(smart_resize(height, width, factor, least, most // frames))])
+    resized = {}
+    for i, ((h, w), to) in enumerate([((45, 65), (28, 42)), ((13, 25), (28, 56)), ((50, 30), (24, 18))]):
+        made = tiny.picture(90 + i, h, w)
+        turned = torch.from_numpy(made).permute(2, 0, 1)
+        done = resize(turned, list(to), interpolation=InterpolationMode.BICUBIC, antialias=True)
+        resized |= {f"picture.{i}": torch.from_numpy(made), f"resized.{i}": done.permute(1, 2, 0).contiguous()}
+    save_file(resized, OUT / "resize.safetensors")
+    (OUT / "arithmetic.json").write_text(json.dumps({"frames": taken, "sizes": sizes}, separators=(",", ":")) + "\n")
 
 
 def cases():
@@ -92,7 +105,7 @@ def cases():
         images = [(24 + 5 * i, 40 - 6 * i)] if i != 3 else [(20, 33), (31, 17)]
         yield f"image-{i}", [("image", tiny.picture(40 + i, h, w)) for h, w in images], question
         frames = [5, 2, 7, 1, 3][i]
-        media = [("video", clip(60 + i, frames, 26 + 3 * i, 50 - 5 * i))]
+        media = [("video", tiny.clip(60 + i, frames, 26 + 3 * i, 50 - 5 * i))]
         if i == 4:
             media.append(("image", tiny.picture(80, 25, 25)))
         yield f"video-{i}", media, question
@@ -142,19 +155,8 @@ def main():
                 meta["relaxed"] = json.dumps(state.relaxed)
                 assert state.relaxed, name
         save_file({k: v.contiguous() for k, v in out.items()}, OUT / "cases" / f"{name}.safetensors", metadata=meta)
-    files = sorted(p for p in OUT.rglob("*") if p.is_file() and p.name != "manifest.json")
-    manifest = {
-        "oracle": "tools/families/videollama3.py",
-        "versions": {"transformers": transformers.__version__, "torch": torch.__version__, "dtype": "float32"},
-        "tolerance": {
-            "logits": "2e-4 absolute: float32 sums in another order",
-            "embeddings": "1e-4 absolute",
-            "pixels": "one step of 255 in a few bytes (1/127.5 after normalisation): the resizes round otherwise",
-            "tokens, ids, sinks, relaxed rows, grids, kept tokens": "equal",
-        },
-        "sha256": {p.relative_to(OUT).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files},
-    }
-    (OUT / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+    arithmetic()
+    tiny.manifest(OUT, "tools/families/videollama3.py")
 
 
 main()

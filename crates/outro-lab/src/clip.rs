@@ -76,6 +76,7 @@ impl<'a> Clip<'a> {
                 self.path,
                 indices,
                 (height, width),
+                resize,
                 self.options,
             )?);
         }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::audio::{SAMPLE_RATE, resample};
 use crate::error::{Error, Result};
 use crate::frames::Frames;
-use crate::resize::resize;
+use crate::resize::Resize;
 use crate::worker::{self, Job};
 use crate::{builtin, ffmpeg};
 
@@ -232,19 +232,25 @@ pub fn read_frames_sized(
     path: &Path,
     indices: &[usize],
     size: (usize, usize),
+    resize: Resize,
     o: &Options,
 ) -> Result<Frames> {
-    collect(path, indices, Some(size), o)
+    collect(path, indices, Some((size, resize)), o)
 }
 
-fn collect(path: &Path, indices: &[usize], size: Option<(usize, usize)>, o: &Options) -> Result<Frames> {
+fn collect(
+    path: &Path,
+    indices: &[usize],
+    size: Option<((usize, usize), Resize)>,
+    o: &Options,
+) -> Result<Frames> {
     if indices.is_empty() || indices.windows(2).any(|w| w[0] >= w[1]) {
         return Err(Error::range("frames", "numbers must be ascending, and not none"));
     }
     let mut all: Option<Frames> = None;
     let mut sink = |f: Frames| -> Result<()> {
         let f = match size {
-            Some((h, w)) => resize(&f, h, w),
+            Some(((h, w), resize)) => resize(&f, h, w),
             None => f,
         };
         match &mut all {

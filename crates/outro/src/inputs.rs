@@ -404,6 +404,15 @@ impl Inputs {
                 format!("gives {expected} {name} tokens, input_ids holds {found} placeholders (id {id})");
             Err(Error::input(key, problem))
         };
+        if t.image.is_some()
+            && t.image == t.video
+            && self.pixel_values.is_some()
+            && self.pixel_values_videos.is_some()
+        {
+            let problem =
+                "images and videos have the same placeholder in this checkpoint: ask about one kind only";
+            return Err(Error::input("pixel_values_videos", problem));
+        }
         for (key, grid_key, name, id, pixels) in [
             (
                 "pixel_values",
@@ -437,15 +446,6 @@ impl Inputs {
                 continue;
             }
             count(grid_key, name, id, expected)?;
-        }
-        if t.image.is_some()
-            && t.image == t.video
-            && self.pixel_values.is_some()
-            && self.pixel_values_videos.is_some()
-        {
-            let problem =
-                "images and videos have the same placeholder in this checkpoint: ask about one kind only";
-            return Err(Error::input("pixel_values_videos", problem));
         }
         let videos = self.pixel_values_videos.as_ref().map_or(0, |p| p.grid_thw.len());
         let seconds = &self.second_per_grid;

@@ -346,7 +346,7 @@ impl Preparer {
             parts: vec![Part::Video(PathBuf::new())],
             ..Media::default()
         };
-        let frames = outro_media::resize(&pictures(&indices), height, width);
+        let frames = (self.processor.resize)(&pictures(&indices), height, width);
         let sound = if options.audio_in_video {
             push_sound(samples, &mut media.inputs)
         } else {
@@ -494,7 +494,8 @@ impl Preparer {
             frames: item.indices.len(),
         });
         let size = (item.size[0], item.size[1]);
-        let frames = outro_media::read_frames_sized(path, &item.indices, size, &options.media)?;
+        let frames =
+            outro_media::read_frames_sized(path, &item.indices, size, self.processor.resize, &options.media)?;
         progress(Progress::Patches {
             path: path.clone(),
             patches: item.grid.iter().product(),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use outro_media::{FrameLimits, Frames, PatchConfig, Patches, Sampling};
+use outro_media::{FrameLimits, Frames, PatchConfig, Patches, Resize, Sampling};
 use serde_json::Value;
 
 use crate::config::{Config, Tiles};
@@ -19,6 +19,9 @@ pub(crate) struct Processor {
     pub(crate) image: (usize, usize),
     /// Fewest pixels of a frame, and most of all frames together, where they share them.
     pub(crate) video: Option<(usize, usize)>,
+    /// How images and how frames are resized.
+    pub(crate) image_resize: Resize,
+    pub(crate) resize: Resize,
     /// Which frames are taken where nobody says otherwise.
     pub(crate) sampling: Sampling,
     /// Whether tokens of a frame that look like those of the frame before are left out.
@@ -38,6 +41,8 @@ pub(crate) fn load(dir: &Path, config: &Config) -> Result<Processor> {
         image_merge: 1,
         image: (4 * 28 * 28, 16384 * 28 * 28),
         video: None,
+        image_resize: outro_media::resize_image,
+        resize: outro_media::resize,
         sampling: rule.sampling.clone(),
         drops_still: rule.drops_still,
         tiles: config.vision.as_ref().and_then(|v| v.tiles.clone()),
@@ -54,6 +59,7 @@ pub(crate) fn load(dir: &Path, config: &Config) -> Result<Processor> {
     }
     if rule.shared.is_some() || this.tiles.is_some() {
         (p.mean, p.std) = (GREY, GREY);
+        (this.image_resize, this.resize) = (outro_media::resize_bytes, outro_media::resize_bytes);
     }
     images.triple("image_mean", &mut p.mean, |_| true)?;
     images.triple("image_std", &mut p.std, |x| x > 0.0)?;
@@ -173,14 +179,14 @@ impl Processor {
             merge: self.image_merge,
             ..self.patches.clone()
         };
-        let resized = outro_media::resize_image(picture, height, width);
+        let resized = (self.image_resize)(picture, height, width);
         Ok(outro_media::patches(&resized, &config)?)
     }
 
     /// The whole picture as a square, and, where it stands `alone`, then the squares of its parts. What is filled up is
     /// black around parts and grey around the whole of one among several.
     fn parts(&self, picture: &Frames, tiles: &Tiles, alone: bool) -> Result<Patches> {
-        let square = |f: &Frames| outro_media::resize_image(f, tiles.side, tiles.side);
+        let square = |f: &Frames| (self.image_resize)(f, tiles.side, tiles.side);
         let size = [picture.height, picture.width];
         if !alone {
             let grey = self.patches.mean.map(|m| (m * 255.0) as u8);
@@ -192,7 +198,7 @@ impl Processor {
         }
         let best = tiles.best(size);
         let [height, width] = Tiles::within(size, best);
-        let filled = outro_media::pad(&outro_media::resize_image(picture, height, width), best, [0; 3]);
+        let filled = outro_media::pad(&(self.image_resize)(picture, height, width), best, [0; 3]);
         let mut all = square(picture);
         for top in (0..best[0]).step_by(tiles.side) {
             for left in (0..best[1]).step_by(tiles.side) {

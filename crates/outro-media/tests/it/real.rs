@@ -176,7 +176,7 @@ fn both_decoders_see_and_hear_the_same() {
             "{}: frames differ by {mean} of 255 on average",
             path.display()
         );
-        let sized = read_frames_sized(&path, &indices, (56, 84), &a).unwrap();
+        let sized = read_frames_sized(&path, &indices, (56, 84), resize, &a).unwrap();
         assert_eq!(sized, resize(&fa, 56, 84), "resizing on the way changes nothing");
         assert_eq!(
             patches(&sized, &PatchConfig::default()).unwrap().grid_thw,

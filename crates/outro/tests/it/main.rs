@@ -9,6 +9,7 @@ mod laws;
 mod prepare;
 mod quantise;
 mod text;
+mod videollama3;
 
 use std::path::{Path, PathBuf};
 

@@ -10,6 +10,7 @@ use serde_json::Value;
 use crate::checkpoint::gguf::Gguf;
 use crate::error::{Error, Result};
 use crate::family::{self, Family};
+use crate::tiles::Layout;
 
 pub use json::Json;
 
@@ -57,6 +58,10 @@ pub struct Names {
 
 /// The text decoder (`text_config`).
 #[derive(Clone, Debug, PartialEq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what a decoder has and has not, each under its own name"
+)]
 pub struct TextConfig {
     /// Width of the residual stream (`hidden_size`).
     pub hidden: usize,
@@ -163,6 +168,21 @@ pub struct VisionConfig {
     pub out: usize,
     /// What its tensors are called.
     pub names: VisionNames,
+}
+
+impl VisionConfig {
+    /// Tokens of a video of so many patches along time, height and width.
+    pub fn video_tokens(&self, grid: [usize; 3]) -> usize {
+        Layout::video(self, grid).count(self.positions.unwrap_or(1))
+    }
+
+    /// Tokens of a frame of a video of so many patches, down and across.
+    pub fn frame_tokens(&self, [h, w]: [usize; 2]) -> [usize; 2] {
+        match Layout::video(self, [1, h, w]) {
+            Layout::Grid([_, h, w]) | Layout::Frames([_, h, w]) => [h, w],
+            Layout::Whole | Layout::Parts(_) => [0; 2],
+        }
+    }
 }
 
 /// Pictures in parts (LLaVA-OneVision): an image that stands alone is also looked at in squares, others and frames once.

@@ -1,5 +1,7 @@
 //! A conversation's token ids: the placeholder of each medium becomes as many as the medium has tokens.
 
+use std::fmt::Write as _;
+
 use crate::config::{Config, PositionRule, Stamps, VisionConfig};
 use crate::error::{Error, Result};
 use crate::positions::{chunk_ends, interleave};
@@ -111,7 +113,8 @@ pub(crate) fn stamp(stamps: &Stamps, text: &str, placeholders: &[&str], media: &
             Some(Medium::Frames { seconds, .. }) => {
                 for (i, time) in seconds.iter().enumerate() {
                     out += if i == 0 { "" } else { stamps.between };
-                    out += &format!("{}{time:.1}{}{placeholder}", stamps.before, stamps.after);
+                    // Writing to a String cannot fail.
+                    let _ = write!(out, "{}{time:.1}{}{placeholder}", stamps.before, stamps.after);
                 }
             }
             _ => out += placeholder,

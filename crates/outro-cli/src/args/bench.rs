@@ -38,7 +38,8 @@ pub(crate) struct BenchFlags {
     held: Option<String>,
     #[command(flatten)]
     weights: WeightFlags,
-    /// baseline, outro, or outro:KEY=VALUE,...; may be repeated, ratios are to the first [default: baseline].
+    /// A name of `outro eval list`, as in outro:gamma=2 or vcd+outro; may be repeated, ratios are to the first [default:
+    /// baseline].
     #[arg(long, value_name = "NAME")]
     strategy: Vec<String>,
     /// JSON on stdout.

@@ -63,9 +63,12 @@ pub(crate) fn run(args: &Bench, ui: &Ui) -> anyhow::Result<()> {
         bar.label(label);
     })?;
     bar.done();
-    for row in result.rows.iter().filter(|r| r.layers_with_sinks == 0) {
-        if row.strategy != "baseline" {
-            ui.note(&format!("{}: no sink was found, so it did nothing", row.strategy));
+    for (row, by) in result.rows.iter().zip(&strategies) {
+        if row.layers_with_sinks == 0 && by.method.is_some() {
+            ui.note(&format!(
+                "{}: no sink was found, so OutRo did nothing",
+                row.strategy
+            ));
         }
     }
     if args.json {
@@ -106,11 +109,14 @@ fn table(model: &str, weights: &str, r: &Result) -> String {
     for row in &r.rows {
         let _ = writeln!(
             out,
-            "{}\n  prefill  {}\n  decode   {}\n  first token after {:.2} s",
+            "{}\n  prefill  {}\n  decode   {}\n  first token after {:.2} s; {} and {} passes; keys and values {}",
             row.strategy,
             timed("tokens", &row.prefill, l, false),
             timed("tokens", &row.decode, l, true),
-            row.time_to_first_token
+            row.time_to_first_token,
+            row.passes[0],
+            row.passes[1],
+            bytes(row.cache_bytes as u64)
         );
         if row.layers_with_sinks > 0 {
             let _ = writeln!(out, "  sinks in {} layers", row.layers_with_sinks);

@@ -25,6 +25,7 @@ impl<'a> Json<'a> {
     }
 
     /// The field below this one; absent and `null` are the same.
+    #[must_use]
     pub fn at(&self, key: &str) -> Self {
         let field = if self.field.is_empty() {
             key.into()

@@ -65,8 +65,9 @@ pub(crate) fn parse(json: &Json, own: &[&Family]) -> Result<Config> {
     (family.parse)(json)
 }
 
-/// Letters to change, add or remove to make `b` of `a` (Levenshtein), `_`, `-` and `.` left out.
-fn distance(a: &str, b: &str) -> usize {
+/// How far two names are from each other: letters to change, add or remove (Levenshtein), less twice those with which
+/// both begin; `_`, `-` and `.` left out.
+fn distance(a: &str, b: &str) -> i64 {
     let letters = |s: &str| -> Vec<char> {
         s.to_lowercase()
             .chars()
@@ -85,7 +86,8 @@ fn distance(a: &str, b: &str) -> usize {
             row[j + 1] = change.min(corner + 1).min(row[j] + 1);
         }
     }
-    row[b.len()]
+    let alike = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
+    row[b.len()] as i64 - 2 * alike as i64
 }
 
 /// Ids of the Qwen vision models' placeholders.

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use outro::chat::{Conversation, Part};
+use outro::config::Config;
 use outro::generate::argmax;
 use outro::hook::Hook;
 use outro::inputs::{Inputs, Pixels};
@@ -14,6 +15,7 @@ use outro::prompt::Medium;
 use outro::{Dtype, Mat, Model, OutRo, OutRoConfig, Prompt, Session};
 use outro_media::{Frames, VideoInfo, write_png};
 use safetensors::SafeTensors;
+use serde_json::{Value, json};
 
 #[path = "../../examples/own_family.rs"]
 mod own_family;
@@ -364,4 +366,143 @@ fn placeholders_become_as_many_as_transformers_makes() {
             assert_eq!(got, want.input_ids, "{}", path.display());
         }
     }
+}
+
+/// Fields that are missing or contradict each other, by name.
+#[test]
+fn configurations_that_cannot_be() {
+    let made = tempfile::tempdir().unwrap();
+    for (family, pointer, value, parts) in [
+        (
+            "qwen2-vl-tiny",
+            "/vision_config/embed_dim",
+            json!(null),
+            &["vision_config.embed_dim", "missing"][..],
+        ),
+        (
+            "qwen2-vl-tiny",
+            "/vision_config/hidden_size",
+            json!(63),
+            &["vision_config.hidden_size", "64"],
+        ),
+        (
+            "qwen2-vl-tiny",
+            "/vision_config/hidden_act",
+            json!("relu"),
+            &["vision_config.hidden_act", "quick_gelu"],
+        ),
+        (
+            "qwen2-vl-tiny",
+            "/vision_config/in_channels",
+            json!(4),
+            &["vision_config.in_channels", "must be 3"],
+        ),
+        (
+            "qwen2-vl-tiny",
+            "/video_token_id",
+            json!(null),
+            &["video_token_id", "missing"],
+        ),
+        (
+            "qwen2-5-vl-tiny",
+            "/audio_config",
+            json!({}),
+            &["audio_config", "video-SALMONN 2+", "qwen2_5_omni"],
+        ),
+        (
+            "qwen2-5-vl-tiny",
+            "/model_type",
+            json!("qwen2_5_vll"),
+            &["unknown architecture", "nearest is qwen2_5_vl"],
+        ),
+        (
+            "qwen2-5-vl-tiny",
+            "/model_type",
+            json!("llava_next"),
+            &["nearest is llava_onevision"],
+        ),
+        (
+            "qwen2-5-vl-tiny",
+            "/model_type",
+            json!("Qwen2-VL"),
+            &["nearest is qwen2_vl"],
+        ),
+        (
+            "llava-onevision-tiny",
+            "/vision_config/image_size",
+            json!(2),
+            &["vision_config.image_size", "patch_size"],
+        ),
+        (
+            "llava-onevision-tiny",
+            "/vision_feature_layer",
+            json!(-5),
+            &["vision_feature_layer", "num_hidden_layers"],
+        ),
+        (
+            "llava-onevision-tiny",
+            "/vision_feature_select_strategy",
+            json!("default"),
+            &["select_strategy", "full"],
+        ),
+        (
+            "llava-onevision-tiny",
+            "/vision_aspect_ratio",
+            json!("anyres"),
+            &["vision_aspect_ratio", "anyres_max_"],
+        ),
+        (
+            "llava-onevision-tiny",
+            "/image_grid_pinpoints",
+            json!([[20, 30]]),
+            &["image_grid_pinpoints", "image_size"],
+        ),
+        (
+            "llava-onevision-tiny",
+            "/image_grid_pinpoints",
+            json!([20]),
+            &["image_grid_pinpoints", "pairs"],
+        ),
+        (
+            "llava-onevision-tiny",
+            "/text_config/model_type",
+            json!("llama"),
+            &["text_config.model_type", "qwen2"],
+        ),
+    ] {
+        let text = fs::read_to_string(dir(family).join("config.json")).unwrap();
+        let mut config: Value = serde_json::from_str(&text).unwrap();
+        let (parent, key) = pointer.rsplit_once('/').unwrap();
+        config.pointer_mut(parent).unwrap()[key] = value;
+        fs::write(made.path().join("config.json"), config.to_string()).unwrap();
+        let message = Config::load(made.path()).unwrap_err().to_string();
+        for part in parts {
+            assert!(
+                message.contains(part),
+                "{pointer}: `{message}` does not say `{part}`"
+            );
+        }
+    }
+}
+
+/// Inputs that do not fit the parts of a picture.
+#[test]
+fn parts_that_do_not_fit_their_picture() {
+    let root = dir("llava-onevision-tiny");
+    let config = Config::load(&root).unwrap();
+    let good = Inputs::load(&root.join("cases/image-1.safetensors")).unwrap();
+    let message = |change: &dyn Fn(&mut Inputs)| {
+        let mut inputs = good.clone();
+        change(&mut inputs);
+        let checked = inputs.fitted(&config).and_then(|i| i.validate(&config));
+        checked.unwrap_err().to_string()
+    };
+    assert!(message(&|i| i.image_sizes.clear()).contains("image_sizes"));
+    assert!(message(&|i| i.image_sizes = vec![[20, 20]]).contains("placeholders"));
+    assert!(message(&|i| i.image_sizes = vec![[900, 900]]).contains("image_sizes"));
+    assert!(message(&|i| i.pixel_values.as_mut().unwrap().grid_thw[0] = [7, 20, 21]).contains("20 x 21"));
+    let other = Config::load(&dir("qwen2-vl-tiny")).unwrap();
+    let refused = good.clone().fitted(&other).unwrap_err().to_string();
+    assert!(refused.contains("whole pictures"), "{refused}");
+    assert!(good.validate(&config).is_err(), "not cut yet");
 }

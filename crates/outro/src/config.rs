@@ -58,10 +58,6 @@ pub struct Names {
 
 /// The text decoder (`text_config`).
 #[derive(Clone, Debug, PartialEq)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "what a decoder has and has not, each under its own name"
-)]
 pub struct TextConfig {
     /// Width of the residual stream (`hidden_size`).
     pub hidden: usize,

@@ -58,9 +58,13 @@ impl Qkv<'_> {
         let k = self.k.chunks_exact(kv_heads * dim).take(keys);
         let mut weights: Vec<f32> = k.map(|k| dot(q, &k[start..start + dim]) * scale).collect();
         let max = weights.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x));
-        weights.iter_mut().for_each(|x| *x = (*x - max).exp());
+        for x in &mut weights {
+            *x = (*x - max).exp();
+        }
         let sum: f32 = weights.iter().sum();
-        weights.iter_mut().for_each(|x| *x /= sum);
+        for x in &mut weights {
+            *x /= sum;
+        }
         weights
     }
 }

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::thread::{self, ScopedJoinHandle};
 
-use outro_media::{Frames, Kind, MediaInfo, VideoInfo};
+use outro_media::{Frames, Kind, MediaInfo, PatchConfig, VideoInfo};
 
 use crate::audio_tokens;
 use crate::chat::{Conversation, MediaTokens, Part, Template};
@@ -146,6 +146,11 @@ impl Preparer {
         &self.config
     }
 
+    /// How frames of videos are cut and normalised.
+    pub fn patches(&self) -> &PatchConfig {
+        &self.processor.patches
+    }
+
     /// The tokenizer, if the checkpoint has one.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
         self.tokenizer.as_ref()
@@ -195,8 +200,10 @@ impl Preparer {
             limit: self.config.text.max_positions,
             notes: Vec::new(),
         };
+        let parts: Vec<&Part> = parts.collect();
+        let alone = one_image(parts.iter().copied());
         for part in parts {
-            let item = self.plan_item(part, options, &mut plan.notes)?;
+            let item = self.plan_item(part, alone, options, &mut plan.notes)?;
             let [image, video, audio, _] = item.medium.tokens(&self.config);
             plan.image_tokens = plan.image_tokens.saturating_add(image);
             plan.video_tokens = plan.video_tokens.saturating_add(video);
@@ -210,7 +217,14 @@ impl Preparer {
         Ok(plan)
     }
 
-    fn plan_item(&self, part: &Part, options: &MediaOptions, notes: &mut Vec<String>) -> Result<PlannedItem> {
+    /// `alone` is whether an image is the only one.
+    fn plan_item(
+        &self,
+        part: &Part,
+        alone: bool,
+        options: &MediaOptions,
+        notes: &mut Vec<String>,
+    ) -> Result<PlannedItem> {
         let (path, wanted) = match part {
             Part::Image(p) => (p, Kind::Image),
             Part::Video(p) => (p, Kind::Video),
@@ -238,14 +252,21 @@ impl Preparer {
             audio_tokens: 0,
             medium: Medium::Audio { tokens: 0 },
         };
+        let mut picture = [0; 2];
         if wanted != Kind::Audio {
             let video = item
                 .info
                 .video
                 .clone()
                 .ok_or_else(|| refuse("holds no picture".into()))?;
-            (item.indices, item.size, item.grid) =
-                self.plan_frames(&video, wanted == Kind::Video, options)?;
+            (item.indices, item.size, item.grid) = if wanted == Kind::Video {
+                self.plan_frames(&video, options)?
+            } else {
+                let p = &self.processor;
+                let (size, grid) = p.image_grid(video.height, video.width, alone, options.max_pixels)?;
+                picture = [video.height, video.width];
+                (Vec::new(), size, grid)
+            };
         }
         let hears = wanted == Kind::Audio
             || wanted == Kind::Video && options.audio_in_video && self.config.audio.is_some();
@@ -273,7 +294,10 @@ impl Preparer {
             Kind::Audio => Medium::Audio {
                 tokens: item.audio_tokens,
             },
-            Kind::Image => Medium::Image { grid: item.grid },
+            Kind::Image => Medium::Image {
+                grid: item.grid,
+                size: picture,
+            },
             Kind::Video if self.config.frames.stamps.is_some() => {
                 let v = item.info.video.as_ref();
                 let seconds = times(&item.indices, v.map_or(1.0, |v| v.fps));
@@ -290,33 +314,22 @@ impl Preparer {
         Ok(item)
     }
 
-    /// Numbers of the frames to take (none of an image), their size `[height, width]`, and the patches' grid.
+    /// Numbers of the frames to take, their size `[height, width]`, and the patches' grid.
     fn plan_frames(
         &self,
         v: &VideoInfo,
-        video: bool,
         options: &MediaOptions,
     ) -> Result<(Vec<usize>, [usize; 2], [usize; 3])> {
         let p = &self.processor.patches;
-        let mut indices = Vec::new();
-        let ((height, width), steps) = if video {
-            indices = options.sampling.indices(v)?;
-            let count = indices.len();
-            (
-                self.processor
-                    .video_size(v.height, v.width, count, options.max_pixels)?,
-                count.div_ceil(p.temporal),
-            )
-        } else {
-            (
-                self.processor.image_size(v.height, v.width, options.max_pixels)?,
-                1,
-            )
-        };
+        let indices = options.sampling.indices(v)?;
+        let count = indices.len();
+        let (height, width) = self
+            .processor
+            .video_size(v.height, v.width, count, options.max_pixels)?;
         Ok((
             indices,
             [height, width],
-            [steps, height / p.patch, width / p.patch],
+            [count.div_ceil(p.temporal), height / p.patch, width / p.patch],
         ))
     }
 
@@ -332,7 +345,7 @@ impl Preparer {
         samples: &[f32],
         options: &MediaOptions,
     ) -> Result<Media> {
-        let (indices, [height, width], _) = self.plan_frames(video, true, options)?;
+        let (indices, [height, width], _) = self.plan_frames(video, options)?;
         let seconds = times(&indices, video.fps);
         let mut media = Media {
             parts: vec![Part::Video(PathBuf::new())],
@@ -360,6 +373,29 @@ impl Preparer {
         }
     }
 
+    /// Patches of an image and how it stands in the prompt.
+    fn push_image(
+        &self,
+        picture: &Frames,
+        alone: bool,
+        media: &mut Media,
+        options: &MediaOptions,
+    ) -> Result<()> {
+        let patches = self.processor.image(picture, alone, options.max_pixels)?;
+        let inputs = &mut media.inputs;
+        let place = inputs.pixel_values.get_or_insert_with(Pixels::default);
+        place.push(patches.grid_thw, patches.cols, &patches.data);
+        let size = [picture.height, picture.width];
+        if self.processor.tiles.is_some() {
+            inputs.image_sizes.push(size);
+        }
+        media.items.push(Medium::Image {
+            grid: patches.grid_thw,
+            size,
+        });
+        Ok(())
+    }
+
     /// Patches of a video and how it stands in the prompt; `sound` is the tokens of its track, `seconds` its frames'
     /// times.
     fn push_video(
@@ -370,7 +406,7 @@ impl Preparer {
         media: &mut Media,
         options: &MediaOptions,
     ) -> Result<()> {
-        let patches = outro_media::patches(frames, &self.processor.patches)?;
+        let patches = self.processor.video(frames)?;
         let inputs = &mut media.inputs;
         let place = inputs.pixel_values_videos.get_or_insert_with(Pixels::default);
         place.push(patches.grid_thw, patches.cols, &patches.data);
@@ -431,22 +467,18 @@ impl Preparer {
             notes: plan.notes.clone(),
             ..Media::default()
         };
+        let alone = one_image(media.parts.iter());
         for item in &plan.items {
             let path = item.info.path.clone();
             match item.medium {
                 Medium::Frames { .. } | Medium::Video { .. } => {
-                    self.load_video(item, options, &mut media, progress)?
+                    self.load_video(item, options, &mut media, progress)?;
                 }
                 Medium::Image { .. } => {
                     progress(Progress::Image { path: path.clone() });
                     let picture = outro_media::read_image(&path, &options.media)?;
                     // The decoder may know better than the header (orientation).
-                    let patches = self.processor.image(&picture, options.max_pixels)?;
-                    let place = media.inputs.pixel_values.get_or_insert_with(Pixels::default);
-                    place.push(patches.grid_thw, patches.cols, &patches.data);
-                    media.items.push(Medium::Image {
-                        grid: patches.grid_thw,
-                    });
+                    self.push_image(&picture, alone, &mut media, options)?;
                 }
                 Medium::Audio { .. } => {
                     progress(Progress::Audio { path: path.clone() });
@@ -600,6 +632,11 @@ impl Preparer {
 /// When frames of these numbers are shown, in seconds.
 fn times(indices: &[usize], fps: f64) -> Vec<f64> {
     indices.iter().map(|i| *i as f64 / fps).collect()
+}
+
+/// Whether there is one image: only then is it looked at in parts, by models that do so.
+fn one_image<'a>(parts: impl Iterator<Item = &'a Part>) -> bool {
+    parts.filter(|p| matches!(p, Part::Image(_))).count() == 1
 }
 
 fn silent(path: &Path) -> String {

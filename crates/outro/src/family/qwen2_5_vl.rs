@@ -22,6 +22,14 @@ pub(super) const NAMES: Names = Names {
 };
 
 fn parse(json: &Json) -> Result<Config> {
+    let audio = json.at("audio_config");
+    if audio.present() {
+        // Its authors kept the `model_type`; without its ears it would answer as a model that it is not.
+        return Err(audio.error(
+            "is there: this is video-SALMONN 2+, whose audio tower (a Whisper encoder and a Q-Former over half seconds) OutRo \
+             does not have; the nearest families that hear are qwen2_5_omni and, without sound, qwen2_5_vl",
+        ));
+    }
     // Newer releases of transformers nest the decoder's fields, older ones do not.
     let nested = json.at("text_config");
     let text = if nested.present() { &nested } else { json };

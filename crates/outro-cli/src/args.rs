@@ -6,6 +6,7 @@ pub(crate) mod eval;
 pub(crate) mod flags;
 pub(crate) mod sinks;
 pub(crate) mod synth;
+pub(crate) mod tune;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -47,6 +48,7 @@ pub(crate) enum Action {
     Inspect(Box<Inspect>),
     Synth(Box<synth::Synth>),
     Eval(eval::Eval),
+    Tune(Box<tune::Tune>),
     Bench(Box<bench::Bench>),
     Sinks(Box<sinks::Sinks>),
     Demo(Demo),
@@ -249,6 +251,7 @@ fn build(cli: Cli, typed: &ArgMatches) -> anyhow::Result<Invocation> {
         })),
         Cmd::Bench(f) => Action::Bench(Box::new(bench::bench(*f)?)),
         Cmd::Eval(command) => Action::Eval(eval::eval(command)?),
+        Cmd::Tune(f) => Action::Tune(Box::new(tune::tune(*f)?)),
         Cmd::Sinks(f) => Action::Sinks(Box::new(sinks::sinks(*f, typed)?)),
         Cmd::Synth(f) => Action::Synth(Box::new(synth::synth(f)?)),
         Cmd::Demo { seed, out, model } => Action::Demo(Demo {

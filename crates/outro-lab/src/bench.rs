@@ -7,11 +7,12 @@ use outro::inputs::{AudioFeatures, Inputs, Pixels};
 use outro::method::OutRo;
 use outro::positions::{Positions, Span};
 use outro::strategy::{Noise, Request};
-use outro::{KvType, Level, Mat, Model, Progress, Prompt, Stream};
+use outro::{Deepstack, KvType, Level, Mat, Model, Progress, Prompt, Session, Stream};
 use outro::{f32_operations_per_second, read_bytes_per_second};
 use serde::Serialize;
 
 use crate::error::Result;
+use crate::probe::{Options, probe};
 use crate::strategy::Strategy;
 use crate::synth::rng::Rng;
 
@@ -28,6 +29,8 @@ pub struct Work {
     pub audio_seconds: usize,
     /// Rounds; medians are over them.
     pub rounds: usize,
+    /// Look at the prompt too, as the sink lab does.
+    pub look: bool,
 }
 
 /// What the machine can do at most, measured before the run.
@@ -112,6 +115,42 @@ pub struct Row {
     pub layers_with_sinks: usize,
 }
 
+/// What looking at a prompt costs beside reading it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Look {
+    /// Seconds of a plain prefill.
+    pub plain_seconds: f64,
+    /// Largest resident size during it, where the system tells.
+    pub plain_peak_bytes: Option<usize>,
+    /// Seconds of both passes of [`probe`].
+    pub seconds: f64,
+    /// Largest resident size during them.
+    pub peak_bytes: Option<usize>,
+    /// Tokens that were followed.
+    pub watched: usize,
+}
+
+fn look(model: &Model, prompt: &Prompt, spans: &[Span], kv: KvType) -> Result<Look> {
+    reset_peak();
+    let since = Instant::now();
+    Session::with_kv(model, None, kv).prefill(prompt, 1, &mut |_| {})?;
+    let plain_seconds = since.elapsed().as_secs_f64();
+    let plain_peak_bytes = peak_bytes();
+    reset_peak();
+    let options = Options {
+        kv,
+        ..Options::default()
+    };
+    let profile = probe(model, prompt, spans, &options, &mut |_| {})?;
+    Ok(Look {
+        plain_seconds,
+        plain_peak_bytes,
+        seconds: profile.seconds,
+        peak_bytes: peak_bytes(),
+        watched: profile.watched.len(),
+    })
+}
+
 /// A run's result.
 #[derive(Clone, Debug, Serialize)]
 pub struct Bench {
@@ -135,6 +174,8 @@ pub struct Bench {
     pub audio: Option<Timed>,
     /// By strategy.
     pub rows: Vec<Row>,
+    /// The sink lab, if it was run.
+    pub look: Option<Look>,
 }
 
 /// Runs the work. `progress` gets what is being done.
@@ -150,8 +191,8 @@ pub fn bench(
 ) -> Result<Bench> {
     progress("measuring the machine");
     let limits = Limits::measure();
-    // The yardstick's buffer is no part of the run (Linux: 5 sets the peak to what is resident now).
-    let _ = std::fs::write("/proc/self/clear_refs", "5");
+    // The yardstick's buffer is no part of the run.
+    reset_peak();
     let towers = Towers::new(model, work);
     let prompt = prompt(model, work);
     let spans = spans(work);
@@ -211,6 +252,13 @@ pub fn bench(
             found.cache_bytes = stream.cache_bytes();
         }
     }
+    let peak = peak_bytes();
+    let look = if work.look {
+        progress("looking");
+        Some(look(model, &prompt, &spans, kv)?)
+    } else {
+        None
+    };
     let need = Need::of(model, work, kv);
     let towers_seconds: f64 = [&vision, &audio].into_iter().map(|t| median(t)).sum();
     let row = |(by, f): (&Strategy, &Found)| {
@@ -240,11 +288,12 @@ pub fn bench(
         limits,
         weight_bytes: model.weight_bytes(),
         cache_bytes: rows.iter().map(|r| r.cache_bytes).max().unwrap_or(0),
-        peak_bytes: peak_bytes(),
+        peak_bytes: peak,
         vision: tower(&vision, patches, patches, see),
         // The first convolution halves time.
         audio: tower(&audio, frames, frames / 2, hear),
         rows,
+        look,
     })
 }
 
@@ -362,6 +411,7 @@ fn prompt(model: &Model, work: &Work) -> Prompt {
             ids: (0..s).map(|p| [p as f32; 3]).collect(),
             next: s as f32,
         },
+        deepstack: Deepstack::default(),
     }
 }
 
@@ -397,6 +447,11 @@ fn median(all: &[f64]) -> f64 {
         n if n % 2 == 1 => sorted[n / 2],
         n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
     }
+}
+
+/// From here on the largest resident size counts anew (Linux: 5 sets it to what is resident now).
+fn reset_peak() {
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
 /// The process's largest resident size (Linux).

@@ -38,7 +38,7 @@ enum Part {
 }
 
 /// All kinds.
-pub const KINDS: [Kind; 11] = [
+pub const KINDS: [Kind; 12] = [
     Kind {
         name: "baseline",
         switches: "",
@@ -104,6 +104,12 @@ pub const KINDS: [Kind; 11] = [
         switches: "scale=0",
         about: "the sinks' values multiplied",
         read: Some(|s| change("sink-value", s)),
+    },
+    Kind {
+        name: "sink-attention",
+        switches: "scale=0",
+        about: "attention on the sinks multiplied, the rest made up for",
+        read: Some(|s| change("sink-attention", s)),
     },
 ];
 
@@ -327,9 +333,9 @@ fn method(switches: &str, base: &OutRoConfig, bad: &dyn Fn(String) -> Error) -> 
 }
 
 /// Names of strategies worth comparing on a model of `layers` layers and head size `dim`: OutRo and its halves, sweeps of
-/// gamma and of the enhancement layer, Zero-K, sinks removed and doubled, pruning, and heads switched off from both
-/// ends of `heads`, which is ordered by sink score.
-pub fn sweeps(heads: &[(usize, usize)], layers: usize, dim: usize) -> Vec<String> {
+/// gamma and of the enhancement layer, Zero-K, sinks removed and doubled, each of the first `sinks` removed alone, pruning,
+/// and heads switched off from both ends of `heads`, which is ordered by sink score.
+pub fn sweeps(heads: &[(usize, usize)], sinks: &[usize], layers: usize, dim: usize) -> Vec<String> {
     let mut all: Vec<String> = ["baseline", "outro", "outro:relax=false", "outro:rotate=false"]
         .map(str::to_owned)
         .to_vec();
@@ -342,7 +348,11 @@ pub fn sweeps(heads: &[(usize, usize)], layers: usize, dim: usize) -> Vec<String
     );
     let powers = |most: usize| (0..).map(|e| 1usize << e).take_while(move |n| *n <= most);
     all.extend(powers((dim / 2).min(32)).map(|n| format!("zero-k:top={n}")));
-    all.extend(["0", "2"].map(|scale| format!("sink-value:scale={scale}")));
+    for what in ["sink-value", "sink-attention"] {
+        all.extend(["0", "2"].map(|scale| format!("{what}:scale={scale}")));
+    }
+    let alone = sinks.iter().take(4).filter(|_| sinks.len() > 1);
+    all.extend(alone.map(|position| format!("sink-attention:scale=0,sinks={position}")));
     all.extend((layers > 2).then(|| format!("prune:layer={},keep=0.2", (layers / 7).max(1))));
     for n in powers((heads.len() / 4).min(32)) {
         let off = |list: &mut dyn Iterator<Item = &(usize, usize)>| {
@@ -427,12 +437,16 @@ mod tests {
         let prune = PruneConfig { layer: 5, keep: 0.2 };
         assert_eq!(
             s.extras,
-            [Extra::Prune(prune), Extra::Change(Change::ZeroK { top: 3 })]
+            [
+                Extra::Prune(prune),
+                Extra::Change(Change::ZeroK { top: 3, sinks: None })
+            ]
         );
         let json = serde_json::to_string(&s).unwrap();
         assert_eq!(serde_json::from_str::<Strategy>(&json).unwrap(), s);
-        let all = sweeps(&[(0, 1), (0, 0), (1, 1), (1, 0)], 4, 16);
+        let all = sweeps(&[(0, 1), (0, 0), (1, 1), (1, 0)], &[0, 7], 4, 16);
         assert!(all.contains(&"heads:off=0.1".to_owned()) && all.contains(&"heads:off=1.0".to_owned()));
+        assert!(all.contains(&"sink-attention:scale=0,sinks=7".to_owned()));
         assert!(all.iter().all(|name| Strategy::parse(name, &base).is_ok()));
         for bad in [
             "",

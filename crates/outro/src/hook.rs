@@ -2,7 +2,7 @@
 
 use std::any::Any;
 
-pub use outro_kernels::{AttentionShape, column_sums, row_lse};
+pub use outro_kernels::{AttentionShape, Mask, attend, column_sums, row_lse};
 
 use crate::error::Result;
 

@@ -33,6 +33,6 @@ pub use encoder::audio_tokens;
 pub use error::{Error, Result};
 pub use method::{OutRo, OutRoConfig, Prune, PruneConfig};
 pub use model::{LoadOptions, MediaEmbeds, Model, Progress, Prompt};
-pub use nn::{KvType, Mat};
+pub use nn::{Deepstack, KvType, Mat};
 pub use outro_kernels::{Activations, HugePages, Level, f32_operations_per_second, read_bytes_per_second};
 pub use session::{Session, Stream};

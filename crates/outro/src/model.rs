@@ -1,6 +1,7 @@
 //! A model: a configuration and immutable weights, shared by all requests.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use outro_kernels::Activations;
 
@@ -8,9 +9,8 @@ use crate::checkpoint::{Checkpoint, Dtype, Matrix, Quantised, Quantize};
 use crate::config::Config;
 use crate::encoder::{AudioTower, VisionTower};
 use crate::error::{Error, Result};
-use crate::family;
 use crate::inputs::{Inputs, Pixels};
-use crate::nn::{Decoder, Mat, Weights};
+use crate::nn::{Decoder, Deepstack, Mat, Weights};
 use crate::positions::{Positions, positions};
 
 /// What happens while media are encoded and a prompt is run; for progress displays.
@@ -70,6 +70,38 @@ pub struct Prompt {
     pub embeds: Mat,
     /// Rotary positions of the rows, and of the first decoded token.
     pub positions: Positions,
+    /// What visual rows get after the first decoder layers.
+    pub deepstack: Deepstack,
+}
+
+impl Prompt {
+    /// Some of its rows, from one to another. `positions.next` stays.
+    pub(crate) fn rows(&self, range: std::ops::Range<usize>) -> Self {
+        let (cols, kept) = (self.embeds.cols, range.clone().collect::<Vec<_>>());
+        Self {
+            embeds: Mat {
+                cols,
+                data: self.embeds.data[range.start * cols..range.end * cols].to_vec(),
+            },
+            positions: Positions {
+                ids: self.positions.ids[range].to_vec(),
+                next: self.positions.next,
+            },
+            deepstack: self.deepstack.kept(&kept),
+        }
+    }
+
+    /// Whether it begins with the rows of `prefix`, and goes on.
+    pub(crate) fn extends(&self, prefix: &Self) -> bool {
+        let n = prefix.embeds.rows();
+        let (mine, other) = (&self.deepstack, &prefix.deepstack);
+        self.embeds.rows() > n
+            && prefix.embeds.cols == self.embeds.cols
+            && self.embeds.data.starts_with(&prefix.embeds.data)
+            && self.positions.ids.starts_with(&prefix.positions.ids)
+            && mine.rows.iter().take_while(|r| r.0 < n).eq(&other.rows)
+            && (Arc::ptr_eq(&mine.layers, &other.layers) || mine.layers == other.layers)
+    }
 }
 
 /// What the towers made of a request's media; the same for every question about them.
@@ -81,13 +113,8 @@ pub struct MediaEmbeds {
     pub video: Mat,
     /// Tokens of all audios.
     pub audio: Mat,
-}
-
-fn names(config: &Config) -> Result<family::Names> {
-    let found = family::find(&config.model_type);
-    found
-        .map(|f| f.names)
-        .ok_or_else(|| Error::config("config.json", "model_type", "unknown family"))
+    /// For each of the first decoder layers what is added to the tokens of all images, then of all videos.
+    pub deepstack: Arc<Vec<Mat>>,
 }
 
 impl Model {
@@ -97,8 +124,15 @@ impl Model {
     /// # Errors
     /// Everything that can be wrong with config.json and the weights, by file, field and tensor.
     pub fn load(dir: &Path, options: impl Into<LoadOptions>) -> Result<Self> {
-        let config = Config::load(dir)?;
-        let checkpoint = Checkpoint::open(dir, names(&config)?.skipped)?;
+        Self::open(Config::load(dir)?, dir, options)
+    }
+
+    /// [`Model::load`] with a configuration that the caller has read ([`Config::load_among`]).
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn open(config: Config, dir: &Path, options: impl Into<LoadOptions>) -> Result<Self> {
+        let checkpoint = Checkpoint::open(dir, config.names.skipped, config.names.renamed)?;
         Self::build(config, &checkpoint, &options.into())
     }
 
@@ -106,7 +140,7 @@ impl Model {
     /// `dtype` auto is bf16.
     ///
     /// # Errors
-    /// A family that is not known.
+    /// Options that cannot be.
     pub fn random(config: Config, options: impl Into<LoadOptions>, seed: u64) -> Result<Self> {
         let options = LoadOptions {
             cache: None,
@@ -116,7 +150,7 @@ impl Model {
     }
 
     fn build(config: Config, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
-        let names = names(&config)?;
+        let names = config.names;
         let w = Weights {
             checkpoint,
             dtype: options.dtype,
@@ -144,7 +178,7 @@ impl Model {
         let vision = config
             .vision
             .as_ref()
-            .map(|c| VisionTower::load(w, names.vision, c))
+            .map(|c| VisionTower::load(w, &names, c))
             .transpose()?;
         let audio = config
             .audio
@@ -241,12 +275,19 @@ impl Model {
             patches(&inputs.pixel_values_videos),
         );
         let total = images + videos;
-        let image = self.encode_vision("pixel_values", inputs.pixel_values.as_ref(), &mut |done| {
+        let (merge, image_merge) = self
+            .config
+            .vision
+            .as_ref()
+            .map_or((1, 1), |v| (v.merge, v.image_merge));
+        let pixels = inputs.pixel_values.as_ref();
+        let image = self.encode_vision("pixel_values", pixels, image_merge, &mut |done| {
             progress(Progress::Vision { done, total });
         })?;
-        let video = self.encode_vision(
+        let mut video = self.encode_vision(
             "pixel_values_videos",
             inputs.pixel_values_videos.as_ref(),
+            merge,
             &mut |done| {
                 progress(Progress::Vision {
                     done: images + done,
@@ -254,10 +295,15 @@ impl Model {
                 });
             },
         )?;
+        if !inputs.kept.is_empty() {
+            let rows = video.data.chunks_exact(video.cols).zip(&inputs.kept);
+            video.data = rows.filter(|r| *r.1).flat_map(|r| r.0).copied().collect();
+        }
         Ok(MediaEmbeds {
             image,
             video,
             audio: self.encode_audio(inputs, progress)?,
+            deepstack: Arc::default(),
         })
     }
 
@@ -265,6 +311,7 @@ impl Model {
         &self,
         key: &str,
         pixels: Option<&Pixels>,
+        merge: usize,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Mat> {
         let mut out = Mat {
@@ -280,8 +327,11 @@ impl Model {
         for grid in &pixels.grid_thw {
             let rows: usize = grid.iter().product();
             let part = &pixels.data[start * pixels.cols..(start + rows) * pixels.cols];
-            out.data
-                .extend(tower.forward(part, *grid, &mut |n| progress(done + n))?.data);
+            out.data.extend(
+                tower
+                    .forward(part, *grid, merge, &mut |n| progress(done + n))?
+                    .data,
+            );
             start += rows;
             done += rows;
         }
@@ -325,12 +375,17 @@ impl Model {
     pub fn prompt(&self, inputs: &Inputs, media: &MediaEmbeds) -> Result<Prompt> {
         inputs.validate(&self.config)?;
         let mut embeds = self.embed(&inputs.input_ids)?;
+        let mut visual = Vec::new();
         let t = &self.config.tokens;
         for (key, id, rows) in [
             ("image", t.image, &media.image),
             ("video", t.video, &media.video),
             ("audio", t.audio, &media.audio),
         ] {
+            // One placeholder for images and videos stands for the kind that is there.
+            if t.image == t.video && key != "audio" && rows.data.is_empty() {
+                continue;
+            }
             let places: Vec<usize> = (0..inputs.input_ids.len())
                 .filter(|i| Some(inputs.input_ids[*i]) == id)
                 .collect();
@@ -342,13 +397,23 @@ impl Model {
                 );
                 return Err(Error::input("input_ids", problem));
             }
-            for (row, place) in places.into_iter().enumerate() {
-                embeds.row_mut(place).copy_from_slice(rows.row(row));
+            for (row, place) in places.iter().enumerate() {
+                embeds.row_mut(*place).copy_from_slice(rows.row(row));
+            }
+            if !media.deepstack.is_empty() && key != "audio" {
+                visual.extend(places);
             }
         }
+        // Features of the towers stand in this order, images before videos; rows must ascend.
+        let mut rows: Vec<_> = visual.into_iter().zip(0..).collect();
+        rows.sort_unstable();
         Ok(Prompt {
             embeds,
             positions: positions(&self.config, inputs)?,
+            deepstack: Deepstack {
+                rows,
+                layers: Arc::clone(&media.deepstack),
+            },
         })
     }
 }

@@ -113,6 +113,8 @@ struct Walk<'a> {
     rows: Vec<Row>,
     /// Where the next block starts: one more than the largest of the block before.
     next: i64,
+    /// The next frame of a video whose frames stand apart: its video, its step, and the tokens before it, kept or not.
+    frame: (usize, usize, usize),
 }
 
 fn walk(config: &Config, inputs: &Inputs) -> Result<Vec<Row>> {
@@ -123,11 +125,14 @@ fn walk(config: &Config, inputs: &Inputs) -> Result<Vec<Row>> {
         inputs,
         rows: Vec::with_capacity(ids.len()),
         next: 0,
+        frame: (0, 0, 0),
     };
     let (mut images, mut videos, mut audios) = (0, 0, 0);
     while w.rows.len() < ids.len() {
         let id = Some(ids[w.rows.len()]);
-        if id == t.image {
+        if id == t.video && config.frames.stamps.is_some() && inputs.pixel_values_videos.is_some() {
+            w.frame()?;
+        } else if id == t.image {
             w.image(images)?;
             images += 1;
         } else if id == t.video
@@ -174,7 +179,11 @@ impl Walk<'_> {
 
     /// Grid of an item after merging, and its tokens.
     fn grid(&self, pixels: Option<&Pixels>, item: usize, what: &str) -> Result<([usize; 3], Option<usize>)> {
-        let merge = self.config.vision.as_ref().map_or(1, |v| v.merge);
+        let merge = self
+            .config
+            .vision
+            .as_ref()
+            .map_or(1, |v| if what == "image" { v.image_merge } else { v.merge });
         let Some([t, h, w]) = pixels.and_then(|p| p.grid_thw.get(item)).copied() else {
             let problem = format!(
                 "has a placeholder at row {} for {what} {item}, which is not given",
@@ -182,8 +191,8 @@ impl Walk<'_> {
             );
             return Err(Error::input("input_ids", problem));
         };
-        if !self.before(1, self.config.tokens.vision_start) && !self.before(1, self.config.tokens.audio_start)
-        {
+        let start = self.config.tokens.vision_start;
+        if start.is_some() && !self.before(1, start) && !self.before(1, self.config.tokens.audio_start) {
             let problem = format!(
                 "{what} {item} at row {} does not follow its start token",
                 self.rows.len()
@@ -199,6 +208,7 @@ impl Walk<'_> {
         let steps = 0..steps;
         match self.config.positions {
             PositionRule::Text => steps.map(|_| 0).collect(),
+            PositionRule::Grid => steps.map(|i| i as i64).collect(),
             // The reference converts the seconds to whole ones before it multiplies.
             PositionRule::QwenVl { tokens_per_second } => steps
                 .map(|i| (i as f32 * seconds.trunc() * tokens_per_second as f32) as i64)
@@ -222,12 +232,17 @@ impl Walk<'_> {
                 }
             }
         }
+        self.count_text(&mut cells);
+        cells
+    }
+
+    /// Where media count as text does, one number a row.
+    fn count_text(&self, cells: &mut [([i64; 3], [usize; 3])]) {
         if self.config.positions == PositionRule::Text {
             for (i, cell) in cells.iter_mut().enumerate() {
                 cell.0 = [self.next + i as i64; 3];
             }
         }
-        cells
     }
 
     fn push(&mut self, block: impl Iterator<Item = Row>) {
@@ -269,6 +284,43 @@ impl Walk<'_> {
                 .into_iter()
                 .map(|(p, [t, y, x])| (p, Span::Video { item, t, y, x })),
         );
+        Ok(())
+    }
+
+    /// One frame of a video whose frames stand apart: a picture of its own, of which some tokens may be left out.
+    fn frame(&mut self) -> Result<()> {
+        let (item, step, start) = self.frame;
+        let ([steps, h, w], n) = self.grid(self.inputs.pixel_values_videos.as_ref(), item, "video")?;
+        let size = n.map(|n| n / steps.max(1));
+        let end = size.and_then(|n| start.checked_add(n));
+        let mask = &self.inputs.kept;
+        let kept = end.and_then(|end| mask.get(start..end)).unwrap_or_default();
+        if !mask.is_empty() && Some(kept.len()) != size {
+            let problem = format!("ends before frame {step} of video {item}");
+            return Err(Error::input("video_compression_mask", problem));
+        }
+        let count = if mask.is_empty() {
+            size
+        } else {
+            Some(kept.iter().filter(|k| **k).count())
+        };
+        let what = format!("frame {step} of video {item}");
+        self.take(count, &[self.config.tokens.video], &what)?;
+        let mut cells = self.cells([1, h, w], 0.0);
+        let mut there = kept.iter();
+        cells.retain(|_| there.next().is_none_or(|k| *k));
+        self.count_text(&mut cells);
+        self.push(
+            cells
+                .into_iter()
+                .map(|(p, [_, y, x])| (p, Span::Video { item, t: step, y, x })),
+        );
+        let next = if step + 1 < steps {
+            (item, step + 1)
+        } else {
+            (item + 1, 0)
+        };
+        self.frame = (next.0, next.1, end.unwrap_or(usize::MAX));
         Ok(())
     }
 

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::hook::{self, Hook};
 use crate::model::{Model, Prompt};
-use crate::nn::{KvType, LayerCache, Mat, Step};
+use crate::nn::{Deepstack, KvType, LayerCache, Mat, Step};
+use crate::positions::Positions;
 
 /// The next token's logits of one request, by one pass of the model or several.
 pub trait Stream {
@@ -62,7 +63,7 @@ pub struct Session<'m> {
     next: f32,
     prefilled: bool,
     /// Rows that went through before the prefill, and that its prompt must begin with.
-    prefix: Option<Arc<Mat>>,
+    prefix: Option<Arc<Prompt>>,
     passes: usize,
 }
 
@@ -108,13 +109,9 @@ impl<'m> Session<'m> {
         } else if rows == 0 || rows >= prompt.embeds.rows() {
             "a prefix is at least one row, and not the whole prompt"
         } else {
-            let cols = prompt.embeds.cols;
-            let x = Mat {
-                cols,
-                data: prompt.embeds.data[..rows * cols].to_vec(),
-            };
-            self.prefix = Some(Arc::new(x.clone()));
-            self.forward(x, prompt.positions.ids[..rows].to_vec(), true, progress)?;
+            let prefix = prompt.rows(0..rows);
+            self.prefix = Some(Arc::new(prefix.clone()));
+            self.forward(prefix, true, progress)?;
             return Ok(());
         };
         Err(Error::input("session", problem))
@@ -157,22 +154,20 @@ impl<'m> Session<'m> {
                 "is empty; a prompt needs at least one token",
             ));
         }
-        let mut x = prompt.embeds.clone();
-        let mut positions = prompt.positions.ids.clone();
-        if let Some(prefix) = &self.prefix {
-            if prefix.cols != x.cols || !x.data.starts_with(&prefix.data) || prefix.rows() == x.rows() {
+        let rest = match &self.prefix {
+            None => prompt.clone(),
+            Some(prefix) if prompt.extends(prefix) => prompt.rows(prefix.embeds.rows()..prompt.embeds.rows()),
+            Some(_) => {
                 return Err(Error::input(
                     "prompt",
                     "does not begin with the rows that were run before it",
                 ));
             }
-            x.data.drain(..prefix.data.len());
-            positions.drain(..prefix.rows());
-        }
+        };
         self.prefilled = true;
         self.passes = 1;
         self.next = prompt.positions.next;
-        let x = self.forward(x, positions, true, progress)?;
+        let x = self.forward(rest, true, progress)?;
         let first = x.rows().saturating_sub(rows);
         self.model.decoder().logits(&x.data[first * x.cols..])
     }
@@ -193,13 +188,19 @@ impl<'m> Session<'m> {
                 breakdown: "the answer has filled the context".into(),
             });
         }
-        let x = self.model.embed(&[token])?;
-        let positions = vec![[self.next; 3]];
+        let step = Prompt {
+            embeds: self.model.embed(&[token])?,
+            positions: Positions {
+                ids: vec![[self.next; 3]],
+                next: self.next + 1.0,
+            },
+            deepstack: Deepstack::default(),
+        };
         self.next += 1.0;
         self.passes += 1;
         // On a thread of the pool: from outside, every product of the step would wake a thread and wait to be woken.
         rayon::scope(|_| {
-            let x = self.forward(x, positions, false, &mut |_| {})?;
+            let x = self.forward(step, false, &mut |_| {})?;
             Ok(self.model.decoder().logits(&x.data)?.data)
         })
     }
@@ -219,19 +220,14 @@ impl<'m> Session<'m> {
         self.caches.iter().map(|c| c.k.bytes() + c.v.bytes()).sum()
     }
 
-    fn forward(
-        &mut self,
-        x: Mat,
-        positions: Vec<[f32; 3]>,
-        prefill: bool,
-        progress: &mut dyn FnMut(usize),
-    ) -> Result<Mat> {
+    fn forward(&mut self, prompt: Prompt, prefill: bool, progress: &mut dyn FnMut(usize)) -> Result<Mat> {
         let hook = self.hook.as_deref_mut();
         let mut steps = [Step {
             caches: &mut self.caches,
             hook,
-            x,
-            positions,
+            x: prompt.embeds,
+            positions: prompt.positions.ids,
+            deepstack: prompt.deepstack,
             prefill,
         }];
         let mut out = self.model.decoder().forward(&mut steps, progress)?;

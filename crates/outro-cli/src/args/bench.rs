@@ -32,6 +32,9 @@ pub(crate) struct BenchFlags {
     /// Rounds; strategies alternate within each, and medians are over all.
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
+    /// Also look at the prompt as `outro sinks` does, and tell time and memory beside those of a plain prefill.
+    #[arg(long)]
+    look: bool,
     /// How the decoder's weights are held: --dtype and --quantize in one.
     #[arg(long = "weights", value_name = "TYPE", conflicts_with_all = ["dtype", "quantize"],
         value_parser = ["auto", "f32", "bf16", "f16", "q8_0", "q6_k", "q4_k"])]
@@ -89,6 +92,7 @@ pub(super) fn bench(f: BenchFlags) -> anyhow::Result<Bench> {
             frames: f.frames,
             audio_seconds: f.audio_seconds,
             rounds: f.rounds,
+            look: f.look,
         },
         weights: weights(&held)?,
         strategies: if f.strategy.is_empty() {

@@ -8,6 +8,7 @@ use super::bench::BenchFlags;
 use super::eval::EvalCommand;
 use super::sinks::{PruneFlags, SinksFlags};
 use super::synth::SynthFlags;
+use super::tune::TuneFlags;
 
 /// Ask multimodal models about video, images and audio, with OutRo: attention-sink guided decoding, no training.
 #[derive(Debug, Parser)]
@@ -44,6 +45,8 @@ pub(crate) enum Cmd {
     /// Measure accuracy on a benchmark, with and without OutRo, with paired statistics.
     #[command(subcommand)]
     Eval(EvalCommand),
+    /// Search the method's settings for a model on a part of a benchmark, and write them as its outro.json.
+    Tune(Box<TuneFlags>),
     /// Measure speed and memory, beside the machine's limits; several strategies alternate.
     Bench(Box<BenchFlags>),
     /// Show what attention sinks are and do on a prompt or a set: an HTML report, tables and JSON.

@@ -122,6 +122,18 @@ fn table(model: &str, weights: &str, r: &Result) -> String {
             let _ = writeln!(out, "  sinks in {} layers", row.layers_with_sinks);
         }
     }
+    if let Some(l) = &r.look {
+        let peak = |p: Option<usize>| p.map_or_else(|| "unknown".into(), |p| bytes(p as u64));
+        let _ = writeln!(
+            out,
+            "looking    {:.1} s and a peak of {} for {} sinks; a plain prefill {:.1} s and {}",
+            l.seconds,
+            peak(l.peak_bytes),
+            l.watched,
+            l.plain_seconds,
+            peak(l.plain_peak_bytes)
+        );
+    }
     out
 }
 

@@ -6,6 +6,7 @@
     reason = "tests fail by panicking and say what they skip"
 )]
 
+mod answerers;
 mod ask;
 mod bench;
 mod doctor;
@@ -18,4 +19,5 @@ mod sinks;
 mod support;
 mod tidy;
 mod trace;
+mod tune;
 mod world;

@@ -2,27 +2,30 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Family, Names, qwen2_text};
+use super::{Family, Names, SYSTEM, qwen2_text, qwen3, rope};
 use crate::checkpoint::gguf::Gguf;
-use crate::config::{Config, Json, PositionRule, SpecialTokens, TextConfig};
+use crate::config::{Config, FrameRule, Json, PositionRule, SpecialTokens, TextConfig};
 use crate::error::{Error, Result};
 
-const NAMES: Names = Names {
+pub(super) const NAMES: Names = Names {
     text: "model.",
     lm_head: "lm_head.weight",
     vision: "",
+    merger: "",
     audio: "",
     skipped: &[],
+    renamed: &[],
 };
 
 pub(super) const QWEN2: Family = Family {
     model_type: "qwen2",
-    parse: |json| text("qwen2", json, true),
     names: NAMES,
+    parse: |json| text("qwen2", json, true),
 };
 
 pub(super) const LLAMA: Family = Family {
     model_type: "llama",
+    names: NAMES,
     parse: |json| {
         for key in ["attention_bias", "mlp_bias"] {
             if json.at(key).bool_or(false)? {
@@ -33,30 +36,40 @@ pub(super) const LLAMA: Family = Family {
         }
         text("llama", json, false)
     },
-    names: NAMES,
 };
 
 fn text(model_type: &str, json: &Json, qkv_bias: bool) -> Result<Config> {
     let tied = json.at("tie_word_embeddings").bool_or(false)?;
     let text = qwen2_text(json, tied)?;
     let rope_divisors = divisors(json, &text)?;
-    Ok(Config {
-        model_type: model_type.into(),
-        text: TextConfig {
+    Ok(only(
+        model_type,
+        TextConfig {
             rope_divisors,
             qkv_bias,
             ..text
         },
+    ))
+}
+
+/// A decoder and nothing else.
+pub(super) fn only(model_type: &str, text: TextConfig) -> Config {
+    Config {
+        model_type: model_type.into(),
+        text,
         vision: None,
         audio: None,
         tokens: SpecialTokens::default(),
         positions: PositionRule::Text,
-    })
+        frames: FrameRule::default(),
+        names: NAMES,
+        system: SYSTEM,
+    }
 }
 
-/// What `rope_scaling` divides each rotary frequency by.
-fn divisors(json: &Json, text: &TextConfig) -> Result<Option<Vec<f64>>> {
-    let scaling = json.at("rope_scaling");
+/// What `rope_scaling` (`rope_parameters`) divides each rotary frequency by.
+pub(super) fn divisors(json: &Json, text: &TextConfig) -> Result<Option<Vec<f64>>> {
+    let scaling = rope(json);
     let kind = if scaling.at("rope_type").present() {
         scaling.at("rope_type")
     } else {
@@ -96,7 +109,7 @@ fn divisors(json: &Json, text: &TextConfig) -> Result<Option<Vec<f64>>> {
 }
 
 /// Metadata keys of an architecture, behind its name and a dot, and what config.json calls them.
-const KEYS: [(&str, &str); 9] = [
+const KEYS: [(&str, &str); 12] = [
     ("block_count", "num_hidden_layers"),
     ("context_length", "max_position_embeddings"),
     ("embedding_length", "hidden_size"),
@@ -106,6 +119,17 @@ const KEYS: [(&str, &str); 9] = [
     ("attention.key_length", "head_dim"),
     ("attention.layer_norm_rms_epsilon", "rms_norm_eps"),
     ("rope.freq_base", "rope_theta"),
+    ("expert_count", "num_experts"),
+    ("expert_used_count", "num_experts_per_tok"),
+    ("expert_feed_forward_length", "moe_intermediate_size"),
+];
+
+/// Architectures of GGUF files.
+const ARCHITECTURES: [(&str, &Family); 4] = [
+    ("qwen2", &QWEN2),
+    ("llama", &LLAMA),
+    ("qwen3", &qwen3::DENSE),
+    ("qwen3moe", &qwen3::MOE),
 ];
 
 /// Configuration of a GGUF file.
@@ -113,13 +137,14 @@ pub(crate) fn gguf(file: &Gguf) -> Result<Config> {
     let key = "general.architecture";
     let architecture = file.text(key)?;
     let architecture = architecture.ok_or_else(|| file.error(key, "missing; every model's file has it"))?;
-    let family = [&QWEN2, &LLAMA]
-        .into_iter()
-        .find(|f| f.model_type == architecture)
-        .ok_or_else(|| {
-            let problem = format!("is `{architecture}`; of GGUF files qwen2 and llama are read");
-            file.error(key, &problem)
-        })?;
+    let family = ARCHITECTURES.iter().find(|a| a.0 == architecture);
+    let (_, family) = family.ok_or_else(|| {
+        let known = ARCHITECTURES.map(|a| a.0).join(", ");
+        file.error(
+            key,
+            &format!("is `{architecture}`; of GGUF files these are read: {known}"),
+        )
+    })?;
     let own = |key: &str| format!("{architecture}.{key}");
     let mut fields = Map::new();
     for (theirs, ours) in KEYS {
@@ -137,7 +162,14 @@ pub(crate) fn gguf(file: &Gguf) -> Result<Config> {
         fields.insert("vocab_size".into(), json!(vocab));
     }
     fields.insert("tie_word_embeddings".into(), json!(!file.holds("lm_head.weight")));
-    for key in ["expert_count", "attention.sliding_window"] {
+    let experts = if architecture == "qwen3moe" {
+        // llama.cpp has no key for it: every released file is so.
+        fields.insert("norm_topk_prob".into(), json!(true));
+        "expert_shared_count"
+    } else {
+        "expert_count"
+    };
+    for key in [experts, "attention.sliding_window"] {
         if file.int(&own(key))?.is_some_and(|n| n > 0) {
             return Err(file.error(&own(key), "is not supported"));
         }

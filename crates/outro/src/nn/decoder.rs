@@ -2,7 +2,7 @@
 
 use outro_kernels::{Activations, AttentionShape, Mask, attend, linear_with, rms_norm, rotate_half};
 
-use super::{GatedMlp, LayerCache, Linear, Mat, Space, Weights};
+use super::{Deepstack, LayerCache, Linear, Mat, Mlp, Space, Weights};
 use crate::checkpoint::Matrix;
 use crate::config::TextConfig;
 use crate::error::{Error, Result};
@@ -26,16 +26,18 @@ struct Layer {
     k: Linear,
     v: Linear,
     o: Linear,
+    /// Norms of each head's query and key, `[D]`.
+    qk_norm: Option<[Vec<f32>; 2]>,
     mlp_norm: Vec<f32>,
-    mlp: GatedMlp,
+    mlp: Mlp,
 }
 
 impl Layer {
-    fn matrices(&self) -> impl Iterator<Item = &Matrix> {
-        let (q, k, v, o) = (&self.q, &self.k, &self.v, &self.o);
-        [q, k, v, o, &self.mlp.gate, &self.mlp.up, &self.mlp.down]
-            .into_iter()
-            .map(|lin| &lin.weight)
+    /// All matrices, or those that one row is multiplied with.
+    fn matrices(&self, all: bool) -> impl Iterator<Item = &Matrix> {
+        let attention = [&self.q, &self.k, &self.v, &self.o];
+        let mlp = self.mlp.matrices(all);
+        attention.into_iter().map(|lin| &lin.weight).chain(mlp)
     }
 }
 
@@ -47,6 +49,8 @@ pub(crate) struct Step<'a> {
     pub(crate) x: Mat,
     /// Rotary position of each new row on three axes.
     pub(crate) positions: Vec<[f32; 3]>,
+    /// What visual rows get after the first layers.
+    pub(crate) deepstack: Deepstack,
     pub(crate) prefill: bool,
 }
 
@@ -65,14 +69,19 @@ impl Decoder {
                     }
                     Ok(linear)
                 };
+                let norms = || -> Result<_> {
+                    let norm = |name: &str| w.vector(&format!("{a}{name}.weight"), c.head_dim);
+                    Ok([norm("q_norm")?, norm("k_norm")?])
+                };
                 Ok(Layer {
                     input_norm: w.vector(&format!("{p}input_layernorm.weight"), c.hidden)?,
                     q: rotated("q_proj", q_out)?,
                     k: rotated("k_proj", kv_out)?,
                     v: w.linear(&format!("{a}v_proj"), kv_out, c.hidden, c.qkv_bias)?,
                     o: w.linear(&format!("{a}o_proj"), c.hidden, q_out, false)?,
+                    qk_norm: c.qk_norm.then(norms).transpose()?,
                     mlp_norm: w.vector(&format!("{p}post_attention_layernorm.weight"), c.hidden)?,
-                    mlp: GatedMlp::load(w, &format!("{p}mlp"), c.hidden, c.intermediate, false)?,
+                    mlp: Mlp::load(w, &format!("{p}mlp"), c, i)?,
                 })
             })
             .collect::<Result<_>>()?;
@@ -96,6 +105,10 @@ impl Decoder {
             Some(head(lm_head)?)
         };
         let axis = |i: usize| match c.rope_sections {
+            Some(sections) if c.rope_in_turn => match i % 3 {
+                turn @ 1..=2 if i < 3 * sections[turn] => turn,
+                _ => 0,
+            },
             Some([t, h, _]) => usize::from(i >= t) + usize::from(i >= t + h),
             None => 0,
         };
@@ -128,16 +141,18 @@ impl Decoder {
 
     /// All matrices.
     pub(crate) fn matrices(&self) -> impl Iterator<Item = &Matrix> {
-        let layers = self.layers.iter().flat_map(Layer::matrices);
+        let layers = self.layers.iter().flat_map(|l| l.matrices(true));
         std::iter::once(&self.embed)
             .chain(layers)
             .chain(self.head.as_ref().map(|h| &h.weight))
     }
 
-    /// The matrices that a row is multiplied with: all but an embedding that is only looked up.
+    /// The matrices that a row is multiplied with: not an embedding that is only looked up, nor experts that are not
+    /// chosen (which ones are does not matter here: all are of one size).
     pub(crate) fn product_matrices(&self) -> impl Iterator<Item = &Matrix> {
         let head = self.head.as_ref().map_or(&self.embed, |h| &h.weight);
-        self.layers.iter().flat_map(Layer::matrices).chain([head])
+        let layers = self.layers.iter().flat_map(|l| l.matrices(false));
+        layers.chain([head])
     }
 
     /// Rows of several requests through every layer. Linear layers run once over all rows; attention and hooks
@@ -184,6 +199,7 @@ impl Decoder {
                 if let Flow::Keep(kept) = kept {
                     keep_rows(&mut x, rows.clone(), &kept)?;
                     step.positions = kept.iter().map(|r| step.positions[*r]).collect();
+                    step.deepstack = step.deepstack.kept(&kept);
                     if let Some(hook) = step.hook.as_deref_mut() {
                         hook.rows_kept(at(step.prefill), &kept);
                     }
@@ -199,6 +215,10 @@ impl Decoder {
             }
             self.attention(layer, &mut x, steps, &spans, &at, &cos, &sin, &mut space)?;
             layer.mlp.add_to(&mut x, &layer.mlp_norm, c.norm_eps, &mut space);
+            for (step, span) in steps.iter().zip(&spans) {
+                let rows = span.start * c.hidden..span.end * c.hidden;
+                step.deepstack.add_to(index, &mut x.data[rows]);
+            }
             if !x.is_finite() {
                 return Err(self.not_finite(index));
             }
@@ -234,6 +254,13 @@ impl Decoder {
         layer.q.forward_into(&h.data, q);
         layer.k.forward_into(&h.data, k);
         layer.v.forward_into(&h.data, v);
+        if let Some(norms) = &layer.qk_norm {
+            for (x, norm) in [&mut *q, &mut *k].into_iter().zip(norms) {
+                h.reshape(x.rows(), x.cols);
+                rms_norm(&x.data, norm, self.config.norm_eps, &mut h.data);
+                std::mem::swap(h, x);
+            }
+        }
         rotate_half(&mut q.data, shape.heads, shape.dim, cos, sin);
         rotate_half(&mut k.data, shape.kv_heads, shape.dim, cos, sin);
         o.reshape(q.rows(), q.cols);
@@ -320,7 +347,7 @@ impl Decoder {
 
     /// Names the damaged tensor if one is; otherwise the layer in which numbers overflowed.
     fn not_finite(&self, layer: usize) -> Error {
-        let bad = self.layers[layer].matrices().find(|m| !m.is_finite());
+        let bad = self.layers[layer].matrices(true).find(|m| !m.is_finite());
         Error::NotFinite {
             place: bad.map_or_else(
                 || format!("output of decoder layer {layer}"),

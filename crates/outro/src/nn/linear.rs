@@ -35,6 +35,35 @@ impl Weights<'_> {
         })
     }
 
+    /// The gated MLPs of `n` experts under `prefix.experts.`: three matrices each, or three for all together `[n, out, in]`.
+    pub(crate) fn experts(
+        &self,
+        prefix: &str,
+        n: usize,
+        hidden: usize,
+        wide: usize,
+    ) -> Result<Vec<GatedMlp>> {
+        let together = format!("{prefix}.experts.gate_proj.weight");
+        if !self.checkpoint.holds(&together) {
+            let one = |i| GatedMlp::load(*self, &format!("{prefix}.experts.{i}"), hidden, wide, false);
+            return (0..n).map(one).collect();
+        }
+        let all = |name: &str, out: usize, inp: usize| -> Result<Vec<Linear>> {
+            let name = format!("{prefix}.experts.{name}.weight");
+            let all = self.checkpoint.matrix(&name, &[n, out, inp], self.dtype)?;
+            let one = |i| Linear {
+                weight: all.part(i, out),
+                bias: None,
+                activations: self.activations,
+            };
+            Ok((0..n).map(one).collect())
+        };
+        let (gate, up) = (all("gate_proj", wide, hidden)?, all("up_proj", wide, hidden)?);
+        let down = all("down_proj", hidden, wide)?;
+        let one = |((gate, up), down)| GatedMlp { gate, up, down };
+        Ok(gate.into_iter().zip(up).zip(down).map(one).collect())
+    }
+
     /// A matrix, quantised where it is to be.
     pub(crate) fn matrix(&self, name: &str, shape: &[usize]) -> Result<Matrix> {
         match self.quantised {
@@ -111,12 +140,17 @@ impl GatedMlp {
         for rows in x.data.chunks_mut(MLP_ROWS * x.cols) {
             h.reshape(rows.len() / x.cols, x.cols);
             outro_kernels::rms_norm(rows, norm, eps, &mut h.data);
-            self.gate.forward_into(&h.data, gate);
-            self.up.forward_into(&h.data, up);
-            silu_mul(&mut gate.data, &up.data);
-            self.down.forward_into(&gate.data, h);
+            self.replace(h, gate, up);
             outro_kernels::add(rows, &h.data);
         }
+    }
+
+    /// The MLP's output in the place of its input.
+    pub(crate) fn replace(&self, h: &mut Mat, gate: &mut Mat, up: &mut Mat) {
+        self.gate.forward_into(&h.data, gate);
+        self.up.forward_into(&h.data, up);
+        silu_mul(&mut gate.data, &up.data);
+        self.down.forward_into(&gate.data, h);
     }
 }
 
@@ -130,6 +164,6 @@ pub(crate) struct Space {
     pub(crate) v: Mat,
     /// Head outputs.
     pub(crate) o: Mat,
-    gate: Mat,
-    up: Mat,
+    pub(crate) gate: Mat,
+    pub(crate) up: Mat,
 }

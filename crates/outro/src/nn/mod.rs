@@ -2,11 +2,15 @@
 
 mod cache;
 mod decoder;
+mod deepstack;
 mod linear;
 mod mat;
+mod moe;
 
 pub use cache::KvType;
 pub(crate) use cache::LayerCache;
 pub(crate) use decoder::{Decoder, Step};
+pub use deepstack::Deepstack;
 pub(crate) use linear::{GatedMlp, Linear, Space, Weights};
 pub use mat::Mat;
+pub(crate) use moe::Mlp;

@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod checkpoint;
+mod families;
 mod gguf;
 mod golden;
 mod laws;
@@ -9,6 +10,7 @@ mod prepare;
 mod quantise;
 mod strategies;
 mod text;
+mod videollama3;
 
 use std::path::{Path, PathBuf};
 

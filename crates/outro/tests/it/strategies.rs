@@ -509,6 +509,7 @@ fn silenced(case: &Case, kinds: Vec<usize>, threshold: f64) -> Vec<Vec<f32>> {
 
 #[test]
 fn avcd_silences_what_is_not_dominant() {
+    let mut late = 0;
     for name in ["audio-in-video", "video", "audio", "image"] {
         let case = case(name);
         let seen = last_rows(&case);
@@ -573,9 +574,15 @@ fn avcd_silences_what_is_not_dominant() {
             same(&got, &want);
             let opened = (0..clean.len()).rfind(|step| entropies[*step] >= gate);
             let fed = opened.map_or(0, |last| last + 1);
+            late += usize::from(entropies[0] < gate && fed > 0);
+            assert!(
+                fed == 0 || passes.iter().all(|p| p[0] != clean[0]),
+                "{name}: nothing was silenced"
+            );
             assert_eq!(run, 5 + passes.len() * fed, "{name}, gate {gate}: {entropies:?}");
         }
     }
+    assert!(late > 0, "no gate opened within an answer");
 }
 
 #[test]

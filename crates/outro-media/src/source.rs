@@ -216,12 +216,12 @@ fn use_ffmpeg(path: &Path, o: &Options, kind: &Sniffed) -> Result<bool> {
     }
 }
 
-/// Decodes the frames with these numbers (presentation order, ascending), at the file's own size.
+/// Decodes the frames with these numbers (presentation order, ascending) of a file that was probed, at the file's own size.
 ///
 /// # Errors
-/// As [`probe`]; damaged streams; decoders that hang or crash.
-pub fn read_frames(path: &Path, indices: &[usize], o: &Options) -> Result<Frames> {
-    collect(path, indices, None, o)
+/// Files without pictures, damaged streams, decoders that hang or crash.
+pub fn read_frames(file: &MediaInfo, indices: &[usize], o: &Options) -> Result<Frames> {
+    collect(file, indices, None, o)
 }
 
 /// As [`read_frames`], resized one by one as they come, so that large frames never pile up.
@@ -229,15 +229,16 @@ pub fn read_frames(path: &Path, indices: &[usize], o: &Options) -> Result<Frames
 /// # Errors
 /// As [`read_frames`].
 pub fn read_frames_sized(
-    path: &Path,
+    file: &MediaInfo,
     indices: &[usize],
     size: (usize, usize),
     o: &Options,
 ) -> Result<Frames> {
-    collect(path, indices, Some(size), o)
+    collect(file, indices, Some(size), o)
 }
 
-fn collect(path: &Path, indices: &[usize], size: Option<(usize, usize)>, o: &Options) -> Result<Frames> {
+fn collect(file: &MediaInfo, indices: &[usize], size: Option<(usize, usize)>, o: &Options) -> Result<Frames> {
+    let path = &file.path;
     if indices.is_empty() || indices.windows(2).any(|w| w[0] >= w[1]) {
         return Err(Error::range("frames", "numbers must be ascending, and not none"));
     }
@@ -262,9 +263,8 @@ fn collect(path: &Path, indices: &[usize], size: Option<(usize, usize)>, o: &Opt
         }
         Ok(())
     };
-    let kind = sniff(path)?;
-    if use_ffmpeg(path, o, &kind)? {
-        ffmpeg::frames(path, indices, o, &mut sink)?;
+    if file.decoder == Decoder::Ffmpeg {
+        ffmpeg::frames(file, indices, o, &mut sink)?;
     } else {
         worker::stream(path, &Job::Frames(indices.to_vec()), o, &mut sink)?;
     }
@@ -295,19 +295,19 @@ pub fn read_image(path: &Path, _o: &Options) -> Result<Frames> {
     }
 }
 
-/// Decodes sound: mono, 16 kHz, channels averaged before resampling, between two times in seconds.
+/// Decodes sound of a file that was probed: mono, 16 kHz, channels averaged before resampling, between two times in seconds.
 ///
 /// # Errors
 /// As [`read_frames`], and files without sound.
-pub fn read_audio(path: &Path, start: Option<f64>, end: Option<f64>, o: &Options) -> Result<Vec<f32>> {
+pub fn read_audio(file: &MediaInfo, start: Option<f64>, end: Option<f64>, o: &Options) -> Result<Vec<f32>> {
     for (what, time) in [("start", start), ("end", end)] {
         if time.is_some_and(|t| !t.is_finite() || t < 0.0) {
             return Err(Error::range(what, "must be 0 seconds or later"));
         }
     }
-    let kind = sniff(path)?;
-    let (samples, rate) = if use_ffmpeg(path, o, &kind)? {
-        ffmpeg::audio(path, o)?
+    let path = &file.path;
+    let (samples, rate) = if file.decoder == Decoder::Ffmpeg {
+        ffmpeg::audio(file, o)?
     } else {
         worker::audio(path, o)?
     };

@@ -4,15 +4,16 @@
 //! [`Preparer::assemble`] puts a question to decoded media, so that many questions cost one decoding.
 
 use std::path::{Path, PathBuf};
+use std::thread::{self, ScopedJoinHandle};
 
-use outro_media::{FrameLimits, Frames, Kind, PatchConfig, Sampling, VideoInfo};
+use outro_media::{FrameLimits, Frames, Kind, MediaInfo, PatchConfig, VideoInfo};
 
 use crate::audio_tokens;
 use crate::chat::{Conversation, MediaTokens, Part, Template};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::inputs::{AudioFeatures, Inputs, Pixels};
-pub use crate::plan::{Plan, PlannedItem};
+pub use crate::plan::{MediaOptions, Plan, PlannedItem};
 use crate::positions::{Span, spans};
 use crate::preprocessor;
 use crate::prompt::{Medium, expand};
@@ -23,30 +24,6 @@ use crate::tokenizer::Tokenizer;
 const HOP: usize = 160;
 /// The feature extractor keeps 300 seconds.
 const MAX_MEL: usize = 30_000;
-
-/// How media are read.
-#[derive(Clone, Debug)]
-pub struct MediaOptions {
-    /// Which frames of a video are taken; `start` and `end` also cut its sound, and sound files.
-    pub sampling: Sampling,
-    /// Most pixels of a frame and of an image; `None` is the processors' own limit.
-    pub max_pixels: Option<usize>,
-    /// Whether a video's sound is used.
-    pub audio_in_video: bool,
-    /// Decoder, deadline and worker.
-    pub media: outro_media::Options,
-}
-
-impl Default for MediaOptions {
-    fn default() -> Self {
-        Self {
-            sampling: Sampling::default(),
-            max_pixels: None,
-            audio_in_video: true,
-            media: outro_media::Options::default(),
-        }
-    }
-}
 
 /// What is being done; for progress displays.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -167,18 +144,34 @@ impl Preparer {
     /// # Errors
     /// Files that cannot be read or that this model cannot take.
     pub fn plan(&self, conversation: &Conversation, options: &MediaOptions) -> Result<Plan> {
-        let mut plan = self.plan_media(conversation.media(), options)?;
-        let media: Vec<Medium> = plan.items.iter().map(|i| i.medium).collect();
+        self.plan_words(&self.plan_media(conversation.media(), options)?, conversation)
+    }
+
+    /// The plan of a conversation about media that were planned: its words are counted, no file is opened.
+    ///
+    /// # Errors
+    /// As [`Preparer::ids`].
+    pub fn plan_words(&self, media: &Plan, conversation: &Conversation) -> Result<Plan> {
+        let mut plan = media.clone();
         if self.tokenizer.is_some() {
+            let media: Vec<Medium> = plan.items.iter().map(|i| i.medium).collect();
             let total = self.ids(conversation, &media)?.len();
-            plan.text_tokens = Some(total.saturating_sub(plan.prompt_tokens));
+            let of_media = plan.image_tokens + plan.video_tokens + plan.audio_tokens;
+            plan.text_tokens = Some(total.saturating_sub(of_media));
             plan.prompt_tokens = total;
         }
         Ok(plan)
     }
 
     /// The media's part of [`Preparer::plan`].
-    fn plan_media<'a>(&self, parts: impl Iterator<Item = &'a Part>, options: &MediaOptions) -> Result<Plan> {
+    ///
+    /// # Errors
+    /// Files that cannot be read or that this model cannot take.
+    pub fn plan_media<'a>(
+        &self,
+        parts: impl Iterator<Item = &'a Part>,
+        options: &MediaOptions,
+    ) -> Result<Plan> {
         let mut plan = Plan {
             items: Vec::new(),
             text_tokens: None,
@@ -397,20 +390,28 @@ impl Preparer {
         options: &MediaOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Media> {
-        let parts: Vec<Part> = parts
-            .iter()
-            .filter(|p| !matches!(p, Part::Text(_)))
-            .cloned()
-            .collect();
-        let plan = self.plan_media(parts.iter(), options)?;
+        let media = parts.iter().filter(|p| !matches!(p, Part::Text(_)));
+        self.load_planned(&self.plan_media(media, options)?, options, progress)
+    }
+
+    /// [`Preparer::load_media`] of files that were planned with the same options: each is probed once.
+    ///
+    /// # Errors
+    /// As [`Preparer::load_media`].
+    pub fn load_planned(
+        &self,
+        plan: &Plan,
+        options: &MediaOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Media> {
         plan.check()?;
         let mut media = Media {
-            parts,
+            parts: plan.items.iter().map(PlannedItem::part).collect(),
             taken: plan.items.clone(),
-            notes: plan.notes,
+            notes: plan.notes.clone(),
             ..Media::default()
         };
-        for item in plan.items {
+        for item in &plan.items {
             let path = item.info.path.clone();
             match item.medium {
                 Medium::Image { .. } => {
@@ -442,14 +443,25 @@ impl Preparer {
                         frames: item.indices.len(),
                     });
                     let size = (item.size[0], item.size[1]);
-                    let frames = outro_media::read_frames_sized(&path, &item.indices, size, &options.media)?;
+                    if sound.is_some() {
+                        progress(Progress::Audio { path: path.clone() });
+                    }
+                    // Pictures and sound are decoded by programs of their own, so at the same time.
+                    let (frames, samples) = thread::scope(|scope| {
+                        let samples = sound.map(|_| scope.spawn(|| hear(&item.info, options)));
+                        let read = outro_media::read_frames_sized;
+                        let frames = read(&item.info, &item.indices, size, &options.media);
+                        (frames, samples.map(ScopedJoinHandle::join))
+                    });
+                    let frames = frames?;
                     progress(Progress::Patches {
                         path: path.clone(),
                         patches: item.grid.iter().product(),
                     });
                     let mut tokens = 0;
-                    if sound.is_some() {
-                        tokens = hear(&path, options, &mut media.inputs, progress)?;
+                    if let Some(samples) = samples {
+                        let samples = samples.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+                        tokens = push_sound(&samples, &mut media.inputs);
                         if tokens == 0 {
                             media.notes.push(silent(&path));
                         }
@@ -457,7 +469,8 @@ impl Preparer {
                     self.push_video(&frames, tokens, &mut media, options)?;
                 }
                 Medium::Audio { .. } => {
-                    let tokens = hear(&path, options, &mut media.inputs, progress)?;
+                    progress(Progress::Audio { path: path.clone() });
+                    let tokens = push_sound(&hear(&item.info, options)?, &mut media.inputs);
                     if tokens == 0 {
                         let problem = "its sound is shorter than 30 ms, too short for one token";
                         return Err(Error::input(path.display().to_string(), problem));
@@ -537,9 +550,8 @@ impl Preparer {
         options: &MediaOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Prepared> {
-        self.plan(conversation, options)?.check()?;
-        let parts: Vec<Part> = conversation.media().cloned().collect();
-        self.assemble(&self.load_media(&parts, options, progress)?, conversation)
+        let plan = self.plan(conversation, options)?;
+        self.assemble(&self.load_planned(&plan, options, progress)?, conversation)
     }
 }
 
@@ -547,20 +559,13 @@ fn silent(path: &Path) -> String {
     format!("{}: has no sound; only its frames are used", path.display())
 }
 
-/// Reads a file's sound into `inputs`; the tokens it gives. Too little sound for a token is left out.
-fn hear(
-    path: &Path,
-    options: &MediaOptions,
-    inputs: &mut Inputs,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<usize> {
-    progress(Progress::Audio { path: path.into() });
+/// The wanted part of a file's sound.
+fn hear(file: &MediaInfo, options: &MediaOptions) -> Result<Vec<f32>> {
     let s = &options.sampling;
-    let samples = outro_media::read_audio(path, s.start, s.end, &options.media)?;
-    Ok(push_sound(&samples, inputs))
+    Ok(outro_media::read_audio(file, s.start, s.end, &options.media)?)
 }
 
-/// Samples to a spectrogram in `inputs`; the tokens it gives.
+/// Samples to a spectrogram in `inputs`; the tokens it gives. Too little sound for a token is left out.
 fn push_sound(samples: &[f32], inputs: &mut Inputs) -> usize {
     let mel = outro_media::log_mel(samples);
     let tokens = audio_tokens(mel.frames);

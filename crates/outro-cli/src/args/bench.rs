@@ -1,9 +1,9 @@
 //! `outro bench` as it is typed.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use outro_lab::bench::Work;
 
-use super::flags::{ModelFlags, WeightFlags};
+use super::flags::{DtypeFlag, ModelFlags, WeightFlags};
 use super::{Weights, weights};
 use crate::fault::Fault;
 
@@ -32,6 +32,10 @@ pub(crate) struct BenchFlags {
     /// Rounds; strategies alternate within each, and medians are over all.
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
+    /// How the decoder's weights are held: --dtype and --quantize in one.
+    #[arg(long = "weights", value_name = "TYPE", conflicts_with_all = ["dtype", "quantize"],
+        value_parser = ["auto", "f32", "bf16", "f16", "q8_0", "q6_k", "q4_k"])]
+    held: Option<String>,
     #[command(flatten)]
     weights: WeightFlags,
     /// baseline, outro, or outro:KEY=VALUE,...; may be repeated, ratios are to the first [default: baseline].
@@ -67,6 +71,13 @@ pub(super) fn bench(f: BenchFlags) -> anyhow::Result<Bench> {
                 .into());
         }
     }
+    let mut held = f.weights;
+    if let Some(name) = f.held {
+        match DtypeFlag::from_str(&name, false) {
+            Ok(dtype) => held.dtype = dtype,
+            Err(_) => held.quantize = Some(name),
+        }
+    }
     Ok(Bench {
         model: f.model.model,
         shape: f.shape,
@@ -78,7 +89,7 @@ pub(super) fn bench(f: BenchFlags) -> anyhow::Result<Bench> {
             audio_seconds: f.audio_seconds,
             rounds: f.rounds,
         },
-        weights: weights(&f.weights)?,
+        weights: weights(&held)?,
         strategies: if f.strategy.is_empty() {
             vec!["baseline".into()]
         } else {

@@ -32,9 +32,7 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
         .collect();
     // Every prompt is counted before anything is decoded or loaded.
     let options = media::options(&args.media.reading, &preparer);
-    for conversation in &conversations {
-        media::plan(&preparer, conversation, &options)?;
-    }
+    let plan = media::plan(&preparer, &conversations, &options)?;
 
     let method = match &args.strategies.outro {
         Some(switches) => Some(source::method(preparer.settings(), &source.dir, switches)?),
@@ -48,7 +46,7 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
 
     let mut shared = Shared::default();
     let since = Instant::now();
-    let loaded = media::load(&preparer, &args.media, ui)?;
+    let loaded = media::load(&preparer, &plan, &options, ui)?;
     shared.media = since.elapsed().as_secs_f64();
 
     let since = Instant::now();

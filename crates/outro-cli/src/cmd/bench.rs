@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use outro::Model;
+use outro::config::Config;
 use outro::settings::Settings;
 use outro_lab::bench::{Bench as Result, Limits, Timed, bench};
 use outro_lab::strategy::Strategy;
@@ -16,19 +17,16 @@ use crate::ui::{Ui, Unit, bytes, thousands};
 
 /// Runs it and prints the table.
 pub(crate) fn run(args: &Bench, ui: &Ui) -> anyhow::Result<()> {
-    let bar = ui.bar("loading weights", 0, Unit::Count);
-    let (model, method) = if let Some(shape) = &args.shape {
+    let (config, method, dir) = if let Some(shape) = &args.shape {
         let mut config = outro::shapes::config(shape)?;
         config.text.layers = args.layers.unwrap_or(config.text.layers);
-        let model = Model::random(config, args.weights.load.clone(), 1)?;
-        (model, outro::OutRoConfig::default())
+        (config, outro::OutRoConfig::default(), None)
     } else {
         let source = source::open(args.model.as_deref(), ui)?;
         let method = source::method(&Settings::load(&source.dir)?, &source.dir, &Switches::default())?;
-        (Model::load(&source.dir, args.weights.load.clone())?, method)
+        (Config::load(&source.dir)?, method, Some(source.dir))
     };
-    bar.done();
-    let limit = model.config().text.max_positions;
+    let limit = config.text.max_positions;
     let wanted = args.work.prompt_tokens.saturating_add(args.work.new_tokens);
     if wanted > limit {
         let problem = format!("{wanted} tokens of prompt and answer exceed the model's {limit}");
@@ -37,12 +35,8 @@ pub(crate) fn run(args: &Bench, ui: &Ui) -> anyhow::Result<()> {
             .into());
     }
     for (flag, n, tower) in [
-        ("--frames", args.work.frames, model.config().vision.is_some()),
-        (
-            "--audio-seconds",
-            args.work.audio_seconds,
-            model.config().audio.is_some(),
-        ),
+        ("--frames", args.work.frames, config.vision.is_some()),
+        ("--audio-seconds", args.work.audio_seconds, config.audio.is_some()),
     ] {
         if n > 0 && !tower {
             return Err(
@@ -57,6 +51,13 @@ pub(crate) fn run(args: &Bench, ui: &Ui) -> anyhow::Result<()> {
         .iter()
         .map(|s| Strategy::parse(s, &method))
         .collect::<outro_lab::Result<_>>()?;
+    let bar = ui.bar("loading weights", 0, Unit::Count);
+    let load = args.weights.load.clone();
+    let model = match dir {
+        None => Model::random(config, load, 1)?,
+        Some(dir) => Model::load(&dir, load)?,
+    };
+    bar.done();
     let bar = ui.bar("measuring", 0, Unit::Count);
     let result = bench(&model, &strategies, args.weights.kv, &args.work, &mut |label| {
         bar.label(label);

@@ -51,17 +51,13 @@ pub(crate) fn run(args: &Sinks, ui: &Ui) -> anyhow::Result<()> {
         Subject::Asked {
             media: files,
             question,
-        } => {
-            let asked = media::conversation(files, args.system.as_deref(), question);
-            media::plan(&preparer, &asked, &media::options(&files.reading, &preparer))?;
-            Bench::Prepared(media::whole(
-                &source.dir,
-                files,
-                args.system.as_deref(),
-                question,
-                ui,
-            )?)
-        }
+        } => Bench::Prepared(media::whole(
+            &source.dir,
+            files,
+            args.system.as_deref(),
+            question,
+            ui,
+        )?),
         Subject::Inputs(path) => {
             let mut inputs = Inputs::load(path)?;
             inputs.use_audio_in_video |=

@@ -7,6 +7,7 @@
 )]
 
 mod ask;
+mod bench;
 mod doctor;
 mod gguf;
 mod hostile;

@@ -152,7 +152,8 @@ mod tests {
             decoder: outro_media::Decoder::Builtin,
             ..outro_media::Options::default()
         };
-        let read = outro_media::read_audio(&path, None, None, &options).unwrap();
+        let file = outro_media::probe(&path, &options).unwrap();
+        let read = outro_media::read_audio(&file, None, None, &options).unwrap();
         assert_eq!(read.len(), samples.len());
         for (a, b) in samples.iter().zip(&read) {
             assert!((a - b).abs() < 1e-3, "{a} {b}");

@@ -289,22 +289,14 @@ fn rivals_are_run_beside_outro() {
         "vcd+outro",
     ];
     let run = |names: &[&str]| {
-        let mut line = args![
-            "eval",
-            "run",
-            "daily-omni",
-            "--data",
-            &world,
-            "--out",
-            &log,
-            "--model",
-            "outro-tiny"
-        ];
-        line.extend(args!["--limit", "2", "--max-new-tokens", "1"]);
-        names
-            .iter()
-            .for_each(|name| line.extend(args!["--strategy", name]));
-        outro(line).ok()
+        let mut line = command();
+        line.args(["eval", "run", "daily-omni", "--model", "outro-tiny", "--data"]);
+        line.arg(&world).arg("--out").arg(&log);
+        line.args(["--limit", "2", "--max-new-tokens", "1"]);
+        for name in names {
+            line.args(["--strategy", name]);
+        }
+        finish(&mut line).ok()
     };
     let first = run(&names).stdout;
     assert!(names.iter().all(|name| first.contains(name)), "{first}");

@@ -6,6 +6,7 @@ pub(crate) mod eval;
 pub(crate) mod flags;
 pub(crate) mod sinks;
 pub(crate) mod synth;
+pub(crate) mod tune;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use outro::chat::Part;
 use outro::method::{OutRoConfig, PruneConfig};
 use outro::{Activations, KvType, LoadOptions};
+use outro_lab::strategy::Strategy;
 use outro_media::Decoder;
 
 use crate::cache;
@@ -22,8 +24,8 @@ use crate::cmd::demo::Demo;
 use crate::fault::Fault;
 use crate::ui::Ui;
 use flags::{
-    ActivationsFlag, AskFlags, AskStrategy, CaptureFlag, Cli, Cmd, DecoderFlag, MediaFlags, MethodFlags,
-    ReadingFlags, TraceStrategy, WeightFlags,
+    ActivationsFlag, AskFlags, CaptureFlag, Cli, Cmd, DecoderFlag, MediaFlags, MethodFlags, ReadingFlags,
+    TraceStrategy, WeightFlags,
 };
 
 /// One run of the program.
@@ -46,6 +48,7 @@ pub(crate) enum Action {
     Inspect(Box<Inspect>),
     Synth(Box<synth::Synth>),
     Eval(eval::Eval),
+    Tune(Box<tune::Tune>),
     Bench(Box<bench::Bench>),
     Sinks(Box<sinks::Sinks>),
     Demo(Demo),
@@ -77,8 +80,10 @@ pub(crate) struct Reading {
 /// Which ways of answering were asked for.
 #[derive(Clone, Debug)]
 pub(crate) struct Strategies {
-    pub(crate) baseline: bool,
-    pub(crate) outro: Option<Switches>,
+    /// Names that can be read, each once.
+    pub(crate) names: Vec<String>,
+    /// What `outro` means in them.
+    pub(crate) outro: Switches,
 }
 
 /// Switches of the method as they were typed, checked; they go on top of what the model's outro.json says.
@@ -213,7 +218,7 @@ fn build(cli: Cli, typed: &ArgMatches) -> anyhow::Result<Invocation> {
             let outro = match f.strategy {
                 TraceStrategy::Outro => Some(switches),
                 TraceStrategy::Baseline if switches.pairs().is_empty() => None,
-                TraceStrategy::Baseline => return Err(unused_switches("--set")),
+                TraceStrategy::Baseline => return Err(unused_switches("--set", "baseline")),
             };
             if f.last == 0 {
                 return Err(Fault::usage("--last is 0")
@@ -246,6 +251,7 @@ fn build(cli: Cli, typed: &ArgMatches) -> anyhow::Result<Invocation> {
         })),
         Cmd::Bench(f) => Action::Bench(Box::new(bench::bench(*f)?)),
         Cmd::Eval(command) => Action::Eval(eval::eval(command)?),
+        Cmd::Tune(f) => Action::Tune(Box::new(tune::tune(*f)?)),
         Cmd::Sinks(f) => Action::Sinks(Box::new(sinks::sinks(*f, typed)?)),
         Cmd::Synth(f) => Action::Synth(Box::new(synth::synth(f)?)),
         Cmd::Demo { seed, out, model } => Action::Demo(Demo {
@@ -272,24 +278,7 @@ fn ask(f: AskFlags, typed: &ArgMatches) -> anyhow::Result<Ask> {
         (Some(path), _) => questions(path)?,
         (None, one) => vec![question(one.unwrap_or_default())?],
     };
-    let outro = Switches::new(switches(&f.method)?)?;
-    let strategies = match f.strategy {
-        AskStrategy::Baseline if !outro.pairs().is_empty() => {
-            return Err(unused_switches("a switch of OutRo"));
-        }
-        AskStrategy::Baseline => Strategies {
-            baseline: true,
-            outro: None,
-        },
-        AskStrategy::Outro => Strategies {
-            baseline: false,
-            outro: Some(outro),
-        },
-        AskStrategy::Both => Strategies {
-            baseline: true,
-            outro: Some(outro),
-        },
-    };
+    let strategies = strategies(&f.strategy, Switches::new(switches(&f.method)?)?)?;
     if !(f.temperature.is_finite() && f.temperature >= 0.0) {
         return Err(Fault::usage(format!("--temperature is {}", f.temperature))
             .hint("give 0 (greedy) or a number above 0")
@@ -339,9 +328,31 @@ fn weights(f: &WeightFlags) -> anyhow::Result<Weights> {
     })
 }
 
-fn unused_switches(what: &str) -> anyhow::Error {
+fn strategies(typed: &[String], outro: Switches) -> anyhow::Result<Strategies> {
+    let of = |name: &String| match name.as_str() {
+        "both" => vec!["baseline".to_owned(), "outro".to_owned()],
+        _ => vec![name.clone()],
+    };
+    let names: Vec<String> = typed.iter().flat_map(of).collect();
+    let base = outro.on(OutRoConfig::default())?;
+    let mut used = outro.pairs().is_empty();
+    for (i, name) in names.iter().enumerate() {
+        used |= Strategy::parse(name, &base)?.method.is_some();
+        if names[..i].contains(name) {
+            return Err(Fault::usage(format!("--strategy {name} is given twice"))
+                .hint("leave one out")
+                .into());
+        }
+    }
+    if !used {
+        return Err(unused_switches("a switch of OutRo", &names.join(", ")));
+    }
+    Ok(Strategies { names, outro })
+}
+
+fn unused_switches(what: &str, strategy: &str) -> anyhow::Error {
     Fault::usage(format!(
-        "{what} was given with --strategy baseline, which has no use for it"
+        "{what} was given with --strategy {strategy}, which has no use for it"
     ))
     .hint("use --strategy outro, or leave the switch out")
     .into()

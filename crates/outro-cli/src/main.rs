@@ -59,6 +59,7 @@ fn run(invocation: &Invocation) -> anyhow::Result<()> {
         Action::Inspect(a) => cmd::inspect::run(a, ui),
         Action::Synth(a) => cmd::synth::run(a, ui),
         Action::Eval(a) => cmd::eval::run(a, ui),
+        Action::Tune(a) => cmd::tune::run(a, ui),
         Action::Bench(a) => cmd::bench::run(a, ui),
         Action::Sinks(a) => cmd::sinks::run(a, ui),
         Action::Demo(a) => cmd::demo::run(a, ui),

@@ -17,6 +17,8 @@ pub(crate) struct Ui {
 pub(crate) enum Unit {
     /// Things: layers, frames, tokens.
     Count,
+    /// Answers of a run, whose label has the rate: a run that goes on begins with many.
+    Answers,
     /// Bytes of a transfer.
     Bytes,
 }
@@ -45,6 +47,11 @@ impl Ui {
         }
     }
 
+    /// Whether bars are seen.
+    pub(crate) fn shows_progress(&self) -> bool {
+        self.progress
+    }
+
     /// A bar with a known total, or a spinner where `total` is 0.
     pub(crate) fn bar(&self, label: &str, total: u64, unit: Unit) -> Bar {
         let target = if self.progress {
@@ -59,9 +66,10 @@ impl Ui {
         };
         bar.set_draw_target(target);
         let template = match (total, unit) {
-            (0, Unit::Count) => "{msg} {spinner} {elapsed}",
+            (0, Unit::Count | Unit::Answers) => "{msg} {spinner} {elapsed}",
             (0, Unit::Bytes) => "{msg} {spinner} {bytes} {bytes_per_sec} {elapsed}",
             (_, Unit::Count) => "{msg} {wide_bar} {pos}/{len} {per_sec} {elapsed}",
+            (_, Unit::Answers) => "{msg} {wide_bar} {pos}/{len} {elapsed}",
             (_, Unit::Bytes) => "{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {elapsed}",
         };
         if let Ok(style) = ProgressStyle::with_template(template) {
@@ -132,6 +140,16 @@ pub(crate) fn thousands(n: u64) -> String {
     out
 }
 
+/// Seconds for a reader: `12 s`, `3 min 05 s`, `2 h 10 min`.
+pub(crate) fn duration(seconds: f64) -> String {
+    let s = seconds.round().clamp(0.0, 1e9) as u64;
+    match s {
+        0..60 => format!("{s} s"),
+        60..3600 => format!("{} min {:02} s", s / 60, s % 60),
+        _ => format!("{} h {:02} min", s / 3600, s / 60 % 60),
+    }
+}
+
 /// Bytes for a reader: `1.5 GiB`.
 pub(crate) fn bytes(n: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -157,6 +175,10 @@ mod tests {
         assert_eq!(thousands(0), "0");
         assert_eq!(thousands(999), "999");
         assert_eq!(thousands(1_234_567), "1,234,567");
+        assert_eq!(
+            [59.4, 185.0, 7800.0].map(duration),
+            ["59 s", "3 min 05 s", "2 h 10 min"]
+        );
         assert_eq!(bytes(1023), "1023 B");
         assert_eq!(bytes(1536), "1.5 KiB");
         assert_eq!(bytes(6 << 30), "6.0 GiB");

@@ -29,7 +29,7 @@ pub use attention::{AttentionShape, Cached, Mask, attend};
 pub use columns::{column_sums, row_lse};
 pub use gemm::{Activations, Weight, linear, linear_with};
 pub use limits::{f32_operations_per_second, read_bytes_per_second};
-pub use math::{add, gelu, layer_norm, rms_norm, rotate_half, silu_mul};
+pub use math::{add, gelu, gelu_tanh, layer_norm, quick_gelu, rms_norm, rotate_half, silu_mul};
 pub use pages::HugePages;
 pub use quant::{Blocks, QuantType, quantise};
 pub use simd::Level;

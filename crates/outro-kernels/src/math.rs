@@ -124,6 +124,47 @@ fn gelu_body<const FMA: bool>(x: &mut [f32]) {
     }
 }
 
+/// GELU with the hyperbolic tangent instead of the error function (`gelu_pytorch_tanh`), in place.
+pub fn gelu_tanh(x: &mut [f32]) {
+    let level = Level::detect();
+    x.par_chunks_mut(1 << 14).for_each(|x| gelu_tanh_chunk(level, x));
+}
+
+multiversion! { fn gelu_tanh_chunk(x: &mut [f32]) = gelu_tanh_body }
+
+#[inline(always)]
+fn gelu_tanh_body<const FMA: bool>(x: &mut [f32]) {
+    // (1 + tanh(y)) / 2 is the sigmoid of 2 y.
+    const TWICE: f32 = std::f32::consts::FRAC_2_SQRT_PI * std::f32::consts::SQRT_2;
+    for v in x {
+        let y = TWICE * *v * fma::<FMA>(0.044_715 * *v, *v, 1.0);
+        *v *= sigmoid::<FMA>(y);
+    }
+}
+
+/// `x * sigmoid(1.702 x)` (`quick_gelu`), in place.
+pub fn quick_gelu(x: &mut [f32]) {
+    let level = Level::detect();
+    x.par_chunks_mut(1 << 14).for_each(|x| quick_gelu_chunk(level, x));
+}
+
+multiversion! { fn quick_gelu_chunk(x: &mut [f32]) = quick_gelu_body }
+
+#[inline(always)]
+fn quick_gelu_body<const FMA: bool>(x: &mut [f32]) {
+    for v in x {
+        *v *= sigmoid::<FMA>(1.702 * *v);
+    }
+}
+
+/// `1 / (1 + e^-x)` through `e^-|x|`, which cannot overflow.
+#[inline(always)]
+fn sigmoid<const FMA: bool>(x: f32) -> f32 {
+    let e = exp_negative::<FMA>(-x.abs());
+    let top = if x >= 0.0 { 1.0 } else { e };
+    top / (1.0 + e)
+}
+
 /// The error function to 2e-7: near zero its Maclaurin series, elsewhere the rational form 7.1.28 of Abramowitz
 /// and Stegun's handbook on `1 - erf`, which has the exponential that we have anyway.
 #[inline(always)]
@@ -222,6 +263,16 @@ pub(crate) mod tests {
             let (mut g, mut s) = (xs.clone(), xs.clone());
             gelu_chunk(level, &mut g);
             silu_mul_chunk(level, &mut s, &ones);
+            let (mut t, mut q) = (xs.clone(), xs.clone());
+            gelu_tanh_chunk(level, &mut t);
+            quick_gelu_chunk(level, &mut q);
+            for ((x, t), q) in xs.iter().zip(t).zip(q) {
+                let x = f64::from(*x);
+                let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+                let (wt, wq) = (0.5 * x * (1.0 + inner.tanh()), x / (1.0 + (-1.702 * x).exp()));
+                assert!((f64::from(t) - wt).abs() < 1e-6, "gelu_tanh({x}) = {t} for {wt}");
+                assert!((f64::from(q) - wq).abs() < 1e-6, "quick_gelu({x}) = {q} for {wq}");
+            }
             for ((x, g), s) in xs.iter().zip(g).zip(s) {
                 let x = f64::from(*x);
                 let (wg, ws) = (0.5 * x * (1.0 + erf(x / 2f64.sqrt())), x / (1.0 + (-x).exp()));

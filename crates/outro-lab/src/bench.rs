@@ -6,11 +6,13 @@ use std::time::Instant;
 use outro::inputs::{AudioFeatures, Inputs, Pixels};
 use outro::method::OutRo;
 use outro::positions::{Positions, Span};
-use outro::{Deepstack, KvType, Level, Mat, Model, Progress, Prompt, Session};
+use outro::strategy::{Noise, Request};
+use outro::{Deepstack, KvType, Level, Mat, Model, Progress, Prompt, Session, Stream};
 use outro::{f32_operations_per_second, read_bytes_per_second};
 use serde::Serialize;
 
 use crate::error::Result;
+use crate::probe::{Options, probe};
 use crate::strategy::Strategy;
 use crate::synth::rng::Rng;
 
@@ -27,6 +29,8 @@ pub struct Work {
     pub audio_seconds: usize,
     /// Rounds; medians are over them.
     pub rounds: usize,
+    /// Look at the prompt too, as the sink lab does.
+    pub look: bool,
 }
 
 /// What the machine can do at most, measured before the run.
@@ -101,10 +105,50 @@ pub struct Row {
     pub prefill: Timed,
     /// One decode step.
     pub decode: Timed,
-    /// Encoders and prefill.
+    /// Encoders, also where the strategy runs them again, and prefill.
     pub time_to_first_token: f64,
+    /// Passes through the decoder for the prompt, and for a decode step.
+    pub passes: [f64; 2],
+    /// Keys and values after the last step, of all passes.
+    pub cache_bytes: usize,
     /// Layers in which the method found sinks.
     pub layers_with_sinks: usize,
+}
+
+/// What looking at a prompt costs beside reading it.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Look {
+    /// Seconds of a plain prefill.
+    pub plain_seconds: f64,
+    /// Largest resident size during it, where the system tells.
+    pub plain_peak_bytes: Option<usize>,
+    /// Seconds of both passes of [`probe`].
+    pub seconds: f64,
+    /// Largest resident size during them.
+    pub peak_bytes: Option<usize>,
+    /// Tokens that were followed.
+    pub watched: usize,
+}
+
+fn look(model: &Model, prompt: &Prompt, spans: &[Span], kv: KvType) -> Result<Look> {
+    reset_peak();
+    let since = Instant::now();
+    Session::with_kv(model, None, kv).prefill(prompt, 1, &mut |_| {})?;
+    let plain_seconds = since.elapsed().as_secs_f64();
+    let plain_peak_bytes = peak_bytes();
+    reset_peak();
+    let options = Options {
+        kv,
+        ..Options::default()
+    };
+    let profile = probe(model, prompt, spans, &options, &mut |_| {})?;
+    Ok(Look {
+        plain_seconds,
+        plain_peak_bytes,
+        seconds: profile.seconds,
+        peak_bytes: peak_bytes(),
+        watched: profile.watched.len(),
+    })
 }
 
 /// A run's result.
@@ -120,7 +164,7 @@ pub struct Bench {
     pub limits: Limits,
     /// All matrices.
     pub weight_bytes: usize,
-    /// Keys and values after the last step, of one session.
+    /// Keys and values after the last step, of the strategy that has most.
     pub cache_bytes: usize,
     /// Largest resident size of the process during the run, weights included, where the system tells.
     pub peak_bytes: Option<usize>,
@@ -130,6 +174,8 @@ pub struct Bench {
     pub audio: Option<Timed>,
     /// By strategy.
     pub rows: Vec<Row>,
+    /// The sink lab, if it was run.
+    pub look: Option<Look>,
 }
 
 /// Runs the work. `progress` gets what is being done.
@@ -145,15 +191,28 @@ pub fn bench(
 ) -> Result<Bench> {
     progress("measuring the machine");
     let limits = Limits::measure();
-    // The yardstick's buffer is no part of the run (Linux: 5 sets the peak to what is resident now).
-    let _ = std::fs::write("/proc/self/clear_refs", "5");
+    // The yardstick's buffer is no part of the run.
+    reset_peak();
     let towers = Towers::new(model, work);
     let prompt = prompt(model, work);
     let spans = spans(work);
+    let noisy = |noise: &Noise| {
+        for inputs in [&towers.vision, &towers.audio].into_iter().flatten() {
+            model.encode(&noise.on(inputs, model.config()), &mut |_| {})?;
+        }
+        Ok(distorted(&prompt, &spans))
+    };
+    let request = Request {
+        model,
+        kv,
+        prompt: &prompt,
+        spans: &spans,
+        prefix: None,
+        noisy: &noisy,
+    };
     let n = strategies.len();
-    let (mut prefill, mut decode) = (vec![Vec::new(); n], vec![Vec::new(); n]);
+    let mut found: Vec<Found> = (0..n).map(|_| Found::default()).collect();
     let (mut vision, mut audio) = (Vec::new(), Vec::new());
-    let (mut layers_with_sinks, mut cache_bytes) = (vec![0; n], 0);
     for round in 0..work.rounds {
         let label = format!("round {} of {}", round + 1, work.rounds);
         progress(&format!("{label}: towers"));
@@ -161,17 +220,20 @@ pub fn bench(
         audio.extend(encode(model, towers.audio.as_ref())?);
         // Each goes first in turn: whoever is first may find other caches and clocks.
         let order: Vec<usize> = (0..n).map(|i| (i + round) % n).collect();
-        let mut sessions: Vec<Option<Session>> = (0..n).map(|_| None).collect();
+        let mut streams: Vec<Option<Box<dyn Stream>>> = (0..n).map(|_| None).collect();
         for &i in &order {
             progress(&format!("{label}: prefill, {}", strategies[i].name));
-            let mut session = Session::with_kv(model, strategies[i].hook(&spans), kv);
             let since = Instant::now();
-            session.prefill(&prompt, 1, &mut |_| {})?;
-            prefill[i].push(since.elapsed().as_secs_f64());
-            layers_with_sinks[i] = session
-                .hook::<OutRo>()
-                .map_or(0, |o| o.sinks().values().filter(|s| !s.is_empty()).count());
-            sessions[i] = Some(session);
+            let mut stream = strategies[i].stream(&request)?;
+            found[i].encode.push(since.elapsed().as_secs_f64());
+            let since = Instant::now();
+            stream.prefill(&prompt, &mut |_| {})?;
+            found[i].prefill.push(since.elapsed().as_secs_f64());
+            found[i].passes[0] = stream.passes();
+            let outro = stream.session().hook::<OutRo>();
+            found[i].layers_with_sinks =
+                outro.map_or(0, |o| o.sinks().values().filter(|s| !s.is_empty()).count());
+            streams[i] = Some(stream);
         }
         progress(&format!("{label}: decode"));
         let mut rng = Rng::new(0, round as u64);
@@ -179,39 +241,41 @@ pub fn bench(
             let token = rng.below(model.config().text.vocab.min(1000)) as u32;
             for at in 0..n {
                 let i = order[(at + step) % n];
-                let Some(session) = &mut sessions[i] else { continue };
+                let Some(stream) = &mut streams[i] else { continue };
                 let since = Instant::now();
-                session.decode(token)?;
-                decode[i].push(since.elapsed().as_secs_f64());
+                stream.decode(token)?;
+                found[i].decode.push(since.elapsed().as_secs_f64());
             }
         }
-        cache_bytes = sessions
-            .iter()
-            .flatten()
-            .map(Session::cache_bytes)
-            .max()
-            .unwrap_or(0);
+        for (found, stream) in found.iter_mut().zip(streams.iter().flatten()) {
+            found.passes[1] = stream.passes();
+            found.cache_bytes = stream.cache_bytes();
+        }
     }
+    let peak = peak_bytes();
+    let look = if work.look {
+        progress("looking");
+        Some(look(model, &prompt, &spans, kv)?)
+    } else {
+        None
+    };
     let need = Need::of(model, work, kv);
-    let rows = (0..n)
-        .map(|i| {
-            let p = Timed::new(
-                &prefill[i],
-                &prefill[0],
-                work.prompt_tokens,
-                need.prefill.0,
-                need.prefill.1,
-            );
-            Row {
-                strategy: strategies[i].name.clone(),
-                time_to_first_token: p.seconds
-                    + [&vision, &audio].into_iter().map(|t| median(t)).sum::<f64>(),
-                prefill: p,
-                decode: Timed::new(&decode[i], &decode[0], 1, need.decode.0, need.decode.1),
-                layers_with_sinks: layers_with_sinks[i],
-            }
-        })
-        .collect();
+    let towers_seconds: f64 = [&vision, &audio].into_iter().map(|t| median(t)).sum();
+    let row = |(by, f): (&Strategy, &Found)| {
+        let (tokens, first) = (work.prompt_tokens, &found[0]);
+        let prefill = Timed::new(&f.prefill, &first.prefill, tokens, need.prefill.0, need.prefill.1);
+        let steps = (f.passes[1] - f.passes[0]) as f64 / work.new_tokens.max(1) as f64;
+        Row {
+            strategy: by.name.clone(),
+            time_to_first_token: prefill.seconds + towers_seconds + median(&f.encode),
+            prefill,
+            decode: Timed::new(&f.decode, &first.decode, 1, need.decode.0, need.decode.1),
+            passes: [f.passes[0] as f64, steps],
+            cache_bytes: f.cache_bytes,
+            layers_with_sinks: f.layers_with_sinks,
+        }
+    };
+    let rows: Vec<Row> = strategies.iter().zip(&found).map(row).collect();
     let (patches, frames) = towers.items();
     let (see, hear) = model.tower_weights();
     let tower = |all: &[f64], items: usize, rows: usize, weights: usize| {
@@ -223,13 +287,26 @@ pub fn bench(
         simd: format!("{:?}", Level::detect()),
         limits,
         weight_bytes: model.weight_bytes(),
-        cache_bytes,
-        peak_bytes: peak_bytes(),
+        cache_bytes: rows.iter().map(|r| r.cache_bytes).max().unwrap_or(0),
+        peak_bytes: peak,
         vision: tower(&vision, patches, patches, see),
         // The first convolution halves time.
         audio: tower(&audio, frames, frames / 2, hear),
         rows,
+        look,
     })
+}
+
+/// What was measured of one strategy.
+#[derive(Default)]
+struct Found {
+    encode: Vec<f64>,
+    prefill: Vec<f64>,
+    decode: Vec<f64>,
+    /// Passes after the prompt, and after the last step.
+    passes: [usize; 2],
+    cache_bytes: usize,
+    layers_with_sinks: usize,
 }
 
 /// (operations, bytes) that cannot be avoided.
@@ -271,13 +348,14 @@ impl Towers {
         let (config, mut rng) = (model.config(), Rng::new(5, 0));
         let mut noise = |n: usize| -> Vec<f32> { (0..n).map(|_| rng.unit() as f32 * 2.0 - 1.0).collect() };
         let vision = config.vision.as_ref().filter(|_| work.frames > 0).map(|v| {
-            let side = 448 / v.patch / v.merge * v.merge;
+            let side = v.positions.unwrap_or(448 / v.patch / v.merge * v.merge);
             let grid = [work.frames.div_ceil(v.temporal), side, side];
             let cols = v.channels * v.temporal * v.patch * v.patch;
-            let tokens = grid[0] * side * side / v.merge / v.merge;
+            let tokens = v.video_tokens(grid);
             Inputs {
                 input_ids: vec![config.tokens.video.unwrap_or_default(); tokens],
                 pixel_values_videos: Some(Pixels {
+                    whole: false,
                     data: noise(grid.iter().product::<usize>() * cols),
                     cols,
                     grid_thw: vec![grid],
@@ -338,6 +416,17 @@ fn prompt(model: &Model, work: &Work) -> Prompt {
     }
 }
 
+/// The prompt as a strategy gets it that distorts media.
+fn distorted(prompt: &Prompt, spans: &[Span]) -> Prompt {
+    let (mut out, mut rng) = (prompt.clone(), Rng::new(4, 0));
+    for row in (0..spans.len()).filter(|row| spans[*row] != Span::Text) {
+        for x in out.embeds.row_mut(row) {
+            *x = 0.7 * *x + (rng.unit() as f32 * 2.0 - 1.0);
+        }
+    }
+    out
+}
+
 /// A few words before and after, a video between them, for strategies that ask what a row is.
 fn spans(work: &Work) -> Vec<Span> {
     let words = |row: usize| row < 16 || row + 32 >= work.prompt_tokens;
@@ -359,6 +448,11 @@ fn median(all: &[f64]) -> f64 {
         n if n % 2 == 1 => sorted[n / 2],
         n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
     }
+}
+
+/// From here on the largest resident size counts anew (Linux: 5 sets it to what is resident now).
+fn reset_peak() {
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
 /// The process's largest resident size (Linux).

@@ -8,6 +8,7 @@ use outro::prepare::{MediaOptions, Preparer};
 use rayon::prelude::*;
 use serde::Serialize;
 
+use crate::clip::Clip;
 use crate::task::{Loaded, Sample};
 
 /// What was found.
@@ -105,28 +106,49 @@ fn look(path: &Path, samples: &[&Sample], preparer: &Preparer, options: &MediaOp
     if !path.exists() {
         return Found::Missing;
     }
-    let mut tokens = Vec::new();
+    if path.is_dir() {
+        // Loose frames have no header that a prompt could be counted from.
+        return match Clip::open(path, &options.media) {
+            Ok(_) => Found::Tokens(Vec::new()),
+            Err(e) => Found::Unusable(e.to_string()),
+        };
+    }
+    let part = Part::Video(path.to_path_buf());
+    let (mut tokens, mut planned) = (Vec::new(), None);
     for sample in samples {
         let mut options = options.clone();
         if let Some((start, end)) = sample.clip {
             (options.sampling.start, options.sampling.end) = (Some(start), Some(end));
         }
-        let asked = Conversation::new(None, &[Part::Video(path.to_path_buf())], &sample.prompt);
-        let plan = match preparer.plan(&asked, &options) {
-            Ok(plan) => plan,
+        // Questions about the same seconds share what the file's header says.
+        let media = match planned.take().filter(|(clip, _)| *clip == sample.clip) {
+            Some((_, media)) => Ok(media),
+            None => preparer.plan_media(std::iter::once(&part), &options),
+        };
+        let asked = Conversation::new(None, std::slice::from_ref(&part), &sample.prompt);
+        let both = media.and_then(|media| {
+            preparer
+                .plan_words(&media, &asked)
+                .map(|plan| (plan, &planned.insert((sample.clip, media)).1))
+        });
+        let (plan, media) = match both {
+            Ok(both) => both,
             Err(e) => return Found::Unusable(e.to_string()),
         };
         // Once a video; a header that can be read says little about what follows it.
         if tokens.is_empty() {
-            let all: Vec<usize> = plan
-                .items
-                .iter()
-                .flat_map(|i| i.indices.iter().copied())
-                .collect();
-            let mut ends: Vec<usize> = all.first().into_iter().chain(all.last()).copied().collect();
-            ends.dedup();
-            if let Err(e) = outro_media::read_frames(path, &ends, &options.media) {
-                return Found::Unusable(e.to_string());
+            for item in &media.items {
+                let mut ends: Vec<usize> = item
+                    .indices
+                    .first()
+                    .into_iter()
+                    .chain(item.indices.last())
+                    .copied()
+                    .collect();
+                ends.dedup();
+                if let Err(e) = outro_media::read_frames(&item.info, &ends, &options.media) {
+                    return Found::Unusable(e.to_string());
+                }
             }
         }
         tokens.push(plan.prompt_tokens);

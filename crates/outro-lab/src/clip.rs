@@ -3,7 +3,9 @@
 
 use std::path::{Path, PathBuf};
 
-use outro_media::{Frames, Options, VideoInfo, probe, read_audio, read_frames_sized, read_image, resize};
+use outro_media::{
+    Frames, MediaInfo, Options, VideoInfo, probe, read_audio, read_frames_sized, read_image, resize,
+};
 
 use crate::error::{Error, Result};
 
@@ -12,12 +14,11 @@ const FPS: f64 = 3.0;
 
 /// An opened video; nothing is decoded but the first picture of a directory.
 pub(crate) struct Clip<'a> {
-    path: &'a Path,
     options: &'a Options,
+    /// The file; `None` of a directory.
+    file: Option<MediaInfo>,
     /// Its pictures.
     pub(crate) video: VideoInfo,
-    /// Whether it has sound.
-    pub(crate) sound: bool,
     /// The files of a directory of frames, in their order.
     pictures: Vec<PathBuf>,
 }
@@ -25,10 +26,10 @@ pub(crate) struct Clip<'a> {
 impl<'a> Clip<'a> {
     /// # Errors
     /// As [`outro_media::probe`]; a file or a directory without pictures.
-    pub(crate) fn open(path: &'a Path, options: &'a Options) -> Result<Self> {
+    pub(crate) fn open(path: &Path, options: &'a Options) -> Result<Self> {
         let mut clip = Self {
-            path,
             options,
+            file: None,
             video: VideoInfo {
                 codec: "frames".into(),
                 width: 0,
@@ -37,13 +38,15 @@ impl<'a> Clip<'a> {
                 frames: 0,
                 duration: 0.0,
             },
-            sound: false,
             pictures: Vec::new(),
         };
         if !path.is_dir() {
             let info = probe(path, options)?;
-            clip.video = info.video.ok_or_else(|| Error::file(path, "holds no picture"))?;
-            clip.sound = info.audio.is_some();
+            clip.video = info
+                .video
+                .clone()
+                .ok_or_else(|| Error::file(path, "holds no picture"))?;
+            clip.file = Some(info);
             return Ok(clip);
         }
         let entries = std::fs::read_dir(path).map_err(Error::io(path))?;
@@ -71,11 +74,12 @@ impl<'a> Clip<'a> {
     /// # Errors
     /// As [`outro_media::read_frames`].
     pub(crate) fn frames(&self, indices: &[usize], (height, width): (usize, usize)) -> Result<Frames> {
-        if self.pictures.is_empty() {
+        if let Some(file) = &self.file {
             return Ok(read_frames_sized(
-                self.path,
+                file,
                 indices,
                 (height, width),
+                resize,
                 self.options,
             )?);
         }
@@ -98,10 +102,9 @@ impl<'a> Clip<'a> {
     /// # Errors
     /// As [`outro_media::read_audio`].
     pub(crate) fn samples(&self, start: Option<f64>, end: Option<f64>) -> Result<Vec<f32>> {
-        if self.sound {
-            Ok(read_audio(self.path, start, end, self.options)?)
-        } else {
-            Ok(Vec::new())
+        match &self.file {
+            Some(file) if file.audio.is_some() => Ok(read_audio(file, start, end, self.options)?),
+            _ => Ok(Vec::new()),
         }
     }
 }

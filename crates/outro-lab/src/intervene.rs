@@ -1,12 +1,15 @@
 //! Things done to sinks and heads to see what they were for (paper, question Q2).
 
-use outro::hook::{At, Flow, Hook, Qkv};
+use std::collections::BTreeMap;
+
+use outro::hook::{At, AttentionShape, Flow, Hook, Mask, Qkv, attend, row_lse};
 use outro::method::{OutRo, OutRoConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// One intervention, as it is written after its name: `heads:off=3.0+3.1`, `zero-k:top=8`, `sink-value:scale=0`.
+/// One intervention, as it is written after its name: `heads:off=3.0+3.1`, `zero-k:top=8`,
+/// `sink-attention:scale=0,sinks=0+7`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Change {
@@ -19,32 +22,70 @@ pub enum Change {
     ZeroK {
         /// How many.
         top: usize,
+        /// These prompt positions instead of the sinks.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sinks: Option<Vec<usize>>,
     },
     /// Sinks' values are multiplied: 0 removes what sinks add to head outputs, 2 injects it twice.
     SinkValue {
         /// By what.
         scale: f32,
+        /// These prompt positions instead of the sinks.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sinks: Option<Vec<usize>>,
+    },
+    /// Attention on sinks is multiplied and all attention normalised again: 0 masks sinks out, 2 injects them. The sinks'
+    /// own rows, of which the first sees nothing else, stay as they are.
+    SinkAttention {
+        /// By what, at least 0.
+        scale: f32,
+        /// These prompt positions instead of the sinks.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sinks: Option<Vec<usize>>,
     },
 }
 
 impl Change {
-    /// Reads the name and its `key=value`; `None` where the name is no intervention's.
+    /// Reads the name and its `key=value,...`; `None` where the name is no intervention's.
     ///
     /// # Errors
     /// A switch that the intervention does not have, or a value that it cannot have.
     pub fn parse(name: &str, switches: &str) -> Result<Option<Self>> {
-        let bad = |problem: String| Error::setting("strategy", format!("`{name}:{switches}`: {problem}"));
-        let form = match name {
-            "heads" => "off=LAYER.HEAD+LAYER.HEAD",
-            "zero-k" => "top=N, from 1 up",
-            "sink-value" => "scale=X",
+        let (key, form) = match name {
+            "heads" => ("off", "off=LAYER.HEAD+LAYER.HEAD"),
+            "zero-k" => ("top", "top=N from 1 up, and sinks=POSITION+POSITION"),
+            "sink-value" => ("scale", "scale=X, and sinks=POSITION+POSITION"),
+            "sink-attention" => ("scale", "scale=X from 0 up, and sinks=POSITION+POSITION"),
             _ => return Ok(None),
         };
-        let wrong = || bad(format!("{name} takes {form}"));
-        let (key, value) = switches.split_once('=').ok_or_else(wrong)?;
-        let value = value.trim();
-        let change = match (name, key.trim()) {
-            ("heads", "off") => {
+        let wrong = || {
+            let problem = format!("`{name}:{switches}`: {name} takes {form}");
+            Error::setting("strategy", problem)
+        };
+        let (mut given, mut sinks) = (None, None);
+        for switch in switches.split(',') {
+            match switch.split_once('=').map(|(k, v)| (k.trim(), v.trim())) {
+                Some((k, v)) if k == key => given = Some(v),
+                Some(("sinks", v)) if name != "heads" => {
+                    let all = v.split('+').map(|p| p.trim().parse().ok());
+                    let mut all: Vec<usize> = all.collect::<Option<_>>().ok_or_else(wrong)?;
+                    all.sort_unstable();
+                    all.dedup();
+                    sinks = Some(all);
+                }
+                _ => return Err(wrong()),
+            }
+        }
+        let value = given.ok_or_else(wrong)?;
+        let scale = || {
+            value
+                .parse()
+                .ok()
+                .filter(|x: &f32| x.is_finite())
+                .ok_or_else(wrong)
+        };
+        Ok(Some(match name {
+            "heads" => {
                 let head = |text: &str| {
                     let (layer, head) = text.split_once('.')?;
                     Some((layer.trim().parse().ok()?, head.trim().parse().ok()?))
@@ -54,19 +95,29 @@ impl Change {
                     off: off.ok_or_else(wrong)?,
                 }
             }
-            ("zero-k", "top") => Self::ZeroK {
+            "zero-k" => Self::ZeroK {
                 top: value.parse().ok().filter(|n| *n > 0).ok_or_else(wrong)?,
+                sinks,
             },
-            ("sink-value", "scale") => Self::SinkValue {
-                scale: value
-                    .parse()
-                    .ok()
-                    .filter(|x: &f32| x.is_finite())
-                    .ok_or_else(wrong)?,
+            "sink-value" => Self::SinkValue {
+                scale: scale()?,
+                sinks,
             },
-            _ => return Err(wrong()),
-        };
-        Ok(Some(change))
+            _ => Self::SinkAttention {
+                scale: Some(scale()?).filter(|x| *x >= 0.0).ok_or_else(wrong)?,
+                sinks,
+            },
+        }))
+    }
+
+    /// The positions that were given by hand.
+    fn given(&self) -> Option<&Vec<usize>> {
+        match self {
+            Self::Heads { .. } => None,
+            Self::ZeroK { sinks, .. } | Self::SinkValue { sinks, .. } | Self::SinkAttention { sinks, .. } => {
+                sinks.as_ref()
+            }
+        }
     }
 }
 
@@ -76,15 +127,23 @@ pub struct Intervention {
     detector: OutRo,
     /// Prompt position of each row, once rows were dropped.
     rows: Option<Vec<usize>>,
+    /// Rows of the sinks among each layer's keys: later layers may have lost rows.
+    places: BTreeMap<usize, Vec<usize>>,
 }
 
 impl Intervention {
     /// Before a prefill.
     pub fn new(change: Change, sinks: &OutRoConfig) -> Self {
+        let by_hand = change.given().cloned().or_else(|| sinks.sinks.clone());
+        let sinks = OutRoConfig {
+            sinks: by_hand,
+            ..sinks.clone()
+        };
         Self {
             change,
-            detector: OutRo::detector(sinks),
+            detector: OutRo::detector(&sinks),
             rows: None,
+            places: BTreeMap::new(),
         }
     }
 
@@ -96,6 +155,67 @@ impl Intervention {
             Some(rows) => found.iter().filter_map(|p| rows.binary_search(p).ok()).collect(),
         }
     }
+}
+
+/// Head outputs `o [new, H * D]` as they would be if attention on the rows `sinks` (ascending) were `scale` times as large
+/// before it is normalised. Exact also where next to nothing is left for the others: their attention is computed anew,
+/// between two sinks as that of a prompt without them.
+fn reweigh(qkv: Qkv, shape: AttentionShape, sinks: &[usize], scale: f32, o: &mut [f32]) {
+    let AttentionShape { heads, kv_heads, dim } = shape;
+    let (wide, narrow) = (heads * dim, kv_heads * dim);
+    let (new, all) = (qkv.q.len() / wide, qkv.k.len() / narrow);
+    let offset = all - new;
+    let without = |x: &[f32]| -> Vec<f32> {
+        let rows = x.chunks_exact(narrow).enumerate();
+        let kept = rows.filter(|(row, _)| sinks.binary_search(row).is_err());
+        kept.flat_map(|(_, x)| x).copied().collect()
+    };
+    let (k, v) = (without(qkv.k), without(qkv.v));
+    for (before, start, end) in between(sinks, offset, all) {
+        let rows = (start - offset) * wide..(end - offset) * wide;
+        let (q, o) = (&qkv.q[rows.clone()], &mut o[rows]);
+        let mut rest = vec![0.0; q.len()];
+        let first = start - before;
+        attend(q, &k, &v, shape, Mask::Causal { offset: first }, &mut rest);
+        if scale == 0.0 || before == 0 {
+            o.copy_from_slice(&rest);
+            continue;
+        }
+        let lse = row_lse(q, &k, shape, first);
+        for (i, (out, rest)) in o.chunks_exact_mut(dim).zip(rest.chunks_exact(dim)).enumerate() {
+            let g = i % heads / (heads / kv_heads);
+            let q = &q[i * dim..(i + 1) * dim];
+            let scores: Vec<f32> = sinks[..before]
+                .iter()
+                .map(|s| {
+                    let k = &qkv.k[s * narrow + g * dim..][..dim];
+                    let dot: f32 = q.iter().zip(k).map(|(a, b)| a * b).sum();
+                    dot / (dim as f32).sqrt() + scale.ln()
+                })
+                .collect();
+            let most = scores.iter().fold(lse[i], |m, s| m.max(*s));
+            let others = (lse[i] - most).exp();
+            let mut total = others;
+            out.iter_mut().zip(rest).for_each(|(o, r)| *o = others * r);
+            for (s, score) in sinks.iter().zip(&scores) {
+                let weight = (score - most).exp();
+                total += weight;
+                let v = &qkv.v[s * narrow + g * dim..][..dim];
+                out.iter_mut().zip(v).for_each(|(o, v)| *o += weight * v);
+            }
+            out.iter_mut().for_each(|o| *o /= total);
+        }
+    }
+}
+
+/// Runs of rows from `offset` to `all` that are no sinks: `(sinks before, first row, end)`.
+fn between(sinks: &[usize], offset: usize, all: usize) -> Vec<(usize, usize, usize)> {
+    let starts = [0].into_iter().chain(sinks.iter().map(|s| s + 1));
+    let ends = sinks.iter().copied().chain([all]);
+    let runs = starts.zip(ends).enumerate();
+    runs.map(|(before, (start, end))| (before, start.max(offset), end))
+        .filter(|(_, start, end)| start < end)
+        .collect()
 }
 
 impl Hook for Intervention {
@@ -122,35 +242,44 @@ impl Hook for Intervention {
             return Ok(());
         }
         let (dim, width) = (at.shape.dim, at.shape.kv_heads * at.shape.dim);
-        for row in self.sinks(at.layer) {
+        let sinks = self.sinks(at.layer);
+        for row in &sinks {
             let place = row * width..(row + 1) * width;
             match self.change {
-                Change::Heads { .. } => {}
-                Change::ZeroK { top } => {
+                Change::Heads { .. } | Change::SinkAttention { .. } => {}
+                Change::ZeroK { top, .. } => {
                     for key in k[place].chunks_exact_mut(dim) {
                         let mut dims: Vec<usize> = (0..dim).collect();
                         dims.sort_by(|a, b| key[*b].abs().total_cmp(&key[*a].abs()));
                         dims.iter().take(top).for_each(|d| key[*d] = 0.0);
                     }
                 }
-                Change::SinkValue { scale } => v[place].iter_mut().for_each(|x| *x *= scale),
+                Change::SinkValue { scale, .. } => v[place].iter_mut().for_each(|x| *x *= scale),
             }
         }
+        self.places.insert(at.layer, sinks);
         Ok(())
     }
 
-    fn reads_cache(&self, _at: At) -> bool {
-        false
+    fn reads_cache(&self, at: At) -> bool {
+        matches!(self.change, Change::SinkAttention { .. })
+            && self.places.get(&at.layer).is_some_and(|s| !s.is_empty())
     }
 
-    fn head_outputs(&mut self, at: At, _qkv: Qkv, o: &mut [f32]) -> outro::Result<()> {
-        if let Change::Heads { off } = &self.change {
-            let dim = at.shape.dim;
-            for (_, head) in off.iter().filter(|(layer, _)| *layer == at.layer) {
-                for row in o.chunks_exact_mut(at.shape.heads * dim) {
-                    row[head * dim..(head + 1) * dim].fill(0.0);
+    fn head_outputs(&mut self, at: At, qkv: Qkv, o: &mut [f32]) -> outro::Result<()> {
+        match &self.change {
+            Change::Heads { off } => {
+                let dim = at.shape.dim;
+                for (_, head) in off.iter().filter(|(layer, _)| *layer == at.layer) {
+                    for row in o.chunks_exact_mut(at.shape.heads * dim) {
+                        row[head * dim..(head + 1) * dim].fill(0.0);
+                    }
                 }
             }
+            Change::SinkAttention { scale, .. } if self.reads_cache(at) => {
+                reweigh(qkv, at.shape, &self.places[&at.layer], *scale, o);
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -176,20 +305,88 @@ mod tests {
             off: vec![(3, 0), (3, 11)],
         };
         assert_eq!(read("heads", "off=3.0+3.11").unwrap(), Some(want));
-        assert_eq!(read("zero-k", "top=2").unwrap(), Some(Change::ZeroK { top: 2 }));
+        let zero_k = |top, sinks| Some(Change::ZeroK { top, sinks });
+        assert_eq!(read("zero-k", "top=2").unwrap(), zero_k(2, None));
         assert_eq!(
-            read("sink-value", "scale=0").unwrap(),
-            Some(Change::SinkValue { scale: 0.0 })
+            read("zero-k", "sinks=7+0, top=2").unwrap(),
+            zero_k(2, Some(vec![0, 7]))
         );
+        let want = Change::SinkValue {
+            scale: 0.0,
+            sinks: None,
+        };
+        assert_eq!(read("sink-value", "scale=0").unwrap(), Some(want));
+        let want = Change::SinkAttention {
+            scale: 2.0,
+            sinks: Some(vec![4]),
+        };
+        assert_eq!(read("sink-attention", "scale=2,sinks=4").unwrap(), Some(want));
         assert_eq!(read("vcd", "").unwrap(), None);
         for (name, switches) in [
             ("heads", ""),
             ("heads", "off=3"),
+            ("heads", "off=3.0,sinks=1"),
             ("zero-k", "top=0"),
             ("zero-k", "n=1"),
+            ("zero-k", "sinks=1"),
             ("sink-value", "scale=nan"),
+            ("sink-value", "scale=1,sinks=x"),
+            ("sink-attention", "scale=-1"),
         ] {
             assert!(read(name, switches).is_err(), "{name}:{switches}");
+        }
+    }
+
+    #[test]
+    fn attention_on_sinks_is_scaled_exactly() {
+        let shape = AttentionShape {
+            heads: 4,
+            kv_heads: 2,
+            dim: 8,
+        };
+        let noise = |n: usize, seed: usize| -> Vec<f32> {
+            (0..n)
+                .map(|i| ((i * 7919 + seed * 104_729) % 2003) as f32 / 700.0 - 1.4)
+                .collect()
+        };
+        for (new, all) in [(40, 40), (1, 40), (7, 40)] {
+            let offset = all - new;
+            let (q, mut k, v) = (noise(new * 32, 1), noise(all * 16, 2), noise(all * 16, 3));
+            // Queries that leave next to nothing for other keys.
+            k[5 * 16..6 * 16].copy_from_slice(&q[..16].iter().map(|x| x * 9.0).collect::<Vec<_>>());
+            for sinks in [vec![0], vec![0, 1, 5], vec![39], vec![3, 36]] {
+                for scale in [0.0, 0.5, 1.0, 3.0] {
+                    let qkv = Qkv { q: &q, k: &k, v: &v };
+                    let mut plain = vec![0.0; q.len()];
+                    attend(&q, &k, &v, shape, Mask::Causal { offset }, &mut plain);
+                    let mut got = plain.clone();
+                    reweigh(qkv, shape, &sinks, scale, &mut got);
+                    for (i, got) in got.chunks(8).enumerate() {
+                        let (row, h) = (offset + i / 4, i % 4);
+                        let weights: Vec<f64> = (0..=row)
+                            .map(|j| {
+                                let k = &k[j * 16 + h / 2 * 8..][..8];
+                                let q = q[i * 8..(i + 1) * 8].iter();
+                                let dot: f64 = q.zip(k).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                                let own = sinks.contains(&row) || !sinks.contains(&j);
+                                (dot / 8f64.sqrt()).exp() * if own { 1.0 } else { f64::from(scale) }
+                            })
+                            .collect();
+                        let total: f64 = weights.iter().sum();
+                        for (d, got) in got.iter().enumerate() {
+                            let v = weights
+                                .iter()
+                                .enumerate()
+                                .map(|(j, w)| w * f64::from(v[j * 16 + h / 2 * 8 + d]));
+                            let want = v.sum::<f64>() / total;
+                            assert!(
+                                (f64::from(*got) - want).abs() < 1e-5,
+                                "{sinks:?} {scale} row {row}: {got} {want}"
+                            );
+                        }
+                    }
+                }
+            }
         }
     }
 
@@ -219,9 +416,16 @@ mod tests {
             hook.head_outputs(at, qkv, &mut o).unwrap();
             (k, v, o)
         };
-        assert_eq!(run(Change::ZeroK { top: 1 }).0, [1.0, 2.0, 3.0, 0.0, 5.0, 6.0]);
         assert_eq!(
-            run(Change::SinkValue { scale: 0.5 }).1,
+            run(Change::ZeroK { top: 1, sinks: None }).0,
+            [1.0, 2.0, 3.0, 0.0, 5.0, 6.0]
+        );
+        assert_eq!(
+            run(Change::SinkValue {
+                scale: 0.5,
+                sinks: None
+            })
+            .1,
             [1.0, 1.0, 0.5, 0.5, 1.0, 1.0]
         );
         let o = run(Change::Heads { off: vec![(0, 1)] }).2;

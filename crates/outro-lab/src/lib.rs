@@ -15,5 +15,6 @@ pub mod stats;
 pub mod strategy;
 pub mod synth;
 pub mod task;
+pub mod tune;
 
 pub use error::{Error, Result};

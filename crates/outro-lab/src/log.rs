@@ -18,7 +18,7 @@ use crate::task::Gold;
 pub const FORM: u32 = 2;
 
 /// What a run is: two runs with the same header give the same rows.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Header {
     /// Version of the log's form.
     pub outro_eval: u32,
@@ -44,6 +44,9 @@ pub struct Header {
     pub parser: String,
     /// What an answer is taken from: `text`, the reply, or `logits`, the options' first tokens.
     pub readout: String,
+    /// Who answers, where it is not the engine: `endpoint URL`, `replies SHA-256`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answerer: Option<String>,
     /// The model, as it was named.
     pub model: String,
     /// How weights are held.
@@ -78,6 +81,9 @@ pub struct Row {
     pub strategy: String,
     /// What was put to the model.
     pub question: String,
+    /// The options without their letters.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
     /// SHA-256 of the prompt's token ids.
     pub prompt_sha256: String,
     /// The right answer.
@@ -126,6 +132,8 @@ pub struct Row {
     /// Bytes of keys and values after the prompt; 0 in older logs.
     #[serde(default)]
     pub cache_bytes: usize,
+    /// Passes through the decoder, of the prompt and of each token fed; 0 in older logs.
+    pub passes: usize,
     /// Prompt positions that were sinks in any layer.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sinks: Vec<usize>,
@@ -384,10 +392,11 @@ fn same(path: &Path, there: &Header, wanted: &Header) -> Result<()> {
         _ => serde_json::Map::new(),
     };
     let (a, b) = (fields(there), fields(wanted));
-    match a.iter().find(|(k, v)| b.get(*k) != Some(v)) {
+    // A field may be in one of them only.
+    match a.keys().chain(b.keys()).find(|k| a.get(*k) != b.get(*k)) {
         None => Ok(()),
-        Some((key, have)) => {
-            let want = b.get(key).cloned().unwrap_or(Value::Null);
+        Some(key) => {
+            let [have, want] = [&a, &b].map(|h| h.get(key).cloned().unwrap_or(Value::Null));
             let problem = format!("belongs to a run with {key} = {have}, not {want}; give another file");
             Err(Error::file(path, problem))
         }

@@ -1,6 +1,7 @@
 //! Reports: pure functions of a run's rows.
 
 mod html;
+mod pictures;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -10,6 +11,7 @@ use serde::Serialize;
 use crate::log::{Header, Row};
 use crate::stats::{Paired, bootstrap, clustered_error, wilson};
 pub use html::page;
+pub use pictures::{Pictures, thumbnails};
 
 /// Right answers of one strategy, over all questions or some.
 #[derive(Clone, Debug, PartialEq, Serialize)]

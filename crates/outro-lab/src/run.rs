@@ -16,7 +16,7 @@ use crate::log::{Log, Row, Shard};
 use crate::strategy::Strategy;
 use crate::task::Sample;
 pub use engine::Engine;
-pub use remote::{Remote, Said, Say, Shown};
+pub use remote::{Remote, Replies, Said, Say, Shown};
 
 /// What is taken away from the inputs before the model sees them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -168,6 +168,7 @@ pub fn run(
                         needs: sample.needs.clone(),
                         strategy: by.name.clone(),
                         question: sample.prompt.clone(),
+                        options: sample.options.clone(),
                         gold: Some(sample.gold.clone()),
                         media_seconds: std::mem::take(&mut waited),
                         ..Row::default()

@@ -114,6 +114,19 @@ impl Paired {
     }
 }
 
+/// Logarithm of the evidence that of two rivals the first one wins more than it loses, after these `wins` and `losses`: the
+/// likelihood of all chances of winning above one half, mixed uniformly, against that of one half. Where the first is no
+/// better, the evidence ever exceeds x with probability 1 / x at most, however often it is looked at (Ville's inequality).
+pub fn evidence(wins: usize, losses: usize) -> f64 {
+    // The mixture's integral is a binomial sum: of C(n + 1, k) for k <= wins, over C(n + 1, wins) (losses + 1).
+    let (mut term, mut sum) = (1.0_f64, 1.0_f64);
+    for k in (1..=wins).rev() {
+        term *= k as f64 / (wins + losses + 2 - k) as f64;
+        sum += term;
+    }
+    (sum / (losses + 1) as f64).ln()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -186,6 +199,37 @@ mod tests {
             (low - 0.5714).abs() < 0.02 && (high - 0.76).abs() < 0.02,
             "{low} {high}"
         );
+    }
+
+    /// SciPy: `(n + 1) log 2 + betaln(w + 1, l + 1) + log(betainc(l + 1, w + 1, 0.5))`.
+    #[test]
+    fn evidence_of_scipy() {
+        for (wins, losses, want) in [
+            (0, 0, 0.0),
+            (10, 0, 5.226_235_312_862_919),
+            (5, 5, -0.995_852_554_710_340_8),
+            (20, 7, 2.372_865_522_626_467),
+            (3, 12, -2.346_100_730_430_207_7),
+            (300, 240, 1.100_863_767_851_294),
+        ] {
+            let got = evidence(wins, losses);
+            assert!((got - want).abs() < 1e-9, "{wins} {losses}: {got}");
+        }
+        assert!(evidence(4000, 0) > 100.0);
+    }
+
+    /// Ville's inequality: of fair rivals at most one in twenty ever shows evidence of 20, though it is looked at each time.
+    #[test]
+    fn looking_often_does_not_inflate_evidence() {
+        let ever = |seed| {
+            let (mut rng, mut wins) = (crate::synth::Rng::new(seed, 1), 0);
+            (0..300).any(|n| {
+                wins += rng.below(2);
+                evidence(wins, n + 1 - wins) >= 20_f64.ln()
+            })
+        };
+        let often = (0..1000).filter(|s| ever(*s)).count();
+        assert!(often > 0 && often <= 60, "{often} of 1000");
     }
 
     proptest! {

@@ -1,18 +1,125 @@
-//! Ways of answering, by name: `baseline`, `outro:gamma=2,relax=false`, `outro/prune:layer=5,keep=0.2`, `zero-k:top=8`.
+//! Ways of answering, by name: `baseline`, `outro:gamma=2,relax=false`, `vcd+outro`, `outro/prune:layer=5,keep=0.2`,
+//! `zero-k:top=8`. THE parser of such names.
 
-use outro::hook::{Chain, Hook};
+use std::fmt;
+use std::sync::Arc;
+
+use outro::hook::Hook;
 use outro::method::{OutRo, OutRoConfig, Prune, PruneConfig};
 use outro::positions::Span;
+use outro::strategy::{
+    Avcd, AvcdConfig, FarSight, FarSightConfig, Hooks, Mixture, MixtureConfig, Request, Settings, Var,
+    VarConfig, Vcd, VcdConfig,
+};
+use outro::{Session, Stream};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::intervene::{Change, Intervention};
 use crate::probe::prunable;
 
-const KNOWN: &str = "baseline, outro, outro:KEY=VALUE,..., prune:layer=N,keep=SHARE, heads:off=LAYER.HEAD+..., \
-    zero-k:top=N, sink-value:scale=X, joined by /";
+/// What a strategy's name is made of.
+pub struct Kind {
+    /// Its name.
+    pub name: &'static str,
+    /// Its switches with their defaults, or with an example where there is none.
+    pub switches: &'static str,
+    /// What it does.
+    pub about: &'static str,
+    /// From the switches; `None` for the plain model and OutRo, which [`Strategy::parse`] reads itself.
+    read: Option<fn(&str) -> Result<Part>>,
+}
 
-/// What is done beside OutRo.
+/// What a part of a name adds.
+enum Part {
+    Extra(Extra),
+    Contrast(Contrast),
+}
+
+/// All kinds.
+pub const KINDS: [Kind; 12] = [
+    Kind {
+        name: "baseline",
+        switches: "",
+        about: "the plain model",
+        read: None,
+    },
+    Kind {
+        name: "outro",
+        switches: "gamma=3,temperature=0.1",
+        about: "OutRo; all switches are in docs/settings.md",
+        read: None,
+    },
+    Kind {
+        name: "vcd",
+        switches: "alpha=1,beta=0.1,steps=500,seed=0,audio=false",
+        about: "contrast with noise on frames; two passes",
+        read: Some(|s| Ok(Part::Contrast(Contrast::Vcd(VcdConfig::read(s)?)))),
+    },
+    Kind {
+        name: "mod",
+        switches: "keep=0.2,threshold=0.05,complement=4,contrast=1,beta=0.5,audio=false",
+        about: "contrast with, or complement by, what is attended to; two passes",
+        read: Some(|s| Ok(Part::Contrast(Contrast::Mod(MixtureConfig::read(s)?)))),
+    },
+    Kind {
+        name: "avcd",
+        switches: "alpha=0.5,beta=0.2,entropy=0.6",
+        about: "contrast with modalities silenced; one pass where the model is sure, else four",
+        read: Some(|s| Ok(Part::Contrast(Contrast::Avcd(AvcdConfig::read(s)?)))),
+    },
+    Kind {
+        name: "farsight",
+        switches: "sigma=0.8",
+        about: "attention registers in the prompt",
+        read: Some(|s| Ok(Part::Extra(Extra::FarSight(FarSightConfig::read(s)?)))),
+    },
+    Kind {
+        name: "var",
+        switches: "p=0.6,rho=0.5,sum=0.2,start=2,tau=20",
+        about: "attention from sinks to the rest of the picture; dims=D+D for its own sinks",
+        read: Some(|s| Ok(Part::Extra(Extra::Var(VarConfig::read(s)?)))),
+    },
+    Kind {
+        name: "prune",
+        switches: "layer=5,keep=0.2",
+        about: "video and audio tokens dropped by the sinks' queries",
+        read: Some(|s| Ok(Part::Extra(Extra::Prune(s.parse()?)))),
+    },
+    Kind {
+        name: "heads",
+        switches: "off=3.0+3.1",
+        about: "heads switched off: LAYER.HEAD",
+        read: Some(|s| change("heads", s)),
+    },
+    Kind {
+        name: "zero-k",
+        switches: "top=8",
+        about: "largest dimensions of the sinks' keys zeroed",
+        read: Some(|s| change("zero-k", s)),
+    },
+    Kind {
+        name: "sink-value",
+        switches: "scale=0",
+        about: "the sinks' values multiplied",
+        read: Some(|s| change("sink-value", s)),
+    },
+    Kind {
+        name: "sink-attention",
+        switches: "scale=0",
+        about: "attention on the sinks multiplied, the rest made up for",
+        read: Some(|s| change("sink-attention", s)),
+    },
+];
+
+fn change(name: &str, switches: &str) -> Result<Part> {
+    let change = Change::parse(name, switches)?;
+    let change = change.ok_or_else(|| Error::setting("strategy", format!("`{name}`: no intervention")))?;
+    Ok(Part::Extra(Extra::Change(change)))
+}
+
+/// What is done beside OutRo, in the same pass.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Extra {
@@ -20,6 +127,49 @@ pub enum Extra {
     Prune(PruneConfig),
     /// An intervention.
     Change(Change),
+    /// Attention registers.
+    #[serde(rename = "farsight")]
+    FarSight(FarSightConfig),
+    /// Attention goes from sinks to the picture.
+    Var(VarConfig),
+}
+
+/// What mixes the logits of several passes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Contrast {
+    /// Noise on media.
+    Vcd(VcdConfig),
+    /// Mixture of decoding.
+    Mod(MixtureConfig),
+    /// Silenced modalities.
+    Avcd(AvcdConfig),
+    /// Somebody's own.
+    Own(Own),
+}
+
+/// Makes the stream of one request; every pass carries the hooks.
+pub type Make = dyn for<'a> Fn(&Request<'a>, &Hooks) -> outro::Result<Box<dyn Stream + 'a>> + Send + Sync;
+
+/// A stream that is not one of the engine's. A log keeps its settings, not its code.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Own {
+    /// What the log says about it.
+    pub settings: Value,
+    #[serde(skip)]
+    make: Option<Arc<Make>>,
+}
+
+impl fmt::Debug for Own {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.debug_tuple("Own").field(&self.settings).finish()
+    }
+}
+
+impl PartialEq for Own {
+    fn eq(&self, other: &Self) -> bool {
+        self.settings == other.settings
+    }
 }
 
 /// A way of answering.
@@ -27,7 +177,7 @@ pub enum Extra {
 pub struct Strategy {
     /// As it was written.
     pub name: String,
-    /// The method's settings in full; `None` is the plain model.
+    /// The method's settings in full; `None` is without OutRo.
     pub method: Option<OutRoConfig>,
     /// What is done besides, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -35,15 +185,18 @@ pub struct Strategy {
     /// What a sink is for the extras; `None` where there are none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sinks: Option<OutRoConfig>,
+    /// What mixes several passes; `None` is one pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contrast: Option<Contrast>,
 }
 
 impl Strategy {
-    /// Reads a name: parts joined by `/`, each `baseline`, `outro`, `prune` or an intervention, with switches after a
-    /// colon. `base` is what `outro` means for the model at hand; switches go on top. Within a switch that is a list,
-    /// values are joined by `+`.
+    /// Reads a name: parts joined by `/` or `+`, each a name of [`KINDS`] with switches after a colon. `base` is what `outro`
+    /// means for the model at hand; switches go on top. Within a switch that is a list, numbers are joined by `+`, which
+    /// is why a `+` begins a new part only before a letter.
     ///
     /// # Errors
-    /// An unknown name or switch.
+    /// An unknown name or switch; two of what there can be one of.
     pub fn parse(name: &str, base: &OutRoConfig) -> Result<Self> {
         let bad = |problem: String| Error::setting("strategy", format!("`{name}`: {problem}"));
         let mut strategy = Self {
@@ -51,8 +204,9 @@ impl Strategy {
             method: None,
             extras: Vec::new(),
             sinks: None,
+            contrast: None,
         };
-        for (i, part) in name.split('/').enumerate() {
+        for (i, part) in parts(name).into_iter().enumerate() {
             let (kind, switches) = part.split_once(':').unwrap_or((part, ""));
             match kind {
                 "baseline" if i > 0 => return Err(bad("baseline can only come first".into())),
@@ -60,11 +214,22 @@ impl Strategy {
                 "baseline" => return Err(bad("the plain model has no switches".into())),
                 "outro" if strategy.method.is_some() => return Err(bad("outro is there twice".into())),
                 "outro" => strategy.method = Some(method(switches, base, &bad)?),
-                "prune" => strategy.extras.push(Extra::Prune(switches.parse()?)),
                 _ => {
-                    let change = Change::parse(kind, switches)?;
-                    let unknown = || bad(format!("unknown; known: {KNOWN}"));
-                    strategy.extras.push(Extra::Change(change.ok_or_else(unknown)?));
+                    let found = KINDS.iter().find(|k| k.name == kind).and_then(|k| k.read);
+                    let known = || KINDS.map(|k| k.name).join(", ");
+                    let read = found.ok_or_else(|| {
+                        bad(format!(
+                            "`{kind}` is unknown; known, joined by + or /: {}",
+                            known()
+                        ))
+                    })?;
+                    match read(switches)? {
+                        Part::Extra(extra) => strategy.extras.push(extra),
+                        Part::Contrast(_) if strategy.contrast.is_some() => {
+                            return Err(bad("only one of vcd, mod and avcd can mix passes".into()));
+                        }
+                        Part::Contrast(contrast) => strategy.contrast = Some(contrast),
+                    }
                 }
             }
         }
@@ -72,25 +237,88 @@ impl Strategy {
         Ok(strategy)
     }
 
-    /// The hooks of one request whose rows are `spans`; `None` is the plain model, which no hook can slow.
-    pub fn hook(&self, spans: &[Span]) -> Option<Box<dyn Hook>> {
+    /// The same hooks under another name, and passes mixed by somebody's own stream.
+    #[must_use]
+    pub fn with_own<F>(self, name: &str, settings: Value, make: F) -> Self
+    where
+        F: for<'a> Fn(&Request<'a>, &Hooks) -> outro::Result<Box<dyn Stream + 'a>> + Send + Sync + 'static,
+    {
+        Self {
+            name: name.into(),
+            contrast: Some(Contrast::Own(Own {
+                settings,
+                make: Some(Arc::new(make)),
+            })),
+            ..self
+        }
+    }
+
+    /// Whether its first pass has no hooks, so that it can go on from rows that the plain model has run.
+    pub fn uses_prefix(&self) -> bool {
+        let reads_rows = matches!(self.contrast, Some(Contrast::Mod(_) | Contrast::Avcd(_)));
+        self.method.is_none() && self.extras.is_empty() && !reads_rows
+    }
+
+    /// The hooks of one pass of a request whose rows are `spans`, OutRo last.
+    pub fn hooks(&self, spans: &[Span]) -> Vec<Box<dyn Hook>> {
         let sinks = self.sinks.clone().unwrap_or_default();
-        let mut hooks: Vec<Box<dyn Hook>> = Vec::new();
-        for extra in &self.extras {
-            hooks.push(match extra {
+        let extra = |extra: &Extra| -> Box<dyn Hook> {
+            match extra {
                 Extra::Prune(p) => Box::new(Prune::new(*p, &sinks, prunable(spans))),
                 Extra::Change(c) => Box::new(Intervention::new(c.clone(), &sinks)),
-            });
-        }
+                Extra::FarSight(c) => Box::new(FarSight::new(*c)),
+                Extra::Var(c) => Box::new(Var::new(c.clone(), &sinks, spans)),
+            }
+        };
+        let mut hooks: Vec<_> = self.extras.iter().map(extra).collect();
         if let Some(config) = &self.method {
             hooks.push(Box::new(OutRo::new(config.clone())));
         }
-        if hooks.len() > 1 {
-            Some(Box::new(Chain(hooks)))
-        } else {
-            hooks.pop()
+        hooks
+    }
+
+    /// The stream that answers a request; every pass of it carries the hooks.
+    ///
+    /// # Errors
+    /// As encoding media, where a pass sees them otherwise; a strategy of somebody's own that was read from a log.
+    pub fn stream<'a>(&self, request: &Request<'a>) -> outro::Result<Box<dyn Stream + 'a>> {
+        let hooks = || self.hooks(request.spans);
+        Ok(match &self.contrast {
+            None => {
+                let session: Session<'a> = request.session(hooks())?;
+                Box::new(session)
+            }
+            Some(Contrast::Vcd(c)) => Box::new(Vcd::new(*c, request, &hooks)?),
+            Some(Contrast::Mod(c)) => Box::new(Mixture::new(*c, request, &hooks)?),
+            Some(Contrast::Avcd(c)) => Box::new(Avcd::new(*c, request, &hooks)?),
+            Some(Contrast::Own(own)) => {
+                let missing = || outro::Error::Setting {
+                    key: "strategy".into(),
+                    problem: format!(
+                        "`{}` is not among the program's own and cannot be run from a log",
+                        self.name
+                    ),
+                };
+                own.make.as_ref().ok_or_else(missing)?(request, &hooks)?
+            }
+        })
+    }
+}
+
+/// A name's parts: cut at every `/`, and at a `+` before a letter.
+fn parts(name: &str) -> Vec<&str> {
+    let bytes = name.as_bytes();
+    let mut parts = Vec::new();
+    let mut start = 0;
+    for i in 0..bytes.len() {
+        let before_letter = || bytes.get(i + 1).is_some_and(u8::is_ascii_alphabetic);
+        if bytes[i] == b'/' || bytes[i] == b'+' && before_letter() {
+            parts.push(&name[start..i]);
+            start = i + 1;
         }
     }
+    parts.push(&name[start..]);
+    parts
 }
 
 fn method(switches: &str, base: &OutRoConfig, bad: &dyn Fn(String) -> Error) -> Result<OutRoConfig> {
@@ -105,9 +333,9 @@ fn method(switches: &str, base: &OutRoConfig, bad: &dyn Fn(String) -> Error) -> 
 }
 
 /// Names of strategies worth comparing on a model of `layers` layers and head size `dim`: OutRo and its halves, sweeps of
-/// gamma and of the enhancement layer, Zero-K, sinks removed and doubled, pruning, and heads switched off from both
-/// ends of `heads`, which is ordered by sink score.
-pub fn sweeps(heads: &[(usize, usize)], layers: usize, dim: usize) -> Vec<String> {
+/// gamma and of the enhancement layer, Zero-K, sinks removed and doubled, each of the first `sinks` removed alone, pruning,
+/// and heads switched off from both ends of `heads`, which is ordered by sink score.
+pub fn sweeps(heads: &[(usize, usize)], sinks: &[usize], layers: usize, dim: usize) -> Vec<String> {
     let mut all: Vec<String> = ["baseline", "outro", "outro:relax=false", "outro:rotate=false"]
         .map(str::to_owned)
         .to_vec();
@@ -120,7 +348,11 @@ pub fn sweeps(heads: &[(usize, usize)], layers: usize, dim: usize) -> Vec<String
     );
     let powers = |most: usize| (0..).map(|e| 1usize << e).take_while(move |n| *n <= most);
     all.extend(powers((dim / 2).min(32)).map(|n| format!("zero-k:top={n}")));
-    all.extend(["0", "2"].map(|scale| format!("sink-value:scale={scale}")));
+    for what in ["sink-value", "sink-attention"] {
+        all.extend(["0", "2"].map(|scale| format!("{what}:scale={scale}")));
+    }
+    let alone = sinks.iter().take(4).filter(|_| sinks.len() > 1);
+    all.extend(alone.map(|position| format!("sink-attention:scale=0,sinks={position}")));
     all.extend((layers > 2).then(|| format!("prune:layer={},keep=0.2", (layers / 7).max(1))));
     for n in powers((heads.len() / 4).min(32)) {
         let off = |list: &mut dyn Iterator<Item = &(usize, usize)>| {
@@ -137,6 +369,48 @@ pub fn sweeps(heads: &[(usize, usize)], layers: usize, dim: usize) -> Vec<String
 mod tests {
     use super::*;
 
+    /// The switches shown for a kind are those that it takes, with its defaults.
+    #[test]
+    fn kinds_are_as_they_are_described() {
+        let base = OutRoConfig::default();
+        for kind in &KINDS {
+            let full = format!("{}:{}", kind.name, kind.switches);
+            let full = Strategy::parse(full.trim_end_matches(':'), &base).unwrap();
+            if let Ok(short) = Strategy::parse(kind.name, &base) {
+                let short = Strategy {
+                    name: full.name.clone(),
+                    ..short
+                };
+                assert_eq!(full, short, "defaults of {}", kind.name);
+            }
+            let unknown = format!("{}:nothing=1", kind.name);
+            let message = Strategy::parse(&unknown, &base).unwrap_err().to_string();
+            assert!(
+                message.contains(kind.name) || message.contains("nothing"),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn plus_and_slash_join() {
+        let base = OutRoConfig::default();
+        let read = |name: &str| Strategy {
+            name: String::new(),
+            ..Strategy::parse(name, &base).unwrap()
+        };
+        assert_eq!(read("vcd+outro"), read("outro/vcd"));
+        let s = read("vcd:alpha=0.5,seed=7+outro:layers=0+5,gamma=2+heads:off=1.0+1.1/farsight");
+        assert_eq!(s.method.as_ref().unwrap().layers, Some(vec![0, 5]));
+        assert_eq!((s.extras.len(), s.hooks(&[]).len()), (2, 3));
+        let Some(Contrast::Vcd(vcd)) = s.contrast else {
+            panic!("{:?}", s.contrast)
+        };
+        assert_eq!((vcd.alpha, vcd.beta, vcd.noise.seed), (0.5, 0.1, 7));
+        let error = Strategy::parse("vcd:gamma=2", &base).unwrap_err().to_string();
+        assert!(error.contains("vcd:gamma") && error.contains("alpha"), "{error}");
+    }
+
     #[test]
     fn names_are_read() {
         let base = OutRoConfig {
@@ -144,7 +418,7 @@ mod tests {
             ..OutRoConfig::default()
         };
         let plain = Strategy::parse("baseline", &base).unwrap();
-        assert!(plain.method.is_none() && plain.hook(&[]).is_none());
+        assert!(plain.uses_prefix() && plain.hooks(&[]).is_empty());
         assert_eq!(
             Strategy::parse("outro", &base).unwrap().method,
             Some(base.clone())
@@ -163,16 +437,34 @@ mod tests {
         let prune = PruneConfig { layer: 5, keep: 0.2 };
         assert_eq!(
             s.extras,
-            [Extra::Prune(prune), Extra::Change(Change::ZeroK { top: 3 })]
+            [
+                Extra::Prune(prune),
+                Extra::Change(Change::ZeroK { top: 3, sinks: None })
+            ]
         );
         let json = serde_json::to_string(&s).unwrap();
         assert_eq!(serde_json::from_str::<Strategy>(&json).unwrap(), s);
-        let all = sweeps(&[(0, 1), (0, 0), (1, 1), (1, 0)], 4, 16);
+        let all = sweeps(&[(0, 1), (0, 0), (1, 1), (1, 0)], &[0, 7], 4, 16);
         assert!(all.contains(&"heads:off=0.1".to_owned()) && all.contains(&"heads:off=1.0".to_owned()));
+        assert!(all.contains(&"sink-attention:scale=0,sinks=7".to_owned()));
         assert!(all.iter().all(|name| Strategy::parse(name, &base).is_ok()));
         for bad in [
             "",
-            "vcd",
+            "vcdd",
+            "vcd:alpha=-1",
+            "vcd:alpha=nan",
+            "vcd:beta=2",
+            "vcd:gamma=1",
+            "vcd:steps=1000",
+            "vcd+mod",
+            "outro++vcd",
+            "outro+",
+            "mod:keep=x",
+            "avcd:entropy",
+            "farsight:sigma=-1",
+            "farsight:sigma=inf",
+            "var:dims=1,2",
+            "baseline+baseline",
             "baseline:gamma=1",
             "outro:gamma",
             "outro:gama=1",

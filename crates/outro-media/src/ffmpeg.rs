@@ -162,13 +162,14 @@ fn decode(path: &Path) -> Command {
 
 /// Frames by number. The default conversion to rgb24 is the one whose bytes equal the reference reader's.
 pub(crate) fn frames(
-    path: &Path,
+    file: &MediaInfo,
     indices: &[usize],
     o: &Options,
     sink: &mut dyn FnMut(Frames) -> Result<()>,
 ) -> Result<()> {
-    let info = probe(path, o)?.video.ok_or_else(|| Error::NoStream {
-        path: path.into(),
+    let path = &file.path;
+    let info = file.video.as_ref().ok_or_else(|| Error::NoStream {
+        path: path.clone(),
         what: "video stream",
     })?;
     let picks: Vec<String> = indices.iter().map(|i| format!("eq(n,{i})")).collect();
@@ -206,9 +207,10 @@ pub(crate) fn frames(
 }
 
 /// Mono samples at the file's own rate. The program's own mixing weights and scales channels, so it is not used.
-pub(crate) fn audio(path: &Path, o: &Options) -> Result<(Vec<f32>, u32)> {
-    let info = probe(path, o)?.audio.ok_or_else(|| Error::NoStream {
-        path: path.into(),
+pub(crate) fn audio(file: &MediaInfo, o: &Options) -> Result<(Vec<f32>, u32)> {
+    let path = &file.path;
+    let info = file.audio.as_ref().ok_or_else(|| Error::NoStream {
+        path: path.clone(),
         what: "audio stream",
     })?;
     if info.channels == 0 || info.sample_rate == 0 {

@@ -16,9 +16,20 @@ pub struct Frames {
     pub data: Vec<u8>,
 }
 
+/// How frames are spread over a video.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spread {
+    /// An even number of them, evenly spaced, the first and the last frame included (qwen-omni-utils).
+    Ends,
+    /// Each at the start of one of as many equal parts (transformers' VideoLLaMA3).
+    Starts,
+}
+
 /// Which frames of a video are looked at.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampling {
+    /// How they are spread.
+    pub spread: Spread,
     /// Frames a second to aim at.
     pub fps: f64,
     /// A fixed number of frames instead.
@@ -36,6 +47,7 @@ pub struct Sampling {
 impl Default for Sampling {
     fn default() -> Self {
         Self {
+            spread: Spread::Ends,
             fps: 2.0,
             frames: None,
             min_frames: 4,
@@ -46,14 +58,14 @@ impl Default for Sampling {
     }
 }
 
-/// Frames come in pairs: the models' patches span two.
+/// Frames at [`Spread::Ends`] come in pairs: the models' patches span two.
 const PAIR: usize = 2;
 
 impl Sampling {
-    /// Numbers of the frames to take, in presentation order: evenly spaced, ends included.
+    /// Numbers of the frames to take, in presentation order.
     ///
     /// # Errors
-    /// A video of fewer than two frames, an empty range of time, a count that the range does not hold.
+    /// A video of too few frames, an empty range of time, a count that the range does not hold.
     pub fn indices(&self, v: &VideoInfo) -> Result<Vec<usize>> {
         if !(v.fps.is_finite() && v.fps > 0.0) || v.frames == 0 {
             return Err(Error::range(
@@ -61,49 +73,59 @@ impl Sampling {
                 format!("has {} frames at {} frames a second", v.frames, v.fps),
             ));
         }
-        if v.frames < PAIR {
+        let unit = match self.spread {
+            Spread::Ends => PAIR,
+            Spread::Starts => 1,
+        };
+        if v.frames < unit {
             return Err(Error::range(
                 "video",
                 "has one frame, at least two are needed; give it with --image",
             ));
         }
-        let (first, last) = self.range(v)?;
+        let (first, last) = self.range(v, unit)?;
         let total = last - first + 1;
+        let count = self.count(v.fps, total, unit)?;
+        let step = match self.spread {
+            Spread::Ends => (last - first) as f64 / (count - 1) as f64,
+            Spread::Starts => total as f64 / count as f64,
+        };
+        let at = |i: usize| match self.spread {
+            // As the reference's linspace: from both ends towards the middle, in f32.
+            Spread::Ends if i < count / 2 => round_even(f64::from(first as f32 + step as f32 * i as f32)),
+            Spread::Ends => round_even(f64::from(last as f32 - step as f32 * (count - 1 - i) as f32)),
+            // As the reference's arange: products in f64, kept in f32, cut off.
+            Spread::Starts => first as f64 + f64::from((step * i as f64) as f32).trunc(),
+        };
+        Ok((0..count).map(|i| (at(i) as usize).clamp(first, last)).collect())
+    }
+
+    /// How many frames of `total`, a multiple of `unit`.
+    fn count(&self, fps: f64, total: usize, unit: usize) -> Result<usize> {
         let count = if let Some(n) = self.frames {
-            round_even(n as f64 / PAIR as f64) as usize * PAIR
+            round_even(n as f64 / unit as f64) as usize * unit
         } else {
             if !(self.fps.is_finite() && self.fps > 0.0) {
                 return Err(Error::range("fps", format!("is {}, must be above 0", self.fps)));
             }
-            let low = self.min_frames.div_ceil(PAIR) * PAIR;
-            let high = self.max_frames.min(total) / PAIR * PAIR;
-            let wish = (total as f64 / v.fps * self.fps)
+            let low = self.min_frames.div_ceil(unit) * unit;
+            let high = self.max_frames.min(total) / unit * unit;
+            let wish = (total as f64 / fps * self.fps)
                 .max(low as f64)
                 .min(high as f64)
                 .min(total as f64);
-            (wish / PAIR as f64).floor() as usize * PAIR
+            (wish / unit as f64).floor() as usize * unit
         };
-        if count < PAIR || count > total {
+        if count < unit || count > total {
             return Err(Error::range(
                 "frames",
-                format!("{count} frames asked of {total}; at least {PAIR} and at most all are possible"),
+                format!("{count} frames asked of {total}; at least {unit} and at most all are possible"),
             ));
         }
-        let step = (last - first) as f32 / (count - 1) as f32;
-        // As the reference's linspace: from both ends towards the middle, in f32.
-        let at = |i: usize| {
-            if i < count / 2 {
-                first as f32 + step * i as f32
-            } else {
-                last as f32 - step * (count - 1 - i) as f32
-            }
-        };
-        Ok((0..count)
-            .map(|i| (round_even(f64::from(at(i))) as usize).clamp(first, last))
-            .collect())
+        Ok(count)
     }
 
-    fn range(&self, v: &VideoInfo) -> Result<(usize, usize)> {
+    fn range(&self, v: &VideoInfo, unit: usize) -> Result<(usize, usize)> {
         let longest = v.frames as f64 / v.fps;
         for (what, time) in [("start", self.start), ("end", self.end)] {
             if time.is_some_and(|t| !t.is_finite() || t < 0.0) {
@@ -114,7 +136,7 @@ impl Sampling {
         let last = self.end.map_or(v.frames - 1, |t| {
             ((t.min(longest) * v.fps).floor() as usize).min(v.frames - 1)
         });
-        if first >= last {
+        if first + unit > last + 1 {
             return Err(Error::range(
                 "start/end",
                 format!(
@@ -152,13 +174,29 @@ pub fn smart_resize(
             format!("height {height} and width {width} must be at least {factor}"),
         ));
     }
-    fit(height, width, factor, min_pixels, max_pixels)
+    fit(height, width, factor, factor, min_pixels, max_pixels)
 }
 
+/// The size of a picture, or of one of `frames` of a video that share `max_pixels` (transformers' VideoLLaMA3).
+///
+/// # Errors
+/// A picture without pixels, or with one side more than 200 times the other.
+pub fn shared_size(
+    height: usize,
+    width: usize,
+    frames: usize,
+    factor: usize,
+    (min_pixels, max_pixels): (usize, usize),
+) -> Result<(usize, usize)> {
+    fit(height, width, factor, 0, min_pixels, max_pixels / frames.max(1))
+}
+
+/// `least` is the side that a shorter one is rounded up to, before areas are compared.
 fn fit(
     height: usize,
     width: usize,
     factor: usize,
+    least: usize,
     min_pixels: usize,
     max_pixels: usize,
 ) -> Result<(usize, usize)> {
@@ -172,7 +210,7 @@ fn fit(
             format!("is {width} x {height}; one side may be at most {MAX_RATIO} times the other"),
         ));
     }
-    let near = |x: f64| f.max(round_even(x / f) * f);
+    let near = |x: f64| (least as f64).max(round_even(x / f) * f);
     let (mut nh, mut nw) = (near(h), near(w));
     if nh * nw > max_pixels as f64 {
         let beta = (h * w / max_pixels as f64).sqrt();
@@ -223,7 +261,7 @@ pub fn video_size(height: usize, width: usize, frames: usize, l: &FrameLimits) -
         .min(share)
         .max((l.min_pixels as f64 * 1.05).floor());
     let max = (l.max_pixels as f64).min(ceiling);
-    let (h, w) = fit(height, width, l.factor, l.min_pixels, max as usize)?;
+    let (h, w) = fit(height, width, l.factor, l.factor, l.min_pixels, max as usize)?;
     smart_resize(h, w, l.factor, PROCESSOR_LIMITS.0, PROCESSOR_LIMITS.1)
 }
 
@@ -238,6 +276,6 @@ pub fn image_size(
     min_pixels: usize,
     max_pixels: usize,
 ) -> Result<(usize, usize)> {
-    let (h, w) = fit(height, width, factor, min_pixels, max_pixels)?;
+    let (h, w) = fit(height, width, factor, factor, min_pixels, max_pixels)?;
     smart_resize(h, w, factor, PROCESSOR_LIMITS.0, PROCESSOR_LIMITS.1)
 }

@@ -1,8 +1,11 @@
-//! Bicubic resizing with antialiasing, as PyTorch (videos) and Pillow (images) do it.
+//! Bicubic resizing with antialiasing, as PyTorch and Pillow do it.
 
 use rayon::prelude::*;
 
 use crate::frames::Frames;
+
+/// One of the three ways: frames, height and width.
+pub type Resize = fn(&Frames, usize, usize) -> Frames;
 
 /// Weights of the input pixels that make one output pixel.
 struct Taps {
@@ -86,34 +89,98 @@ pub fn resize(f: &Frames, height: usize, width: usize) -> Frames {
     })
 }
 
-/// Bits after the binary point of Pillow's weights.
-const BITS: u32 = 22;
-
 /// Resizes as Pillow does: weights in fixed point, rounded to u8 after each pass.
 pub fn resize_image(f: &Frames, height: usize, width: usize) -> Frames {
-    let fixed = |input, output| -> Vec<(usize, Vec<i64>)> {
-        let round = |w: &f64| (w * f64::from(1 << BITS) + 0.5f64.copysign(*w)) as i64;
-        taps(input, output)
+    // The pass that leaves less to the other comes first (Pillow 12 and later).
+    let rows_first = f.height * width <= height * f.width;
+    in_fixed_point(f, height, width, rows_first, |_| 22)
+}
+
+/// Resizes as transformers 5 does through torchvision's transforms v2: as Pillow, with weights of 16 bits, rows first.
+pub fn resize_bytes(f: &Frames, height: usize, width: usize) -> Frames {
+    in_fixed_point(f, height, width, true, |largest| {
+        let full = |bits: &u32| (0.5 + largest * f64::from(1u32 << (bits + 1))) as i64 >= 1 << 15;
+        (0..22).find(full).unwrap_or(22)
+    })
+}
+
+/// Weights of one pass in fixed point.
+struct Fixed {
+    /// Bits after the binary point.
+    bits: u32,
+    /// Of each output pixel: the first input pixel, and weights from there on.
+    taps: Vec<(usize, Vec<i64>)>,
+}
+
+impl Fixed {
+    /// `bits` is chosen by the largest weight.
+    fn new(input: usize, output: usize, bits: impl Fn(f64) -> u32) -> Self {
+        let taps = taps(input, output);
+        let largest = taps.iter().flat_map(|t| &t.weights).copied().fold(0.0, f64::max);
+        let bits = bits(largest);
+        let round = |w: &f64| (w * f64::from(1u32 << bits) + 0.5f64.copysign(*w)) as i64;
+        let taps = taps
             .iter()
             .map(|t| (t.start, t.weights.iter().map(round).collect()))
-            .collect()
-    };
-    let (across, down) = (fixed(f.width, width), fixed(f.height, height));
-    // The pass that leaves less to the other comes first (Pillow 12 and later), and one that changes nothing is left out.
-    let rows_first = f.height * width <= height * f.width;
+            .collect();
+        Self { bits, taps }
+    }
+
+    fn clip(&self, sum: i64) -> u8 {
+        ((sum + (1 << self.bits >> 1)) >> self.bits).clamp(0, 255) as u8
+    }
+
+    fn across(&self, from: &[u8], width: usize) -> Vec<u8> {
+        let mut out = Vec::with_capacity(from.len() / width * self.taps.len());
+        for row in from.chunks_exact(width * 3) {
+            for (start, weights) in &self.taps {
+                for c in 0..3 {
+                    let pixels = row[start * 3 + c..].iter().step_by(3);
+                    out.push(self.clip(weights.iter().zip(pixels).map(|(w, x)| w * i64::from(*x)).sum()));
+                }
+            }
+        }
+        out
+    }
+
+    fn down(&self, from: &[u8], width: usize) -> Vec<u8> {
+        let row = width * 3;
+        let mut out = Vec::with_capacity(row * self.taps.len());
+        for (start, weights) in &self.taps {
+            for x in 0..row {
+                let pixels = from[start * row + x..].iter().step_by(row);
+                out.push(self.clip(weights.iter().zip(pixels).map(|(w, x)| w * i64::from(*x)).sum()));
+            }
+        }
+        out
+    }
+}
+
+/// Two passes in fixed point, each rounded to u8; one that changes nothing is left out.
+fn in_fixed_point(
+    f: &Frames,
+    height: usize,
+    width: usize,
+    rows_first: bool,
+    bits: impl Fn(f64) -> u32,
+) -> Frames {
+    let (across, down) = (
+        Fixed::new(f.width, width, &bits),
+        Fixed::new(f.height, height, &bits),
+    );
     each(f, height, width, |from, to| {
         let horizontal = |from: &[u8]| {
             if f.width == width {
                 from.to_vec()
             } else {
-                pass_across(from, f.width, &across)
+                across.across(from, f.width)
             }
         };
         let vertical = |from: &[u8], width: usize| {
             if f.height == height {
                 from.to_vec()
             } else {
-                pass_down(from, width, &down)
+                down.down(from, width)
             }
         };
         let done = if rows_first {
@@ -125,43 +192,37 @@ pub fn resize_image(f: &Frames, height: usize, width: usize) -> Frames {
     })
 }
 
-fn clip(sum: i64) -> u8 {
-    ((sum + (1 << (BITS - 1))) >> BITS).clamp(0, 255) as u8
+/// Fills pictures up to `[height, width]` around them with one colour; where that is uneven, below and to the right is
+/// one more. A picture that is larger stays.
+pub fn pad(f: &Frames, [height, width]: [usize; 2], colour: [u8; 3]) -> Frames {
+    let (height, width) = (height.max(f.height), width.max(f.width));
+    let (top, left) = ((height - f.height) / 2, (width - f.width) / 2);
+    each(f, height, width, |from, to| {
+        for pixel in to.chunks_exact_mut(3) {
+            pixel.copy_from_slice(&colour);
+        }
+        for (y, row) in from.chunks_exact(f.width * 3).enumerate() {
+            let start = ((top + y) * width + left) * 3;
+            to[start..start + row.len()].copy_from_slice(row);
+        }
+    })
 }
 
-fn pass_across(from: &[u8], width: usize, taps: &[(usize, Vec<i64>)]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(from.len() / width * taps.len());
-    for row in from.chunks_exact(width * 3) {
-        for (start, weights) in taps {
-            for c in 0..3 {
-                out.push(clip(
-                    weights
-                        .iter()
-                        .enumerate()
-                        .map(|(k, w)| w * i64::from(row[(start + k) * 3 + c]))
-                        .sum(),
-                ));
-            }
+/// The `[height, width]` pixels of each picture from a row and a column on.
+///
+/// # Panics
+/// When they reach out of the picture.
+pub fn crop(f: &Frames, [top, left]: [usize; 2], [height, width]: [usize; 2]) -> Frames {
+    assert!(
+        top + height <= f.height && left + width <= f.width,
+        "a part of a picture"
+    );
+    each(f, height, width, |from, to| {
+        for (y, row) in to.chunks_exact_mut(width * 3).enumerate() {
+            let start = ((top + y) * f.width + left) * 3;
+            row.copy_from_slice(&from[start..start + row.len()]);
         }
-    }
-    out
-}
-
-fn pass_down(from: &[u8], width: usize, taps: &[(usize, Vec<i64>)]) -> Vec<u8> {
-    let row = width * 3;
-    let mut out = Vec::with_capacity(row * taps.len());
-    for (start, weights) in taps {
-        for x in 0..row {
-            out.push(clip(
-                weights
-                    .iter()
-                    .enumerate()
-                    .map(|(k, w)| w * i64::from(from[(start + k) * row + x]))
-                    .sum(),
-            ));
-        }
-    }
-    out
+    })
 }
 
 fn each(f: &Frames, height: usize, width: usize, one: impl Fn(&[u8], &mut [u8]) + Sync) -> Frames {

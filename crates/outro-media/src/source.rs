@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::audio::{SAMPLE_RATE, resample};
 use crate::error::{Error, Result};
 use crate::frames::Frames;
-use crate::resize::resize;
+use crate::resize::Resize;
 use crate::worker::{self, Job};
 use crate::{builtin, ffmpeg};
 
@@ -145,6 +145,14 @@ enum Sniffed {
 }
 
 fn sniff(path: &Path) -> Result<Sniffed> {
+    let kind = std::fs::metadata(path).map_err(Error::io(path))?.file_type();
+    // Opening a pipe waits for somebody to write, and no deadline would end that.
+    if !kind.is_file() && !kind.is_dir() {
+        return Err(Error::damaged(
+            path,
+            "is not a file: a pipe or a device cannot be read",
+        ));
+    }
     let mut head = Vec::new();
     File::open(path)
         .map_err(Error::io(path))?
@@ -216,12 +224,12 @@ fn use_ffmpeg(path: &Path, o: &Options, kind: &Sniffed) -> Result<bool> {
     }
 }
 
-/// Decodes the frames with these numbers (presentation order, ascending), at the file's own size.
+/// Decodes the frames with these numbers (presentation order, ascending) of a file that was probed, at the file's own size.
 ///
 /// # Errors
-/// As [`probe`]; damaged streams; decoders that hang or crash.
-pub fn read_frames(path: &Path, indices: &[usize], o: &Options) -> Result<Frames> {
-    collect(path, indices, None, o)
+/// Files without pictures, damaged streams, decoders that hang or crash.
+pub fn read_frames(file: &MediaInfo, indices: &[usize], o: &Options) -> Result<Frames> {
+    collect(file, indices, None, o)
 }
 
 /// As [`read_frames`], resized one by one as they come, so that large frames never pile up.
@@ -229,22 +237,29 @@ pub fn read_frames(path: &Path, indices: &[usize], o: &Options) -> Result<Frames
 /// # Errors
 /// As [`read_frames`].
 pub fn read_frames_sized(
-    path: &Path,
+    file: &MediaInfo,
     indices: &[usize],
     size: (usize, usize),
+    resize: Resize,
     o: &Options,
 ) -> Result<Frames> {
-    collect(path, indices, Some(size), o)
+    collect(file, indices, Some((size, resize)), o)
 }
 
-fn collect(path: &Path, indices: &[usize], size: Option<(usize, usize)>, o: &Options) -> Result<Frames> {
+fn collect(
+    file: &MediaInfo,
+    indices: &[usize],
+    size: Option<((usize, usize), Resize)>,
+    o: &Options,
+) -> Result<Frames> {
+    let path = &file.path;
     if indices.is_empty() || indices.windows(2).any(|w| w[0] >= w[1]) {
         return Err(Error::range("frames", "numbers must be ascending, and not none"));
     }
     let mut all: Option<Frames> = None;
     let mut sink = |f: Frames| -> Result<()> {
         let f = match size {
-            Some((h, w)) => resize(&f, h, w),
+            Some(((h, w), resize)) => resize(&f, h, w),
             None => f,
         };
         match &mut all {
@@ -262,9 +277,8 @@ fn collect(path: &Path, indices: &[usize], size: Option<(usize, usize)>, o: &Opt
         }
         Ok(())
     };
-    let kind = sniff(path)?;
-    if use_ffmpeg(path, o, &kind)? {
-        ffmpeg::frames(path, indices, o, &mut sink)?;
+    if file.decoder == Decoder::Ffmpeg {
+        ffmpeg::frames(file, indices, o, &mut sink)?;
     } else {
         worker::stream(path, &Job::Frames(indices.to_vec()), o, &mut sink)?;
     }
@@ -295,19 +309,19 @@ pub fn read_image(path: &Path, _o: &Options) -> Result<Frames> {
     }
 }
 
-/// Decodes sound: mono, 16 kHz, channels averaged before resampling, between two times in seconds.
+/// Decodes sound of a file that was probed: mono, 16 kHz, channels averaged before resampling, between two times in seconds.
 ///
 /// # Errors
 /// As [`read_frames`], and files without sound.
-pub fn read_audio(path: &Path, start: Option<f64>, end: Option<f64>, o: &Options) -> Result<Vec<f32>> {
+pub fn read_audio(file: &MediaInfo, start: Option<f64>, end: Option<f64>, o: &Options) -> Result<Vec<f32>> {
     for (what, time) in [("start", start), ("end", end)] {
         if time.is_some_and(|t| !t.is_finite() || t < 0.0) {
             return Err(Error::range(what, "must be 0 seconds or later"));
         }
     }
-    let kind = sniff(path)?;
-    let (samples, rate) = if use_ffmpeg(path, o, &kind)? {
-        ffmpeg::audio(path, o)?
+    let path = &file.path;
+    let (samples, rate) = if file.decoder == Decoder::Ffmpeg {
+        ffmpeg::audio(file, o)?
     } else {
         worker::audio(path, o)?
     };

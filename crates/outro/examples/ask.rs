@@ -26,8 +26,8 @@ fn main() -> Result<()> {
     let preparer = Preparer::open(&dir)?;
     let options = MediaOptions::default();
     // Counts the tokens from the headers: a video that does not fit is refused before it is decoded.
-    preparer.plan(&asked, &options)?.check()?;
-    let loaded = preparer.load_media(&media, &options, &mut |_| {})?;
+    let plan = preparer.plan(&asked, &options)?;
+    let loaded = preparer.load_planned(&plan, &options, &mut |_| {})?;
     let inputs = preparer.assemble(&loaded, &asked)?.inputs;
 
     let model = Model::load(&dir, Dtype::Auto)?;

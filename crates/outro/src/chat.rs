@@ -7,16 +7,9 @@ use minijinja::{Environment, ErrorKind, Value as Jinja, context};
 use serde_json::Value;
 
 use crate::checkpoint::gguf::Gguf;
+use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::family;
 use crate::tokenizer::{absent, read_json};
-
-/// The system sentence of the Qwen2.5-Omni model card, with which the authors' release asks.
-pub const OMNI_SYSTEM: &str = "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of \
-perceiving auditory and visual inputs, as well as generating text and speech.";
-
-/// The system sentence of the other chat models.
-pub const SYSTEM: &str = "You are a helpful assistant.";
 
 /// One piece of a turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,17 +85,12 @@ pub(crate) struct Template {
 impl Template {
     /// The template in `dir`: chat_template.json, chat_template.jinja, or in tokenizer_config.json; or in the metadata of
     /// a GGUF file; else ChatML.
-    pub(crate) fn open(dir: &Path, model_type: &str) -> Result<Self> {
-        let text_only =
-            family::find(model_type).is_some_and(|f| f.names.vision.is_empty() && f.names.audio.is_empty());
+    pub(crate) fn open(dir: &Path, config: &Config) -> Result<Self> {
+        let text_only = config.vision.is_none() && config.audio.is_none();
         let mut this = Self {
             path: dir.into(),
             source: None,
-            system: Some(if model_type.contains("omni") {
-                OMNI_SYSTEM
-            } else {
-                SYSTEM
-            }),
+            system: Some(config.system),
             text_only,
             bos: String::new(),
             eos: String::new(),
@@ -190,7 +178,10 @@ impl Template {
             .map(|part| match part {
                 Part::Text(text) => context! { type => "text", text },
                 Part::Image(p) => context! { type => "image", image => p.to_string_lossy().into_owned() },
-                Part::Video(p) => context! { type => "video", video => p.to_string_lossy().into_owned() },
+                // Some templates write a placeholder a frame; here it is one a video.
+                Part::Video(p) => {
+                    context! { type => "video", video => p.to_string_lossy().into_owned(), num_frames => 1 }
+                }
                 Part::Audio(p) => context! { type => "audio", audio => p.to_string_lossy().into_owned() },
             })
             .collect();

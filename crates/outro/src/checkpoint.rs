@@ -89,11 +89,12 @@ pub struct Checkpoint {
 
 impl Checkpoint {
     /// Opens a GGUF file, `dir/model.safetensors`, or the shards of `dir/model.safetensors.index.json` that hold
-    /// anything but tensors whose names begin with one of `skip`.
+    /// anything but tensors whose names begin with one of `skip`. The first prefix of `renamed` that a name has is replaced
+    /// by the one beside it.
     ///
     /// # Errors
     /// Missing, truncated or lying files, by name.
-    pub fn open(dir: &Path, skip: &[&str]) -> Result<Self> {
+    pub fn open(dir: &Path, skip: &[&str], renamed: &[(&str, &str)]) -> Result<Self> {
         let single = dir.join("model.safetensors");
         let index = dir.join("model.safetensors.index.json");
         let mut this = Self {
@@ -109,7 +110,13 @@ impl Checkpoint {
             this.tensors = file.tensors;
             return Ok(this);
         }
-        let skips = |name: &str| skip.iter().any(|s| name.starts_with(s));
+        let key = |name: &str| -> String {
+            let new = renamed
+                .iter()
+                .find_map(|(from, to)| Some((*to).to_owned() + name.strip_prefix(from)?));
+            new.unwrap_or_else(|| name.to_owned())
+        };
+        let skips = |name: &str| skip.iter().any(|s| key(name).starts_with(s));
         if index.exists() {
             let weight_map = read_index(&index)?;
             this.skipped = weight_map.keys().filter(|n| skips(n)).count();
@@ -122,9 +129,9 @@ impl Checkpoint {
                         "this shard is named by the index and missing; fetch it, or the whole checkpoint again",
                     ));
                 }
-                this.add_shard(&path, |name| needed.get(name) == Some(file))?;
+                this.add_shard(&path, |name| needed.get(name) == Some(file), &key)?;
             }
-            if let Some((name, file)) = needed.iter().find(|(n, _)| !this.tensors.contains_key(*n)) {
+            if let Some((name, file)) = needed.iter().find(|(n, _)| !this.tensors.contains_key(&key(n))) {
                 return Err(Error::checkpoint(
                     dir.join(file),
                     format!(
@@ -133,7 +140,7 @@ impl Checkpoint {
                 ));
             }
         } else if single.exists() {
-            this.add_shard(&single, |name| !skips(name))?;
+            this.add_shard(&single, |name| !skips(name), &key)?;
         } else {
             return Err(Error::checkpoint(
                 dir,
@@ -159,7 +166,12 @@ impl Checkpoint {
         self.random.is_some()
     }
 
-    fn add_shard(&mut self, path: &Path, wanted: impl Fn(&str) -> bool) -> Result<()> {
+    fn add_shard(
+        &mut self,
+        path: &Path,
+        wanted: impl Fn(&str) -> bool,
+        key: &dyn Fn(&str) -> String,
+    ) -> Result<()> {
         let map = map(path)?;
         let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| {
             Error::checkpoint(
@@ -191,7 +203,7 @@ impl Checkpoint {
                 start,
                 end,
             };
-            self.tensors.insert(name, info);
+            self.tensors.insert(key(&name), info);
         }
         self.shards.push((path.into(), map));
         Ok(())

@@ -1,12 +1,18 @@
 //! What a checkpoint's `config.json` says, in one shape for all families.
 
-use std::path::{Path, PathBuf};
+mod json;
 
+use std::path::Path;
+
+use outro_media::Sampling;
 use serde_json::Value;
 
 use crate::checkpoint::gguf::Gguf;
 use crate::error::{Error, Result};
-use crate::family;
+use crate::family::{self, Family};
+use crate::tiles::Layout;
+
+pub use json::Json;
 
 /// A model's hyperparameters. Built by its family from `config.json`; nothing is assumed that the file can tell.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +29,31 @@ pub struct Config {
     pub tokens: SpecialTokens,
     /// How rotary positions of media are counted.
     pub positions: PositionRule,
+    /// How videos are looked at.
+    pub frames: FrameRule,
+    /// Where its tensors are.
+    pub names: Names,
+    /// The system sentence where neither the caller nor the model's files have one.
+    pub system: &'static str,
+}
+
+/// Tensor name prefixes of a checkpoint, dots included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Names {
+    /// Before `embed_tokens.weight`, `layers.N.*` and `norm.weight`.
+    pub text: &'static str,
+    /// The untied output head's tensor.
+    pub lm_head: &'static str,
+    /// Before the vision tower's tensors.
+    pub vision: &'static str,
+    /// Before the two linear layers that turn the tower's rows into tokens.
+    pub merger: &'static str,
+    /// Before the audio tower's tensors.
+    pub audio: &'static str,
+    /// Parts that are never read (speech output).
+    pub skipped: &'static [&'static str],
+    /// Prefixes as other releases write them, and what they are called above; the first that fits is replaced.
+    pub renamed: &'static [(&'static str, &'static str)],
 }
 
 /// The text decoder (`text_config`).
@@ -99,7 +130,7 @@ pub struct VisionConfig {
     pub hidden: usize,
     /// Attention heads.
     pub heads: usize,
-    /// Width of the gated MLP.
+    /// Width of the MLP.
     pub intermediate: usize,
     /// Colour channels (`in_channels`).
     pub channels: usize,
@@ -107,16 +138,174 @@ pub struct VisionConfig {
     pub patch: usize,
     /// Frames in a patch (`temporal_patch_size`).
     pub temporal: usize,
-    /// Patches on a token's side (`spatial_merge_size`).
+    /// Patches on the side of a video's token (`spatial_merge_size`).
     pub merge: usize,
-    /// Pixels on an attention window's side (`window_size`).
-    pub window: usize,
-    /// Blocks that attend over a whole frame (`fullatt_block_indexes`).
-    pub full_blocks: Vec<usize>,
+    /// Patches on the side of an image's token.
+    pub image_merge: usize,
+    /// The norms.
+    pub norm: Norm,
+    /// Their epsilon.
+    pub norm_eps: f32,
+    /// The MLP's activation (`hidden_act`).
+    pub activation: Activation,
+    /// Whether the patch embedding has a bias.
+    pub patch_bias: bool,
+    /// Whether queries and keys turn with a patch's row and column.
+    pub rotary: bool,
+    /// Patches on the side of a square with a learned position each, which is added to the patch embedding.
+    pub positions: Option<usize>,
+    /// Windows that attention does not leave; it never leaves a frame.
+    pub windows: Option<Windows>,
+    /// How patches become a token.
+    pub merger: Merger,
+    /// Pictures go through the tower in parts of one size; `None` takes them as they are.
+    pub tiles: Option<Tiles>,
     /// Width of the tokens handed to the decoder (`out_hidden_size`).
     pub out: usize,
-    /// One matrix for q, k and v (`attn.qkv`), or three.
-    pub fused_qkv: bool,
+    /// What its tensors are called.
+    pub names: VisionNames,
+}
+
+impl VisionConfig {
+    /// Tokens of a video of so many patches along time, height and width.
+    pub fn video_tokens(&self, grid: [usize; 3]) -> usize {
+        Layout::video(self, grid).count(self.positions.unwrap_or(1))
+    }
+
+    /// Tokens of a frame of a video of so many patches, down and across.
+    pub fn frame_tokens(&self, [h, w]: [usize; 2]) -> [usize; 2] {
+        match Layout::video(self, [1, h, w]) {
+            Layout::Grid([_, h, w]) | Layout::Frames([_, h, w]) => [h, w],
+            Layout::Whole | Layout::Parts(_) => [0; 2],
+        }
+    }
+}
+
+/// Pictures in parts (LLaVA-OneVision): an image that stands alone is also looked at in squares, others and frames once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tiles {
+    /// Pixels on a part's side (`image_size`).
+    pub side: usize,
+    /// Heights and widths that the parts may cover together (`image_grid_pinpoints`).
+    pub resolutions: Vec<[usize; 2]>,
+    /// Parts whose tokens an image may have; more are interpolated (`vision_aspect_ratio`, `anyres_max_9`).
+    pub most: usize,
+    /// The tensor that ends a row of tokens.
+    pub newline: &'static str,
+}
+
+/// Attention windows of a vision tower.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Windows {
+    /// Pixels on a window's side (`window_size`).
+    pub side: usize,
+    /// Blocks that attend over a whole frame (`fullatt_block_indexes`).
+    pub full_blocks: Vec<usize>,
+}
+
+/// A norm of a vision tower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Norm {
+    /// Root mean square, with a weight.
+    Rms,
+    /// Mean and variance, with a weight and a bias.
+    Layer,
+}
+
+/// The nonlinearity of an MLP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// With the error function.
+    Gelu,
+    /// With the hyperbolic tangent.
+    GeluTanh,
+    /// `x * sigmoid(1.702 x)`.
+    QuickGelu,
+}
+
+impl Activation {
+    /// By the name that `hidden_act` has.
+    pub(crate) fn parse(json: &Json) -> Result<Self> {
+        match json.str()? {
+            "silu" => Ok(Self::Silu),
+            "gelu" => Ok(Self::Gelu),
+            "gelu_pytorch_tanh" => Ok(Self::GeluTanh),
+            "quick_gelu" => Ok(Self::QuickGelu),
+            other => Err(json.error(format!(
+                "is {other}; silu, gelu, gelu_pytorch_tanh and quick_gelu are supported"
+            ))),
+        }
+    }
+}
+
+/// How `merge x merge` neighbouring patches become a token, before two linear layers with a GELU between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merger {
+    /// Side by side: the first layer is `merge * merge * hidden` wide.
+    Concat,
+    /// Their mean; the first layer gives the decoder's width.
+    Mean,
+}
+
+/// What a vision tower's tensors are called behind the prefix `Names::vision`, `.weight` and `.bias` left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VisionNames {
+    /// The patch embedding.
+    pub patch: &'static str,
+    /// The learned positions, if there are any.
+    pub positions: &'static str,
+    /// Before a block's number.
+    pub blocks: &'static str,
+    /// In a block: the norms before attention and before the MLP.
+    pub norms: [&'static str; 2],
+    /// In a block: one matrix for query, key and value, or one each.
+    pub qkv: &'static [&'static str],
+    /// In a block: the projection behind attention.
+    pub proj: &'static str,
+    /// In a block: both layers of the MLP, or the prefix of a gated one.
+    pub mlp: &'static [&'static str],
+    /// The norm after the last block; empty for none.
+    pub norm: &'static str,
+    /// The two layers that follow, behind `Names::merger`.
+    pub merge: [&'static str; 2],
+}
+
+/// How a family's processor looks at videos, and writes pictures into the prompt.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct FrameRule {
+    /// Which frames are taken where nobody says otherwise.
+    pub sampling: Sampling,
+    /// Fewest and most pixels of an image and of a video, where all frames of a video share the most. `None` is the rule
+    /// of qwen-omni-utils: a picture is resized twice, and each frame has limits of its own.
+    pub shared: Option<SharedPixels>,
+    /// Each frame stands apart, after its time.
+    pub stamps: Option<Stamps>,
+    /// A frame's tokens whose pixels are those of the frame before are left out.
+    pub drops_still: bool,
+    /// What follows a medium where the checkpoint has no chat template.
+    pub after: &'static str,
+}
+
+/// Fewest and most pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SharedPixels {
+    /// Of an image.
+    pub image: (usize, usize),
+    /// Fewest of a frame, and most of all frames of a video.
+    pub video: (usize, usize),
+}
+
+/// The words around a frame: its seconds stand, with one decimal, between the first two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamps {
+    /// Before the seconds.
+    pub before: &'static str,
+    /// Between the seconds and the frame's tokens.
+    pub after: &'static str,
+    /// Between frames.
+    pub between: &'static str,
 }
 
 /// The audio tower (`audio_config`).
@@ -164,6 +353,8 @@ pub struct SpecialTokens {
 pub enum PositionRule {
     /// One counter for all three axes: a text model.
     Text,
+    /// Qwen2-VL: a step of time is one position.
+    Grid,
     /// Qwen2.5-VL: frame number times `second_per_grid` times `tokens_per_second`.
     QwenVl {
         /// `vision_config.tokens_per_second`.
@@ -184,6 +375,14 @@ impl Config {
     /// # Errors
     /// An unreadable file, an unknown architecture, and fields that are missing, mistyped or contradictory, each by name.
     pub fn load(dir: &Path) -> Result<Self> {
+        Self::load_among(dir, &[])
+    }
+
+    /// [`Config::load`] with families of the caller, which come before [`family::FAMILIES`].
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_among(dir: &Path, own: &[&Family]) -> Result<Self> {
         if dir.is_file() {
             return family::gguf(&Gguf::open(dir)?);
         }
@@ -200,116 +399,6 @@ impl Config {
         })?;
         let value: Value =
             serde_json::from_str(&text).map_err(|e| Error::config(&path, "", format!("not JSON: {e}")))?;
-        family::parse(&Json::new(&path, &value))
-    }
-}
-
-/// A place in a JSON file that knows its path, so that every complaint names it.
-#[derive(Clone)]
-pub(crate) struct Json<'a> {
-    file: PathBuf,
-    field: String,
-    value: Option<&'a Value>,
-}
-
-impl<'a> Json<'a> {
-    pub(crate) fn new(file: &Path, value: &'a Value) -> Self {
-        Self {
-            file: file.into(),
-            field: String::new(),
-            value: Some(value),
-        }
-    }
-
-    /// The field below this one; absent and `null` are the same.
-    pub(crate) fn at(&self, key: &str) -> Self {
-        let field = if self.field.is_empty() {
-            key.into()
-        } else {
-            format!("{}.{key}", self.field)
-        };
-        Self {
-            file: self.file.clone(),
-            field,
-            value: self.value.and_then(|v| v.get(key)).filter(|v| !v.is_null()),
-        }
-    }
-
-    pub(crate) fn present(&self) -> bool {
-        self.value.is_some()
-    }
-
-    pub(crate) fn error(&self, problem: impl Into<String>) -> Error {
-        Error::config(&self.file, &self.field, problem)
-    }
-
-    fn get<T>(&self, what: &str, f: impl Fn(&'a Value) -> Option<T>) -> Result<T> {
-        match self.value {
-            None => Err(self.error(format!("missing; {what} is needed"))),
-            Some(v) => f(v).ok_or_else(|| self.error(format!("is {}, must be {what}", brief(v)))),
-        }
-    }
-
-    /// A size: an integer from 1 to 2^24, which no real dimension exceeds.
-    pub(crate) fn size(&self) -> Result<usize> {
-        self.get("a whole number from 1 to 16777216", |v| {
-            v.as_u64()
-                .filter(|n| (1..=1 << 24).contains(n))
-                .map(|n| n as usize)
-        })
-    }
-
-    pub(crate) fn size_or(&self, default: usize) -> Result<usize> {
-        if self.present() { self.size() } else { Ok(default) }
-    }
-
-    pub(crate) fn id(&self) -> Result<u32> {
-        self.get("a token id", |v| v.as_u64().and_then(|n| u32::try_from(n).ok()))
-    }
-
-    /// A finite number above zero.
-    pub(crate) fn positive(&self) -> Result<f64> {
-        self.get("a number above 0", |v| {
-            v.as_f64().filter(|x| x.is_finite() && *x > 0.0)
-        })
-    }
-
-    pub(crate) fn positive_or(&self, default: f64) -> Result<f64> {
-        if self.present() {
-            self.positive()
-        } else {
-            Ok(default)
-        }
-    }
-
-    pub(crate) fn bool_or(&self, default: bool) -> Result<bool> {
-        if self.present() {
-            self.get("true or false", Value::as_bool)
-        } else {
-            Ok(default)
-        }
-    }
-
-    pub(crate) fn str(&self) -> Result<&'a str> {
-        self.get("a string", Value::as_str)
-    }
-
-    /// Indices or sizes, zero allowed.
-    pub(crate) fn list(&self) -> Result<Vec<usize>> {
-        self.get("a list of whole numbers", |v| {
-            v.as_array()?
-                .iter()
-                .map(|x| x.as_u64().filter(|n| *n <= 1 << 24).map(|n| n as usize))
-                .collect()
-        })
-    }
-}
-
-fn brief(v: &Value) -> String {
-    let s = v.to_string();
-    if s.chars().count() > 40 {
-        format!("{}...", s.chars().take(40).collect::<String>())
-    } else {
-        s
+        family::parse(&Json::new(&path, &value), own)
     }
 }

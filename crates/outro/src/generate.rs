@@ -1,14 +1,15 @@
 //! From logits to tokens: sampling, stop rules, the loop.
 
 use crate::error::{Error, Result};
-use crate::session::Session;
+use crate::random::Random;
+use crate::session::Stream;
 
 /// How the next token is chosen.
 #[derive(Clone, Debug)]
 pub struct Sampler {
     temperature: f32,
     top_p: f32,
-    state: u64,
+    random: Random,
 }
 
 impl Sampler {
@@ -17,7 +18,7 @@ impl Sampler {
         Self {
             temperature: 0.0,
             top_p: 1.0,
-            state: 0,
+            random: Random(0),
         }
     }
 
@@ -42,7 +43,7 @@ impl Sampler {
         Ok(Self {
             temperature,
             top_p,
-            state: seed,
+            random: Random(seed),
         })
     }
 
@@ -61,7 +62,7 @@ impl Sampler {
         });
         let kept: Vec<_> = n.copied().collect();
         let total: f32 = kept.iter().map(|(_, p)| p).sum();
-        let mut at = self.uniform() * total;
+        let mut at = self.random.uniform() * total;
         for (id, p) in &kept {
             at -= p;
             if at < 0.0 {
@@ -69,15 +70,6 @@ impl Sampler {
             }
         }
         kept.last().map_or(0, |(id, _)| *id)
-    }
-
-    /// The next number in 0..1 of a SplitMix64 sequence.
-    fn uniform(&mut self) -> f32 {
-        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 24) as f32
     }
 }
 
@@ -122,9 +114,9 @@ pub enum Stop {
 /// not an end token, and says whether to go on.
 ///
 /// # Errors
-/// As [`Session::decode`].
+/// As [`Stream::decode`].
 pub fn generate(
-    session: &mut Session,
+    stream: &mut dyn Stream,
     logits: &[f32],
     sampler: &mut Sampler,
     end_tokens: &[u32],
@@ -141,7 +133,7 @@ pub fn generate(
             return Ok(Stop::Caller);
         }
         if made < max_new {
-            logits = session.decode(token)?;
+            logits = stream.decode(token)?;
         }
     }
     Ok(Stop::Length)

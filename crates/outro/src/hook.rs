@@ -2,7 +2,7 @@
 
 use std::any::Any;
 
-pub use outro_kernels::{AttentionShape, column_sums, row_lse};
+pub use outro_kernels::{AttentionShape, Mask, attend, column_sums, row_lse};
 
 use crate::error::Result;
 
@@ -37,6 +37,49 @@ pub struct Qkv<'a> {
     pub k: &'a [f32],
     /// All values so far, `[all, G * D]`.
     pub v: &'a [f32],
+}
+
+impl Qkv<'_> {
+    /// How many query rows there are.
+    pub fn rows(&self, at: At) -> usize {
+        self.q.len() / (at.shape.heads * at.shape.dim)
+    }
+
+    /// How many keys there are.
+    pub fn keys(&self, at: At) -> usize {
+        self.k.len() / (at.shape.kv_heads * at.shape.dim)
+    }
+
+    /// Attention `[keys]` of one head's query row to the first `keys` keys, whatever the mask says of them.
+    pub fn weights(&self, at: At, head: usize, row: usize, keys: usize) -> Vec<f32> {
+        let AttentionShape { heads, kv_heads, dim } = at.shape;
+        let (start, scale) = (head / (heads / kv_heads) * dim, 1.0 / (dim as f32).sqrt());
+        let q = &self.q[(row * heads + head) * dim..][..dim];
+        let k = self.k.chunks_exact(kv_heads * dim).take(keys);
+        let mut weights: Vec<f32> = k.map(|k| dot(q, &k[start..start + dim]) * scale).collect();
+        let max = weights.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x));
+        for x in &mut weights {
+            *x = (*x - max).exp();
+        }
+        let sum: f32 = weights.iter().sum();
+        for x in &mut weights {
+            *x /= sum;
+        }
+        weights
+    }
+}
+
+/// A sum in eight lanes, which the compiler turns into vectors.
+pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let (a8, a1) = a.as_chunks::<8>();
+    let (b8, b1) = b.as_chunks::<8>();
+    let mut lanes = [0f32; 8];
+    for (a, b) in a8.iter().zip(b8) {
+        for l in 0..8 {
+            lanes[l] += a[l] * b[l];
+        }
+    }
+    lanes.iter().sum::<f32>() + a1.iter().zip(b1).map(|(a, b)| a * b).sum::<f32>()
 }
 
 /// Sees and changes one request's activations. Every method does nothing unless overridden.

@@ -1,5 +1,7 @@
 //! What a model's forward takes, and its safetensors form (keys of the Hugging Face processors).
 
+mod file;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -10,6 +12,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use crate::audio_tokens;
 use crate::config::{Config, VisionConfig};
 use crate::error::{Error, Result};
+use crate::tiles::Layout;
 
 /// One request's tensors. Media rows come in the order of their placeholders in `input_ids`, kind by kind.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -18,10 +21,14 @@ pub struct Inputs {
     pub input_ids: Vec<u32>,
     /// Patches of the images.
     pub pixel_values: Option<Pixels>,
+    /// Height and width of each image's picture, where it goes through the tower in parts; else empty.
+    pub image_sizes: Vec<[usize; 2]>,
     /// Patches of the videos.
     pub pixel_values_videos: Option<Pixels>,
     /// Seconds that one temporal grid step of each video lasts; empty means 1.0 for all.
     pub second_per_grid: Vec<f32>,
+    /// Which tokens of the videos are in the prompt (`video_compression_mask`); empty means all.
+    pub kept: Vec<bool>,
     /// Log-mel spectrograms, those of videos' sound tracks included.
     pub audio: Option<AudioFeatures>,
     /// Whether videos whose placeholder begins with the audio delimiter carry their sound, interleaved in chunks.
@@ -37,6 +44,9 @@ pub struct Pixels {
     pub cols: usize,
     /// `[sum of t * h * w, cols]`, row-major.
     pub data: Vec<f32>,
+    /// Set where rows are whole pictures, as a file has them, and the grid is pictures, height and width in pixels: see
+    /// [`Inputs::fitted`].
+    pub whole: bool,
 }
 
 /// Log-mel spectrograms, item after item.
@@ -51,14 +61,6 @@ pub struct AudioFeatures {
 }
 
 impl Pixels {
-    /// Tokens of each item once `merge x merge` patches are one.
-    pub(crate) fn tokens(&self, merge: usize) -> Vec<usize> {
-        self.grid_thw
-            .iter()
-            .map(|[t, h, w]| t * (h / merge) * (w / merge))
-            .collect()
-    }
-
     /// Appends one item.
     pub(crate) fn push(&mut self, grid: [usize; 3], cols: usize, data: &[f32]) {
         self.grid_thw.push(grid);
@@ -66,9 +68,57 @@ impl Pixels {
         self.data.extend_from_slice(data);
     }
 
-    fn validate(&self, key: &str, grid_key: &str, v: &VisionConfig) -> Result<()> {
+    /// Whole pictures to patches. Where images are padded to as many parts, the surplus goes.
+    fn cut(&mut self, key: &str, c: &Config, sizes: &[[usize; 2]]) -> Result<()> {
+        let tiles = c.vision.as_ref().and_then(|v| Some((v, v.tiles.as_ref()?)));
+        let Some((v, tiles)) = tiles else {
+            let problem = "holds whole pictures, this model takes patches and their grid";
+            return Err(Error::input(key, problem));
+        };
+        let side = tiles.side / v.patch;
+        let mut new = Self {
+            cols: v.channels * v.patch * v.patch,
+            ..Self::default()
+        };
+        let mut rest = self.data.chunks_exact(self.cols.max(1));
+        for (item, [count, height, width]) in self.grid_thw.iter().copied().enumerate() {
+            if [height, width] != [tiles.side; 2] || self.cols != v.channels * height * width {
+                let problem = format!(
+                    "holds pictures of {height} x {width}, this model takes {0} x {0} and three colours",
+                    tiles.side
+                );
+                return Err(Error::input(key, problem));
+            }
+            let kept = match sizes.get(item) {
+                Some(size) if key == "pixel_values" && count > 1 => {
+                    let [down, across] = tiles.parts(side, *size).grid;
+                    (1 + down * across).min(count)
+                }
+                _ => count,
+            };
+            for picture in rest.by_ref().take(count).take(kept) {
+                for patch in 0..side * side {
+                    let (y, x) = (patch / side * v.patch, patch % side * v.patch);
+                    for channel in picture.chunks_exact(height * width) {
+                        for row in y..y + v.patch {
+                            new.data
+                                .extend(&channel[row * width + x..row * width + x + v.patch]);
+                        }
+                    }
+                }
+            }
+            if kept < count {
+                rest.nth(count - kept - 1);
+            }
+            new.grid_thw.push([kept, side, side]);
+        }
+        *self = new;
+        Ok(())
+    }
+
+    fn validate(&self, key: &str, grid_key: &str, v: &VisionConfig, merge: usize) -> Result<()> {
         let cols = v.channels * v.temporal * v.patch * v.patch;
-        if self.cols != cols {
+        if self.whole || self.cols != cols {
             let problem = format!(
                 "has rows of {}, this model's patches have {cols} numbers",
                 self.cols
@@ -78,11 +128,9 @@ impl Pixels {
         let mut rows = 0_usize;
         for grid in &self.grid_thw {
             let [t, h, w] = *grid;
-            if t == 0 || h == 0 || w == 0 || h % v.merge != 0 || w % v.merge != 0 {
-                let problem = format!(
-                    "holds {grid:?}; time must be above 0, height and width multiples of {}",
-                    v.merge
-                );
+            if t == 0 || h == 0 || w == 0 || h % merge != 0 || w % merge != 0 {
+                let problem =
+                    format!("holds {grid:?}; time must be above 0, height and width multiples of {merge}");
                 return Err(Error::input(grid_key, problem));
             }
             rows = t
@@ -126,12 +174,29 @@ impl Inputs {
         };
         let tensors = SafeTensors::deserialize(&bytes).map_err(broken)?;
         let (_, header) = SafeTensors::read_metadata(&bytes).map_err(broken)?;
-        let file = File {
+        let file = file::File {
             path,
             tensors,
             metadata: header.metadata().clone().unwrap_or_default(),
         };
         file.inputs()
+    }
+
+    /// Cuts whole pictures, as some processors give them, into the patches that the model of `c` takes.
+    ///
+    /// # Errors
+    /// Whole pictures for a model that takes patches, or of another size.
+    pub fn fitted(mut self, c: &Config) -> Result<Self> {
+        let sizes = &self.image_sizes;
+        for (key, pixels) in [
+            ("pixel_values", &mut self.pixel_values),
+            ("pixel_values_videos", &mut self.pixel_values_videos),
+        ] {
+            if let Some(p) = pixels.as_mut().filter(|p| p.whole) {
+                p.cut(key, c, sizes)?;
+            }
+        }
+        Ok(self)
     }
 
     /// Writes the file that [`Inputs::load`] reads: floats as F32, numbers as I64. It appears whole or not at all.
@@ -167,6 +232,15 @@ impl Inputs {
             let grid = p.grid_thw.iter().flatten().map(|n| *n as i64).collect();
             out.push((grid_key, Dtype::I64, vec![p.grid_thw.len(), 3], ints(grid)));
         }
+        if !self.image_sizes.is_empty() {
+            let sizes = self.image_sizes.iter().flatten().map(|n| *n as i64).collect();
+            out.push((
+                "image_sizes",
+                Dtype::I64,
+                vec![self.image_sizes.len(), 2],
+                ints(sizes),
+            ));
+        }
         if !self.second_per_grid.is_empty() {
             let data = Cow::Borrowed(bytemuck::cast_slice(&self.second_per_grid));
             out.push((
@@ -175,6 +249,11 @@ impl Inputs {
                 vec![self.second_per_grid.len()],
                 data,
             ));
+        }
+        if !self.kept.is_empty() {
+            let mask: Vec<u8> = self.kept.iter().map(|k| u8::from(*k)).collect();
+            let (key, shape) = ("video_compression_mask", vec![mask.len()]);
+            out.push((key, Dtype::BOOL, shape, Cow::Owned(mask)));
         }
         if let Some(a) = &self.audio {
             let (n, longest) = (a.lengths.len(), a.lengths.iter().copied().max().unwrap_or(0));
@@ -223,6 +302,63 @@ impl Inputs {
         std::fs::rename(&part, path).map_err(Error::io(path))
     }
 
+    /// Tokens of all images or videos, whose grids are valid.
+    fn visual_tokens(&self, key: &str, p: &Pixels, v: &VisionConfig) -> Result<usize> {
+        let videos = key == "pixel_values_videos";
+        let side = v.positions.unwrap_or(1);
+        let mut sum = 0_usize;
+        for (item, grid) in p.grid_thw.iter().enumerate() {
+            let size = self.image_sizes.get(item).copied();
+            let layout = if videos {
+                Layout::video(v, *grid)
+            } else {
+                Layout::image(v, *grid, size)
+            };
+            if v.tiles.is_some() {
+                if grid[1..] != [side; 2] {
+                    let problem =
+                        format!("holds {grid:?}, this model takes squares of {side} x {side} patches");
+                    return Err(Error::input(key, problem));
+                }
+                let parts = match &layout {
+                    Layout::Parts(parts) => 1 + parts.grid[0] * parts.grid[1],
+                    Layout::Grid(_) => {
+                        let problem =
+                            format!("image {item} is in parts, and its height and width are not given");
+                        return Err(Error::input("image_sizes", problem));
+                    }
+                    _ => grid[0],
+                };
+                if parts != grid[0] {
+                    let [h, w] = size.unwrap_or_default();
+                    let problem = format!(
+                        "{h} x {w} of image {item} give {parts} parts, there are {}",
+                        grid[0]
+                    );
+                    return Err(Error::input("image_sizes", problem));
+                }
+            }
+            sum = sum.saturating_add(layout.count(side));
+        }
+        Ok(sum)
+    }
+
+    /// How many of `tokens` of the videos stay.
+    fn validate_kept(&self, c: &Config, tokens: usize) -> Result<usize> {
+        let key = "video_compression_mask";
+        if !c.frames.drops_still {
+            return Err(Error::input(
+                key,
+                "given, and this model takes all tokens of a video",
+            ));
+        }
+        if self.kept.len() != tokens {
+            let problem = format!("has {} values for {tokens} tokens of videos", self.kept.len());
+            return Err(Error::input(key, problem));
+        }
+        Ok(self.kept.iter().filter(|k| **k).count())
+    }
+
     /// The word for its media: text, image, video, audio, audio-in-video or mixed.
     pub fn kind(&self) -> &'static str {
         match (
@@ -268,6 +404,15 @@ impl Inputs {
                 format!("gives {expected} {name} tokens, input_ids holds {found} placeholders (id {id})");
             Err(Error::input(key, problem))
         };
+        if t.image.is_some()
+            && t.image == t.video
+            && self.pixel_values.is_some()
+            && self.pixel_values_videos.is_some()
+        {
+            let problem =
+                "images and videos have the same placeholder in this checkpoint: ask about one kind only";
+            return Err(Error::input("pixel_values_videos", problem));
+        }
         for (key, grid_key, name, id, pixels) in [
             (
                 "pixel_values",
@@ -289,8 +434,16 @@ impl Inputs {
                 let (Some(v), Some(_)) = (&c.vision, id) else {
                     return Err(Error::input(key, "given, and this model takes no such media"));
                 };
-                p.validate(key, grid_key, v)?;
-                expected = p.tokens(v.merge).iter().sum();
+                let merge = if name == "image" { v.image_merge } else { v.merge };
+                p.validate(key, grid_key, v, merge)?;
+                expected = self.visual_tokens(key, p, v)?;
+            }
+            if name == "video" && !self.kept.is_empty() {
+                expected = self.validate_kept(c, expected)?;
+            }
+            // One placeholder for both: it stands for the kind that is there.
+            if t.image == t.video && pixels.is_none() {
+                continue;
             }
             count(grid_key, name, id, expected)?;
         }
@@ -341,239 +494,3 @@ impl Inputs {
 
 /// Key, type, shape and bytes of a tensor to be written.
 type Tensor<'a> = (&'static str, Dtype, Vec<usize>, Cow<'a, [u8]>);
-
-/// A file of inputs while it is read.
-struct File<'a> {
-    path: &'a Path,
-    tensors: SafeTensors<'a>,
-    metadata: HashMap<String, String>,
-}
-
-impl File<'_> {
-    fn error(&self, key: &str, problem: impl Into<String>) -> Error {
-        Error::input(format!("{}: {key}", self.path.display()), problem)
-    }
-
-    fn get(&self, key: &str) -> Option<TensorView<'_>> {
-        self.tensors
-            .tensor(key)
-            .or_else(|_| self.tensors.tensor(&format!("input.{key}")))
-            .ok()
-    }
-
-    fn inputs(&self) -> Result<Inputs> {
-        let ids = match self.get("input_ids") {
-            Some(t) => self.row("input_ids", &t)?,
-            None => Vec::new(),
-        };
-        let input_ids = ids
-            .iter()
-            .map(|i| {
-                u32::try_from(*i).map_err(|_| self.error("input_ids", format!("holds {i}, not a token id")))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        if let Some(t) = self.get("attention_mask") {
-            let mask = self.row("attention_mask", &t)?;
-            if mask.len() != ids.len() || mask.iter().any(|m| *m != 1) {
-                let problem = format!("must be {} ones; remove padded tokens from input_ids", ids.len());
-                return Err(self.error("attention_mask", problem));
-            }
-        }
-        let inputs = Inputs {
-            input_ids,
-            pixel_values: self.pixels("pixel_values", "image_grid_thw")?,
-            pixel_values_videos: self.pixels("pixel_values_videos", "video_grid_thw")?,
-            second_per_grid: self.seconds()?,
-            audio: self.audio()?,
-            use_audio_in_video: match self
-                .metadata
-                .get("use_audio_in_video")
-                .map(|s| s.to_ascii_lowercase())
-            {
-                None => false,
-                Some(s) if s == "false" || s == "0" => false,
-                Some(s) if s == "true" || s == "1" => true,
-                Some(s) => {
-                    return Err(self.error(
-                        "metadata use_audio_in_video",
-                        format!("is `{s}`, must be true or false"),
-                    ));
-                }
-            },
-        };
-        if inputs == Inputs::default() {
-            return Err(self.error(
-                "input_ids",
-                "missing, and so is every other input; see `outro trace --help` for the keys",
-            ));
-        }
-        Ok(inputs)
-    }
-
-    /// Integers of shape `[S]` or `[1, S]`.
-    fn row(&self, key: &str, t: &TensorView) -> Result<Vec<i64>> {
-        if !matches!(t.shape(), [_] | [1, _]) {
-            return Err(self.error(
-                key,
-                format!(
-                    "has shape {:?}, must be [1, tokens]; one prompt a file",
-                    t.shape()
-                ),
-            ));
-        }
-        self.ints(key, t)
-    }
-
-    fn ints(&self, key: &str, t: &TensorView) -> Result<Vec<i64>> {
-        let b = t.data();
-        Ok(match t.dtype() {
-            Dtype::I64 => b.as_chunks().0.iter().map(|c| i64::from_le_bytes(*c)).collect(),
-            Dtype::I32 => b
-                .as_chunks()
-                .0
-                .iter()
-                .map(|c| i64::from(i32::from_le_bytes(*c)))
-                .collect(),
-            Dtype::U32 => b
-                .as_chunks()
-                .0
-                .iter()
-                .map(|c| i64::from(u32::from_le_bytes(*c)))
-                .collect(),
-            Dtype::U8 | Dtype::BOOL => b.iter().map(|c| i64::from(*c)).collect(),
-            d => return Err(self.error(key, format!("has type {d:?}, must be I64 or I32"))),
-        })
-    }
-
-    fn floats(&self, key: &str, t: &TensorView) -> Result<Vec<f32>> {
-        let b = t.data();
-        let out: Vec<f32> = match t.dtype() {
-            Dtype::F32 => b.as_chunks().0.iter().map(|c| f32::from_le_bytes(*c)).collect(),
-            Dtype::F64 => b
-                .as_chunks()
-                .0
-                .iter()
-                .map(|c| f64::from_le_bytes(*c) as f32)
-                .collect(),
-            Dtype::F16 => b
-                .as_chunks()
-                .0
-                .iter()
-                .map(|c| half::f16::from_le_bytes(*c).to_f32())
-                .collect(),
-            Dtype::BF16 => b
-                .as_chunks()
-                .0
-                .iter()
-                .map(|c| half::bf16::from_le_bytes(*c).to_f32())
-                .collect(),
-            d => return Err(self.error(key, format!("has type {d:?}, must be F32, F16 or BF16"))),
-        };
-        if out.iter().all(|x| x.is_finite()) {
-            Ok(out)
-        } else {
-            Err(self.error(key, "holds NaN or infinity"))
-        }
-    }
-
-    fn pixels(&self, key: &str, grid_key: &str) -> Result<Option<Pixels>> {
-        let (pixels, grid) = match (self.get(key), self.get(grid_key)) {
-            (None, None) => return Ok(None),
-            (Some(p), Some(g)) => (p, g),
-            (Some(_), None) => return Err(self.error(grid_key, format!("missing, and {key} is given"))),
-            (None, Some(_)) => return Err(self.error(key, format!("missing, and {grid_key} is given"))),
-        };
-        let &[rows, cols] = pixels.shape() else {
-            return Err(self.error(
-                key,
-                format!("has shape {:?}, must be [patches, numbers]", pixels.shape()),
-            ));
-        };
-        if !matches!(grid.shape(), [n, 3] if *n > 0) {
-            return Err(self.error(
-                grid_key,
-                format!("has shape {:?}, must be [items, 3]", grid.shape()),
-            ));
-        }
-        let mut total = 0_usize;
-        let mut grid_thw = Vec::new();
-        for g in self.ints(grid_key, &grid)?.as_chunks::<3>().0 {
-            // Below 2^20 a side, products of three fit 64 bits.
-            let side = |n: i64| usize::try_from(n).ok().filter(|n| (1..1 << 20).contains(n));
-            let (Some(t), Some(h), Some(w)) = (side(g[0]), side(g[1]), side(g[2])) else {
-                return Err(self.error(grid_key, format!("holds {g:?}, must be three numbers above 0")));
-            };
-            total = total.saturating_add(t * h * w);
-            grid_thw.push([t, h, w]);
-        }
-        if total != rows {
-            return Err(self.error(key, format!("has {rows} rows, {grid_key} describes {total}")));
-        }
-        Ok(Some(Pixels {
-            grid_thw,
-            cols,
-            data: self.floats(key, &pixels)?,
-        }))
-    }
-
-    fn seconds(&self) -> Result<Vec<f32>> {
-        // Qwen2.5-VL's processor has another name for the same thing.
-        for key in ["video_second_per_grid", "second_per_grid_ts"] {
-            let Some(t) = self.get(key) else { continue };
-            if t.shape().len() > 1 {
-                return Err(self.error(key, format!("has shape {:?}, must be [videos]", t.shape())));
-            }
-            if matches!(t.dtype(), Dtype::I64 | Dtype::I32) {
-                return Ok(self.ints(key, &t)?.into_iter().map(|n| n as f32).collect());
-            }
-            return self.floats(key, &t);
-        }
-        Ok(Vec::new())
-    }
-
-    fn audio(&self) -> Result<Option<AudioFeatures>> {
-        let (key, mask_key) = ("input_features", "feature_attention_mask");
-        let Some(t) = self.get(key) else { return Ok(None) };
-        let &[n, mel_bins, longest] = t.shape() else {
-            return Err(self.error(
-                key,
-                format!("has shape {:?}, must be [items, mel bins, frames]", t.shape()),
-            ));
-        };
-        if n == 0 || mel_bins == 0 || longest == 0 {
-            return Err(self.error(key, format!("has shape {:?}, no number may be 0", t.shape())));
-        }
-        let lengths = match self.get(mask_key) {
-            None => vec![longest; n],
-            Some(mask) => {
-                if mask.shape() != [n, longest] {
-                    return Err(self.error(
-                        mask_key,
-                        format!("has shape {:?}, must be [{n}, {longest}]", mask.shape()),
-                    ));
-                }
-                let mut lengths = Vec::with_capacity(n);
-                for row in self.ints(mask_key, &mask)?.chunks(longest) {
-                    let valid = row.iter().take_while(|m| **m == 1).count();
-                    if valid == 0 || row[valid..].iter().any(|m| *m != 0) {
-                        return Err(self.error(mask_key, "every row must be ones, then zeros"));
-                    }
-                    lengths.push(valid);
-                }
-                lengths
-            }
-        };
-        let padded = self.floats(key, &t)?;
-        let mut data = Vec::with_capacity(lengths.iter().sum::<usize>() * mel_bins);
-        for (item, len) in padded.chunks(mel_bins * longest).zip(&lengths) {
-            for row in item.chunks(longest) {
-                data.extend_from_slice(&row[..*len]);
-            }
-        }
-        Ok(Some(AudioFeatures {
-            mel_bins,
-            lengths,
-            data,
-        }))
-    }
-}

@@ -21,9 +21,12 @@ pub mod positions;
 pub mod prepare;
 mod preprocessor;
 pub mod prompt;
+mod random;
 mod session;
 pub mod settings;
 pub mod shapes;
+pub mod strategy;
+mod tiles;
 pub mod tokenizer;
 
 pub use checkpoint::{Dtype, Quantize};
@@ -33,4 +36,4 @@ pub use method::{OutRo, OutRoConfig, Prune, PruneConfig};
 pub use model::{LoadOptions, MediaEmbeds, Model, Progress, Prompt};
 pub use nn::{Deepstack, KvType, Mat};
 pub use outro_kernels::{Activations, HugePages, Level, f32_operations_per_second, read_bytes_per_second};
-pub use session::Session;
+pub use session::{Session, Stream};

@@ -9,10 +9,10 @@ use crate::checkpoint::{Checkpoint, Dtype, Matrix, Quantised, Quantize};
 use crate::config::Config;
 use crate::encoder::{AudioTower, VisionTower};
 use crate::error::{Error, Result};
-use crate::family;
 use crate::inputs::{Inputs, Pixels};
 use crate::nn::{Decoder, Deepstack, Mat, Weights};
 use crate::positions::{Positions, positions};
+use crate::tiles::Layout;
 
 /// What happens while media are encoded and a prompt is run; for progress displays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,13 +118,6 @@ pub struct MediaEmbeds {
     pub deepstack: Arc<Vec<Mat>>,
 }
 
-fn names(config: &Config) -> Result<family::Names> {
-    let found = family::find(&config.model_type);
-    found
-        .map(|f| f.names)
-        .ok_or_else(|| Error::config("config.json", "model_type", "unknown family"))
-}
-
 impl Model {
     /// Opens the checkpoint in the directory, or the GGUF file, `dir`. Matrices stay memory-mapped where the options
     /// allow it.
@@ -132,8 +125,15 @@ impl Model {
     /// # Errors
     /// Everything that can be wrong with config.json and the weights, by file, field and tensor.
     pub fn load(dir: &Path, options: impl Into<LoadOptions>) -> Result<Self> {
-        let config = Config::load(dir)?;
-        let checkpoint = Checkpoint::open(dir, names(&config)?.skipped)?;
+        Self::open(Config::load(dir)?, dir, options)
+    }
+
+    /// [`Model::load`] with a configuration that the caller has read ([`Config::load_among`]).
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn open(config: Config, dir: &Path, options: impl Into<LoadOptions>) -> Result<Self> {
+        let checkpoint = Checkpoint::open(dir, config.names.skipped, config.names.renamed)?;
         Self::build(config, &checkpoint, &options.into())
     }
 
@@ -141,7 +141,7 @@ impl Model {
     /// `dtype` auto is bf16.
     ///
     /// # Errors
-    /// A family that is not known.
+    /// Options that cannot be.
     pub fn random(config: Config, options: impl Into<LoadOptions>, seed: u64) -> Result<Self> {
         let options = LoadOptions {
             cache: None,
@@ -151,7 +151,7 @@ impl Model {
     }
 
     fn build(config: Config, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
-        let names = names(&config)?;
+        let names = config.names;
         let w = Weights {
             checkpoint,
             dtype: options.dtype,
@@ -179,7 +179,7 @@ impl Model {
         let vision = config
             .vision
             .as_ref()
-            .map(|c| VisionTower::load(w, names.vision, c))
+            .map(|c| VisionTower::load(w, &names, c))
             .transpose()?;
         let audio = config
             .audio
@@ -276,19 +276,19 @@ impl Model {
             patches(&inputs.pixel_values_videos),
         );
         let total = images + videos;
-        let image = self.encode_vision("pixel_values", inputs.pixel_values.as_ref(), &mut |done| {
+        let image = self.encode_vision(inputs, false, &mut |done| {
             progress(Progress::Vision { done, total });
         })?;
-        let video = self.encode_vision(
-            "pixel_values_videos",
-            inputs.pixel_values_videos.as_ref(),
-            &mut |done| {
-                progress(Progress::Vision {
-                    done: images + done,
-                    total,
-                });
-            },
-        )?;
+        let mut video = self.encode_vision(inputs, true, &mut |done| {
+            progress(Progress::Vision {
+                done: images + done,
+                total,
+            });
+        })?;
+        if !inputs.kept.is_empty() {
+            let rows = video.data.chunks_exact(video.cols).zip(&inputs.kept);
+            video.data = rows.filter(|r| *r.1).flat_map(|r| r.0).copied().collect();
+        }
         Ok(MediaEmbeds {
             image,
             video,
@@ -297,28 +297,32 @@ impl Model {
         })
     }
 
-    fn encode_vision(
-        &self,
-        key: &str,
-        pixels: Option<&Pixels>,
-        progress: &mut dyn FnMut(usize),
-    ) -> Result<Mat> {
+    fn encode_vision(&self, inputs: &Inputs, videos: bool, progress: &mut dyn FnMut(usize)) -> Result<Mat> {
         let mut out = Mat {
             cols: self.config.text.hidden,
             data: Vec::new(),
         };
+        let (key, pixels) = if videos {
+            ("pixel_values_videos", &inputs.pixel_values_videos)
+        } else {
+            ("pixel_values", &inputs.pixel_values)
+        };
         let Some(pixels) = pixels else { return Ok(out) };
-        let tower = self
-            .vision
-            .as_ref()
-            .ok_or_else(|| Error::input(key, "given, and this model has no vision tower"))?;
-        let (mut start, mut done) = (0, 0);
-        for grid in &pixels.grid_thw {
+        let (Some(tower), Some(v)) = (&self.vision, &self.config.vision) else {
+            return Err(Error::input(key, "given, and this model has no vision tower"));
+        };
+        let mut done = 0;
+        for (item, grid) in pixels.grid_thw.iter().enumerate() {
             let rows: usize = grid.iter().product();
-            let part = &pixels.data[start * pixels.cols..(start + rows) * pixels.cols];
-            out.data
-                .extend(tower.forward(part, *grid, &mut |n| progress(done + n))?.data);
-            start += rows;
+            let part = &pixels.data[done * pixels.cols..(done + rows) * pixels.cols];
+            let (merge, tokens) = if videos {
+                (v.merge, Layout::video(v, *grid))
+            } else {
+                let size = inputs.image_sizes.get(item).copied();
+                (v.image_merge, Layout::image(v, *grid, size))
+            };
+            let made = tower.forward(part, *grid, merge, &tokens, &mut |n| progress(done + n))?;
+            out.data.extend(made.data);
             done += rows;
         }
         Ok(out)
@@ -368,6 +372,10 @@ impl Model {
             ("video", t.video, &media.video),
             ("audio", t.audio, &media.audio),
         ] {
+            // One placeholder for images and videos stands for the kind that is there.
+            if t.image == t.video && key != "audio" && rows.data.is_empty() {
+                continue;
+            }
             let places: Vec<usize> = (0..inputs.input_ids.len())
                 .filter(|i| Some(inputs.input_ids[*i]) == id)
                 .collect();

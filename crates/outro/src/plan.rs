@@ -1,9 +1,34 @@
-//! What a conversation will cost, from the files' headers.
+//! How media are read, and what a conversation will cost, from the files' headers.
 
-use outro_media::MediaInfo;
+use outro_media::{MediaInfo, Sampling};
 
+use crate::chat::Part;
 use crate::error::{Error, Result};
 use crate::prompt::Medium;
+
+/// How media are read.
+#[derive(Clone, Debug)]
+pub struct MediaOptions {
+    /// Which frames of a video are taken; `start` and `end` also cut its sound, and sound files.
+    pub sampling: Sampling,
+    /// Most pixels of a frame and of an image; `None` is the processors' own limit.
+    pub max_pixels: Option<usize>,
+    /// Whether a video's sound is used.
+    pub audio_in_video: bool,
+    /// Decoder, deadline and worker.
+    pub media: outro_media::Options,
+}
+
+impl Default for MediaOptions {
+    fn default() -> Self {
+        Self {
+            sampling: Sampling::default(),
+            max_pixels: None,
+            audio_in_video: true,
+            media: outro_media::Options::default(),
+        }
+    }
+}
 
 /// One medium before decoding.
 #[derive(Clone, Debug)]
@@ -26,6 +51,18 @@ pub struct PlannedItem {
     pub audio_tokens: usize,
     /// How it stands in the prompt.
     pub medium: Medium,
+}
+
+impl PlannedItem {
+    /// What a caller said to get it.
+    pub(crate) fn part(&self) -> Part {
+        let path = self.info.path.clone();
+        match self.medium {
+            Medium::Image { .. } => Part::Image(path),
+            Medium::Video { .. } | Medium::Frames { .. } => Part::Video(path),
+            Medium::Audio { .. } => Part::Audio(path),
+        }
+    }
 }
 
 /// What a conversation will cost, before anything is decoded.

@@ -8,6 +8,7 @@ use crate::audio_tokens;
 use crate::config::{Config, PositionRule};
 use crate::error::{Error, Result};
 use crate::inputs::{Inputs, Pixels};
+use crate::tiles::Layout;
 
 /// Rotary positions of a prompt.
 #[derive(Clone, Debug, PartialEq)]
@@ -113,6 +114,8 @@ struct Walk<'a> {
     rows: Vec<Row>,
     /// Where the next block starts: one more than the largest of the block before.
     next: i64,
+    /// The next frame of a video whose frames stand apart: its video, its step, and the tokens before it, kept or not.
+    frame: (usize, usize, usize),
 }
 
 fn walk(config: &Config, inputs: &Inputs) -> Result<Vec<Row>> {
@@ -123,11 +126,14 @@ fn walk(config: &Config, inputs: &Inputs) -> Result<Vec<Row>> {
         inputs,
         rows: Vec::with_capacity(ids.len()),
         next: 0,
+        frame: (0, 0, 0),
     };
     let (mut images, mut videos, mut audios) = (0, 0, 0);
     while w.rows.len() < ids.len() {
         let id = Some(ids[w.rows.len()]);
-        if id == t.image {
+        if id == t.video && config.frames.stamps.is_some() && inputs.pixel_values_videos.is_some() {
+            w.frame()?;
+        } else if id == t.image {
             w.image(images)?;
             images += 1;
         } else if id == t.video
@@ -174,7 +180,11 @@ impl Walk<'_> {
 
     /// Grid of an item after merging, and its tokens.
     fn grid(&self, pixels: Option<&Pixels>, item: usize, what: &str) -> Result<([usize; 3], Option<usize>)> {
-        let merge = self.config.vision.as_ref().map_or(1, |v| v.merge);
+        let merge = self
+            .config
+            .vision
+            .as_ref()
+            .map_or(1, |v| if what == "image" { v.image_merge } else { v.merge });
         let Some([t, h, w]) = pixels.and_then(|p| p.grid_thw.get(item)).copied() else {
             let problem = format!(
                 "has a placeholder at row {} for {what} {item}, which is not given",
@@ -182,8 +192,8 @@ impl Walk<'_> {
             );
             return Err(Error::input("input_ids", problem));
         };
-        if !self.before(1, self.config.tokens.vision_start) && !self.before(1, self.config.tokens.audio_start)
-        {
+        let start = self.config.tokens.vision_start;
+        if start.is_some() && !self.before(1, start) && !self.before(1, self.config.tokens.audio_start) {
             let problem = format!(
                 "{what} {item} at row {} does not follow its start token",
                 self.rows.len()
@@ -199,6 +209,7 @@ impl Walk<'_> {
         let steps = 0..steps;
         match self.config.positions {
             PositionRule::Text => steps.map(|_| 0).collect(),
+            PositionRule::Grid => steps.map(|i| i as i64).collect(),
             // The reference converts the seconds to whole ones before it multiplies.
             PositionRule::QwenVl { tokens_per_second } => steps
                 .map(|i| (i as f32 * seconds.trunc() * tokens_per_second as f32) as i64)
@@ -222,12 +233,17 @@ impl Walk<'_> {
                 }
             }
         }
+        self.count_text(&mut cells);
+        cells
+    }
+
+    /// Where media count as text does, one number a row.
+    fn count_text(&self, cells: &mut [([i64; 3], [usize; 3])]) {
         if self.config.positions == PositionRule::Text {
             for (i, cell) in cells.iter_mut().enumerate() {
                 cell.0 = [self.next + i as i64; 3];
             }
         }
-        cells
     }
 
     fn push(&mut self, block: impl Iterator<Item = Row>) {
@@ -240,6 +256,15 @@ impl Walk<'_> {
 
     fn image(&mut self, item: usize) -> Result<()> {
         let (grid, n) = self.grid(self.inputs.pixel_values.as_ref(), item, "image")?;
+        if let Some(v) = self.config.vision.as_ref().filter(|v| v.tiles.is_some()) {
+            let layout = Layout::image(v, grid, self.inputs.image_sizes.get(item).copied());
+            return self.parts(
+                &layout,
+                &format!("image {item}"),
+                self.config.tokens.image,
+                |[_, y, x]| Span::Image { item, y, x },
+            );
+        }
         self.take(n, &[self.config.tokens.image], &format!("image {item}"))?;
         // One step of time is a second in Omni and nothing in VL; images have one step only.
         let seconds = if matches!(self.config.positions, PositionRule::QwenVl { .. }) {
@@ -256,12 +281,37 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// Tokens of a picture that goes through the tower in parts, a number each; newlines are delimiters.
+    fn parts(
+        &mut self,
+        layout: &Layout,
+        what: &str,
+        id: Option<u32>,
+        span: impl Fn([usize; 3]) -> Span,
+    ) -> Result<()> {
+        let side = self.config.vision.as_ref().and_then(|v| v.positions).unwrap_or(1);
+        self.take(Some(layout.count(side)), &[id], what)?;
+        let start = self.next;
+        let cells = layout.cells(side).into_iter().zip(start..);
+        self.push(cells.map(|(cell, at)| ([at; 3], cell.map_or(Span::Text, &span))));
+        Ok(())
+    }
+
     fn seconds(&self, item: usize) -> f32 {
         self.inputs.second_per_grid.get(item).copied().unwrap_or(1.0)
     }
 
     fn video(&mut self, item: usize) -> Result<()> {
         let (grid, n) = self.grid(self.inputs.pixel_values_videos.as_ref(), item, "video")?;
+        if let Some(v) = self.config.vision.as_ref().filter(|v| v.tiles.is_some()) {
+            let layout = Layout::video(v, grid);
+            return self.parts(
+                &layout,
+                &format!("video {item}"),
+                self.config.tokens.video,
+                |[t, y, x]| Span::Video { item, t, y, x },
+            );
+        }
         self.take(n, &[self.config.tokens.video], &format!("video {item}"))?;
         let cells = self.cells(grid, self.seconds(item));
         self.push(
@@ -269,6 +319,43 @@ impl Walk<'_> {
                 .into_iter()
                 .map(|(p, [t, y, x])| (p, Span::Video { item, t, y, x })),
         );
+        Ok(())
+    }
+
+    /// One frame of a video whose frames stand apart: a picture of its own, of which some tokens may be left out.
+    fn frame(&mut self) -> Result<()> {
+        let (item, step, start) = self.frame;
+        let ([steps, h, w], n) = self.grid(self.inputs.pixel_values_videos.as_ref(), item, "video")?;
+        let size = n.map(|n| n / steps.max(1));
+        let end = size.and_then(|n| start.checked_add(n));
+        let mask = &self.inputs.kept;
+        let kept = end.and_then(|end| mask.get(start..end)).unwrap_or_default();
+        if !mask.is_empty() && Some(kept.len()) != size {
+            let problem = format!("ends before frame {step} of video {item}");
+            return Err(Error::input("video_compression_mask", problem));
+        }
+        let count = if mask.is_empty() {
+            size
+        } else {
+            Some(kept.iter().filter(|k| **k).count())
+        };
+        let what = format!("frame {step} of video {item}");
+        self.take(count, &[self.config.tokens.video], &what)?;
+        let mut cells = self.cells([1, h, w], 0.0);
+        let mut there = kept.iter();
+        cells.retain(|_| there.next().is_none_or(|k| *k));
+        self.count_text(&mut cells);
+        self.push(
+            cells
+                .into_iter()
+                .map(|(p, [_, y, x])| (p, Span::Video { item, t: step, y, x })),
+        );
+        let next = if step + 1 < steps {
+            (item, step + 1)
+        } else {
+            (item + 1, 0)
+        };
+        self.frame = (next.0, next.1, end.unwrap_or(usize::MAX));
         Ok(())
     }
 

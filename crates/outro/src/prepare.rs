@@ -4,18 +4,19 @@
 //! [`Preparer::assemble`] puts a question to decoded media, so that many questions cost one decoding.
 
 use std::path::{Path, PathBuf};
+use std::thread::{self, ScopedJoinHandle};
 
-use outro_media::{FrameLimits, Frames, Kind, PatchConfig, Sampling, VideoInfo};
+use outro_media::{Frames, Kind, MediaInfo, PatchConfig, VideoInfo};
 
 use crate::audio_tokens;
 use crate::chat::{Conversation, MediaTokens, Part, Template};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::inputs::{AudioFeatures, Inputs, Pixels};
-pub use crate::plan::{Plan, PlannedItem};
+pub use crate::plan::{MediaOptions, Plan, PlannedItem};
 use crate::positions::{Span, spans};
-use crate::preprocessor;
-use crate::prompt::{Medium, expand};
+use crate::preprocessor::{self, Processor};
+use crate::prompt::{Medium, expand, stamp};
 use crate::settings::Settings;
 use crate::tokenizer::Tokenizer;
 
@@ -23,30 +24,6 @@ use crate::tokenizer::Tokenizer;
 const HOP: usize = 160;
 /// The feature extractor keeps 300 seconds.
 const MAX_MEL: usize = 30_000;
-
-/// How media are read.
-#[derive(Clone, Debug)]
-pub struct MediaOptions {
-    /// Which frames of a video are taken; `start` and `end` also cut its sound, and sound files.
-    pub sampling: Sampling,
-    /// Most pixels of a frame and of an image; `None` is the processors' own limit.
-    pub max_pixels: Option<usize>,
-    /// Whether a video's sound is used.
-    pub audio_in_video: bool,
-    /// Decoder, deadline and worker.
-    pub media: outro_media::Options,
-}
-
-impl Default for MediaOptions {
-    fn default() -> Self {
-        Self {
-            sampling: Sampling::default(),
-            max_pixels: None,
-            audio_in_video: true,
-            media: outro_media::Options::default(),
-        }
-    }
-}
 
 /// What is being done; for progress displays.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,9 +85,7 @@ pub struct Preparer {
     config: Config,
     tokenizer: Option<Tokenizer>,
     template: Template,
-    patches: PatchConfig,
-    image_min: usize,
-    image_max: usize,
+    processor: Processor,
     settings: Settings,
 }
 
@@ -121,19 +96,31 @@ impl Preparer {
     /// # Errors
     /// Files that are there and cannot be used, by file and field.
     pub fn open(dir: &Path) -> Result<Self> {
-        let config = Config::load(dir)?;
-        let (patches, image_min, image_max) = preprocessor::load(dir, &config)?;
+        Self::of(Config::load(dir)?, dir)
+    }
+
+    /// [`Preparer::open`] with a configuration that the caller has read ([`Config::load_among`]).
+    ///
+    /// # Errors
+    /// As [`Preparer::open`].
+    pub fn of(config: Config, dir: &Path) -> Result<Self> {
+        let processor = preprocessor::load(dir, &config)?;
         let tokenizer = Tokenizer::open(dir)?;
-        let template = Template::open(dir, &config.model_type)?;
+        let template = Template::open(dir, &config)?;
         Ok(Self {
             config,
             tokenizer,
             template,
-            patches,
-            image_min,
-            image_max,
+            processor,
             settings: Settings::load(dir)?,
         })
+    }
+
+    /// With other settings than those of the model's outro.json.
+    #[must_use]
+    pub fn with_settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
     }
 
     /// What the model's outro.json says.
@@ -143,7 +130,10 @@ impl Preparer {
 
     /// How this model's media are read where nobody says otherwise: the defaults, and what outro.json changes.
     pub fn media_options(&self) -> MediaOptions {
-        let mut options = MediaOptions::default();
+        let mut options = MediaOptions {
+            sampling: self.processor.sampling.clone(),
+            ..MediaOptions::default()
+        };
         let own = &self.settings.media;
         options.sampling.fps = own.fps.unwrap_or(options.sampling.fps);
         options.sampling.frames = own.frames;
@@ -154,6 +144,11 @@ impl Preparer {
     /// The model's configuration.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// How frames of videos are cut and normalised.
+    pub fn patches(&self) -> &PatchConfig {
+        &self.processor.patches
     }
 
     /// The tokenizer, if the checkpoint has one.
@@ -167,18 +162,34 @@ impl Preparer {
     /// # Errors
     /// Files that cannot be read or that this model cannot take.
     pub fn plan(&self, conversation: &Conversation, options: &MediaOptions) -> Result<Plan> {
-        let mut plan = self.plan_media(conversation.media(), options)?;
-        let media: Vec<Medium> = plan.items.iter().map(|i| i.medium).collect();
+        self.plan_words(&self.plan_media(conversation.media(), options)?, conversation)
+    }
+
+    /// The plan of a conversation about media that were planned: its words are counted, no file is opened.
+    ///
+    /// # Errors
+    /// As [`Preparer::ids`].
+    pub fn plan_words(&self, media: &Plan, conversation: &Conversation) -> Result<Plan> {
+        let mut plan = media.clone();
         if self.tokenizer.is_some() {
+            let media: Vec<Medium> = plan.items.iter().map(|i| i.medium.clone()).collect();
             let total = self.ids(conversation, &media)?.len();
-            plan.text_tokens = Some(total.saturating_sub(plan.prompt_tokens));
+            let of_media = plan.image_tokens + plan.video_tokens + plan.audio_tokens;
+            plan.text_tokens = Some(total.saturating_sub(of_media));
             plan.prompt_tokens = total;
         }
         Ok(plan)
     }
 
     /// The media's part of [`Preparer::plan`].
-    fn plan_media<'a>(&self, parts: impl Iterator<Item = &'a Part>, options: &MediaOptions) -> Result<Plan> {
+    ///
+    /// # Errors
+    /// Files that cannot be read or that this model cannot take.
+    pub fn plan_media<'a>(
+        &self,
+        parts: impl Iterator<Item = &'a Part>,
+        options: &MediaOptions,
+    ) -> Result<Plan> {
         let mut plan = Plan {
             items: Vec::new(),
             text_tokens: None,
@@ -189,8 +200,10 @@ impl Preparer {
             limit: self.config.text.max_positions,
             notes: Vec::new(),
         };
+        let parts: Vec<&Part> = parts.collect();
+        let alone = one_image(parts.iter().copied());
         for part in parts {
-            let item = self.plan_item(part, options, &mut plan.notes)?;
+            let item = self.plan_item(part, alone, options, &mut plan.notes)?;
             let [image, video, audio, _] = item.medium.tokens(&self.config);
             plan.image_tokens = plan.image_tokens.saturating_add(image);
             plan.video_tokens = plan.video_tokens.saturating_add(video);
@@ -204,7 +217,14 @@ impl Preparer {
         Ok(plan)
     }
 
-    fn plan_item(&self, part: &Part, options: &MediaOptions, notes: &mut Vec<String>) -> Result<PlannedItem> {
+    /// `alone` is whether an image is the only one.
+    fn plan_item(
+        &self,
+        part: &Part,
+        alone: bool,
+        options: &MediaOptions,
+        notes: &mut Vec<String>,
+    ) -> Result<PlannedItem> {
         let (path, wanted) = match part {
             Part::Image(p) => (p, Kind::Image),
             Part::Video(p) => (p, Kind::Video),
@@ -232,14 +252,21 @@ impl Preparer {
             audio_tokens: 0,
             medium: Medium::Audio { tokens: 0 },
         };
+        let mut picture = [0; 2];
         if wanted != Kind::Audio {
             let video = item
                 .info
                 .video
                 .clone()
                 .ok_or_else(|| refuse("holds no picture".into()))?;
-            (item.indices, item.size, item.grid) =
-                self.plan_frames(&video, wanted == Kind::Video, options)?;
+            (item.indices, item.size, item.grid) = if wanted == Kind::Video {
+                self.plan_frames(&video, options)?
+            } else {
+                let p = &self.processor;
+                let (size, grid) = p.image_grid(video.height, video.width, alone, options.max_pixels)?;
+                picture = [video.height, video.width];
+                (Vec::new(), size, grid)
+            };
         }
         let hears = wanted == Kind::Audio
             || wanted == Kind::Video && options.audio_in_video && self.config.audio.is_some();
@@ -267,7 +294,15 @@ impl Preparer {
             Kind::Audio => Medium::Audio {
                 tokens: item.audio_tokens,
             },
-            Kind::Image => Medium::Image { grid: item.grid },
+            Kind::Image => Medium::Image {
+                grid: item.grid,
+                size: picture,
+            },
+            Kind::Video if self.config.frames.stamps.is_some() => {
+                let v = item.info.video.as_ref();
+                let seconds = times(&item.indices, v.map_or(1.0, |v| v.fps));
+                Medium::frames(&self.config, item.grid, seconds, &[])
+            }
             Kind::Video => Medium::Video {
                 grid: item.grid,
                 second_per_grid: self.second_per_grid(options),
@@ -279,42 +314,22 @@ impl Preparer {
         Ok(item)
     }
 
-    /// Numbers of the frames to take (none of an image), their size `[height, width]`, and the patches' grid.
+    /// Numbers of the frames to take, their size `[height, width]`, and the patches' grid.
     fn plan_frames(
         &self,
         v: &VideoInfo,
-        video: bool,
         options: &MediaOptions,
     ) -> Result<(Vec<usize>, [usize; 2], [usize; 3])> {
-        let p = &self.patches;
-        let factor = p.patch * p.merge;
-        let mut indices = Vec::new();
-        let ((height, width), steps) = if video {
-            indices = options.sampling.indices(v)?;
-            let mut limits = FrameLimits {
-                factor,
-                ..FrameLimits::default()
-            };
-            if let Some(max) = options.max_pixels {
-                limits.max_pixels = max;
-                limits.min_pixels = limits.min_pixels.min(max);
-            }
-            let count = indices.len();
-            (
-                outro_media::video_size(v.height, v.width, count, &limits)?,
-                count.div_ceil(p.temporal),
-            )
-        } else {
-            let max = options.max_pixels.unwrap_or(self.image_max).min(self.image_max);
-            (
-                outro_media::image_size(v.height, v.width, factor, self.image_min.min(max), max)?,
-                1,
-            )
-        };
+        let p = &self.processor.patches;
+        let indices = options.sampling.indices(v)?;
+        let count = indices.len();
+        let (height, width) = self
+            .processor
+            .video_size(v.height, v.width, count, options.max_pixels)?;
         Ok((
             indices,
             [height, width],
-            [steps, height / p.patch, width / p.patch],
+            [count.div_ceil(p.temporal), height / p.patch, width / p.patch],
         ))
     }
 
@@ -330,24 +345,25 @@ impl Preparer {
         samples: &[f32],
         options: &MediaOptions,
     ) -> Result<Media> {
-        let (indices, [height, width], _) = self.plan_frames(video, true, options)?;
+        let (indices, [height, width], _) = self.plan_frames(video, options)?;
+        let seconds = times(&indices, video.fps);
         let mut media = Media {
             parts: vec![Part::Video(PathBuf::new())],
             ..Media::default()
         };
-        let frames = outro_media::resize(&pictures(&indices), height, width);
+        let frames = (self.processor.resize)(&pictures(&indices), height, width);
         let sound = if options.audio_in_video {
             push_sound(samples, &mut media.inputs)
         } else {
             0
         };
-        self.push_video(&frames, sound, &mut media, options)?;
+        self.push_video(&frames, seconds, sound, &mut media, options)?;
         Ok(media)
     }
 
     /// Makes every frame of every video black; everything else stays.
     pub fn blacken(&self, media: &mut Media) {
-        let p = &self.patches;
+        let p = &self.processor.patches;
         let black: [f32; 3] = std::array::from_fn(|c| -p.mean[c] / p.std[c]);
         if let Some(pixels) = &mut media.inputs.pixel_values_videos {
             let channel = p.temporal * p.patch * p.patch;
@@ -357,34 +373,67 @@ impl Preparer {
         }
     }
 
-    /// Patches of a video and how it stands in the prompt; `sound` is the tokens of its track.
+    /// Patches of an image and how it stands in the prompt.
+    fn push_image(
+        &self,
+        picture: &Frames,
+        alone: bool,
+        media: &mut Media,
+        options: &MediaOptions,
+    ) -> Result<()> {
+        let patches = self.processor.image(picture, alone, options.max_pixels)?;
+        let inputs = &mut media.inputs;
+        let place = inputs.pixel_values.get_or_insert_with(Pixels::default);
+        place.push(patches.grid_thw, patches.cols, &patches.data);
+        let size = [picture.height, picture.width];
+        if self.processor.tiles.is_some() {
+            inputs.image_sizes.push(size);
+        }
+        media.items.push(Medium::Image {
+            grid: patches.grid_thw,
+            size,
+        });
+        Ok(())
+    }
+
+    /// Patches of a video and how it stands in the prompt; `sound` is the tokens of its track, `seconds` its frames'
+    /// times.
     fn push_video(
         &self,
         frames: &Frames,
+        seconds: Vec<f64>,
         sound: usize,
         media: &mut Media,
         options: &MediaOptions,
     ) -> Result<()> {
-        let patches = outro_media::patches(frames, &self.patches)?;
-        let place = media
-            .inputs
-            .pixel_values_videos
-            .get_or_insert_with(Pixels::default);
+        let patches = self.processor.video(frames)?;
+        let inputs = &mut media.inputs;
+        let place = inputs.pixel_values_videos.get_or_insert_with(Pixels::default);
         place.push(patches.grid_thw, patches.cols, &patches.data);
         let second_per_grid = self.second_per_grid(options);
-        media.inputs.second_per_grid.push(second_per_grid as f32);
-        media.inputs.use_audio_in_video |= sound > 0;
-        media.items.push(Medium::Video {
-            grid: patches.grid_thw,
-            second_per_grid,
-            sound: Some(sound).filter(|n| *n > 0),
+        inputs.second_per_grid.push(second_per_grid as f32);
+        inputs.use_audio_in_video |= sound > 0;
+        let kept = if self.processor.drops_still {
+            self.processor.kept(&patches)
+        } else {
+            Vec::new()
+        };
+        media.items.push(if self.config.frames.stamps.is_some() {
+            Medium::frames(&self.config, patches.grid_thw, seconds, &kept)
+        } else {
+            Medium::Video {
+                grid: patches.grid_thw,
+                second_per_grid,
+                sound: Some(sound).filter(|n| *n > 0),
+            }
         });
+        media.inputs.kept.extend(kept);
         Ok(())
     }
 
     /// The processor's value: from the rate that was asked for, whatever the frame limits made of it.
     fn second_per_grid(&self, options: &MediaOptions) -> f64 {
-        self.patches.temporal as f64 / options.sampling.fps
+        self.processor.patches.temporal as f64 / options.sampling.fps
     }
 
     /// Decodes media. Their tokens are counted from the headers first.
@@ -397,67 +446,43 @@ impl Preparer {
         options: &MediaOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Media> {
-        let parts: Vec<Part> = parts
-            .iter()
-            .filter(|p| !matches!(p, Part::Text(_)))
-            .cloned()
-            .collect();
-        let plan = self.plan_media(parts.iter(), options)?;
+        let media = parts.iter().filter(|p| !matches!(p, Part::Text(_)));
+        self.load_planned(&self.plan_media(media, options)?, options, progress)
+    }
+
+    /// [`Preparer::load_media`] of files that were planned with the same options: each is probed once.
+    ///
+    /// # Errors
+    /// As [`Preparer::load_media`].
+    pub fn load_planned(
+        &self,
+        plan: &Plan,
+        options: &MediaOptions,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<Media> {
         plan.check()?;
         let mut media = Media {
-            parts,
+            parts: plan.items.iter().map(PlannedItem::part).collect(),
             taken: plan.items.clone(),
-            notes: plan.notes,
+            notes: plan.notes.clone(),
             ..Media::default()
         };
-        for item in plan.items {
+        let alone = one_image(media.parts.iter());
+        for item in &plan.items {
             let path = item.info.path.clone();
             match item.medium {
+                Medium::Frames { .. } | Medium::Video { .. } => {
+                    self.load_video(item, options, &mut media, progress)?;
+                }
                 Medium::Image { .. } => {
                     progress(Progress::Image { path: path.clone() });
                     let picture = outro_media::read_image(&path, &options.media)?;
                     // The decoder may know better than the header (orientation).
-                    let factor = self.patches.patch * self.patches.merge;
-                    let max = options.max_pixels.unwrap_or(self.image_max).min(self.image_max);
-                    let (height, width) = outro_media::image_size(
-                        picture.height,
-                        picture.width,
-                        factor,
-                        self.image_min.min(max),
-                        max,
-                    )?;
-                    let patches = outro_media::patches(
-                        &outro_media::resize_image(&picture, height, width),
-                        &self.patches,
-                    )?;
-                    let place = media.inputs.pixel_values.get_or_insert_with(Pixels::default);
-                    place.push(patches.grid_thw, patches.cols, &patches.data);
-                    media.items.push(Medium::Image {
-                        grid: patches.grid_thw,
-                    });
-                }
-                Medium::Video { sound, .. } => {
-                    progress(Progress::Frames {
-                        path: path.clone(),
-                        frames: item.indices.len(),
-                    });
-                    let size = (item.size[0], item.size[1]);
-                    let frames = outro_media::read_frames_sized(&path, &item.indices, size, &options.media)?;
-                    progress(Progress::Patches {
-                        path: path.clone(),
-                        patches: item.grid.iter().product(),
-                    });
-                    let mut tokens = 0;
-                    if sound.is_some() {
-                        tokens = hear(&path, options, &mut media.inputs, progress)?;
-                        if tokens == 0 {
-                            media.notes.push(silent(&path));
-                        }
-                    }
-                    self.push_video(&frames, tokens, &mut media, options)?;
+                    self.push_image(&picture, alone, &mut media, options)?;
                 }
                 Medium::Audio { .. } => {
-                    let tokens = hear(&path, options, &mut media.inputs, progress)?;
+                    progress(Progress::Audio { path: path.clone() });
+                    let tokens = push_sound(&hear(&item.info, options)?, &mut media.inputs);
                     if tokens == 0 {
                         let problem = "its sound is shorter than 30 ms, too short for one token";
                         return Err(Error::input(path.display().to_string(), problem));
@@ -467,6 +492,57 @@ impl Preparer {
             }
         }
         Ok(media)
+    }
+
+    /// Decodes a video and its sound.
+    fn load_video(
+        &self,
+        item: &PlannedItem,
+        options: &MediaOptions,
+        media: &mut Media,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<()> {
+        let path = &item.info.path;
+        progress(Progress::Frames {
+            path: path.clone(),
+            frames: item.indices.len(),
+        });
+        let size = (item.size[0], item.size[1]);
+        let heard = matches!(item.medium, Medium::Video { sound: Some(_), .. });
+        if heard {
+            progress(Progress::Audio { path: path.clone() });
+        }
+        // Pictures and sound are decoded by programs of their own, so at the same time.
+        let (frames, samples) = thread::scope(|scope| {
+            let samples = heard.then(|| scope.spawn(|| hear(&item.info, options)));
+            let read = outro_media::read_frames_sized;
+            let frames = read(
+                &item.info,
+                &item.indices,
+                size,
+                self.processor.resize,
+                &options.media,
+            );
+            (frames, samples.map(ScopedJoinHandle::join))
+        });
+        let frames = frames?;
+        progress(Progress::Patches {
+            path: path.clone(),
+            patches: item.grid.iter().product(),
+        });
+        let mut tokens = 0;
+        if let Some(samples) = samples {
+            let samples = samples.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            tokens = push_sound(&samples, &mut media.inputs);
+            if tokens == 0 {
+                media.notes.push(silent(path));
+            }
+        }
+        let seconds = match &item.medium {
+            Medium::Frames { seconds, .. } => seconds.clone(),
+            _ => Vec::new(),
+        };
+        self.push_video(&frames, seconds, tokens, media, options)
     }
 
     /// The prompt's token ids, placeholders expanded; empty without a tokenizer.
@@ -482,15 +558,26 @@ impl Preparer {
         }
         let t = &self.config.tokens;
         let name = |id: Option<u32>| id.and_then(|id| tokenizer.name(id)).unwrap_or_default();
-        let block = |start, id: Option<u32>, end| id.map(|id| name(start) + &name(Some(id)) + &name(end));
+        let block = |start, id: Option<u32>, end| {
+            id.map(|id| name(start) + &name(Some(id)) + &name(end) + self.config.frames.after)
+        };
         let tokens = MediaTokens {
             image: block(t.vision_start, t.image, t.vision_end),
             video: block(t.vision_start, t.video, t.vision_end),
             audio: block(t.audio_start, t.audio, t.audio_end),
         };
-        let text = self
+        let mut text = self
             .template
             .render(conversation, self.settings.system.as_deref(), &tokens)?;
+        if let Some(stamps) = &self.config.frames.stamps {
+            let names: Vec<String> = [t.image, t.video].into_iter().map(name).collect();
+            let names: Vec<&str> = names
+                .iter()
+                .map(String::as_str)
+                .filter(|n| !n.is_empty())
+                .collect();
+            text = stamp(stamps, &text, &names, media);
+        }
         let ids = tokenizer.encode(&text)?;
         if let Some(id) = ids.iter().find(|id| **id as usize >= self.config.text.vocab) {
             let problem = format!(
@@ -537,30 +624,32 @@ impl Preparer {
         options: &MediaOptions,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Prepared> {
-        self.plan(conversation, options)?.check()?;
-        let parts: Vec<Part> = conversation.media().cloned().collect();
-        self.assemble(&self.load_media(&parts, options, progress)?, conversation)
+        let plan = self.plan(conversation, options)?;
+        self.assemble(&self.load_planned(&plan, options, progress)?, conversation)
     }
+}
+
+/// When frames of these numbers are shown, in seconds.
+fn times(indices: &[usize], fps: f64) -> Vec<f64> {
+    indices.iter().map(|i| *i as f64 / fps).collect()
+}
+
+/// Whether there is one image: only then is it looked at in parts, by models that do so.
+fn one_image<'a>(parts: impl Iterator<Item = &'a Part>) -> bool {
+    parts.filter(|p| matches!(p, Part::Image(_))).count() == 1
 }
 
 fn silent(path: &Path) -> String {
     format!("{}: has no sound; only its frames are used", path.display())
 }
 
-/// Reads a file's sound into `inputs`; the tokens it gives. Too little sound for a token is left out.
-fn hear(
-    path: &Path,
-    options: &MediaOptions,
-    inputs: &mut Inputs,
-    progress: &mut dyn FnMut(Progress),
-) -> Result<usize> {
-    progress(Progress::Audio { path: path.into() });
+/// The wanted part of a file's sound.
+fn hear(file: &MediaInfo, options: &MediaOptions) -> Result<Vec<f32>> {
     let s = &options.sampling;
-    let samples = outro_media::read_audio(path, s.start, s.end, &options.media)?;
-    Ok(push_sound(&samples, inputs))
+    Ok(outro_media::read_audio(file, s.start, s.end, &options.media)?)
 }
 
-/// Samples to a spectrogram in `inputs`; the tokens it gives.
+/// Samples to a spectrogram in `inputs`; the tokens it gives. Too little sound for a token is left out.
 fn push_sound(samples: &[f32], inputs: &mut Inputs) -> usize {
     let mel = outro_media::log_mel(samples);
     let tokens = audio_tokens(mel.frames);

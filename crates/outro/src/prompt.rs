@@ -1,16 +1,21 @@
 //! A conversation's token ids: the placeholder of each medium becomes as many as the medium has tokens.
 
-use crate::config::{Config, PositionRule};
+use std::fmt::Write as _;
+
+use crate::config::{Config, PositionRule, Stamps, VisionConfig};
 use crate::error::{Error, Result};
 use crate::positions::{chunk_ends, interleave};
+use crate::tiles::Layout;
 
 /// What the prompt must know of one medium, in the order of the conversation.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Medium {
     /// An image of so many patches along time, height and width.
     Image {
-        /// Patches along time, height and width.
+        /// Patches along time, height and width; parts instead of time where it goes through the tower in parts.
         grid: [usize; 3],
+        /// Height and width of the picture before it was resized.
+        size: [usize; 2],
     },
     /// A video.
     Video {
@@ -21,6 +26,15 @@ pub enum Medium {
         /// Tokens of its sound, if it is used.
         sound: Option<usize>,
     },
+    /// A video whose frames stand apart, each after its time ([`crate::config::Stamps`]).
+    Frames {
+        /// Patches along time, height and width.
+        grid: [usize; 3],
+        /// Time of each frame.
+        seconds: Vec<f64>,
+        /// Tokens of each frame.
+        tokens: Vec<usize>,
+    },
     /// A sound of so many tokens.
     Audio {
         /// Tokens.
@@ -29,26 +43,47 @@ pub enum Medium {
 }
 
 impl Medium {
+    /// A video whose frames stand apart; `kept` is empty where all its tokens are in the prompt.
+    pub(crate) fn frames(c: &Config, grid: [usize; 3], seconds: Vec<f64>, kept: &[bool]) -> Self {
+        let merge = c.vision.as_ref().map_or(1, |v| v.merge);
+        let size = (grid[1] / merge).saturating_mul(grid[2] / merge);
+        let tokens = if kept.is_empty() {
+            vec![size; seconds.len()]
+        } else {
+            let frames = kept.chunks(size.max(1));
+            frames.map(|f| f.iter().filter(|k| **k).count()).collect()
+        };
+        Self::Frames {
+            grid,
+            seconds,
+            tokens,
+        }
+    }
+
     /// Tokens by kind: image, video, audio, delimiters that the expansion adds.
     pub(crate) fn tokens(&self, c: &Config) -> [usize; 4] {
-        let merge = c.vision.as_ref().map_or(1, |v| v.merge);
-        let cells = |[t, h, w]: [usize; 3]| t.saturating_mul(h / merge).saturating_mul(w / merge);
-        match *self {
-            Self::Image { grid } => [cells(grid), 0, 0, 0],
+        let side = c.vision.as_ref().and_then(|v| v.positions).unwrap_or(1);
+        let count = |layout: &dyn Fn(&VisionConfig) -> Layout| {
+            let vision = c.vision.as_ref();
+            vision.map_or(0, |v| layout(v).count(side))
+        };
+        match self {
+            Self::Image { grid, size } => [count(&|v| Layout::image(v, *grid, Some(*size))), 0, 0, 0],
+            Self::Frames { tokens, .. } => [0, tokens.iter().sum(), 0, 0],
             Self::Video { grid, sound, .. } => [
                 0,
-                cells(grid),
+                count(&|v| Layout::video(v, *grid)),
                 sound.unwrap_or(0),
                 if sound.is_some() { 2 } else { 0 },
             ],
-            Self::Audio { tokens } => [0, 0, tokens, 0],
+            Self::Audio { tokens } => [0, 0, *tokens, 0],
         }
     }
 
     fn name(&self) -> &'static str {
         match self {
             Self::Image { .. } => "image",
-            Self::Video { .. } => "video",
+            Self::Video { .. } | Self::Frames { .. } => "video",
             Self::Audio { .. } => "audio",
         }
     }
@@ -56,13 +91,40 @@ impl Medium {
     fn id(&self, c: &Config) -> Option<u32> {
         match self {
             Self::Image { .. } => c.tokens.image,
-            Self::Video { .. } => c.tokens.video,
+            Self::Video { .. } | Self::Frames { .. } => c.tokens.video,
             Self::Audio { .. } => c.tokens.audio,
         }
     }
 }
 
-/// Expands the placeholders in `ids`, one a medium, as the families' processors do on text.
+/// Writes the times of frames into a text: the placeholder of each such video becomes one a frame.
+pub(crate) fn stamp(stamps: &Stamps, text: &str, placeholders: &[&str], media: &[Medium]) -> String {
+    let mut out = String::with_capacity(text.len());
+    let (mut rest, mut media) = (text, media.iter());
+    let next = |rest: &str| -> Option<(usize, usize)> {
+        let found = placeholders.iter().filter_map(|p| Some((rest.find(p)?, p.len())));
+        found.min()
+    };
+    while let Some((at, length)) = next(rest) {
+        let (before, after) = rest.split_at(at);
+        let (placeholder, after) = after.split_at(length);
+        out += before;
+        match media.next() {
+            Some(Medium::Frames { seconds, .. }) => {
+                for (i, time) in seconds.iter().enumerate() {
+                    out += if i == 0 { "" } else { stamps.between };
+                    // Writing to a String cannot fail.
+                    let _ = write!(out, "{}{time:.1}{}{placeholder}", stamps.before, stamps.after);
+                }
+            }
+            _ => out += placeholder,
+        }
+        rest = after;
+    }
+    out + rest
+}
+
+/// Expands the placeholders in `ids`, one a medium or a frame that stands apart, as the families' processors do on text.
 ///
 /// # Errors
 /// Placeholders that are not as many as the media, or of another kind: a question that spells a placeholder's name,
@@ -77,13 +139,18 @@ pub fn expand(c: &Config, ids: &[u32], media: &[Medium]) -> Result<Vec<u32>> {
         Error::input("prompt", format!("{problem}; {why}"))
     };
     let mut out = Vec::with_capacity(ids.len());
-    let mut rest = media.iter();
+    // Frames that stand apart have a placeholder each, any other medium has one.
+    let many = |m: &Medium| match m {
+        Medium::Frames { tokens, .. } => tokens.len(),
+        _ => 1,
+    };
+    let mut rest = media.iter().flat_map(|m| (0..many(m)).map(move |i| (m, i)));
     for (i, id) in ids.iter().enumerate() {
         let Some(found) = placeholder(*id) else {
             out.push(*id);
             continue;
         };
-        let medium = rest.next().ok_or_else(|| {
+        let (medium, frame) = rest.next().ok_or_else(|| {
             mismatch(format!(
                 "there are {} media and one more {found} placeholder (id {id})",
                 media.len()
@@ -117,12 +184,13 @@ pub fn expand(c: &Config, ids: &[u32], media: &[Medium]) -> Result<Vec<u32>> {
                 }
                 out.push(end);
             }
+            Medium::Frames { ref tokens, .. } => out.extend(std::iter::repeat_n(*id, tokens[frame])),
             _ => out.extend(std::iter::repeat_n(*id, images + videos + sounds)),
         }
     }
     match rest.next() {
         None => Ok(out),
-        Some(m) => Err(mismatch(format!("no placeholder is left for an {}", m.name()))),
+        Some((m, _)) => Err(mismatch(format!("no placeholder is left for an {}", m.name()))),
     }
 }
 

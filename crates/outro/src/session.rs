@@ -8,6 +8,52 @@ use crate::model::{Model, Prompt};
 use crate::nn::{Deepstack, KvType, LayerCache, Mat, Step};
 use crate::positions::Positions;
 
+/// The next token's logits of one request, by one pass of the model or several.
+pub trait Stream {
+    /// Runs the prompt and returns the logits `[vocab]` after it. `progress` receives the decoder layers done, pass by pass.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`].
+    fn prefill(&mut self, prompt: &Prompt, progress: &mut dyn FnMut(usize)) -> Result<Vec<f32>>;
+
+    /// Feeds one token and returns the logits `[vocab]` for the next.
+    ///
+    /// # Errors
+    /// As [`Session::decode`].
+    fn decode(&mut self, token: u32) -> Result<Vec<f32>>;
+
+    /// Bytes that keys and values of all passes take now.
+    fn cache_bytes(&self) -> usize;
+
+    /// Passes through the decoder so far: one for a prompt and one for each token fed, of each session.
+    fn passes(&self) -> usize;
+
+    /// The session that runs the prompt as it is, whose hooks can be read.
+    fn session(&self) -> &Session<'_>;
+}
+
+impl Stream for Session<'_> {
+    fn prefill(&mut self, prompt: &Prompt, progress: &mut dyn FnMut(usize)) -> Result<Vec<f32>> {
+        Ok(self.prefill(prompt, 1, progress)?.data)
+    }
+
+    fn decode(&mut self, token: u32) -> Result<Vec<f32>> {
+        self.decode(token)
+    }
+
+    fn cache_bytes(&self) -> usize {
+        self.cache_bytes()
+    }
+
+    fn passes(&self) -> usize {
+        self.passes
+    }
+
+    fn session(&self) -> &Session<'_> {
+        self
+    }
+}
+
 /// A request on a model. Weights are shared and immutable; everything that changes is here.
 pub struct Session<'m> {
     model: &'m Model,
@@ -18,6 +64,7 @@ pub struct Session<'m> {
     prefilled: bool,
     /// Rows that went through before the prefill, and that its prompt must begin with.
     prefix: Option<Arc<Prompt>>,
+    passes: usize,
 }
 
 impl<'m> Session<'m> {
@@ -36,6 +83,7 @@ impl<'m> Session<'m> {
             next: 0.0,
             prefilled: false,
             prefix: None,
+            passes: 0,
         }
     }
 
@@ -84,6 +132,7 @@ impl<'m> Session<'m> {
             next: self.next,
             prefilled: self.prefilled,
             prefix: self.prefix.clone(),
+            passes: self.passes,
         })
     }
 
@@ -107,9 +156,7 @@ impl<'m> Session<'m> {
         }
         let rest = match &self.prefix {
             None => prompt.clone(),
-            Some(prefix) if prompt.extends(prefix) => {
-                prompt.rows(prefix.embeds.rows()..prompt.embeds.rows())
-            }
+            Some(prefix) if prompt.extends(prefix) => prompt.rows(prefix.embeds.rows()..prompt.embeds.rows()),
             Some(_) => {
                 return Err(Error::input(
                     "prompt",
@@ -118,6 +165,7 @@ impl<'m> Session<'m> {
             }
         };
         self.prefilled = true;
+        self.passes = 1;
         self.next = prompt.positions.next;
         let x = self.forward(rest, true, progress)?;
         let first = x.rows().saturating_sub(rows);
@@ -149,11 +197,17 @@ impl<'m> Session<'m> {
             deepstack: Deepstack::default(),
         };
         self.next += 1.0;
+        self.passes += 1;
         // On a thread of the pool: from outside, every product of the step would wake a thread and wait to be woken.
         rayon::scope(|_| {
             let x = self.forward(step, false, &mut |_| {})?;
             Ok(self.model.decoder().logits(&x.data)?.data)
         })
+    }
+
+    /// Whether rows of the prompt were run before this session was forked.
+    pub fn has_prefix(&self) -> bool {
+        self.prefix.is_some()
     }
 
     /// The hook of type `T`, to read what it found.
@@ -166,12 +220,7 @@ impl<'m> Session<'m> {
         self.caches.iter().map(|c| c.k.bytes() + c.v.bytes()).sum()
     }
 
-    fn forward(
-        &mut self,
-        prompt: Prompt,
-        prefill: bool,
-        progress: &mut dyn FnMut(usize),
-    ) -> Result<Mat> {
+    fn forward(&mut self, prompt: Prompt, prefill: bool, progress: &mut dyn FnMut(usize)) -> Result<Mat> {
         let hook = self.hook.as_deref_mut();
         let mut steps = [Step {
             caches: &mut self.caches,

@@ -11,11 +11,12 @@
 //! ```
 //! Every key but `format` may be missing. `method` takes the fields of [`OutRoConfig`]; `media` takes `fps` (frames a
 //! second), `frames` (a fixed number instead) and `max_pixels` (of a frame or image); `system` replaces the family's
-//! system sentence, and an empty one means none; `profile` is how questions with options are put. What a caller sets explicitly wins over the file.
+//! system sentence, and an empty one means none; `profile` is how questions with options are put; `tuned` lists what the
+//! method's settings were chosen on. What a caller sets explicitly wins over the file.
 //!
 //! [`OutRoConfig`]: https://docs.rs/outro/latest/outro/method/struct.OutRoConfig.html
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -45,6 +46,23 @@ pub struct Settings {
     pub method: Map<String, Value>,
     /// How media are read.
     pub media: MediaSettings,
+    /// What `method` was chosen on, by `outro tune`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tuned: Vec<Tuned>,
+}
+
+/// Questions on which settings were tuned. A score on them would flatter these settings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tuned {
+    /// The benchmark.
+    pub task: String,
+    /// SHA-256 of its annotations.
+    pub questions_sha256: String,
+    /// How many questions were asked.
+    pub questions: usize,
+    /// Names of the videos that they are about; all questions about them count as used.
+    pub videos: Vec<String>,
 }
 
 /// `media` of `outro.json`.
@@ -68,15 +86,27 @@ impl Settings {
     /// # Errors
     /// A file with an unknown or impossible field, by name.
     pub fn load(dir: &Path) -> Result<Self> {
-        let path = if dir.is_file() {
+        Ok(Self::read(&Self::place(dir))?.unwrap_or_default())
+    }
+
+    /// Where the settings of a checkpoint, or of a GGUF file, are looked for.
+    pub fn place(dir: &Path) -> PathBuf {
+        if dir.is_file() {
             dir.with_extension(FILE)
         } else {
             dir.join(FILE)
+        }
+    }
+
+    /// Reads such a file under any name; `None` where there is none.
+    ///
+    /// # Errors
+    /// A file with an unknown or impossible field, by name.
+    pub fn read(path: &Path) -> Result<Option<Self>> {
+        let Some(value) = read_json(path)? else {
+            return Ok(None);
         };
-        let Some(value) = read_json(&path)? else {
-            return Ok(Self::default());
-        };
-        let bad = |field: &str, problem: String| Error::config(&path, field, problem);
+        let bad = |field: &str, problem: String| Error::config(path, field, problem);
         let settings: Self =
             serde_json::from_value(value).map_err(|e| bad("outro.json", format!("cannot be used: {e}")))?;
         if settings.format != 1 {
@@ -95,6 +125,6 @@ impl Settings {
         if let Some(n) = m.max_pixels.filter(|n| *n < 784) {
             return Err(bad("media.max_pixels", format!("is {n}, must be at least 784")));
         }
-        Ok(settings)
+        Ok(Some(settings))
     }
 }

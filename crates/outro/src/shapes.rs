@@ -36,7 +36,7 @@ pub fn config(name: &str) -> Result<Config> {
             shapes.keys().cloned().collect::<Vec<_>>().join(", ")
         ),
     })?;
-    family::parse(&Json::new(Path::new(name), value))
+    family::parse(&Json::new(Path::new(name), value), &[])
 }
 
 #[cfg(test)]

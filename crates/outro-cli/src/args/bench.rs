@@ -1,9 +1,9 @@
 //! `outro bench` as it is typed.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use outro_lab::bench::Work;
 
-use super::flags::{ModelFlags, WeightFlags};
+use super::flags::{DtypeFlag, ModelFlags, WeightFlags};
 use super::{Weights, weights};
 use crate::fault::Fault;
 
@@ -32,9 +32,17 @@ pub(crate) struct BenchFlags {
     /// Rounds; strategies alternate within each, and medians are over all.
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
+    /// Also look at the prompt as `outro sinks` does, and tell time and memory beside those of a plain prefill.
+    #[arg(long)]
+    look: bool,
+    /// How the decoder's weights are held: --dtype and --quantize in one.
+    #[arg(long = "weights", value_name = "TYPE", conflicts_with_all = ["dtype", "quantize"],
+        value_parser = ["auto", "f32", "bf16", "f16", "q8_0", "q6_k", "q4_k"])]
+    held: Option<String>,
     #[command(flatten)]
     weights: WeightFlags,
-    /// baseline, outro, or outro:KEY=VALUE,...; may be repeated, ratios are to the first [default: baseline].
+    /// A name of `outro eval list`, as in outro:gamma=2 or vcd+outro; may be repeated, ratios are to the first [default:
+    /// baseline].
     #[arg(long, value_name = "NAME")]
     strategy: Vec<String>,
     /// JSON on stdout.
@@ -67,6 +75,13 @@ pub(super) fn bench(f: BenchFlags) -> anyhow::Result<Bench> {
                 .into());
         }
     }
+    let mut held = f.weights;
+    if let Some(name) = f.held {
+        match DtypeFlag::from_str(&name, false) {
+            Ok(dtype) => held.dtype = dtype,
+            Err(_) => held.quantize = Some(name),
+        }
+    }
     Ok(Bench {
         model: f.model.model,
         shape: f.shape,
@@ -77,8 +92,9 @@ pub(super) fn bench(f: BenchFlags) -> anyhow::Result<Bench> {
             frames: f.frames,
             audio_seconds: f.audio_seconds,
             rounds: f.rounds,
+            look: f.look,
         },
-        weights: weights(&f.weights)?,
+        weights: weights(&held)?,
         strategies: if f.strategy.is_empty() {
             vec!["baseline".into()]
         } else {

@@ -1,6 +1,7 @@
 //! `outro eval` as it is typed.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
 use outro_lab::log::Shard;
@@ -37,6 +38,9 @@ pub(crate) enum EvalCommand {
         /// In what form.
         #[arg(long, value_enum, default_value = "markdown")]
         format: ReportFormat,
+        /// With --format html: show a picture of every video, found as `eval run --data` finds them.
+        #[arg(long, value_name = "DIR")]
+        data: Option<PathBuf>,
     },
 }
 
@@ -104,14 +108,31 @@ pub(crate) struct EvalFlags {
     /// JOB_COMPLETION_INDEX and JOB_COMPLETIONS, else everything].
     #[arg(long, value_name = "I/N")]
     shard: Option<String>,
-    /// What an answer is taken from.
-    #[arg(long, value_enum, default_value = "text")]
-    readout: ReadFlag,
     #[command(flatten)]
     model: ModelFlags,
-    /// baseline, outro, outro:KEY=VALUE,... (lists with +, as in layers=0+5), prune:layer=N,keep=SHARE,
-    /// heads:off=LAYER.HEAD+..., zero-k:top=N, sink-value:scale=X, or several joined by /; may be repeated, the first is what
-    /// the others are compared with [default: baseline and outro].
+    /// Ask the server of this OpenAI-compatible base URL, such as http://localhost:8000/v1, by the same rules; --model is the
+    /// name that is sent, OUTRO_API_KEY the key. Frames go as image_url, sound as input_audio.
+    #[arg(long, value_name = "URL", requires = "model", conflicts_with_all = ENGINE_ONLY)]
+    endpoint: Option<String>,
+    /// With --endpoint: how often a question is sent before a server that is busy, ill or away is given up; pauses double
+    /// from a quarter of a second to half a minute.
+    #[arg(long, value_name = "N", requires = "endpoint", default_value_t = 9)]
+    attempts: u32,
+    /// With --endpoint: give up on an attempt after this many seconds.
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        requires = "endpoint",
+        default_value_t = 300.0,
+        allow_negative_numbers = true
+    )]
+    request_timeout: f64,
+    /// Take replies from this file: rows with `id` and `reply` as a JSON list or JSON lines, such as a log.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["endpoint"], conflicts_with_all = ENGINE_ONLY)]
+    replies: Option<PathBuf>,
+    /// baseline, outro, vcd, mod, avcd, farsight, var, prune and more, with switches as in outro:gamma=2,layers=0+5, and
+    /// joined as in vcd+outro; `outro eval list` has all. May be repeated, the first is what the others are compared with
+    /// [default: baseline and outro].
     #[arg(long, value_name = "NAME")]
     strategy: Vec<String>,
     #[command(flatten)]
@@ -119,20 +140,85 @@ pub(crate) struct EvalFlags {
     /// Take something away from every video.
     #[arg(long, value_enum)]
     ablate: Option<AblateFlag>,
+    /// Leave out the questions about videos on which `outro tune` chose the model's settings.
+    #[arg(long)]
+    held_out: bool,
+    /// Ask again what failed before.
+    #[arg(long)]
+    retry_failed: bool,
+    #[command(flatten)]
+    asking: AskingFlags,
+}
+
+/// Flags that mean nothing where only replies are known.
+const ENGINE_ONLY: [&str; 8] = [
+    "prune",
+    "dtype",
+    "quantize",
+    "activations",
+    "kv",
+    "settings",
+    "held_out",
+    "no_quantize_cache",
+];
+
+/// How questions are asked, by `eval run` and `tune`.
+#[derive(Debug, Args)]
+pub(crate) struct AskingFlags {
     /// How questions are put and replies read: letter, option, outro, official or lmms-eval [default: the model's own,
     /// else letter].
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
+    /// What an answer is taken from.
+    #[arg(long, value_enum, default_value = "text")]
+    readout: ReadFlag,
     /// Only the first N questions.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// Longest reply, in tokens.
     #[arg(long, value_name = "N", default_value_t = 8)]
     max_new_tokens: usize,
+    /// Take this file for the model's outro.json.
+    #[arg(long, value_name = "FILE")]
+    settings: Option<PathBuf>,
     #[command(flatten)]
     weights: WeightFlags,
     #[command(flatten)]
     reading: ReadingFlags,
+}
+
+/// How questions are asked.
+#[derive(Debug)]
+pub(crate) struct Asking {
+    pub(crate) profile: Option<String>,
+    pub(crate) by_logits: bool,
+    pub(crate) limit: Option<usize>,
+    pub(crate) max_new_tokens: usize,
+    pub(crate) settings: Option<PathBuf>,
+    pub(crate) weights: Weights,
+    pub(crate) reading: Reading,
+}
+
+pub(crate) fn asking(f: AskingFlags) -> anyhow::Result<Asking> {
+    for (flag, n) in [
+        ("--limit", f.limit.unwrap_or(1)),
+        ("--max-new-tokens", f.max_new_tokens),
+    ] {
+        if n == 0 {
+            return Err(Fault::usage(format!("{flag} is 0"))
+                .hint("give a number from 1 up")
+                .into());
+        }
+    }
+    Ok(Asking {
+        profile: f.profile,
+        by_logits: f.readout == ReadFlag::Logits,
+        limit: f.limit,
+        max_new_tokens: f.max_new_tokens,
+        settings: f.settings,
+        weights: weights(&f.weights)?,
+        reading: reading(&f.reading)?,
+    })
 }
 
 /// `outro eval`.
@@ -141,14 +227,16 @@ pub(crate) enum Eval {
     List,
     Check(Box<EvalCheck>),
     Run(Box<EvalRun>),
-    Merge {
-        logs: Vec<PathBuf>,
-        out: PathBuf,
-    },
-    Report {
-        logs: Vec<PathBuf>,
-        format: ReportFormat,
-    },
+    Merge { logs: Vec<PathBuf>, out: PathBuf },
+    Report(EvalReport),
+}
+
+/// `outro eval report`.
+#[derive(Debug)]
+pub(crate) struct EvalReport {
+    pub(crate) logs: Vec<PathBuf>,
+    pub(crate) format: ReportFormat,
+    pub(crate) data: Option<PathBuf>,
 }
 
 /// `outro eval check`.
@@ -162,6 +250,27 @@ pub(crate) struct EvalCheck {
     pub(crate) reading: Reading,
 }
 
+/// Who answers.
+#[derive(Debug)]
+pub(crate) enum Who {
+    /// The engine with this model.
+    Engine(Option<String>),
+    /// A server.
+    Endpoint(Endpoint),
+    /// A file; under this model's name.
+    Replies(PathBuf, Option<String>),
+}
+
+/// An OpenAI-compatible server.
+#[derive(Debug)]
+pub(crate) struct Endpoint {
+    /// Without a slash at its end.
+    pub(crate) url: String,
+    pub(crate) model: String,
+    pub(crate) attempts: u32,
+    pub(crate) timeout: Duration,
+}
+
 /// `outro eval run`.
 #[derive(Debug)]
 pub(crate) struct EvalRun {
@@ -169,21 +278,27 @@ pub(crate) struct EvalRun {
     pub(crate) data: PathBuf,
     pub(crate) out: PathBuf,
     pub(crate) shard: Option<Shard>,
-    pub(crate) by_logits: bool,
-    pub(crate) model: Option<String>,
+    pub(crate) who: Who,
     pub(crate) strategies: Vec<String>,
-    pub(crate) profile: Option<String>,
     pub(crate) ablation: Ablation,
-    pub(crate) limit: Option<usize>,
-    pub(crate) max_new_tokens: usize,
-    pub(crate) weights: Weights,
-    pub(crate) reading: Reading,
+    pub(crate) held_out: bool,
+    pub(crate) retry_failed: bool,
+    pub(crate) asking: Asking,
 }
 
 pub(super) fn eval(command: EvalCommand) -> anyhow::Result<Eval> {
     let f = match command {
         EvalCommand::List => return Ok(Eval::List),
-        EvalCommand::Report { logs, format } => return Ok(Eval::Report { logs, format }),
+        EvalCommand::Report { logs, format, data } => {
+            if data.is_some() && format != ReportFormat::Html {
+                return Err(
+                    Fault::usage("--data is given, and only --format html shows pictures")
+                        .hint("leave one of them out")
+                        .into(),
+                );
+            }
+            return Ok(Eval::Report(EvalReport { logs, format, data }));
+        }
         EvalCommand::Merge { logs, out } => return Ok(Eval::Merge { logs, out }),
         EvalCommand::Check(f) => {
             return Ok(Eval::Check(Box::new(EvalCheck {
@@ -197,20 +312,21 @@ pub(super) fn eval(command: EvalCommand) -> anyhow::Result<Eval> {
         }
         EvalCommand::Run(f) => *f,
     };
-    for (flag, n) in [
-        ("--limit", f.limit.unwrap_or(1)),
-        ("--max-new-tokens", f.max_new_tokens),
-    ] {
-        if n == 0 {
-            return Err(Fault::usage(format!("{flag} is 0"))
-                .hint("give a number from 1 up")
-                .into());
-        }
-    }
-    let mut strategies = if f.strategy.is_empty() {
-        vec!["baseline".into(), "outro".into()]
-    } else {
-        f.strategy
+    let who = match (f.endpoint, f.replies) {
+        (Some(url), _) => Who::Endpoint(Endpoint {
+            url: url_of(&url)?,
+            model: f.model.model.unwrap_or_default(),
+            attempts: f.attempts.max(1),
+            timeout: timeout(f.request_timeout)?,
+        }),
+        (None, Some(file)) => Who::Replies(file, f.model.model),
+        (None, None) => Who::Engine(f.model.model),
+    };
+    let engine = matches!(who, Who::Engine(_));
+    let mut strategies = match f.strategy {
+        typed if !typed.is_empty() => typed,
+        _ if engine => vec!["baseline".into(), "outro".into()],
+        _ => vec!["baseline".into()],
     };
     if let Some(p) = f.prune.prune {
         for name in &mut strategies {
@@ -221,25 +337,74 @@ pub(super) fn eval(command: EvalCommand) -> anyhow::Result<Eval> {
         let problem = format!("--strategy {} is given twice", strategies[twice]);
         return Err(Fault::usage(problem).hint("leave one out").into());
     }
+    if !engine {
+        if let Some(other) = strategies.iter().find(|s| *s != "baseline") {
+            let problem = format!(
+                "--strategy {other} changes what happens inside a model; --endpoint and --replies know its replies only"
+            );
+            return Err(Fault::usage(problem)
+                .hint("leave --strategy out, or give a checkpoint with --model instead")
+                .into());
+        }
+        if f.asking.readout == ReadFlag::Logits {
+            return Err(Fault::usage(
+                "--readout logits needs a model's logits; --endpoint and --replies know its replies only",
+            )
+            .hint("leave it out")
+            .into());
+        }
+    }
     Ok(Eval::Run(Box::new(EvalRun {
         shard: shard(f.shard.as_deref(), f.tasks.len(), &f.out)?,
-        by_logits: f.readout == ReadFlag::Logits,
         tasks: f.tasks,
         data: f.data,
         out: f.out,
-        model: f.model.model,
+        who,
         strategies,
         ablation: match f.ablate {
             None => Ablation::None,
             Some(AblateFlag::Sound) => Ablation::Sound,
             Some(AblateFlag::Picture) => Ablation::Picture,
         },
-        profile: f.profile,
-        limit: f.limit,
-        max_new_tokens: f.max_new_tokens,
-        weights: weights(&f.weights)?,
-        reading: reading(&f.reading)?,
+        held_out: f.held_out,
+        retry_failed: f.retry_failed,
+        asking: asking(f.asking)?,
     })))
+}
+
+/// A base URL. What it says stands in logs, so it may hold no secret.
+fn url_of(typed: &str) -> anyhow::Result<String> {
+    let rest = typed
+        .strip_prefix("http://")
+        .or_else(|| typed.strip_prefix("https://"));
+    let host = rest.map_or("", |r| r.split('/').next().unwrap_or_default());
+    if host.is_empty() || typed.contains(['?', '#', '@', ' ']) {
+        return Err(Fault::usage(format!(
+            "--endpoint: {} is not the base URL of a server",
+            typed
+                .rsplit('@')
+                .next()
+                .unwrap_or_default()
+                .split('?')
+                .next()
+                .unwrap_or_default()
+        ))
+        .hint("as in http://localhost:8000/v1; a key goes into OUTRO_API_KEY")
+        .into());
+    }
+    let base = typed.trim_end_matches('/');
+    Ok(base.strip_suffix("/chat/completions").unwrap_or(base).to_owned())
+}
+
+fn timeout(seconds: f64) -> anyhow::Result<Duration> {
+    Duration::try_from_secs_f64(seconds)
+        .ok()
+        .filter(|d| !d.is_zero())
+        .ok_or_else(|| {
+            Fault::usage(format!("--request-timeout is {seconds}"))
+                .hint("give seconds above 0")
+                .into()
+        })
 }
 
 /// The shard that was asked for, or that this process is by its scheduler.

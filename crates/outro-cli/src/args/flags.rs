@@ -8,6 +8,7 @@ use super::bench::BenchFlags;
 use super::eval::EvalCommand;
 use super::sinks::{PruneFlags, SinksFlags};
 use super::synth::SynthFlags;
+use super::tune::TuneFlags;
 
 /// Ask multimodal models about video, images and audio, with OutRo: attention-sink guided decoding, no training.
 #[derive(Debug, Parser)]
@@ -44,6 +45,8 @@ pub(crate) enum Cmd {
     /// Measure accuracy on a benchmark, with and without OutRo, with paired statistics.
     #[command(subcommand)]
     Eval(EvalCommand),
+    /// Search the method's settings for a model on a part of a benchmark, and write them as its outro.json.
+    Tune(Box<TuneFlags>),
     /// Measure speed and memory, beside the machine's limits; several strategies alternate.
     Bench(Box<BenchFlags>),
     /// Show what attention sinks are and do on a prompt or a set: an HTML report, tables and JSON.
@@ -244,16 +247,6 @@ pub(crate) struct MethodFlags {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum AskStrategy {
-    /// The plain model.
-    Baseline,
-    /// With OutRo.
-    Outro,
-    /// Both, side by side, with times and first-token probabilities.
-    Both,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TraceStrategy {
     /// The plain model.
     Baseline,
@@ -329,9 +322,10 @@ pub(crate) struct AskFlags {
     /// A file with one question per line; decoded media and encoder outputs are reused.
     #[arg(long, value_name = "FILE")]
     pub(crate) questions: Option<PathBuf>,
-    /// How to answer.
-    #[arg(long, value_enum, default_value = "outro")]
-    pub(crate) strategy: AskStrategy,
+    /// How to answer: a name of `outro eval list`, as in vcd:alpha=0.5, several joined by +, as in vcd+outro, or both for
+    /// baseline and outro; may be repeated, two stand side by side.
+    #[arg(long, value_name = "NAME", default_value = "outro")]
+    pub(crate) strategy: Vec<String>,
     #[command(flatten)]
     pub(crate) method: MethodFlags,
     #[command(flatten)]

@@ -44,6 +44,9 @@ pub(crate) struct SinksFlags {
     /// Where the report, the tables and profile.json go; made if it is not there.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+    /// Write every figure of the report as a picture too, into figures/ beside it.
+    #[arg(long)]
+    png: bool,
     /// Look at the plain model (OutRo works on a copy), or at the model with OutRo.
     #[arg(long, value_enum, default_value = "baseline")]
     strategy: TraceStrategy,
@@ -89,6 +92,7 @@ pub(crate) struct Sinks {
     pub(crate) model: Option<String>,
     pub(crate) subject: Subject,
     pub(crate) out: PathBuf,
+    pub(crate) png: bool,
     /// A log of `outro eval run`.
     pub(crate) scores: Option<PathBuf>,
     pub(crate) act: bool,
@@ -132,6 +136,7 @@ pub(super) fn sinks(f: SinksFlags, typed: &ArgMatches) -> anyhow::Result<Sinks> 
         model: f.model.model,
         subject,
         out: f.out,
+        png: f.png,
         scores: f.scores,
         act: f.strategy == TraceStrategy::Outro,
         tau: f.tau,

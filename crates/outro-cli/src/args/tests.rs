@@ -63,19 +63,14 @@ fn media_keep_the_order_in_which_they_were_typed() {
 
 /// The method on a model without settings of its own.
 fn method(ask: &Ask) -> OutRoConfig {
-    ask.strategies
-        .outro
-        .as_ref()
-        .unwrap()
-        .on(OutRoConfig::default())
-        .unwrap()
+    ask.strategies.outro.on(OutRoConfig::default()).unwrap()
 }
 
 #[test]
 fn outro_is_on_by_default_and_every_switch_reaches_it() {
     let plain = ask(&["q"]).unwrap();
     assert_eq!(method(&plain), OutRoConfig::default());
-    assert!(!plain.strategies.baseline);
+    assert_eq!(plain.strategies.names, ["outro"]);
 
     let line = [
         "--gamma",
@@ -128,9 +123,9 @@ fn outro_is_on_by_default_and_every_switch_reaches_it() {
     assert_eq!(method(&ask(&["--layers", "0,5", "q"]).unwrap()), want);
 
     let both = ask(&["--strategy", "both", "q"]).unwrap().strategies;
-    assert!(both.baseline && both.outro.is_some());
+    assert_eq!(both.names, ["baseline", "outro"]);
     let base = ask(&["--strategy", "baseline", "q"]).unwrap().strategies;
-    assert!(base.baseline && base.outro.is_none());
+    assert_eq!(base.names, ["baseline"]);
 }
 
 #[test]
@@ -172,6 +167,37 @@ fn values_that_cannot_be_meant_are_refused_by_name() {
         (&["--nonsense", "q"], "--nonsense"),
     ] {
         let error = ask(line).unwrap_err();
+        assert!(error.contains(part), "{line:?}: {error}");
+    }
+}
+
+#[test]
+fn strategies_are_names_of_the_lab() {
+    let names = |line: &[&str]| ask(line).map(|a| a.strategies.names);
+    assert_eq!(
+        names(&["--strategy", "both", "q"]).unwrap(),
+        ["baseline", "outro"]
+    );
+    let several = [
+        "--strategy",
+        "vcd:alpha=0.5+outro",
+        "--strategy",
+        "mod",
+        "--gamma",
+        "2",
+        "q",
+    ];
+    assert_eq!(names(&several).unwrap(), ["vcd:alpha=0.5+outro", "mod"]);
+    for (line, part) in [
+        (&["--strategy", "vcd:alpha=x", "q"][..], "vcd:alpha"),
+        (&["--strategy", "vcd+avcd", "q"], "only one"),
+        (&["--strategy", "both", "--strategy", "outro", "q"], "twice"),
+        (
+            &["--strategy", "vcd", "--gamma", "2", "q"],
+            "vcd, which has no use",
+        ),
+    ] {
+        let error = names(line).unwrap_err();
         assert!(error.contains(part), "{line:?}: {error}");
     }
 }

@@ -8,8 +8,8 @@ use serde::Serialize;
 /// One strategy's answer to one question.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Answer {
-    /// `baseline` or `outro`.
-    pub(crate) strategy: &'static str,
+    /// Its name.
+    pub(crate) strategy: String,
     /// What the model said.
     pub(crate) text: String,
     /// Tokens of it.
@@ -29,8 +29,10 @@ pub(crate) struct Answer {
     /// Media tokens that pruning dropped; absent without --prune.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) pruned: Option<usize>,
-    /// Bytes of keys and values after the prompt.
+    /// Bytes of keys and values after the prompt, of all passes.
     pub(crate) cache_bytes: usize,
+    /// Passes through the decoder, for the prompt and all tokens.
+    pub(crate) passes: usize,
 }
 
 /// A token that could have come first.
@@ -106,7 +108,7 @@ pub(crate) fn side_by_side(left: &Answer, right: &Answer, width: usize) -> Strin
 }
 
 fn column(a: &Answer, width: usize) -> Vec<String> {
-    let mut lines = vec![a.strategy.to_owned(), "-".repeat(width)];
+    let mut lines = vec![a.strategy.clone(), "-".repeat(width)];
     lines.extend(wrap(&a.text, width));
     lines.push(String::new());
     lines.push(format!(
@@ -174,9 +176,9 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 mod tests {
     use super::*;
 
-    fn answer(strategy: &'static str, text: &str) -> Answer {
+    fn answer(strategy: &str, text: &str) -> Answer {
         Answer {
-            strategy,
+            strategy: strategy.into(),
             text: text.into(),
             tokens: 3,
             finish: "stop",
@@ -190,6 +192,7 @@ mod tests {
             relaxed_at: None,
             pruned: None,
             cache_bytes: 0,
+            passes: 1,
         }
     }
 

@@ -8,16 +8,16 @@ use outro::Session;
 use outro::chat::Conversation;
 use outro::generate::{Sampler, Stop, generate};
 use outro::inputs::Inputs;
-use outro::method::{OutRo, OutRoConfig, Prune};
-use outro::positions::Span;
+use outro::method::{OutRo, Prune};
 use outro::prepare::{Media, Preparer};
+use outro::strategy::{NoisyMedia, Request};
 use outro::tokenizer::Tokenizer;
 use outro::{KvType, MediaEmbeds, Model, Prompt};
 use outro_lab::strategy::{Extra, Strategy};
 
 use super::answer::{Answer, PromptTokens, Record, Shared, Spent, side_by_side, top5};
 use super::{encode, media, source};
-use crate::args::{Ask, Sampled, Switches};
+use crate::args::{Ask, Sampled};
 use crate::ui::{Ui, Unit};
 
 /// Answers every question.
@@ -32,23 +32,27 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
         .collect();
     // Every prompt is counted before anything is decoded or loaded.
     let options = media::options(&args.media.reading, &preparer);
-    for conversation in &conversations {
-        media::plan(&preparer, conversation, &options)?;
-    }
+    let plan = media::plan(&preparer, &conversations, &options)?;
 
-    let method = match &args.strategies.outro {
-        Some(switches) => Some(source::method(preparer.settings(), &source.dir, switches)?),
-        None => None,
+    let method = source::method(preparer.settings(), &source.dir, &args.strategies.outro)?;
+    let read = |name: &String| -> anyhow::Result<Strategy> {
+        let mut by = Strategy::parse(name, &method)?;
+        if let Some(p) = args.prune {
+            by.extras.push(Extra::Prune(p));
+            by.sinks = Some(method.clone());
+        }
+        Ok(by)
     };
-
-    let base = match &method {
-        Some(method) => method.clone(),
-        None => source::method(preparer.settings(), &source.dir, &Switches::default())?,
-    };
+    let strategies = args
+        .strategies
+        .names
+        .iter()
+        .map(read)
+        .collect::<anyhow::Result<Vec<_>>>()?;
 
     let mut shared = Shared::default();
     let since = Instant::now();
-    let loaded = media::load(&preparer, &args.media, ui)?;
+    let loaded = media::load(&preparer, &plan, &options, ui)?;
     shared.media = since.elapsed().as_secs_f64();
 
     let since = Instant::now();
@@ -62,6 +66,7 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
 
     let mut embeds: Option<MediaEmbeds> = None;
     let mut prefix: Option<Session> = None;
+    let noisy = NoisyMedia::default();
     for (question, conversation) in args.questions.iter().zip(&conversations) {
         let prepared = preparer.assemble(&loaded, conversation)?;
         let inputs = prepared.inputs;
@@ -75,7 +80,7 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
             }
         };
         let prompt = model.prompt(&inputs, embeds)?;
-        if prefix.is_none() && args.strategies.baseline && conversations.len() > 1 {
+        if prefix.is_none() && conversations.len() > 1 && strategies.iter().any(Strategy::uses_prefix) {
             prefix = shared_rows(
                 &model,
                 args.weights.kv,
@@ -85,19 +90,21 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
                 &prompt,
             )?;
         }
+        let request = Request {
+            model: &model,
+            kv: args.weights.kv,
+            prompt: &prompt,
+            spans: &prepared.spans,
+            prefix: prefix.as_ref(),
+            noisy: &|noise| noisy.prompt(&model, &inputs, noise),
+        };
         let run = Run {
             args,
-            method: method.as_ref(),
+            strategies: &strategies,
             asker: Asker {
-                model: &model,
+                request,
                 tokenizer,
-                prompt: &prompt,
-                prefix: prefix.as_ref(),
-                kv: args.weights.kv,
                 sampled: args.sampled.clone(),
-                extras: args.prune.iter().map(|p| Extra::Prune(*p)).collect(),
-                sinks: &base,
-                spans: &prepared.spans,
                 ui,
             },
             tokens: count(&inputs, embeds),
@@ -168,27 +175,25 @@ fn count(inputs: &Inputs, embeds: &MediaEmbeds) -> PromptTokens {
 /// One question on its way to its answers.
 struct Run<'a> {
     args: &'a Ask,
-    method: Option<&'a OutRoConfig>,
+    strategies: &'a [Strategy],
     asker: Asker<'a>,
     tokens: PromptTokens,
 }
 
 impl Run<'_> {
     fn answers(&self, question: &str) -> anyhow::Result<Vec<Answer>> {
-        let s = &self.args.strategies;
-        let alone = !(s.baseline && s.outro.is_some());
         let several = self.args.questions.len() > 1;
         if several && !self.args.json {
             emit(&format!("> {question}\n"))?;
         }
-        // Two answers cannot stream into two columns; one does.
-        let stream = alone && !self.args.json;
+        // Two answers cannot stream into two columns; one does, or several one after the other.
+        let stream = self.strategies.len() != 2 && !self.args.json;
         let mut answers = Vec::new();
-        if s.baseline {
-            answers.push(self.answer(None, stream)?);
-        }
-        if let Some(config) = self.method {
-            answers.push(self.answer(Some(config), stream)?);
+        for by in self.strategies {
+            if stream && self.strategies.len() > 1 {
+                emit(&format!("[{}]\n", by.name))?;
+            }
+            answers.push(self.answer(by, stream)?);
         }
         if let ([left, right], false) = (answers.as_slice(), self.args.json) {
             emit(&side_by_side(left, right, column_width()))?;
@@ -199,10 +204,10 @@ impl Run<'_> {
         Ok(answers)
     }
 
-    fn answer(&self, config: Option<&OutRoConfig>, stream: bool) -> anyhow::Result<Answer> {
+    fn answer(&self, by: &Strategy, stream: bool) -> anyhow::Result<Answer> {
         let answer = self
             .asker
-            .answer(config, &mut |piece| if stream { emit(piece) } else { Ok(()) })?;
+            .answer(by, &mut |piece| if stream { emit(piece) } else { Ok(()) })?;
         if stream {
             emit("\n")?;
         }
@@ -231,49 +236,30 @@ impl Run<'_> {
 
 /// A prompt to be answered.
 pub(crate) struct Asker<'a> {
-    pub(crate) model: &'a Model,
+    pub(crate) request: Request<'a>,
     pub(crate) tokenizer: &'a Tokenizer,
-    pub(crate) prompt: &'a Prompt,
-    /// A plain session that has run the first rows of the prompt.
-    pub(crate) prefix: Option<&'a Session<'a>>,
-    pub(crate) kv: KvType,
     pub(crate) sampled: Sampled,
-    /// What is done beside OutRo, what a sink is for that, and the kinds of the prompt's rows.
-    pub(crate) extras: Vec<Extra>,
-    pub(crate) sinks: &'a OutRoConfig,
-    pub(crate) spans: &'a [Span],
     pub(crate) ui: &'a Ui,
 }
 
 impl Asker<'_> {
-    /// The answer by the plain model, or with the method; `sink` gets its text piece by piece.
+    /// The answer by a strategy; `sink` gets its text piece by piece.
     pub(crate) fn answer(
         &self,
-        config: Option<&OutRoConfig>,
+        by: &Strategy,
         sink: &mut dyn FnMut(&str) -> anyhow::Result<()>,
     ) -> anyhow::Result<Answer> {
-        let strategy = if config.is_some() { "outro" } else { "baseline" };
-        let by = Strategy {
-            name: strategy.into(),
-            method: config.cloned(),
-            extras: self.extras.clone(),
-            sinks: Some(self.sinks.clone()),
-        };
-        let hook = by.hook(self.spans);
+        let (name, request) = (&by.name, &self.request);
         let since = Instant::now();
-        let mut session = match self.prefix.filter(|_| hook.is_none()) {
-            Some(prefix) => prefix.fork()?,
-            None => Session::with_kv(self.model, hook, self.kv),
-        };
-        let label = format!("prefill ({strategy})");
+        let mut stream = by.stream(request)?;
+        let label = format!("prefill ({name})");
         let bar = self
             .ui
-            .bar(&label, self.model.config().text.layers as u64, Unit::Count);
-        let logits = session
-            .prefill(self.prompt, 1, &mut |layers| bar.set(layers as u64))?
-            .data;
+            .bar(&label, request.model.config().text.layers as u64, Unit::Count);
+        let logits = stream.prefill(request.prompt, &mut |layers| bar.set(layers as u64))?;
         bar.done();
-        let (pruned, cache_bytes) = (session.hook::<Prune>().map(Prune::dropped), session.cache_bytes());
+        let pruned = stream.session().hook::<Prune>().map(Prune::dropped);
+        let cache_bytes = stream.cache_bytes();
         let prefill = since.elapsed().as_secs_f64();
 
         let since = Instant::now();
@@ -282,7 +268,7 @@ impl Asker<'_> {
         let mut decoder = self.tokenizer.stream();
         let (mut text, mut tokens, mut failed) = (String::new(), 0, None);
         let stop = generate(
-            &mut session,
+            stream.as_mut(),
             &logits,
             &mut sampler,
             self.tokenizer.end_tokens(),
@@ -306,9 +292,9 @@ impl Asker<'_> {
         text.push_str(&rest);
         sink(&rest)?;
         let decode = since.elapsed().as_secs_f64();
-        let outro = session.hook::<OutRo>();
+        let outro = stream.session().hook::<OutRo>();
         Ok(Answer {
-            strategy,
+            strategy: name.clone(),
             text,
             tokens,
             finish: if stop == Stop::Length { "length" } else { "stop" },
@@ -318,6 +304,7 @@ impl Asker<'_> {
             relaxed_at: outro.map(|o| o.relaxed_at().clone()),
             pruned,
             cache_bytes,
+            passes: stream.passes(),
         })
     }
 }

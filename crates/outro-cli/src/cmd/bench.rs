@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use outro::Model;
+use outro::config::Config;
 use outro::settings::Settings;
 use outro_lab::bench::{Bench as Result, Limits, Timed, bench};
 use outro_lab::strategy::Strategy;
@@ -16,19 +17,16 @@ use crate::ui::{Ui, Unit, bytes, thousands};
 
 /// Runs it and prints the table.
 pub(crate) fn run(args: &Bench, ui: &Ui) -> anyhow::Result<()> {
-    let bar = ui.bar("loading weights", 0, Unit::Count);
-    let (model, method) = if let Some(shape) = &args.shape {
+    let (config, method, dir) = if let Some(shape) = &args.shape {
         let mut config = outro::shapes::config(shape)?;
         config.text.layers = args.layers.unwrap_or(config.text.layers);
-        let model = Model::random(config, args.weights.load.clone(), 1)?;
-        (model, outro::OutRoConfig::default())
+        (config, outro::OutRoConfig::default(), None)
     } else {
         let source = source::open(args.model.as_deref(), ui)?;
         let method = source::method(&Settings::load(&source.dir)?, &source.dir, &Switches::default())?;
-        (Model::load(&source.dir, args.weights.load.clone())?, method)
+        (Config::load(&source.dir)?, method, Some(source.dir))
     };
-    bar.done();
-    let limit = model.config().text.max_positions;
+    let limit = config.text.max_positions;
     let wanted = args.work.prompt_tokens.saturating_add(args.work.new_tokens);
     if wanted > limit {
         let problem = format!("{wanted} tokens of prompt and answer exceed the model's {limit}");
@@ -37,12 +35,8 @@ pub(crate) fn run(args: &Bench, ui: &Ui) -> anyhow::Result<()> {
             .into());
     }
     for (flag, n, tower) in [
-        ("--frames", args.work.frames, model.config().vision.is_some()),
-        (
-            "--audio-seconds",
-            args.work.audio_seconds,
-            model.config().audio.is_some(),
-        ),
+        ("--frames", args.work.frames, config.vision.is_some()),
+        ("--audio-seconds", args.work.audio_seconds, config.audio.is_some()),
     ] {
         if n > 0 && !tower {
             return Err(
@@ -57,14 +51,24 @@ pub(crate) fn run(args: &Bench, ui: &Ui) -> anyhow::Result<()> {
         .iter()
         .map(|s| Strategy::parse(s, &method))
         .collect::<outro_lab::Result<_>>()?;
+    let bar = ui.bar("loading weights", 0, Unit::Count);
+    let load = args.weights.load.clone();
+    let model = match dir {
+        None => Model::random(config, load, 1)?,
+        Some(dir) => Model::load(&dir, load)?,
+    };
+    bar.done();
     let bar = ui.bar("measuring", 0, Unit::Count);
     let result = bench(&model, &strategies, args.weights.kv, &args.work, &mut |label| {
         bar.label(label);
     })?;
     bar.done();
-    for row in result.rows.iter().filter(|r| r.layers_with_sinks == 0) {
-        if row.strategy != "baseline" {
-            ui.note(&format!("{}: no sink was found, so it did nothing", row.strategy));
+    for (row, by) in result.rows.iter().zip(&strategies) {
+        if row.layers_with_sinks == 0 && by.method.is_some() {
+            ui.note(&format!(
+                "{}: no sink was found, so OutRo did nothing",
+                row.strategy
+            ));
         }
     }
     if args.json {
@@ -105,15 +109,30 @@ fn table(model: &str, weights: &str, r: &Result) -> String {
     for row in &r.rows {
         let _ = writeln!(
             out,
-            "{}\n  prefill  {}\n  decode   {}\n  first token after {:.2} s",
+            "{}\n  prefill  {}\n  decode   {}\n  first token after {:.2} s; {} and {} passes; keys and values {}",
             row.strategy,
             timed("tokens", &row.prefill, l, false),
             timed("tokens", &row.decode, l, true),
-            row.time_to_first_token
+            row.time_to_first_token,
+            row.passes[0],
+            row.passes[1],
+            bytes(row.cache_bytes as u64)
         );
         if row.layers_with_sinks > 0 {
             let _ = writeln!(out, "  sinks in {} layers", row.layers_with_sinks);
         }
+    }
+    if let Some(l) = &r.look {
+        let peak = |p: Option<usize>| p.map_or_else(|| "unknown".into(), |p| bytes(p as u64));
+        let _ = writeln!(
+            out,
+            "looking    {:.1} s and a peak of {} for {} sinks; a plain prefill {:.1} s and {}",
+            l.seconds,
+            peak(l.peak_bytes),
+            l.watched,
+            l.plain_seconds,
+            peak(l.plain_peak_bytes)
+        );
     }
     out
 }

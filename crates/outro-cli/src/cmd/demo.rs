@@ -7,7 +7,9 @@ use std::time::Instant;
 use anyhow::Context;
 use outro::chat::{Conversation, Part};
 use outro::prepare::{self, MediaOptions, Preparer};
+use outro::strategy::{NoisyMedia, Request};
 use outro::{Dtype, KvType, Model};
+use outro_lab::strategy::Strategy;
 use outro_lab::synth::{Clip, FPS, Level, Needs, Question, SLOTS, Task};
 use outro_lab::task::Profile;
 use outro_media::{VideoToWrite, write_mp4};
@@ -59,20 +61,22 @@ pub(crate) fn run(args: &Demo, ui: &Ui) -> anyhow::Result<()> {
         }
         let Some(media) = &embeds else { continue };
         let prompt = model.prompt(&inputs, media)?;
+        let noisy = NoisyMedia::default();
         let asker = Asker {
-            model: &model,
+            request: Request {
+                model: &model,
+                kv: KvType::F32,
+                prompt: &prompt,
+                spans: &[],
+                prefix: None,
+                noisy: &|noise| noisy.prompt(&model, &inputs, noise),
+            },
             tokenizer,
-            prompt: &prompt,
-            prefix: None,
-            kv: KvType::F32,
             sampled: Sampled::greedy(8),
-            extras: Vec::new(),
-            sinks: &method,
-            spans: &[],
             ui,
         };
-        let baseline = asker.answer(None, &mut |_| Ok(()))?;
-        let outro = asker.answer(Some(&method), &mut |_| Ok(()))?;
+        let answer = |name: &str| asker.answer(&Strategy::parse(name, &method)?, &mut |_| Ok(()));
+        let (baseline, outro) = (answer("baseline")?, answer("outro")?);
         let chance =
             |a: &super::answer::Answer| a.first_token_top5.first().map_or(0.0, |c| c.probability * 100.0);
         let choices: Vec<String> = question.choices().iter().map(|c| format!("    {c}")).collect();

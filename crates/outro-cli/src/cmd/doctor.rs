@@ -273,7 +273,7 @@ fn decode() -> anyhow::Result<(usize, usize)> {
         deadline: LIMIT * 3,
         worker: Some(worker),
     };
-    let frames = outro_media::read_frames(&path, &FRAMES, &options)?;
+    let frames = outro_media::read_frames(&outro_media::probe(&path, &options)?, &FRAMES, &options)?;
     anyhow::ensure!(
         frames.count == FRAMES.len(),
         "{} frames instead of {}",

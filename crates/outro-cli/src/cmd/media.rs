@@ -4,7 +4,7 @@ use std::path::Path;
 
 use outro::chat::{Conversation, Part};
 use outro::inputs::Inputs;
-use outro::prepare::{self, MediaOptions, Preparer, Progress};
+use outro::prepare::{self, MediaOptions, Plan, Preparer, Progress};
 use outro::tokenizer::Tokenizer;
 use outro_media::Sampling;
 
@@ -14,7 +14,20 @@ use crate::ui::{Ui, Unit, thousands};
 
 /// How the preparation reads media: what was typed, else what the model's outro.json says, else the defaults.
 pub(crate) fn options(reading: &Reading, preparer: &Preparer) -> MediaOptions {
-    let mut options = preparer.media_options();
+    options_over(reading, preparer.media_options())
+}
+
+/// How files are decoded where no flag says.
+pub(crate) fn decoding() -> outro_media::Options {
+    outro_media::Options {
+        // As where there are flags: a child process for hostile bytes.
+        worker: std::env::current_exe().ok(),
+        ..outro_media::Options::default()
+    }
+}
+
+/// What was typed over another base.
+pub(crate) fn options_over(reading: &Reading, mut options: MediaOptions) -> MediaOptions {
     options.sampling = sampling(reading, &options.sampling);
     options.max_pixels = reading.max_pixels.or(options.max_pixels);
     options.audio_in_video = reading.audio_in_video;
@@ -39,29 +52,48 @@ pub(crate) fn conversation(media: &Media, system: Option<&str>, question: &str) 
     Conversation::new(system.map(str::to_owned), &media.parts, question)
 }
 
-/// Counts a prompt and refuses one that is too long. An error says which medium it is about.
-pub(crate) fn plan(preparer: &Preparer, asked: &Conversation, options: &MediaOptions) -> anyhow::Result<()> {
-    let error = match preparer.plan(asked, options) {
-        Ok(plan) => return Ok(plan.check()?),
-        Err(error) => error,
+/// Counts the prompts of questions about the same media, each file probed once, and refuses one that is too long. An error
+/// says which medium it is about.
+pub(crate) fn plan(
+    preparer: &Preparer,
+    asked: &[Conversation],
+    options: &MediaOptions,
+) -> anyhow::Result<Plan> {
+    let Some(first) = asked.first() else {
+        return Ok(preparer.plan_media(std::iter::empty(), options)?);
     };
+    let plan = match preparer.plan_media(first.media(), options) {
+        Ok(plan) => plan,
+        Err(error) => return Err(blame(preparer, first, options, error)),
+    };
+    for conversation in asked {
+        preparer.plan_words(&plan, conversation)?.check()?;
+    }
+    Ok(plan)
+}
+
+/// Arithmetic on sizes and times does not know the file that it is about.
+fn blame(
+    preparer: &Preparer,
+    asked: &Conversation,
+    options: &MediaOptions,
+    error: outro::Error,
+) -> anyhow::Error {
     let text = error.to_string();
     for part in asked.media() {
         let (Part::Video(path) | Part::Image(path) | Part::Audio(path)) = part else {
             continue;
         };
         let name = path.display().to_string();
-        let alone = Conversation::new(asked.system.clone(), std::slice::from_ref(part), "?");
-        // Arithmetic on sizes and times does not know the file that it is about.
         if !text.contains(&name)
             && preparer
-                .plan(&alone, options)
+                .plan_media(std::iter::once(part), options)
                 .is_err_and(|e| e.to_string() == text)
         {
-            return Err(anyhow::Error::new(error).context(name));
+            return anyhow::Error::new(error).context(name);
         }
     }
-    Err(error.into())
+    error.into()
 }
 
 /// The checkpoint's tokenizer; asking in words needs one.
@@ -73,13 +105,18 @@ pub(crate) fn tokenizer<'a>(preparer: &'a Preparer, dir: &Path) -> anyhow::Resul
     })
 }
 
-/// Decodes the media, with progress and notes.
-pub(crate) fn load(preparer: &Preparer, media: &Media, ui: &Ui) -> anyhow::Result<prepare::Media> {
-    if media.parts.is_empty() {
+/// Decodes the planned media, with progress and notes.
+pub(crate) fn load(
+    preparer: &Preparer,
+    plan: &Plan,
+    options: &MediaOptions,
+    ui: &Ui,
+) -> anyhow::Result<prepare::Media> {
+    if plan.items.is_empty() {
         return Ok(prepare::Media::default());
     }
     let bar = ui.bar("reading media", 0, Unit::Count);
-    let loaded = preparer.load_media(&media.parts, &options(&media.reading, preparer), &mut |p| {
+    let loaded = preparer.load_planned(plan, options, &mut |p| {
         bar.label(&match p {
             Progress::Frames { path, frames } => format!("decoding {frames} frames of {}", path.display()),
             Progress::Patches { path, patches } => {
@@ -97,7 +134,7 @@ pub(crate) fn load(preparer: &Preparer, media: &Media, ui: &Ui) -> anyhow::Resul
     for note in &loaded.notes {
         ui.note(note);
     }
-    ui.line(&format!("read {} media in {seconds:.1} s", media.parts.len()));
+    ui.line(&format!("read {} media in {seconds:.1} s", plan.items.len()));
     Ok(loaded)
 }
 
@@ -111,8 +148,9 @@ pub(crate) fn whole(
 ) -> anyhow::Result<Inputs> {
     let preparer = Preparer::open(dir)?;
     let asked = conversation(media, system, question);
-    plan(&preparer, &asked, &options(&media.reading, &preparer))?;
-    let loaded = load(&preparer, media, ui)?;
+    let options = options(&media.reading, &preparer);
+    let plan = plan(&preparer, std::slice::from_ref(&asked), &options)?;
+    let loaded = load(&preparer, &plan, &options, ui)?;
     if preparer.tokenizer().is_some() {
         return Ok(preparer.assemble(&loaded, &asked)?.inputs);
     }

@@ -14,6 +14,7 @@ pub(crate) mod sinks;
 mod source;
 pub(crate) mod synth;
 pub(crate) mod trace;
+pub(crate) mod tune;
 
 use outro::inputs::Inputs;
 use outro::{MediaEmbeds, Model, Progress};

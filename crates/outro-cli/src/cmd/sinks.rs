@@ -9,13 +9,12 @@ use outro::inputs::Inputs;
 use outro::positions::{Span, spans};
 use outro::prepare::Preparer;
 use outro::{MediaEmbeds, Model};
-use outro_lab::page::{Page, Scored, Shown, Token, frames};
+use outro_lab::page::{Page, Scored, Sheet, Shown, Token, frames};
 use outro_lab::probe::numbers::Numbers;
 use outro_lab::probe::{Options, Profile, probe};
 use outro_lab::strategy::sweeps;
 use outro_lab::task::{Profile as Form, Sample, Task};
 use outro_lab::{log, report};
-use outro_media::PatchConfig;
 use serde_json::json;
 
 use super::{encode, media, source};
@@ -51,17 +50,13 @@ pub(crate) fn run(args: &Sinks, ui: &Ui) -> anyhow::Result<()> {
         Subject::Asked {
             media: files,
             question,
-        } => {
-            let asked = media::conversation(files, args.system.as_deref(), question);
-            media::plan(&preparer, &asked, &media::options(&files.reading, &preparer))?;
-            Bench::Prepared(media::whole(
-                &source.dir,
-                files,
-                args.system.as_deref(),
-                question,
-                ui,
-            )?)
-        }
+        } => Bench::Prepared(media::whole(
+            &source.dir,
+            files,
+            args.system.as_deref(),
+            question,
+            ui,
+        )?),
         Subject::Inputs(path) => {
             let mut inputs = Inputs::load(path)?;
             inputs.use_audio_in_video |=
@@ -87,6 +82,13 @@ pub(crate) fn run(args: &Sinks, ui: &Ui) -> anyhow::Result<()> {
     bar.done();
     for note in model.notes() {
         ui.note(note);
+    }
+    let widest = (model.config().text.hidden as f32).sqrt();
+    if args.tau >= widest {
+        ui.note(&format!(
+            "Phi_VLM marks nothing: in this model no dimension can exceed {widest:.1} times a token's root mean square, and --tau is {}",
+            args.tau
+        ));
     }
     let lab = Lab {
         model: &model,
@@ -144,17 +146,26 @@ pub(crate) fn run(args: &Sinks, ui: &Ui) -> anyhow::Result<()> {
         "scores": scores, "layers": numbers.layers, "heads": numbers.heads, "cosines": numbers.cosines,
         "layer_quantities": outro_lab::probe::numbers::BY_LAYER, "head_quantities": outro_lab::probe::numbers::BY_HEAD,
     });
-    let strategies = sweeps(&numbers.heads_by_sink_mass(), text.layers, text.head_dim).join("\n") + "\n";
+    let strategies = sweeps(
+        &numbers.heads_by_sink_mass(),
+        &numbers.sinks_of_all(),
+        text.layers,
+        text.head_dim,
+    );
+    let sheet = page.draw();
+    if args.png {
+        pictures(&sheet, &args.out, ui)?;
+    }
     for (file, content) in [
         ("layers.csv", numbers.layers_csv()),
         ("heads.csv", numbers.heads_csv()),
         ("cosines.csv", numbers.cosines_csv()),
         ("profile.json", serde_json::to_string(&record)? + "\n"),
-        ("strategies.txt", strategies),
+        ("strategies.txt", strategies.join("\n") + "\n"),
         // Last: a report is there when everything is.
-        ("report.html", page.html()),
+        ("report.html", sheet.html),
     ] {
-        write(&args.out.join(file), &content)?;
+        write(&args.out.join(file), content.as_bytes())?;
     }
     emit(&summary(one.as_ref().map(|s| &s.profile), &numbers, &args.out))
 }
@@ -200,15 +211,9 @@ impl Lab<'_> {
             let word = self.preparer.tokenizer().map(|t| t.token(*id));
             Token::new(span, &word.unwrap_or_else(|| format!("id {id}")), seconds)
         });
-        let patch = self.model.config().vision.as_ref().map(|v| PatchConfig {
-            patch: v.patch,
-            temporal: v.temporal,
-            merge: v.merge,
-            ..PatchConfig::default()
-        });
         Ok(Shown {
             tokens: tokens.collect(),
-            frames: patch.map_or_else(Vec::new, |p| frames(&profile, rows, inputs, &p)),
+            frames: frames(&profile, rows, inputs, self.preparer.patches()),
             profile,
         })
     }
@@ -246,8 +251,29 @@ impl Lab<'_> {
     }
 }
 
+/// `figures/NAME.png` of each figure; pictures of an earlier report go.
+fn pictures(sheet: &Sheet, out: &Path, ui: &Ui) -> anyhow::Result<()> {
+    let dir = out.join("figures");
+    fs::create_dir_all(&dir).with_context(|| format!("--out {}", dir.display()))?;
+    for old in fs::read_dir(&dir)
+        .with_context(|| format!("--out {}", dir.display()))?
+        .flatten()
+    {
+        if old.path().extension().is_some_and(|e| e == "png") {
+            fs::remove_file(old.path()).with_context(|| format!("--out {}", old.path().display()))?;
+        }
+    }
+    let bar = ui.bar("drawing", sheet.figures.len() as u64, Unit::Count);
+    for (i, figure) in sheet.figures.iter().enumerate() {
+        write(&dir.join(&figure.name).with_extension("png"), &figure.png()?)?;
+        bar.set(i as u64 + 1);
+    }
+    bar.done();
+    Ok(())
+}
+
 /// A neighbour first, so that a file is whole or as it was.
-fn write(path: &Path, content: &str) -> anyhow::Result<()> {
+fn write(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let part = path.with_extension("part");
     fs::write(&part, content)
         .and_then(|()| fs::rename(&part, path))

@@ -6,7 +6,9 @@
     reason = "tests fail by panicking and say what they skip"
 )]
 
+mod answerers;
 mod ask;
+mod bench;
 mod doctor;
 mod gguf;
 mod hostile;
@@ -17,4 +19,5 @@ mod sinks;
 mod support;
 mod tidy;
 mod trace;
+mod tune;
 mod world;

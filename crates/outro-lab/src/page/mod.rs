@@ -1,5 +1,6 @@
 //! The sink lab's report: one HTML page that needs nothing beside it. Figures are SVG, colours follow the reader's theme.
 
+mod png;
 mod scores;
 mod strip;
 mod svg;
@@ -14,7 +15,7 @@ pub use strip::{Frame, Token, frames};
 
 use crate::probe::numbers::{COSINES, Numbers, Stat};
 use crate::probe::{Kind, Options, Profile};
-use svg::{Scale, Series, escape, heat, histogram, lines, short};
+use svg::{Axis, Scale, Series, escape, heat, histogram, lines, short};
 
 /// One prompt, with the words and places of its tokens.
 #[derive(Clone, Debug, Serialize)]
@@ -46,26 +47,66 @@ pub struct Page<'a> {
     pub scored_on: &'a str,
 }
 
+fn range(s: &Stat) -> Option<(f64, f64)> {
+    s.mean().map(|m| (m - s.half(), m + s.half()))
+}
+
 fn series(numbers: &Numbers, names: &[(&'static str, &'static str)]) -> Vec<Series> {
     let one = |(key, name): &(&str, &'static str)| {
         let stats = numbers.layer(key);
         Series {
             name,
             values: stats.iter().map(Stat::mean).collect(),
-            half: stats.iter().map(Stat::half).collect(),
+            ranges: stats.iter().map(range).collect(),
         }
     };
     names.iter().map(one).collect()
 }
 
-fn figure(out: &mut String, title: &str, picture: &str, caption: &str) {
-    // Writing to a String cannot fail, here and below.
-    let _ = write!(
-        out,
-        "<figure><h3>{}</h3>{picture}<figcaption>{}</figcaption></figure>",
-        escape(title),
-        escape(caption)
-    );
+/// A figure by itself.
+#[derive(Clone, Debug)]
+pub struct Figure {
+    /// Its name as a file's: lower-case letters, digits and hyphens.
+    pub name: String,
+    title: String,
+    svg: String,
+    caption: String,
+}
+
+/// A page while it is written, and when it is done.
+#[derive(Debug, Default)]
+pub struct Sheet {
+    /// The whole page.
+    pub html: String,
+    /// Its figures one by one, each with a name of its own.
+    pub figures: Vec<Figure>,
+}
+
+impl Sheet {
+    fn figure(&mut self, title: &str, svg: String, caption: &str) {
+        // Writing to a String cannot fail, here and below.
+        let _ = write!(
+            self.html,
+            "<figure><h3>{}</h3>{svg}<figcaption>{}</figcaption></figure>",
+            escape(title),
+            escape(caption)
+        );
+        self.keep(title, svg, caption);
+    }
+
+    /// Takes a figure that the page shows in its own way.
+    fn keep(&mut self, title: &str, svg: String, caption: &str) {
+        let words = title
+            .split(|c: char| !c.is_ascii_alphanumeric())
+            .filter(|w| !w.is_empty());
+        let name = words.collect::<Vec<_>>().join("-").to_ascii_lowercase();
+        self.figures.push(Figure {
+            name,
+            title: title.into(),
+            svg,
+            caption: caption.into(),
+        });
+    }
 }
 
 /// The first 240 characters.
@@ -77,9 +118,11 @@ fn shortened(text: &str) -> String {
 }
 
 impl Page<'_> {
-    /// The whole page.
-    pub fn html(&self) -> String {
-        let mut out = format!(
+    /// The page with its figures.
+    pub fn draw(&self) -> Sheet {
+        let mut out = Sheet::default();
+        let _ = write!(
+            out.html,
             "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
             content=\"width=device-width\"><title>Attention sinks of {0}</title><style>{1}</style></head><body>\
             <h1>Attention sinks of {0}</h1><p class=\"soft\">{2}</p>",
@@ -94,9 +137,14 @@ impl Page<'_> {
         self.detection(&mut out);
         self.attention(&mut out);
         self.geometry(&mut out);
-        scores::section(&mut out, self.scores, self.scored_on);
+        scores::section(
+            &mut out,
+            self.scores,
+            self.scored_on,
+            &self.numbers.heads_by_sink_mass(),
+        );
         let _ = writeln!(
-            out,
+            out.html,
             "<h2>Numbers</h2><p>All figures are drawn from <a href=\"layers.csv\">layers.csv</a>, <a href=\"heads.csv\">heads.csv</a> and \
             <a href=\"cosines.csv\">cosines.csv</a>; <a href=\"profile.json\">profile.json</a> has everything. Bands are 95 % intervals of means over prompts. \
             <code>strategies.txt</code> has interventions on these sinks and heads, as <code>outro eval run --strategy</code> takes them.</p></body></html>"
@@ -104,7 +152,7 @@ impl Page<'_> {
         out
     }
 
-    fn facts(&self, out: &mut String) {
+    fn facts(&self, out: &mut Sheet) {
         let n = self.numbers;
         let peak = n
             .head("sink_mass")
@@ -153,10 +201,10 @@ impl Page<'_> {
                 facts.push((p.pruned.to_string(), "media tokens pruned on the way".into()));
             }
         }
-        out.push_str("<div class=\"facts\">");
+        out.html.push_str("<div class=\"facts\">");
         for (number, what) in facts {
             let _ = write!(
-                out,
+                out.html,
                 "<div><b>{}</b><span>{}</span></div>",
                 escape(&number),
                 escape(&what)
@@ -170,7 +218,7 @@ impl Page<'_> {
             dims.iter().map(usize::to_string).collect::<Vec<_>>().join(", ")
         };
         let _ = write!(
-            out,
+            out.html,
             "</div><p class=\"soft\">Phi_LLM: largest |h| at least {} and {} x median. Phi_VLM: dimensions {dims}, {} x RMS. Attention mass: above {}. {}</p>",
             short(f64::from(c.abs_threshold)),
             short(f64::from(c.median_multiple)),
@@ -184,9 +232,9 @@ impl Page<'_> {
         );
     }
 
-    fn detection(&self, out: &mut String) {
+    fn detection(&self, out: &mut Sheet) {
         let n = self.numbers;
-        out.push_str("<h2>Which tokens are sinks</h2><p>Three detectors on the same prompt. A massive activation (Phi_LLM) marks few tokens at every depth; the visual \
+        out.html.push_str("<h2>Which tokens are sinks</h2><p>Three detectors on the same prompt. A massive activation (Phi_LLM) marks few tokens at every depth; the visual \
             criterion (Phi_VLM) may mark most of them in deep layers, which is why the paper does not build on it.</p><div class=\"grid\">");
         let counts = series(
             n,
@@ -196,13 +244,13 @@ impl Page<'_> {
                 ("attended", "attention mass"),
             ],
         );
-        figure(
-            out,
+        out.figure(
             "Tokens that each detector marks",
-            &lines(
+            lines(
                 "Number of tokens marked by each detector, by layer",
                 "tokens",
                 Scale::Count,
+                &Axis::LAYERS,
                 &counts,
             ),
             "Logarithmic from 1 up. massive, visual and attended in layers.csv.",
@@ -216,13 +264,13 @@ impl Page<'_> {
                 ("median", "median"),
             ],
         );
-        figure(
-            out,
+        out.figure(
             "Massive activations",
-            &lines(
+            lines(
                 "Largest three and median absolute activation entering each layer",
                 "|h|",
                 Scale::Log,
+                &Axis::LAYERS,
                 &curves,
             ),
             "Largest |h| of the three foremost tokens and the median of all, at the input of each layer.",
@@ -235,21 +283,21 @@ impl Page<'_> {
                 ("visual_attended_agreement", "visual / attention"),
             ],
         );
-        figure(
-            out,
+        out.figure(
             "Agreement of the detectors",
-            &lines(
+            lines(
                 "Jaccard agreement of each pair of detectors, by layer",
                 "both / either",
                 Scale::Linear,
+                &Axis::LAYERS,
                 &alike,
             ),
             "Tokens that both mark over tokens that either marks; 1 where none does.",
         );
-        out.push_str("</div>");
+        out.html.push_str("</div>");
     }
 
-    fn heat_of(&self, out: &mut String, name: &str, title: &str, caption: &str, range: Option<(f64, f64)>) {
+    fn heat_of(&self, out: &mut Sheet, name: &str, title: &str, caption: &str, range: Option<(f64, f64)>) {
         let values: Vec<Vec<Option<f64>>> = self
             .numbers
             .head(name)
@@ -261,17 +309,16 @@ impl Page<'_> {
         }
         let largest = values.iter().flatten().flatten().fold(0.0f64, |m, x| m.max(*x));
         let range = range.unwrap_or((0.0, largest.max(1e-6)));
-        figure(
-            out,
+        out.figure(
             title,
-            &heat(&format!("{title}, by layer and head"), &values, range),
+            heat(&format!("{title}, by layer and head"), &values, range),
             caption,
         );
     }
 
-    fn attention(&self, out: &mut String) {
+    fn attention(&self, out: &mut Sheet) {
         let n = self.numbers;
-        out.push_str("<h2>Who looks at them</h2><p>Mean attention on the watched tokens. A head's gate is what is left for all other tokens.</p><div class=\"grid\">");
+        out.html.push_str("<h2>Who looks at them</h2><p>Mean attention on the watched tokens. A head's gate is what is left for all other tokens.</p><div class=\"grid\">");
         let masses = ["sink_mass", "mass_text", "mass_image", "mass_video", "mass_audio"];
         // One scale for all of them.
         let most = masses
@@ -304,23 +351,24 @@ impl Page<'_> {
                 ("closed_heads", "closed heads"),
             ],
         );
-        figure(
-            out,
+        out.figure(
             "Head gates and their imbalance",
-            &lines(
+            lines(
                 "Mean gate, coefficient of variation, entropy and share of closed heads by layer",
                 "",
                 Scale::Linear,
+                &Axis::LAYERS,
                 &gates,
             ),
             "Gate = 1 - attention on sinks. Variation: standard deviation over mean. Entropy: 1 is balanced. Closed: gate below 0.05.",
         );
-        out.push_str("</div>");
+        out.html.push_str("</div>");
     }
 
-    fn geometry(&self, out: &mut String) {
+    fn geometry(&self, out: &mut Sheet) {
         let n = self.numbers;
-        out.push_str("<h2>What they are made of, and what they add</h2><div class=\"grid\">");
+        out.html
+            .push_str("<h2>What they are made of, and what they add</h2><div class=\"grid\">");
         let norms = |kind: [(&'static str, &'static str); 2]| series(n, &kind);
         for (what, pair) in [
             (
@@ -332,13 +380,13 @@ impl Page<'_> {
                 norms([("v_norm_sinks", "sinks"), ("v_norm_others", "others")]),
             ),
         ] {
-            figure(
-                out,
+            out.figure(
                 &format!("Length of {what}"),
-                &lines(
+                lines(
                     &format!("Mean norm of {what} of sinks and of other tokens by layer"),
                     "norm",
                     Scale::Linear,
+                    &Axis::LAYERS,
                     &pair,
                 ),
                 "Mean over tokens and key/value heads, after rotary embedding.",
@@ -361,32 +409,30 @@ impl Page<'_> {
         self.heat_of(
             out,
             "cos_o_after",
-            "... and after OutRo",
-            "The same scale.",
+            "Cosine of head outputs with the sinks' value, after OutRo",
+            "Layers without a sink of OutRo are empty. The same scale.",
             Some((-1.0, 1.0)),
         );
         let counts = |i: usize| (COSINES[i], n.cosines[i].as_slice());
-        figure(
-            out,
+        out.figure(
             "Queries and the sinks' mean key",
-            &histogram(
+            histogram(
                 "Histogram of cosines between queries and the sinks' mean key",
                 &[counts(0)],
             ),
             "All layers, heads and tokens that are not watched.",
         );
-        figure(
-            out,
+        out.figure(
             "Head outputs and the sinks' mean value",
-            &histogram(
+            histogram(
                 "Histogram of cosines between head outputs and the sinks' mean value, before and after OutRo",
                 &[counts(1), counts(2)],
             ),
             "Layers in which OutRo has sinks.",
         );
-        out.push_str("</div>");
+        out.html.push_str("</div>");
         let Some(one) = self.one else { return };
-        out.push_str("<h3>Dominating dimensions of the sinks' mean key</h3><div class=\"scroll\"><table><tr><th>layer</th><th>key/value head . dimension: mean of sinks (mean of others)</th></tr>");
+        out.html.push_str("<h3>Dominating dimensions of the sinks' mean key</h3><div class=\"scroll\"><table><tr><th>layer</th><th>key/value head . dimension: mean of sinks (mean of others)</th></tr>");
         for l in &one.profile.layers {
             let cells: Vec<String> = l
                 .key_dims
@@ -402,13 +448,13 @@ impl Page<'_> {
                 })
                 .collect();
             let _ = write!(
-                out,
+                out.html,
                 "<tr><td class=\"n\">{}</td><td>{}</td></tr>",
                 l.layer,
                 escape(&cells.join(", "))
             );
         }
-        out.push_str("</table></div>");
+        out.html.push_str("</table></div>");
     }
 }
 

@@ -8,8 +8,8 @@ use outro::positions::Span;
 use outro_media::PatchConfig;
 use serde::Serialize;
 
-use super::Shown;
-use super::svg::{escape, short};
+use super::svg::{LINE, escape, places, short};
+use super::{Sheet, Shown};
 use crate::probe::{Kind, Profile};
 
 /// A token of the prompt.
@@ -63,7 +63,7 @@ const FRAMES: usize = 12;
 /// About the width of a thumbnail, in pixels.
 const WIDTH: usize = 160;
 
-/// The frames with most marks of Phi_VLM or of OutRo's sinks, in the videos' order. `merge` is the patches on a token's side.
+/// The frames with most marks of Phi_VLM or of OutRo's sinks, in the videos' order.
 pub fn frames(profile: &Profile, spans: &[Span], inputs: &Inputs, patch: &PatchConfig) -> Vec<Frame> {
     let mut layers_of: BTreeMap<usize, usize> = BTreeMap::new();
     for position in profile
@@ -87,13 +87,18 @@ pub fn frames(profile: &Profile, spans: &[Span], inputs: &Inputs, patch: &PatchC
         return Vec::new();
     };
     let frame = |((item, step), marks)| {
-        let [_, h, w] = *pixels.grid_thw.get(item)?;
+        // Its first frame has all of a frame's tokens in the prompt.
+        let places = spans.iter().filter_map(|s| match s {
+            Span::Video { item: of, y, x, .. } if *of == item => Some([y + 1, x + 1]),
+            _ => None,
+        });
+        let grid = places.reduce(|a, b| [a[0].max(b[0]), a[1].max(b[1])])?;
         let picture = thumbnail(pixels, item, step, patch)?;
         Some(Frame {
             item,
             step,
             seconds: step as f32 * inputs.second_per_grid.get(item).copied().unwrap_or(1.0),
-            grid: [h / patch.merge, w / patch.merge],
+            grid,
             marks,
             picture,
         })
@@ -154,63 +159,97 @@ pub(crate) fn base64(bytes: &[u8]) -> String {
 }
 
 /// Tokens, sinks and frames of one prompt.
-pub(super) fn section(out: &mut String, shown: &Shown) {
-    let p = &shown.profile;
-    out.push_str("<h2>The prompt</h2><figure>");
-    strip(out, shown);
-    out.push_str("<p class=\"legend\">");
-    for kind in Kind::ALL.iter().filter(|kind| p.kinds.contains(kind)) {
-        let name = kind.name();
-        // Writing to a String cannot fail, here and below.
-        let _ = write!(out, "<span><i class=\"swatch k-{name}\"></i>{name}</span>");
-    }
-    out.push_str(
-        "<span>\u{25bc} sink that is watched</span><span><svg viewBox=\"0 0 4 12\" width=\"4\" height=\"12\" aria-hidden=\"true\">\
-        <path d=\"M2 0V12\" class=\"tick\"/></svg>marked by Phi_VLM in some layer</span><span><svg viewBox=\"0 0 4 12\" width=\"4\" height=\"12\" \
-        aria-hidden=\"true\"><path d=\"M2 0V12\" class=\"seen\"/></svg>marked by attention mass</span></p></figure>",
+pub(super) fn section(out: &mut Sheet, shown: &Shown) {
+    out.html.push_str("<h2>The prompt</h2>");
+    out.figure(
+        "Tokens of the prompt",
+        strip(shown),
+        "From the first token to the last.",
     );
-    table(out, shown);
+    table(&mut out.html, shown);
     if shown.frames.is_empty() {
         return;
     }
-    out.push_str("<h3>Frames at which visual sinks sit</h3><p class=\"soft\">Boxes are tokens that Phi_VLM marks or OutRo takes for sinks; in how many layers is in their tooltips.</p><div class=\"frames\">");
+    out.html.push_str("<h3>Frames at which visual sinks sit</h3><p class=\"soft\">Boxes are tokens that Phi_VLM marks or OutRo takes for sinks; in how many layers is in their tooltips.</p><div class=\"frames\">");
     for f in &shown.frames {
         let [h, w] = f.grid;
         let (height, width) = (h * 20, w * 20);
         let name = format!("video {}, {:.1} s", f.item, f.seconds);
-        let _ = write!(
-            out,
-            "<figure><svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{name}, {} tokens marked\">\
+        // Writing to a String cannot fail, here and below.
+        let mut svg = format!(
+            "<svg viewBox=\"0 0 {width} {height}\" role=\"img\" aria-label=\"{name}, {} tokens marked\">\
             <image href=\"{}\" width=\"{width}\" height=\"{height}\" preserveAspectRatio=\"none\"/>",
             f.marks.len(),
             f.picture
         );
         for (y, x, layers) in &f.marks {
             let _ = write!(
-                out,
+                svg,
                 "<g><title>row {y}, column {x}: marked {layers} times</title><rect x=\"{0}\" y=\"{1}\" width=\"18\" height=\"18\" class=\"box2\"/>\
                 <rect x=\"{0}\" y=\"{1}\" width=\"18\" height=\"18\" class=\"box\"/></g>",
                 x * 20 + 1,
                 y * 20 + 1
             );
         }
+        svg.push_str("</svg>");
+        let caption = format!("{name} (step {})", f.step);
         let _ = write!(
-            out,
-            "</svg><figcaption>{name} (step {})</figcaption></figure>",
-            f.step
+            out.html,
+            "<figure>{svg}<figcaption>{caption}</figcaption></figure>"
+        );
+        out.keep(
+            &format!("Frame of video {}, step {}", f.item, f.step),
+            svg,
+            &caption,
         );
     }
-    out.push_str("</div>");
+    out.html.push_str("</div>");
 }
 
-fn strip(out: &mut String, shown: &Shown) {
+/// What the strip's colours and marks mean, beneath it.
+fn key(out: &mut String, kinds: &[Kind], width: f64, top: f64) {
+    let there = Kind::ALL.iter().filter(|kind| kinds.contains(kind));
+    let mut entries: Vec<(String, &str)> = there
+        .map(|kind| {
+            let swatch = format!(
+                "<rect x=\"8\" y=\"3\" width=\"12\" height=\"12\" class=\"k-{}\"/>",
+                kind.name()
+            );
+            (swatch, kind.name())
+        })
+        .collect();
+    entries.extend([
+        (
+            "<path d=\"M8 3h12l-6 12Z\" class=\"mark\"/>".into(),
+            "sink that is watched",
+        ),
+        (
+            "<path d=\"M14 3v12\" class=\"tick\"/>".into(),
+            "marked by Phi_VLM in some layer",
+        ),
+        (
+            "<path d=\"M14 3v12\" class=\"seen\"/>".into(),
+            "marked by attention mass in some layer",
+        ),
+    ]);
+    let names: Vec<&str> = entries.iter().map(|e| e.1).collect();
+    for ((x, line), (mark, name)) in places(&names, width).0.into_iter().zip(&entries) {
+        let _ = write!(
+            out,
+            "<g transform=\"translate({:.1} {:.1})\">{mark}<text x=\"26\" y=\"13\" class=\"t\">{name}</text></g>",
+            x - 63.0,
+            top + LINE * line as f64
+        );
+    }
+}
+
+fn strip(shown: &Shown) -> String {
     let p = &shown.profile;
     let n = p.kinds.len().max(1);
     let width = 1100.0;
     let x = |i: usize| i as f64 / n as f64 * width;
-    let _ = write!(
-        out,
-        "<svg viewBox=\"-7 -18 {} 74\" role=\"img\" aria-label=\"The {n} tokens of the prompt by kind, with sinks marked\">",
+    let mut out = format!(
+        "<svg viewBox=\"-7 -18 {} 94\" role=\"img\" aria-label=\"The {n} tokens of the prompt by kind, with sinks marked\">",
         width + 14.0
     );
     let mut start = 0;
@@ -260,7 +299,8 @@ fn strip(out: &mut String, shown: &Shown) {
             }
         }
     }
-    out.push_str("</svg>");
+    key(&mut out, &p.kinds, width, 53.0);
+    out + "</svg>"
 }
 
 /// Most sinks that the table lists.
@@ -356,6 +396,7 @@ mod tests {
         };
         let patches = outro_media::patches(&frames, &c).unwrap();
         let pixels = Pixels {
+            whole: false,
             grid_thw: vec![patches.grid_thw],
             cols: patches.cols,
             data: patches.data,

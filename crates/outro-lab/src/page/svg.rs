@@ -2,12 +2,30 @@
 
 use std::fmt::Write as _;
 
-/// A line through the layers; `None` leaves a gap.
+/// A line from left to right; `None` leaves a gap.
 pub(super) struct Series {
     pub(super) name: &'static str,
     pub(super) values: Vec<Option<f64>>,
-    /// Half of each value's interval.
-    pub(super) half: Vec<f64>,
+    /// Each value's interval, where it has one.
+    pub(super) ranges: Vec<Option<(f64, f64)>>,
+}
+
+/// What lies from left to right.
+pub(super) struct Axis<'a> {
+    pub(super) name: &'a str,
+    /// Of each place; none means its number.
+    pub(super) labels: &'a [String],
+}
+
+impl Axis<'_> {
+    pub(super) const LAYERS: Self = Self {
+        name: "layer",
+        labels: &[],
+    };
+
+    fn label(&self, i: usize) -> String {
+        self.labels.get(i).map_or_else(|| i.to_string(), |l| escape(l))
+    }
 }
 
 /// How values become heights.
@@ -99,16 +117,20 @@ impl Scale {
     }
 }
 
-/// Lines over layers, with bands for intervals, points with tooltips, and a legend beneath.
-pub(super) fn lines(label: &str, y: &str, scale: Scale, series: &[Series]) -> String {
+/// Lines, with bands for intervals, points with tooltips, and a legend beneath.
+pub(super) fn lines(label: &str, y: &str, scale: Scale, axis: &Axis, series: &[Series]) -> String {
     let (width, height) = (520.0, 240.0);
     let n = series.iter().map(|s| s.values.len()).max().unwrap_or(0).max(2);
     let at = |x: &Option<f64>| x.and_then(|x| scale.of(x)).filter(|x| x.is_finite());
+    let ends = series.iter().flat_map(|s| s.ranges.iter().flatten());
+    let ends = ends.filter_map(|r| at(&Some(r.1)));
     let all: Vec<f64> = series
         .iter()
         .flat_map(|s| s.values.iter().filter_map(at))
+        .chain(ends)
         .collect();
-    let mut out = open(width, height, label);
+    let names: Vec<&str> = series.iter().map(|s| s.name).collect();
+    let mut out = open(width, height + LINE * places(&names, width).1 as f64, label);
     if all.is_empty() {
         let _ = write!(
             out,
@@ -154,7 +176,7 @@ pub(super) fn lines(label: &str, y: &str, scale: Scale, series: &[Series]) -> St
             short(tick)
         );
     }
-    layer_axis(&mut out, n, height - BOTTOM, &x);
+    across(&mut out, axis, n, height - BOTTOM, &x);
     let middle = f64::midpoint(height - BOTTOM, TOP);
     let _ = write!(
         out,
@@ -162,17 +184,17 @@ pub(super) fn lines(label: &str, y: &str, scale: Scale, series: &[Series]) -> St
         escape(y)
     );
     for (i, s) in series.iter().enumerate() {
-        if s.half.iter().any(|h| *h > 0.0) {
-            let edge = |sign: f64| -> Vec<(usize, f64)> {
-                let both = s.values.iter().zip(&s.half).enumerate();
-                both.filter_map(|(i, (v, h))| Some((i, scale.of(v.as_ref()? + sign * h)?)))
+        if s.ranges.iter().any(|r| r.is_some_and(|(low, high)| low < high)) {
+            let edge = |side: fn((f64, f64)) -> f64| -> Vec<(usize, f64)> {
+                let there = s.ranges.iter().enumerate();
+                there
+                    .filter_map(|(i, r)| Some((i, scale.of(side((*r)?))?)))
                     .collect()
             };
-            let (upper, mut lower) = (edge(1.0), edge(-1.0));
+            let (upper, mut lower) = (edge(|r| r.1), edge(|r| r.0));
             lower.reverse();
-            let points = upper.iter().chain(&lower);
             out.push_str("<polygon points=\"");
-            for (j, v) in points {
+            for (j, v) in upper.iter().chain(&lower) {
                 let _ = write!(out, "{:.1},{:.1} ", x(*j), place(v.clamp(low, high)));
             }
             let _ = write!(out, "\" class=\"band c{i}\"/>");
@@ -193,47 +215,69 @@ pub(super) fn lines(label: &str, y: &str, scale: Scale, series: &[Series]) -> St
             if let (Some(height), Some(value)) = (at(v), v) {
                 let _ = write!(
                     out,
-                    "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.4\" class=\"p c{i}\"><title>{}, layer {j}: {}</title></circle>",
+                    "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.4\" class=\"p c{i}\"><title>{}, {} {}: {}</title></circle>",
                     x(j),
                     place(height),
                     s.name,
+                    axis.name,
+                    axis.label(j),
                     short(*value)
                 );
             }
         }
     }
-    out.push_str("</svg>");
-    out.push_str(&legend(series.iter().map(|s| s.name)));
-    out
+    legend(&mut out, &names, width, height);
+    out + "</svg>"
 }
 
-/// A legend in the order of the line colours.
-fn legend(names: impl Iterator<Item = &'static str>) -> String {
-    let mut out = String::from("<p class=\"legend\">");
-    for (i, name) in names.enumerate() {
+/// Where entries of a legend go: `(x, line)` of each, and how many lines there are. Letters are taken for 6.6 wide.
+pub(super) fn places(names: &[&str], width: f64) -> (Vec<(f64, usize)>, usize) {
+    let (mut x, mut line) = (LEFT, 0);
+    let mut all = Vec::new();
+    for name in names {
+        let wide = 52.0 + 6.6 * name.chars().count() as f64;
+        if x > LEFT && x + wide > width {
+            (x, line) = (LEFT, line + 1);
+        }
+        all.push((x, line));
+        x += wide;
+    }
+    (all, line + 1)
+}
+
+/// Height of one line of a legend.
+pub(super) const LINE: f64 = 19.0;
+
+/// A legend in the order of the line colours, below `y`.
+fn legend(out: &mut String, names: &[&str], width: f64, y: f64) {
+    for (i, ((x, line), name)) in places(names, width).0.into_iter().zip(names).enumerate() {
+        let y = y + LINE * (line as f64 + 0.5);
         let _ = write!(
             out,
-            "<span><svg viewBox=\"0 0 28 10\" width=\"28\" height=\"10\" aria-hidden=\"true\"><path d=\"M0 5L28 5\" class=\"l c{i}\"/></svg>{}</span> ",
+            "<path d=\"M{x:.1} {y:.1}h28\" class=\"l c{i}\"/><text x=\"{:.1}\" y=\"{:.1}\" class=\"t\">{}</text>",
+            x + 34.0,
+            y + 4.0,
             escape(name)
         );
     }
-    out + "</p>"
 }
 
-fn layer_axis(out: &mut String, n: usize, y: f64, x: &dyn Fn(usize) -> f64) {
+fn across(out: &mut String, axis: &Axis, n: usize, y: f64, x: &dyn Fn(usize) -> f64) {
     for i in (0..n).step_by(n.div_ceil(12).max(1)) {
         let _ = write!(
             out,
-            "<text x=\"{:.1}\" y=\"{:.1}\" class=\"t m\">{i}</text>",
+            "<text x=\"{:.1}\" y=\"{:.1}\" class=\"t m\">{}</text>",
             x(i),
-            y + 15.0
+            y + 15.0,
+            axis.label(i)
         );
     }
     let middle = f64::midpoint(x(0), x(n - 1));
     let _ = write!(
         out,
-        "<text x=\"{middle:.1}\" y=\"{:.1}\" class=\"t m\">layer</text>",
-        y + 31.0
+        "<text x=\"{middle:.1}\" y=\"{:.1}\" class=\"t m\">{}</text>",
+        y + 31.0,
+        escape(axis.name)
     );
 }
 
@@ -301,7 +345,7 @@ pub(super) fn heat(label: &str, values: &[Vec<Option<f64>>], range: (f64, f64)) 
         out,
         "<text x=\"14\" y=\"{middle}\" class=\"t m\" transform=\"rotate(-90 14 {middle})\">head</text>"
     );
-    layer_axis(&mut out, layers, TOP + high * heads as f64, &|i| {
+    across(&mut out, &Axis::LAYERS, layers, TOP + high * heads as f64, &|i| {
         LEFT + cell * (i as f64 + 0.5)
     });
     let (from, y) = (LEFT + 60.0, height + 4.0);
@@ -329,7 +373,8 @@ pub(super) fn heat(label: &str, values: &[Vec<Option<f64>>], range: (f64, f64)) 
 /// Shares of -1 to 1 as steps, one outline a series.
 pub(super) fn histogram(label: &str, series: &[(&'static str, &[u64])]) -> String {
     let (width, height) = (520.0, 220.0);
-    let mut out = open(width, height, label);
+    let names: Vec<&str> = series.iter().map(|s| s.0).collect();
+    let mut out = open(width, height + LINE * places(&names, width).1 as f64, label);
     let share = |counts: &[u64]| -> Vec<f64> {
         let total: u64 = counts.iter().sum();
         counts.iter().map(|c| *c as f64 / total.max(1) as f64).collect()
@@ -406,7 +451,6 @@ pub(super) fn histogram(label: &str, series: &[(&'static str, &[u64])]) -> Strin
             );
         }
     }
-    out.push_str("</svg>");
-    out.push_str(&legend(series.iter().map(|s| s.0)));
-    out
+    legend(&mut out, &names, width, height);
+    out + "</svg>"
 }

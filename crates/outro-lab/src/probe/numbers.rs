@@ -1,5 +1,6 @@
 //! Profiles of one or many prompts as numbers by layer and by head: what figures and tables are made of.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::Serialize;
@@ -97,6 +98,8 @@ pub struct Numbers {
     pub heads: Vec<Vec<[Stat; BY_HEAD.len()]>>,
     /// Counts in [`Cosines::BINS`] parts, by the names of [`COSINES`].
     pub cosines: [Vec<u64>; COSINES.len()],
+    /// In how many prompts each position was watched.
+    watched: BTreeMap<usize, usize>,
 }
 
 fn mean(x: &[f32]) -> f32 {
@@ -152,6 +155,9 @@ impl Numbers {
     /// Takes in one more prompt of the same model.
     pub fn add(&mut self, p: &Profile) {
         self.prompts += 1;
+        for position in &p.watched {
+            *self.watched.entry(*position).or_default() += 1;
+        }
         let kinds = super::Kind::ALL.map(|kind| p.kinds.contains(&kind));
         self.layers.resize(p.layers.len(), Default::default());
         self.heads.resize(p.layers.len(), Vec::new());
@@ -193,6 +199,12 @@ impl Numbers {
                 .map(|l| l.iter().map(|h| h[i]).collect())
                 .collect()
         })
+    }
+
+    /// Positions that were sinks (or watched instead) in every prompt, ascending.
+    pub fn sinks_of_all(&self) -> Vec<usize> {
+        let all = self.watched.iter().filter(|(_, n)| **n == self.prompts);
+        all.map(|(position, _)| *position).collect()
     }
 
     /// Heads by their mean sink mass, largest first: `(layer, head)`.

@@ -79,7 +79,7 @@ fn every_quantity_is_that_of_the_whole_map() {
         for (layer, [q, k, v, o]) in profile.layers.iter().zip(&seen.qkvo) {
             let at = format!("{kind}, layer {}", layer.layer);
             let mut attention_of = vec![0f64; n];
-            let mut all_gates = Vec::new();
+            let (mut all_gates, mut angles) = (Vec::new(), Vec::new());
             let (mut by_video, mut by_audio) = (vec![0f64; n], vec![0f64; n]);
             for h in 0..heads {
                 let g = h / (heads / groups);
@@ -149,6 +149,17 @@ fn every_quantity_is_that_of_the_whole_map() {
                         mean(&others, &angle),
                         &format!("{at}: cos(o, v)"),
                     );
+                    let vbar = &vbar[g * dim..(g + 1) * dim];
+                    let angle =
+                        |i: usize| cosine(&rotated(head(o, i, heads, h, dim), vbar, &options.method), vbar);
+                    near(
+                        layer.o_after.mean[h],
+                        mean(&others, &angle),
+                        &format!("{at}: cos(o, v) after OutRo"),
+                    );
+                }
+                for i in &others {
+                    angles.push(cosine(head(q, *i, heads, h, dim), &key));
                 }
                 for (i, row) in map.iter().enumerate() {
                     for (j, a) in row.iter().enumerate() {
@@ -188,6 +199,23 @@ fn every_quantity_is_that_of_the_whole_map() {
             let mean = all_gates.iter().sum::<f64>() / heads as f64;
             let deviation = (all_gates.iter().map(|g| (g - mean).powi(2)).sum::<f64>() / heads as f64).sqrt();
             near(layer.balance.variation, deviation / mean, &at);
+            let shares = all_gates.iter().map(|g| g / (mean * heads as f64));
+            let entropy = -shares.map(|p| p * p.ln()).sum::<f64>() / (heads as f64).ln();
+            near(layer.balance.entropy, entropy, &at);
+            let closed = all_gates.iter().filter(|g| **g < 0.05).count() as f64 / heads as f64;
+            near(layer.balance.closed, closed, &at);
+            let mut bins = vec![0u32; Cosines::BINS];
+            for c in &angles {
+                bins[((c + 1.0) / 2.0 * Cosines::BINS as f64) as usize] += 1;
+            }
+            let apart = bins
+                .iter()
+                .zip(&layer.q_sink_key.histogram)
+                .map(|(a, b)| a.abs_diff(*b));
+            assert!(
+                apart.sum::<u32>() <= 2,
+                "{at}: only a cosine at an edge may fall into the other part"
+            );
             let length = |x: &[f32], rows: &[usize]| {
                 let all = rows
                     .iter()
@@ -195,13 +223,38 @@ fn every_quantity_is_that_of_the_whole_map() {
                 all.map(|x| dot(x, x).sqrt()).sum::<f64>() / (rows.len() * groups) as f64
             };
             near(layer.norms.k_sinks, length(k, &profile.watched), &at);
+            near(layer.norms.k_others, length(k, &others), &at);
+            near(layer.norms.v_sinks, length(v, &profile.watched), &at);
             near(layer.norms.v_others, length(v, &others), &at);
+            let column = |rows: &[usize], g: usize, d: usize| {
+                let all = rows.iter().map(|i| f64::from(head(k, *i, groups, g, dim)[d]));
+                all.sum::<f64>() / rows.len() as f64
+            };
+            let mut sizes: Vec<f64> = (0..groups * dim)
+                .map(|i| column(&profile.watched, i / dim, i % dim).abs())
+                .collect();
+            sizes.sort_by(|a, b| b.total_cmp(a));
+            assert_eq!(layer.key_dims.len(), 4);
+            for (d, size) in layer.key_dims.iter().zip(sizes) {
+                near(d.sinks, column(&profile.watched, d.head, d.dim), &at);
+                near(d.others, column(&others, d.head, d.dim), &at);
+                near(d.sinks.abs(), size, &at);
+            }
         }
         for (layer, x) in profile.layers.iter().zip(&seen.x) {
             let mut all: Vec<f32> = x.iter().map(|v| v.abs()).collect();
             all.sort_by(f32::total_cmp);
             assert_eq!(layer.median, all[(all.len() - 1) / 2]);
-            assert_eq!(layer.top[0], all[all.len() - 1]);
+            let mut largest: Vec<f32> = x
+                .chunks(t.hidden)
+                .map(|row| row.iter().fold(0.0, |m: f32, v| m.max(v.abs())))
+                .collect();
+            let c = &options.method;
+            let threshold = c.abs_threshold.max(c.median_multiple * layer.median);
+            let massive: Vec<usize> = (0..n).filter(|i| largest[*i] >= threshold).collect();
+            assert_eq!(layer.massive, massive);
+            largest.sort_by(|a, b| b.total_cmp(a));
+            assert_eq!(layer.top[..], largest[..3]);
             let visual: Vec<usize> = (0..n)
                 .filter(|i| {
                     let row = &x[i * t.hidden..(i + 1) * t.hidden];
@@ -214,7 +267,56 @@ fn every_quantity_is_that_of_the_whole_map() {
                 .collect();
             assert_eq!(layer.visual, visual);
         }
+        // The sink dimensions: the largest |x| / RMS(x) at a sink of the layer, token 0 where it has none.
+        let mut standing = vec![0f64; t.hidden];
+        let middle = t.layers / 4..(3 * t.layers).div_ceil(4);
+        for (layer, x) in profile
+            .layers
+            .iter()
+            .zip(&seen.x)
+            .filter(|(l, _)| middle.contains(&l.layer))
+        {
+            let here = if layer.sinks.is_empty() {
+                &[0][..]
+            } else {
+                &layer.sinks
+            };
+            for i in here {
+                let row = &x[i * t.hidden..(i + 1) * t.hidden];
+                let rms = (dot(row, row) / t.hidden as f64 + 1e-6).sqrt();
+                for (s, v) in standing.iter_mut().zip(row) {
+                    *s = s.max(f64::from(v.abs()) / rms);
+                }
+            }
+        }
+        let mut dims: Vec<usize> = (0..t.hidden).collect();
+        dims.sort_by(|a, b| standing[*b].total_cmp(&standing[*a]));
+        dims.truncate(2);
+        dims.sort_unstable();
+        assert_eq!(profile.dims, dims, "{kind}");
+        let order = profile.heads_by_score();
+        assert!(order.len() == t.layers * heads && order.windows(2).all(|w| w[0].2 >= w[1].2));
     }
+}
+
+/// One head output after the rotation, as method.md has it.
+fn rotated(o: &[f32], vbar: &[f32], c: &OutRoConfig) -> Vec<f32> {
+    let gate = (cosine(o, vbar).max(0.0) / f64::from(c.temperature)).tanh();
+    let step = gate * f64::from(c.gamma) * dot(o, vbar).abs() / (dot(vbar, vbar) + 1e-8);
+    let turned: Vec<f64> = o
+        .iter()
+        .zip(vbar)
+        .map(|(o, v)| f64::from(*o) + step * f64::from(*v))
+        .collect();
+    let scale = dot(o, o).sqrt() / turned.iter().map(|x| x * x).sum::<f64>().sqrt();
+    turned.iter().map(|x| (x * scale) as f32).collect()
+}
+
+#[test]
+fn agreement_is_shared_marks_over_all_marks() {
+    assert_eq!(Profile::agreement(&[], &[]), 1.0);
+    assert_eq!(Profile::agreement(&[1], &[]), 0.0);
+    assert_eq!(Profile::agreement(&[0, 1, 2], &[1, 2, 3]), 0.5);
 }
 
 #[test]
@@ -336,7 +438,7 @@ fn massive_activations_of_trained_models_appear_where_they_do() {
     let text = "The sky is blue because air scatters short waves more than long ones. ".repeat(12);
     if let Some((model, tokenizer)) = open("OUTRO_QWEN_GGUF") {
         let chat = format!(
-            "<|im_start|>system\nYou are Qwen.<|im_end|>\n<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
+            "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
         );
         let p = look(&model, tokenizer.encode(&chat).unwrap());
         let with = p.sinks.iter().filter(|(_, sinks)| sinks.contains(&0));
@@ -346,11 +448,11 @@ fn massive_activations_of_trained_models_appear_where_they_do() {
         for layer in (3..6).chain(18..22) {
             assert_eq!(p.sinks[&layer], [0], "layer {layer}");
         }
-        assert!(
-            p.sinks[&6].len() > 1
-                && p.relaxed_at[&3] == [0]
-                && p.relaxed_at[&6].len() == p.sinks[&6].len() - 1
-        );
+        for layer in 6..15 {
+            assert_eq!(p.sinks[&layer], [0, 2, 3, 8, 10, 13], "layer {layer}");
+        }
+        let want = BTreeMap::from([(3, vec![0]), (6, vec![2, 3, 8, 10, 13])]);
+        assert_eq!(p.relaxed_at, want);
     }
     if let Some((model, tokenizer)) = open("OUTRO_SMOLLM_GGUF") {
         let p = look(

@@ -8,8 +8,9 @@ use outro::generate::{Sampler, generate, top};
 use outro::method::OutRo;
 use outro::positions::spans;
 use outro::prepare::{Media, MediaOptions, Preparer};
+use outro::strategy::{NoisyMedia, Request};
 use outro::tokenizer::Tokenizer;
-use outro::{KvType, MediaEmbeds, Model, Prompt, Session};
+use outro::{KvType, MediaEmbeds, Model, Prompt, Session, Stream};
 
 use super::Ablation;
 use crate::clip::{Clip, rate};
@@ -49,6 +50,7 @@ pub(super) struct Sitting<'a> {
     ids: Vec<outro::Result<Vec<u32>>>,
     embeds: Option<MediaEmbeds>,
     shared: Option<Shared<'a>>,
+    noisy: NoisyMedia,
 }
 
 /// Keys and values of the rows with which all prompts about a video begin, by the plain model.
@@ -114,6 +116,7 @@ impl<'a> Engine<'a> {
             seen,
             embeds: None,
             shared: None,
+            noisy: NoisyMedia::default(),
         }
     }
 }
@@ -144,37 +147,42 @@ impl<'a> Sitting<'a> {
         };
         (row.video_tokens, row.audio_tokens) = (embeds.video.rows(), embeds.audio.rows());
         let prompt = engine.model.prompt(inputs, embeds)?;
-        let hook = by.hook(&spans(engine.preparer.config(), inputs)?);
-        let plain = hook.is_none();
-        let (mut session, saved) = match self.begun(&prompt, plain)? {
-            Some(shared) => (shared.session.fork()?, shared.seconds),
-            None => (Session::with_kv(engine.model, hook, engine.kv), 0.0),
+        let spans = spans(engine.preparer.config(), inputs)?;
+        self.begin(&prompt, by)?;
+        let (inputs, noisy) = (&self.seen.media.inputs, &self.noisy);
+        let request = Request {
+            model: engine.model,
+            kv: engine.kv,
+            prompt: &prompt,
+            spans: &spans,
+            prefix: self.shared.as_ref().map(|s| &s.session),
+            noisy: &|noise| noisy.prompt(engine.model, inputs, noise),
         };
         let since = Instant::now();
-        let logits = session.prefill(&prompt, 1, &mut |_| {})?.data;
-        row.prefill_seconds = since.elapsed().as_secs_f64() + saved;
-        engine.reply(&mut session, &logits, gold, row)
+        let mut stream = by.stream(&request)?;
+        row.encode_seconds += since.elapsed().as_secs_f64();
+        let since = Instant::now();
+        let logits = stream.prefill(&prompt, &mut |_| {})?;
+        row.prefill_seconds = since.elapsed().as_secs_f64();
+        if let Some(shared) = self.shared.as_ref().filter(|_| stream.session().has_prefix()) {
+            row.prefill_seconds += shared.seconds;
+        }
+        engine.reply(stream.as_mut(), &logits, gold, row)
     }
 
-    /// The plain model with the rows that all prompts about this video begin with; `None` where nothing is shared. Which
-    /// rows these are depends on all the questions, not on those that are still to be answered: a run that was stopped goes
-    /// on with the same arithmetic.
-    fn begun(&mut self, prompt: &Prompt, plain: bool) -> outro::Result<Option<&Shared<'a>>> {
-        if !plain {
-            return Ok(None);
-        }
-        if self.shared.is_none() {
-            let rows = common_start(&self.ids);
-            if rows == 0 {
-                return Ok(None);
-            }
+    /// Runs the rows that all prompts about this video begin with, where a strategy can go on from them. Which rows these
+    /// are depends on all the questions, not on those that are still to be answered: a run that was stopped goes on with the
+    /// same arithmetic.
+    fn begin(&mut self, prompt: &Prompt, by: &Strategy) -> outro::Result<()> {
+        let rows = common_start(&self.ids);
+        if self.shared.is_none() && by.uses_prefix() && rows > 0 {
             let since = Instant::now();
             let mut session = Session::with_kv(self.engine.model, None, self.engine.kv);
             session.prefill_prefix(prompt, rows, &mut |_| {})?;
             let seconds = since.elapsed().as_secs_f64();
             self.shared = Some(Shared { session, seconds });
         }
-        Ok(self.shared.as_ref())
+        Ok(())
     }
 }
 
@@ -191,8 +199,8 @@ fn common_start(all: &[outro::Result<Vec<u32>>]) -> usize {
 
 impl Engine<'_> {
     /// From a prompt's logits to the reply, and what is to be known about it.
-    fn reply(&self, session: &mut Session, logits: &[f32], gold: &Gold, row: &mut Row) -> Result<()> {
-        row.cache_bytes = session.cache_bytes();
+    fn reply(&self, stream: &mut dyn Stream, logits: &[f32], gold: &Gold, row: &mut Row) -> Result<()> {
+        row.cache_bytes = stream.cache_bytes();
         row.readout = readout(self.tokenizer, logits, gold)?;
         let best = top(logits, 2);
         row.confidence = best.first().map_or(0.0, |b| b.1);
@@ -202,7 +210,7 @@ impl Engine<'_> {
         let mut failed = None;
         let (mut sampler, end) = (Sampler::greedy(), self.tokenizer.end_tokens());
         generate(
-            session,
+            stream,
             logits,
             &mut sampler,
             end,
@@ -223,7 +231,8 @@ impl Engine<'_> {
         }
         row.reply.push_str(&words.finish()?);
         row.decode_seconds = since.elapsed().as_secs_f64();
-        if let Some(outro) = session.hook::<OutRo>() {
+        row.passes = stream.passes();
+        if let Some(outro) = stream.session().hook::<OutRo>() {
             let all: BTreeSet<usize> = outro.sinks().values().flatten().copied().collect();
             row.sinks = all.into_iter().collect();
         }
@@ -252,7 +261,7 @@ fn readout(tokenizer: &Tokenizer, logits: &[f32], gold: &Gold) -> outro::Result<
         first.push(ids);
     }
     let max = logits.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
-    let own = |i: usize| -> f64 {
+    let own = |i: usize| -> Option<f64> {
         let shared = |id: &u32| {
             first
                 .iter()
@@ -260,12 +269,17 @@ fn readout(tokenizer: &Tokenizer, logits: &[f32], gold: &Gold) -> outro::Result<
                 .any(|(j, ids)| j != i && ids.contains(id))
         };
         let ids = first[i].iter().filter(|id| !shared(id));
-        ids.filter_map(|id| Some(f64::from(logits.get(*id as usize)? - max).exp()))
-            .sum()
+        let weights: Vec<f64> = ids
+            .filter_map(|id| Some(f64::from(logits.get(*id as usize)? - max).exp()))
+            .collect();
+        (!weights.is_empty()).then(|| weights.iter().sum())
     };
-    let weights: Vec<f64> = (0..answers.len()).map(own).collect();
+    // A strategy can make an option impossible, which is a weight of 0, but not all of them.
+    let Some(weights) = (0..answers.len()).map(own).collect::<Option<Vec<f64>>>() else {
+        return Ok(None);
+    };
     let sum: f64 = weights.iter().sum();
-    if weights.iter().any(|w| *w <= 0.0) {
+    if sum <= 0.0 {
         return Ok(None);
     }
     let mut shares: Vec<(f64, &String)> = weights.iter().map(|w| w / sum).zip(&answers).collect();
@@ -273,7 +287,11 @@ fn readout(tokenizer: &Tokenizer, logits: &[f32], gold: &Gold) -> outro::Result<
     Ok(Some(Readout {
         answer: shares[0].1.clone(),
         margin: (shares[0].0 - shares[1].0) as f32,
-        entropy: -shares.iter().map(|(p, _)| p * p.ln()).sum::<f64>() as f32,
+        entropy: -shares
+            .iter()
+            .filter(|(p, _)| *p > 0.0)
+            .map(|(p, _)| p * p.ln())
+            .sum::<f64>() as f32,
     }))
 }
 

@@ -1,13 +1,16 @@
 //! An answerer of which only replies are known: another program's endpoint, or replies that are there already.
 
+use std::collections::HashMap;
+use std::path::Path;
 use std::time::Instant;
 
 use outro::prepare::MediaOptions;
 use outro_media::{FrameLimits, Frames, SAMPLE_RATE, video_size, write_jpeg};
+use serde_json::Value;
 
 use super::{Ablation, Refusal};
 use crate::clip::{Clip, rate};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::log::Row;
 use crate::page::base64;
 use crate::strategy::Strategy;
@@ -46,6 +49,64 @@ pub struct Remote<'a> {
     pub shows: bool,
     /// The question put.
     pub say: &'a Say<'a>,
+}
+
+/// Replies that are there already, by question.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Replies {
+    by_id: HashMap<String, String>,
+    /// SHA-256 of the file.
+    pub sha256: String,
+}
+
+impl Replies {
+    /// Reads rows with `id` and `reply`, as a JSON list or JSON lines. A log will do: its header, rows of other strategies
+    /// than `baseline` and rows without a reply are passed over.
+    ///
+    /// # Errors
+    /// A row without these fields, or with an id that is there twice, by its number.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let bad = |i: usize, problem: &str| Error::file(path, format!("row {}: {problem}", i + 1));
+        let rows: Vec<Value> = if text.trim_start().starts_with('[') {
+            serde_json::from_str(&text).map_err(|e| Error::file(path, e.to_string()))?
+        } else {
+            let lines = text.lines().filter(|l| !l.trim().is_empty()).enumerate();
+            let row = |(i, l): (usize, &str)| serde_json::from_str(l).map_err(|e| bad(i, &e.to_string()));
+            lines.map(row).collect::<Result<_>>()?
+        };
+        let mut by_id = HashMap::new();
+        for (i, row) in rows.iter().enumerate() {
+            let other = row["strategy"].as_str().is_some_and(|s| s != "baseline");
+            if other || row["outro_eval"].is_number() || row["error"].is_string() {
+                continue;
+            }
+            let id = match &row["id"] {
+                Value::String(id) => id.clone(),
+                Value::Number(id) => id.to_string(),
+                _ => return Err(bad(i, "has no id")),
+            };
+            let reply = row["reply"].as_str().ok_or_else(|| bad(i, "has no reply"))?;
+            if by_id.insert(id, reply.to_owned()).is_some() {
+                return Err(bad(i, "answers a question that is answered before"));
+            }
+        }
+        let sha256 = hex(text.as_bytes());
+        Ok(Self { by_id, sha256 })
+    }
+
+    /// The reply to a question.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn say(&self, sample: &Sample) -> std::result::Result<Said, Refusal> {
+        let reply = self.by_id.get(&sample.id);
+        let none = || Refusal::Question(format!("there is no reply to question {}", sample.id));
+        Ok(Said {
+            reply: reply.ok_or_else(none)?.clone(),
+            prompt_tokens: 0,
+        })
+    }
 }
 
 impl Shown {
@@ -152,7 +213,8 @@ mod tests {
             decoder: outro_media::Decoder::Builtin,
             ..outro_media::Options::default()
         };
-        let read = outro_media::read_audio(&path, None, None, &options).unwrap();
+        let file = outro_media::probe(&path, &options).unwrap();
+        let read = outro_media::read_audio(&file, None, None, &options).unwrap();
         assert_eq!(read.len(), samples.len());
         for (a, b) in samples.iter().zip(&read) {
             assert!((a - b).abs() < 1e-3, "{a} {b}");

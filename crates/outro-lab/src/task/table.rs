@@ -270,6 +270,12 @@ impl Task {
         })
     }
 
+    /// Where the questions are, given a directory of several tasks' or their own: `data/NAME`, if that is there, or `data`.
+    pub fn dir(&self, data: &Path) -> PathBuf {
+        let own = data.join(self.name);
+        if own.is_dir() { own } else { data.to_owned() }
+    }
+
     /// Reads the questions in `dir`, or of the annotation file `dir`, whose videos are then looked for beside it.
     ///
     /// # Errors

@@ -49,6 +49,10 @@ fn names_it<T: std::fmt::Debug>(path: &Path, r: Result<T, Error>) {
     );
 }
 
+fn sound(path: &Path, o: &Options) -> outro_media::Result<Vec<f32>> {
+    read_audio(&probe(path, o)?, None, None, o)
+}
+
 #[test]
 fn damaged_files_are_named() {
     let dir = tempfile::tempdir().unwrap();
@@ -63,11 +67,11 @@ fn damaged_files_are_named() {
     cases.push(dir.path().join("missing.mp4"));
     for path in &cases {
         for o in [builtin(), Options::default()] {
-            let frames = probe(path, &o).and_then(|_| read_frames(path, &[0, 38], &o));
+            let frames = probe(path, &o).and_then(|file| read_frames(&file, &[0, 38], &o));
             names_it(path, frames.map(|f| f.count));
             names_it(
                 path,
-                read_audio(path, None, None, &o).map(|s| s.len()).and_then(|n| {
+                sound(path, &o).map(|s| s.len()).and_then(|n| {
                     if n < 60_000 {
                         Err(Error::NoStream {
                             path: path.clone(),
@@ -87,20 +91,20 @@ fn lying_wav_headers() {
     let dir = tempfile::tempdir().unwrap();
     let samples = vec![1000i16; 8000];
     let honest = place(dir.path(), "ok.wav", &wav(1, 8000, 16_000, &samples));
-    assert_eq!(read_audio(&honest, None, None, &builtin()).unwrap().len(), 16_000);
+    assert_eq!(sound(&honest, &builtin()).unwrap().len(), 16_000);
     for (name, bytes) in [
         ("channels", wav(0, 8000, 16_000, &samples)),
         ("rate", wav(1, 0, 16_000, &samples)),
         ("nothing", wav(1, 8000, 0, &[])),
     ] {
         let path = place(dir.path(), &format!("{name}.wav"), &bytes);
-        names_it(&path, read_audio(&path, None, None, &builtin()).map(|s| s.len()));
+        names_it(&path, sound(&path, &builtin()).map(|s| s.len()));
     }
     // A size that promises more than there is: what is there is read.
     let path = place(dir.path(), "more.wav", &wav(1, 8000, u32::MAX - 40, &samples));
     let seconds = probe(&path, &builtin()).unwrap().audio.unwrap().duration;
     assert!(seconds < 1.1, "{seconds} seconds of 8,000 samples at 8 kHz");
-    if let Ok(s) = read_audio(&path, None, None, &builtin()) {
+    if let Ok(s) = sound(&path, &builtin()) {
         assert!(s.len() <= 16_000, "{}", s.len());
     }
 }
@@ -220,6 +224,6 @@ proptest! {
         let path = place(dir.path(), "mutated.mp4", &bytes);
         // Sound and structure only: the video decoder is C++ and runs in a child process in the product.
         let _ = probe(&path, &builtin());
-        let _ = read_audio(&path, None, None, &builtin());
+        let _ = sound(&path, &builtin());
     }
 }

@@ -161,7 +161,9 @@ impl Matrix {
     pub(crate) fn part(&self, i: usize, rows: usize) -> Self {
         let n = self.raw().len() / self.rows.max(1);
         let data = match &self.data {
-            Data::Mapped { map, start, stored, .. } => Data::Mapped {
+            Data::Mapped {
+                map, start, stored, ..
+            } => Data::Mapped {
                 map: Arc::clone(map),
                 start: start + i * n,
                 end: start + (i + 1) * n,

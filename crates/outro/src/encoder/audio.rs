@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
-use outro_kernels::{AttentionShape, Mask, attend, gelu, layer_norm};
+use outro_kernels::{AttentionShape, Mask, attend, gelu};
 
 use super::AUDIO_NORM_EPS;
+use super::block::Norm;
 use crate::checkpoint::Matrix;
-use crate::config::AudioConfig;
+use crate::config::{AudioConfig, Norm as Kind};
 use crate::error::{Error, Result};
 use crate::nn::{Linear, Mat, Weights};
 
@@ -15,41 +16,21 @@ pub(crate) struct AudioTower {
     conv1: Linear,
     conv2: Linear,
     layers: Vec<Layer>,
-    norm: LayerNorm,
+    norm: Norm,
     proj: Linear,
     /// Sinusoids `[n_window, d_model]`.
     positions: Vec<f32>,
 }
 
 struct Layer {
-    norm1: LayerNorm,
+    norm1: Norm,
     q: Linear,
     k: Linear,
     v: Linear,
     o: Linear,
-    norm2: LayerNorm,
+    norm2: Norm,
     up: Linear,
     down: Linear,
-}
-
-struct LayerNorm {
-    weight: Vec<f32>,
-    bias: Vec<f32>,
-}
-
-impl LayerNorm {
-    fn load(w: Weights, prefix: &str, width: usize) -> Result<Self> {
-        Ok(Self {
-            weight: w.vector(&format!("{prefix}.weight"), width)?,
-            bias: w.vector(&format!("{prefix}.bias"), width)?,
-        })
-    }
-
-    fn forward(&self, x: &[f32]) -> Vec<f32> {
-        let mut out = vec![0.0; x.len()];
-        layer_norm(x, &self.weight, &self.bias, AUDIO_NORM_EPS, &mut out);
-        out
-    }
 }
 
 /// Chunks that go through the tower at once.
@@ -63,17 +44,18 @@ pub fn audio_tokens(frames: usize) -> usize {
 impl AudioTower {
     pub(crate) fn load(w: Weights, prefix: &str, c: &AudioConfig) -> Result<Self> {
         let d = c.hidden;
+        let layer_norm = |prefix: &str, width| Norm::load(w, prefix, width, Kind::Layer, AUDIO_NORM_EPS);
         let layers = (0..c.layers)
             .map(|i| {
                 let p = format!("{prefix}layers.{i}.");
                 let a = format!("{p}self_attn.");
                 Ok(Layer {
-                    norm1: LayerNorm::load(w, &format!("{p}self_attn_layer_norm"), d)?,
+                    norm1: layer_norm(&format!("{p}self_attn_layer_norm"), d)?,
                     q: w.linear(&format!("{a}q_proj"), d, d, true)?,
                     k: w.linear(&format!("{a}k_proj"), d, d, false)?,
                     v: w.linear(&format!("{a}v_proj"), d, d, true)?,
                     o: w.linear(&format!("{a}out_proj"), d, d, true)?,
-                    norm2: LayerNorm::load(w, &format!("{p}final_layer_norm"), d)?,
+                    norm2: layer_norm(&format!("{p}final_layer_norm"), d)?,
                     up: w.linear(&format!("{p}fc1"), c.intermediate, d, true)?,
                     down: w.linear(&format!("{p}fc2"), d, c.intermediate, true)?,
                 })
@@ -83,7 +65,7 @@ impl AudioTower {
             conv1: w.linear_shaped(&format!("{prefix}conv1"), &[d, c.mel_bins, 3], true)?,
             conv2: w.linear_shaped(&format!("{prefix}conv2"), &[d, d, 3], true)?,
             layers,
-            norm: LayerNorm::load(w, &format!("{prefix}ln_post"), d)?,
+            norm: layer_norm(&format!("{prefix}ln_post"), d)?,
             proj: w.linear(&format!("{prefix}proj"), c.out, d, true)?,
             positions: sinusoids(c.n_window, d),
             config: c.clone(),

@@ -1,13 +1,13 @@
 //! The towers that turn patches and mel frames into rows for the decoder.
 
+mod arrange;
 mod audio;
+mod block;
 mod vision;
 
 pub(crate) use audio::AudioTower;
 pub use audio::audio_tokens;
 pub(crate) use vision::VisionTower;
 
-/// Epsilon of the towers' norms; their reference implementations fix it, config.json does not name it.
-const VISION_NORM_EPS: f32 = 1e-6;
 /// Epsilon of the audio tower's layer norms (the default of the layer that the reference uses).
 const AUDIO_NORM_EPS: f32 = 1e-5;

@@ -1,29 +1,35 @@
-//! The Qwen2.5 vision tower: window and full attention over the patches of each frame, two-dimensional rotary
-//! embedding, and a merger of `merge x merge` patches into one token.
+//! THE vision tower: attention over the patches of each frame, in windows or whole, with positions that are learned or
+//! turn, and a merger of `merge x merge` patches into one token. What a family's tower has is data ([`VisionConfig`]).
 
-use outro_kernels::{AttentionShape, Mask, attend, gelu, rms_norm, rotate_half};
+use outro_kernels::{AttentionShape, Mask, attend, rotate_half};
 
-use super::VISION_NORM_EPS;
+use super::arrange::arrange;
+use super::block::{Mlp, Norm};
 use crate::checkpoint::Matrix;
-use crate::config::VisionConfig;
+use crate::config::{Activation, Merger, Names, VisionConfig, Windows};
 use crate::error::{Error, Result};
 use crate::nn::{GatedMlp, Linear, Mat, Space, Weights};
+use crate::tiles::Layout;
 
 pub(crate) struct VisionTower {
     config: VisionConfig,
     patch: Linear,
+    /// Learned positions `[side * side, hidden]`, row by row.
+    positions: Option<Matrix>,
     blocks: Vec<Block>,
-    merge_norm: Vec<f32>,
-    merge_in: Linear,
-    merge_out: Linear,
+    /// After the last block.
+    norm: Option<Norm>,
+    merge: Mlp,
+    /// Ends a row of tokens, where pictures go through in parts.
+    newline: Vec<f32>,
 }
 
 struct Block {
-    norm1: Vec<f32>,
+    norm1: Norm,
     qkv: Projections,
     proj: Linear,
-    norm2: Vec<f32>,
-    mlp: GatedMlp,
+    norm2: Norm,
+    mlp: BlockMlp,
 }
 
 /// Query, key and value projections: one matrix or three, by family.
@@ -32,84 +38,128 @@ enum Projections {
     Separate(Box<[Linear; 3]>),
 }
 
+enum BlockMlp {
+    Gated(Box<GatedMlp>),
+    Plain(Box<Mlp>),
+}
+
 /// Patches that go through the tower at once: whole frames, at least one.
 const PATCHES: usize = 8192;
 
 impl VisionTower {
-    pub(crate) fn load(w: Weights, prefix: &str, c: &VisionConfig) -> Result<Self> {
-        let h = c.hidden;
+    pub(crate) fn load(w: Weights, names: &Names, c: &VisionConfig) -> Result<Self> {
+        let (h, prefix, n) = (c.hidden, names.vision, &c.names);
+        let norm = |name: &str| Norm::load(w, name, h, c.norm, c.norm_eps);
         let blocks = (0..c.depth)
             .map(|i| {
-                let p = format!("{prefix}blocks.{i}.");
-                let qkv = if c.fused_qkv {
-                    Projections::Fused(w.linear(&format!("{p}attn.qkv"), 3 * h, h, true)?)
-                } else {
-                    let one = |n: &str| w.linear(&format!("{p}attn.{n}"), h, h, true);
-                    Projections::Separate(Box::new([one("q")?, one("k")?, one("v")?]))
+                let p = format!("{prefix}{}{i}.", n.blocks);
+                let one = |n: &str| w.linear(&format!("{p}{n}"), h, h, true);
+                let qkv = match n.qkv {
+                    [q, k, v] => Projections::Separate(Box::new([one(q)?, one(k)?, one(v)?])),
+                    fused => {
+                        let name = format!("{p}{}", fused.first().unwrap_or(&""));
+                        Projections::Fused(w.linear(&name, 3 * h, h, true)?)
+                    }
+                };
+                let mlp = match n.mlp {
+                    [up, down] => BlockMlp::Plain(Box::new(Mlp::new(
+                        w.linear(&format!("{p}{up}"), c.intermediate, h, true)?,
+                        w.linear(&format!("{p}{down}"), h, c.intermediate, true)?,
+                        c.activation,
+                    ))),
+                    gated => {
+                        let name = format!("{p}{}", gated.first().unwrap_or(&""));
+                        BlockMlp::Gated(Box::new(GatedMlp::load(w, &name, h, c.intermediate, true)?))
+                    }
                 };
                 Ok(Block {
-                    norm1: w.vector(&format!("{p}norm1.weight"), h)?,
+                    norm1: norm(&format!("{p}{}", n.norms[0]))?,
                     qkv,
-                    proj: w.linear(&format!("{p}attn.proj"), h, h, true)?,
-                    norm2: w.vector(&format!("{p}norm2.weight"), h)?,
-                    mlp: GatedMlp::load(w, &format!("{p}mlp"), h, c.intermediate, true)?,
+                    proj: w.linear(&format!("{p}{}", n.proj), h, h, true)?,
+                    norm2: norm(&format!("{p}{}", n.norms[1]))?,
+                    mlp,
                 })
             })
             .collect::<Result<_>>()?;
-        let wide = h * c.merge * c.merge;
+        let (from, middle) = match c.merger {
+            Merger::Concat => (h * c.merge * c.merge, h * c.merge * c.merge),
+            Merger::Mean => (h, c.out),
+        };
+        let merge = |i: usize, out, inp| w.linear(&format!("{}{}", names.merger, n.merge[i]), out, inp, true);
+        let mut kernel = vec![h, c.channels, c.temporal, c.patch, c.patch];
+        if c.temporal == 1 {
+            kernel.remove(2);
+        }
+        let positions = c.positions.map(|side| {
+            let name = format!("{prefix}{}.weight", n.positions);
+            w.matrix(&name, &[side * side, h])
+        });
         Ok(Self {
-            patch: w.linear_shaped(
-                &format!("{prefix}patch_embed.proj"),
-                &[h, c.channels, c.temporal, c.patch, c.patch],
-                false,
-            )?,
+            patch: w.linear_shaped(&format!("{prefix}{}", n.patch), &kernel, c.patch_bias)?,
+            positions: positions.transpose()?,
             blocks,
-            merge_norm: w.vector(&format!("{prefix}merger.ln_q.weight"), h)?,
-            merge_in: w.linear(&format!("{prefix}merger.mlp.0"), wide, wide, true)?,
-            merge_out: w.linear(&format!("{prefix}merger.mlp.2"), c.out, wide, true)?,
+            norm: (!n.norm.is_empty())
+                .then(|| norm(&format!("{prefix}{}", n.norm)))
+                .transpose()?,
+            newline: match &c.tiles {
+                Some(tiles) => w.vector(tiles.newline, c.out)?,
+                None => Vec::new(),
+            },
+            merge: Mlp::new(
+                merge(0, middle, from)?,
+                merge(1, c.out, middle)?,
+                Activation::Gelu,
+            ),
             config: c.clone(),
         })
     }
 
     pub(crate) fn matrices(&self) -> impl Iterator<Item = &Matrix> {
         let blocks = self.blocks.iter().flat_map(|b| {
-            let qkv: Vec<&Linear> = match &b.qkv {
+            let mut all: Vec<&Linear> = match &b.qkv {
                 Projections::Fused(l) => vec![l],
                 Projections::Separate(l) => l.iter().collect(),
             };
-            qkv.into_iter()
-                .chain([&b.proj, &b.mlp.gate, &b.mlp.up, &b.mlp.down])
+            all.push(&b.proj);
+            match &b.mlp {
+                BlockMlp::Gated(m) => all.extend([&m.gate, &m.up, &m.down]),
+                BlockMlp::Plain(m) => all.extend([&m.up, &m.down]),
+            }
+            all
         });
-        [&self.patch, &self.merge_in, &self.merge_out]
+        [&self.patch, &self.merge.up, &self.merge.down]
             .into_iter()
             .chain(blocks)
             .map(|l| &l.weight)
+            .chain(&self.positions)
     }
 
-    /// Patches `[t * h * w, channels * temporal * patch^2]` of one image or video to tokens
-    /// `[t * h * w / merge^2, out]`. Frames never attend to each other, so they go through in groups.
-    /// `progress` receives the patches done.
+    /// Patches `[t * h * w, channels * temporal * patch^2]` of one image or video to its tokens, where the
+    /// `merge x merge` patches of a token follow each other. Frames never attend to each other, so they go through in
+    /// groups. `progress` receives the patches done.
     pub(crate) fn forward(
         &self,
         pixels: &[f32],
         grid: [usize; 3],
+        merge: usize,
+        tokens: &Layout,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Mat> {
         let [frames, h, w] = grid;
         let frame = h * w * self.patch.weight.cols();
         let group = (PATCHES / (h * w)).max(1);
-        let layout = FrameLayout::new(&self.config, h, w);
+        let layout = FrameLayout::new(&self.config, merge, h, w);
         let mut out = Mat {
             cols: self.config.out,
             data: Vec::new(),
         };
         for (i, pixels) in pixels.chunks(frame * group).enumerate() {
             out.data
-                .extend(self.group(pixels, pixels.len() / frame, &layout).data);
+                .extend(self.group(pixels, pixels.len() / frame, &layout)?.data);
             progress(((i + 1) * group).min(frames) * h * w);
         }
         if out.is_finite() {
-            Ok(out)
+            Ok(arrange(out, tokens, h, &self.newline))
         } else {
             Err(Error::NotFinite {
                 place: self.culprit(),
@@ -125,10 +175,29 @@ impl VisionTower {
         )
     }
 
-    fn group(&self, pixels: &[f32], frames: usize, layout: &FrameLayout) -> Mat {
+    /// Adds each patch's learned position; patches are in grid order.
+    fn add_positions(&self, x: &mut Mat, layout: &FrameLayout) -> Result<()> {
+        let (Some(table), Some(side)) = (&self.positions, self.config.positions) else {
+            return Ok(());
+        };
+        if layout.grid != [side; 2] {
+            let [h, w] = layout.grid;
+            let problem = format!("holds pictures of {h} x {w} patches, this model takes {side} x {side}");
+            return Err(Error::input("pixel_values", problem));
+        }
+        let mut all = vec![0.0; side * side * x.cols];
+        table.weight().widen(0, &mut all);
+        for frame in x.data.chunks_exact_mut(all.len()) {
+            outro_kernels::add(frame, &all);
+        }
+        Ok(())
+    }
+
+    fn group(&self, pixels: &[f32], frames: usize, layout: &FrameLayout) -> Result<Mat> {
         let c = &self.config;
-        let (unit, patches) = (c.merge * c.merge, layout.order.len() * c.merge * c.merge);
-        let embedded = self.patch.forward(pixels);
+        let (unit, patches) = (layout.unit, layout.order.len() * layout.unit);
+        let mut embedded = self.patch.forward(pixels);
+        self.add_positions(&mut embedded, layout)?;
         // Tokens in window order, each with its merge x merge patches.
         let mut x = Mat::zeros(frames * patches, c.hidden);
         let width = unit * c.hidden;
@@ -155,27 +224,37 @@ impl VisionTower {
         };
         let mut space = Space::default();
         for (i, block) in self.blocks.iter().enumerate() {
-            let mut h = vec![0.0; x.data.len()];
-            rms_norm(&x.data, &block.norm1, VISION_NORM_EPS, &mut h);
+            let mut h = block.norm1.forward(&x.data);
             let (mut q, mut k, v) = block.qkv.forward(&h, c.hidden);
-            rotate_half(&mut q.data, c.heads, shape.dim, &cos, &sin);
-            rotate_half(&mut k.data, c.heads, shape.dim, &cos, &sin);
-            let bounds = if c.full_blocks.contains(&i) {
+            if c.rotary {
+                rotate_half(&mut q.data, c.heads, shape.dim, &cos, &sin);
+                rotate_half(&mut k.data, c.heads, shape.dim, &cos, &sin);
+            }
+            let bounds = if c.windows.as_ref().is_none_or(|w| w.full_blocks.contains(&i)) {
                 &whole
             } else {
                 &windows
             };
             attend(&q.data, &k.data, &v.data, shape, Mask::Segments(bounds), &mut h);
             outro_kernels::add(&mut x.data, &block.proj.forward(&h).data);
-            block
-                .mlp
-                .add_to(&mut x, &block.norm2, VISION_NORM_EPS, &mut space);
+            match &block.mlp {
+                BlockMlp::Gated(mlp) => {
+                    mlp.add_to(&mut x, &block.norm2.weight, block.norm2.eps, &mut space);
+                }
+                BlockMlp::Plain(mlp) => {
+                    block.norm2.forward_into(&x.data, &mut h);
+                    outro_kernels::add(&mut x.data, &mlp.forward(&h).data);
+                }
+            }
         }
-        let mut h = vec![0.0; x.data.len()];
-        rms_norm(&x.data, &self.merge_norm, VISION_NORM_EPS, &mut h);
-        let mut wide = self.merge_in.forward(&h);
-        gelu(&mut wide.data);
-        let merged = self.merge_out.forward(&wide.data);
+        let h = match &self.norm {
+            Some(norm) => norm.forward(&x.data),
+            None => x.data,
+        };
+        let merged = match c.merger {
+            Merger::Concat => self.merge.forward(&h),
+            Merger::Mean => self.merge.forward(&means(&h, c.hidden, unit)),
+        };
         let mut out = Mat::zeros(merged.rows(), c.out);
         let tokens = layout.order.len();
         for f in 0..frames {
@@ -184,8 +263,20 @@ impl VisionTower {
                     .copy_from_slice(merged.row(f * tokens + i));
             }
         }
-        out
+        Ok(out)
     }
+}
+
+/// Means of `unit` rows each.
+fn means(x: &[f32], width: usize, unit: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(x.len() / unit);
+    for rows in x.chunks_exact(unit * width) {
+        for i in 0..width {
+            let sum: f32 = rows.iter().skip(i).step_by(width).sum();
+            out.push(sum / unit as f32);
+        }
+    }
+    out
 }
 
 impl Projections {
@@ -211,19 +302,26 @@ impl Projections {
 
 /// The order of a frame's tokens by attention window, and the rotary angles of its patches in that order.
 struct FrameLayout {
+    /// Patches down and across.
+    grid: [usize; 2],
+    /// Patches of a token.
+    unit: usize,
     /// Token (in grid order) at each place of the window order.
     order: Vec<usize>,
     /// Where each window ends, in tokens.
     ends: Vec<usize>,
-    /// `[patches, D / 2]`: half the frequencies follow the row, half the column.
+    /// `[patches, D / 2]`: half the frequencies follow the row, half the column. Empty where nothing turns.
     cos: Vec<f32>,
     sin: Vec<f32>,
 }
 
 impl FrameLayout {
-    fn new(c: &VisionConfig, h: usize, w: usize) -> Self {
-        let (rows, cols) = (h / c.merge, w / c.merge);
-        let window = c.window / c.merge / c.patch;
+    fn new(c: &VisionConfig, merge: usize, h: usize, w: usize) -> Self {
+        let (rows, cols) = (h / merge, w / merge);
+        let window = match &c.windows {
+            Some(Windows { side, .. }) => side / merge / c.patch,
+            None => rows.max(cols),
+        };
         let (mut order, mut ends) = (Vec::with_capacity(rows * cols), Vec::new());
         for r0 in (0..rows).step_by(window) {
             for c0 in (0..cols).step_by(window) {
@@ -233,26 +331,33 @@ impl FrameLayout {
                 ends.push(order.len());
             }
         }
-        let quarter = c.hidden / c.heads / 4;
+        let mut this = Self {
+            grid: [h, w],
+            unit: merge * merge,
+            order,
+            ends,
+            cos: Vec::new(),
+            sin: Vec::new(),
+        };
+        if c.rotary {
+            this.angles(c.hidden / c.heads / 4, merge, cols);
+        }
+        this
+    }
+
+    fn angles(&mut self, quarter: usize, merge: usize, cols: usize) {
         let inverse: Vec<f32> = (0..quarter)
             .map(|i| 1.0 / 10000f32.powf(i as f32 / quarter as f32))
             .collect();
-        let (mut cos, mut sin) = (Vec::new(), Vec::new());
-        for token in &order {
-            for patch in 0..c.merge * c.merge {
-                let row = token / cols * c.merge + patch / c.merge;
-                let col = token % cols * c.merge + patch % c.merge;
+        for token in &self.order {
+            for patch in 0..merge * merge {
+                let row = token / cols * merge + patch / merge;
+                let col = token % cols * merge + patch % merge;
                 for at in [row, col] {
-                    cos.extend(inverse.iter().map(|f| (at as f32 * f).cos()));
-                    sin.extend(inverse.iter().map(|f| (at as f32 * f).sin()));
+                    self.cos.extend(inverse.iter().map(|f| (at as f32 * f).cos()));
+                    self.sin.extend(inverse.iter().map(|f| (at as f32 * f).sin()));
                 }
             }
-        }
-        Self {
-            order,
-            ends,
-            cos,
-            sin,
         }
     }
 }

@@ -1,42 +1,37 @@
 //! The model families: how `config.json` reads and what the tensors are called. Everything else is shared.
 
+mod llava_onevision;
 mod qwen2_5_omni;
 mod qwen2_5_vl;
+mod qwen2_vl;
 mod qwen3;
 mod text;
+mod videollama3;
 
-use crate::config::{Config, Json, TextConfig, VisionConfig};
+pub use crate::config::Names;
+use crate::config::{
+    Activation, Config, Json, Merger, Norm, SpecialTokens, TextConfig, VisionConfig, VisionNames, Windows,
+};
 use crate::error::Result;
 
-/// One family, as data.
+/// One family, as data. A caller's own goes to [`Config::load_among`].
 pub struct Family {
     /// `model_type` of `config.json`.
     pub model_type: &'static str,
-    /// Reads the configuration.
-    parse: fn(&Json) -> Result<Config>,
-    /// Where its tensors are.
+    /// Where its tensors are; what [`Config::names`] is where the file does not say otherwise.
     pub names: Names,
-}
-
-/// Tensor name prefixes of a checkpoint, dots included.
-#[derive(Clone, Copy, Debug)]
-pub struct Names {
-    /// Before `embed_tokens.weight`, `layers.N.*` and `norm.weight`.
-    pub text: &'static str,
-    /// The untied output head's tensor.
-    pub lm_head: &'static str,
-    /// Before the vision tower's tensors.
-    pub vision: &'static str,
-    /// Before the audio tower's tensors.
-    pub audio: &'static str,
-    /// Parts that are never read (speech output).
-    pub skipped: &'static [&'static str],
+    /// Reads the configuration.
+    pub parse: fn(&Json) -> Result<Config>,
 }
 
 /// Every family that OutRo runs.
 pub const FAMILIES: &[&Family] = &[
     &qwen2_5_omni::FAMILY,
     &qwen2_5_vl::FAMILY,
+    &qwen2_vl::FAMILY,
+    &llava_onevision::FAMILY,
+    &videollama3::FAMILY,
+    &videollama3::AUTHORS,
     &text::QWEN2,
     &text::LLAMA,
     &qwen3::DENSE,
@@ -45,23 +40,22 @@ pub const FAMILIES: &[&Family] = &[
 
 pub(crate) use text::gguf;
 
+/// The system sentence of most chat models.
+pub const SYSTEM: &str = "You are a helpful assistant.";
+
 /// The family of a `model_type`.
 pub fn find(model_type: &str) -> Option<&'static Family> {
     FAMILIES.iter().copied().find(|f| f.model_type == model_type)
 }
 
-/// Chooses the family by `model_type` and lets it read the rest.
-pub(crate) fn parse(json: &Json) -> Result<Config> {
+/// Chooses the family by `model_type`, the caller's `own` first, and lets it read the rest.
+pub(crate) fn parse(json: &Json, own: &[&Family]) -> Result<Config> {
     let field = json.at("model_type");
     let model_type = field.str()?;
-    let family = find(model_type).ok_or_else(|| {
-        let known: Vec<_> = FAMILIES.iter().map(|f| f.model_type).collect();
-        let nearest = known.iter().max_by_key(|k| {
-            k.bytes()
-                .zip(model_type.bytes())
-                .take_while(|(a, b)| a == b)
-                .count()
-        });
+    let all = || own.iter().chain(FAMILIES);
+    let family = all().find(|f| f.model_type == model_type).ok_or_else(|| {
+        let known: Vec<_> = all().map(|f| f.model_type).collect();
+        let nearest = known.iter().min_by_key(|k| distance(k, model_type));
         field.error(format!(
             "unknown architecture `{model_type}`; known: {}; the nearest is {}",
             known.join(", "),
@@ -69,6 +63,43 @@ pub(crate) fn parse(json: &Json) -> Result<Config> {
         ))
     })?;
     (family.parse)(json)
+}
+
+/// How far two names are from each other: letters to change, add or remove (Levenshtein), less twice those with which
+/// both begin; `_`, `-` and `.` left out.
+fn distance(a: &str, b: &str) -> i64 {
+    let letters = |s: &str| -> Vec<char> {
+        s.to_lowercase()
+            .chars()
+            .filter(|c| c.is_alphanumeric())
+            .take(64)
+            .collect()
+    };
+    let (a, b) = (letters(a), letters(b));
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut corner = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let change = corner + usize::from(x != y);
+            corner = row[j + 1];
+            row[j + 1] = change.min(corner + 1).min(row[j] + 1);
+        }
+    }
+    let alike = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
+    row[b.len()] as i64 - 2 * alike as i64
+}
+
+/// Ids of the Qwen vision models' placeholders.
+fn qwen_vision_tokens(json: &Json) -> Result<SpecialTokens> {
+    let id = |key: &str| json.at(key).id().map(Some);
+    Ok(SpecialTokens {
+        image: id("image_token_id")?,
+        video: id("video_token_id")?,
+        vision_start: id("vision_start_token_id")?,
+        vision_end: id("vision_end_token_id")?,
+        ..SpecialTokens::default()
+    })
 }
 
 /// What says how positions are rotated: newer releases of transformers have another name for it.
@@ -155,51 +186,94 @@ fn qwen2_text(json: &Json, tied: bool) -> Result<TextConfig> {
     })
 }
 
-/// A Qwen2.5 vision tower's configuration.
-fn qwen2_5_vision(json: &Json, text: &TextConfig, fused_qkv: bool) -> Result<VisionConfig> {
-    let hidden = json.at("hidden_size").size()?;
-    let heads = json.at("num_heads").size()?;
-    if !hidden.is_multiple_of(heads) || !(hidden / heads).is_multiple_of(4) {
-        return Err(json.at("hidden_size").error(format!(
-            "is {hidden}, must be num_heads = {heads} times a multiple of 4"
+/// Width, heads and width of the MLP of a vision tower, `heads` under that key.
+fn tower_sizes(json: &Json, width: &str, heads: &str) -> Result<(usize, usize)> {
+    let (hidden, n) = (json.at(width).size()?, json.at(heads).size()?);
+    if !hidden.is_multiple_of(n) || !(hidden / n).is_multiple_of(4) {
+        return Err(json.at(width).error(format!(
+            "is {hidden}, must be {heads} = {n} times a multiple of 4"
         )));
     }
-    let (patch, merge, window) = (
+    Ok((hidden, n))
+}
+
+/// The width that a tower hands to the decoder.
+fn tower_out(json: &Json, key: &str, text: &TextConfig) -> Result<usize> {
+    let out = json.at(key).size()?;
+    if out == text.hidden {
+        return Ok(out);
+    }
+    Err(json.at(key).error(format!(
+        "is {out}, must equal the decoder's hidden_size = {}",
+        text.hidden
+    )))
+}
+
+/// Colour channels, under any of their names.
+fn channels(json: &Json) -> Result<usize> {
+    let names = ["in_channels", "in_chans", "num_channels"].map(|key| json.at(key));
+    let channels = names.iter().find(|n| n.present()).unwrap_or(&names[0]);
+    match channels.size_or(3)? {
+        3 => Ok(3),
+        n => Err(channels.error(format!("is {n}, must be 3: pictures are red, green and blue"))),
+    }
+}
+
+/// Tensor names of the Qwen2 and Qwen2.5 vision towers.
+const QWEN_VISION: VisionNames = VisionNames {
+    patch: "patch_embed.proj",
+    positions: "",
+    blocks: "blocks.",
+    norms: ["norm1", "norm2"],
+    qkv: &["attn.qkv"],
+    proj: "attn.proj",
+    mlp: &["mlp.fc1", "mlp.fc2"],
+    norm: "merger.ln_q",
+    merge: ["mlp.0", "mlp.2"],
+};
+
+/// A Qwen2.5 vision tower's configuration.
+fn qwen2_5_vision(json: &Json, text: &TextConfig, qkv: &'static [&'static str]) -> Result<VisionConfig> {
+    let (hidden, heads) = tower_sizes(json, "hidden_size", "num_heads")?;
+    let (patch, merge, side) = (
         json.at("patch_size").size()?,
         json.at("spatial_merge_size").size()?,
         json.at("window_size").size()?,
     );
-    if window < patch * merge {
+    if side < patch * merge {
         return Err(json.at("window_size").error(format!(
-            "is {window}, must be at least patch_size x spatial_merge_size = {}",
+            "is {side}, must be at least patch_size x spatial_merge_size = {}",
             patch * merge
         )));
     }
-    let out = json.at("out_hidden_size").size()?;
-    if out != text.hidden {
-        return Err(json.at("out_hidden_size").error(format!(
-            "is {out}, must equal the decoder's hidden_size = {}",
-            text.hidden
-        )));
-    }
-    let depth = json.at("depth").size()?;
-    let full_blocks = json.at("fullatt_block_indexes").list()?;
     Ok(VisionConfig {
-        depth,
+        depth: json.at("depth").size()?,
         hidden,
         heads,
         intermediate: json.at("intermediate_size").size()?,
-        channels: if json.at("in_channels").present() {
-            json.at("in_channels").size()?
-        } else {
-            json.at("in_chans").size_or(3)?
-        },
+        channels: channels(json)?,
         patch,
         temporal: json.at("temporal_patch_size").size()?,
         merge,
-        window,
-        full_blocks,
-        out,
-        fused_qkv,
+        image_merge: merge,
+        norm: Norm::Rms,
+        // The reference fixes it, config.json does not name it.
+        norm_eps: 1e-6,
+        activation: Activation::Silu,
+        patch_bias: false,
+        rotary: true,
+        positions: None,
+        windows: Some(Windows {
+            side,
+            full_blocks: json.at("fullatt_block_indexes").list()?,
+        }),
+        merger: Merger::Concat,
+        tiles: None,
+        out: tower_out(json, "out_hidden_size", text)?,
+        names: VisionNames {
+            qkv,
+            mlp: &["mlp"],
+            ..QWEN_VISION
+        },
     })
 }

@@ -1,19 +1,27 @@
 //! Qwen2.5-Omni: the thinker. The talker and token2wav only make speech and are never read.
 
 use super::{Family, Names, qwen2_5_vision, qwen2_text};
-use crate::config::{AudioConfig, Config, Json, PositionRule, SpecialTokens, TextConfig};
+use crate::config::{AudioConfig, Config, FrameRule, Json, PositionRule, SpecialTokens, TextConfig};
 use crate::error::Result;
 
 pub(super) const FAMILY: Family = Family {
     model_type: "qwen2_5_omni",
+    names: NAMES,
     parse,
-    names: Names {
-        text: "thinker.model.",
-        lm_head: "thinker.lm_head.weight",
-        vision: "thinker.visual.",
-        audio: "thinker.audio_tower.",
-        skipped: &["talker.", "token2wav."],
-    },
+};
+
+/// The system sentence of the model card, with which the authors' release asks.
+const OMNI_SYSTEM: &str = "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of \
+perceiving auditory and visual inputs, as well as generating text and speech.";
+
+const NAMES: Names = Names {
+    text: "thinker.model.",
+    lm_head: "thinker.lm_head.weight",
+    vision: "thinker.visual.",
+    merger: "thinker.visual.merger.",
+    audio: "thinker.audio_tower.",
+    skipped: &["talker.", "token2wav."],
+    renamed: &[],
 };
 
 fn parse(json: &Json) -> Result<Config> {
@@ -24,7 +32,11 @@ fn parse(json: &Json) -> Result<Config> {
     let text = thinker.at("text_config");
     let tied = text.at("tie_word_embeddings").bool_or(false)?;
     let text = qwen2_text(&text, tied)?;
-    let vision = qwen2_5_vision(&thinker.at("vision_config"), &text, false)?;
+    let vision = qwen2_5_vision(
+        &thinker.at("vision_config"),
+        &text,
+        &["attn.q", "attn.k", "attn.v"],
+    )?;
     let audio = audio(&thinker.at("audio_config"), &text)?;
     let id = |key: &str| thinker.at(key).id().map(Some);
     Ok(Config {
@@ -44,6 +56,9 @@ fn parse(json: &Json) -> Result<Config> {
             per_second: thinker.at("position_id_per_seconds").positive_or(25.0)?,
             seconds_per_chunk: thinker.at("seconds_per_chunk").positive_or(2.0)?,
         },
+        frames: FrameRule::default(),
+        names: NAMES,
+        system: OMNI_SYSTEM,
         text,
     })
 }

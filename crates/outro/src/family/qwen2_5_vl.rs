@@ -1,43 +1,52 @@
 //! Qwen2.5-VL: the same decoder and vision tower as the Omni thinker, its own names and positions.
 
-use super::{Family, Names, qwen2_5_vision, qwen2_text};
-use crate::config::{Config, Json, PositionRule, SpecialTokens};
+use super::{Family, Names, SYSTEM, qwen_vision_tokens, qwen2_5_vision, qwen2_text};
+use crate::config::{Config, FrameRule, Json, PositionRule};
 use crate::error::Result;
 
 pub(super) const FAMILY: Family = Family {
     model_type: "qwen2_5_vl",
+    names: NAMES,
     parse,
-    names: Names {
-        text: "model.",
-        lm_head: "lm_head.weight",
-        vision: "visual.",
-        audio: "",
-        skipped: &[],
-    },
+};
+
+/// As the hub has them; newer releases of transformers write them with other prefixes.
+pub(super) const NAMES: Names = Names {
+    text: "model.",
+    lm_head: "lm_head.weight",
+    vision: "visual.",
+    merger: "visual.merger.",
+    audio: "",
+    skipped: &[],
+    renamed: &[("model.language_model.", "model."), ("model.visual.", "visual.")],
 };
 
 fn parse(json: &Json) -> Result<Config> {
+    let audio = json.at("audio_config");
+    if audio.present() {
+        // Its authors kept the `model_type`; without its ears it would answer as a model that it is not.
+        return Err(audio.error(
+            "is there: this is video-SALMONN 2+, whose audio tower (a Whisper encoder and a Q-Former over half seconds) OutRo \
+             does not have; the nearest families that hear are qwen2_5_omni and, without sound, qwen2_5_vl",
+        ));
+    }
     // Newer releases of transformers nest the decoder's fields, older ones do not.
     let nested = json.at("text_config");
     let text = if nested.present() { &nested } else { json };
     let tied = json.at("tie_word_embeddings").bool_or(false)?;
     let text = qwen2_text(text, tied)?;
-    let id = |key: &str| json.at(key).id().map(Some);
     let vision = json.at("vision_config");
     Ok(Config {
         model_type: FAMILY.model_type.into(),
-        vision: Some(qwen2_5_vision(&vision, &text, true)?),
+        vision: Some(qwen2_5_vision(&vision, &text, &["attn.qkv"])?),
         audio: None,
-        tokens: SpecialTokens {
-            image: id("image_token_id")?,
-            video: id("video_token_id")?,
-            vision_start: id("vision_start_token_id")?,
-            vision_end: id("vision_end_token_id")?,
-            ..SpecialTokens::default()
-        },
+        tokens: qwen_vision_tokens(json)?,
         positions: PositionRule::QwenVl {
             tokens_per_second: vision.at("tokens_per_second").positive_or(2.0)?,
         },
+        frames: FrameRule::default(),
+        names: NAMES,
+        system: SYSTEM,
         text,
     })
 }

@@ -40,7 +40,12 @@ pub(super) fn decoder(json: &Json, experts: bool) -> Result<TextConfig> {
 fn moe(json: &Json, layers: usize) -> Result<MoeConfig> {
     // Newer releases of transformers write the second name.
     let newer = json.at("num_local_experts");
-    let experts = if newer.present() { newer } else { json.at("num_experts") }.size()?;
+    let experts = if newer.present() {
+        newer
+    } else {
+        json.at("num_experts")
+    }
+    .size()?;
     let chosen = json.at("num_experts_per_tok").size()?;
     if chosen > experts {
         return Err(json
@@ -48,7 +53,11 @@ fn moe(json: &Json, layers: usize) -> Result<MoeConfig> {
             .error(format!("is {chosen}, there are {experts} experts (num_experts)")));
     }
     let dense = json.at("mlp_only_layers");
-    let dense_layers = if dense.present() { dense.list()? } else { Vec::new() };
+    let dense_layers = if dense.present() {
+        dense.list()?
+    } else {
+        Vec::new()
+    };
     if let Some(layer) = dense_layers.iter().find(|l| **l >= layers) {
         return Err(dense.error(format!("names layer {layer}, num_hidden_layers is {layers}")));
     }

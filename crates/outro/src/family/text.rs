@@ -2,27 +2,30 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Family, Names, qwen2_text, qwen3, rope};
+use super::{Family, Names, SYSTEM, qwen2_text, qwen3, rope};
 use crate::checkpoint::gguf::Gguf;
-use crate::config::{Config, Json, PositionRule, SpecialTokens, TextConfig};
+use crate::config::{Config, FrameRule, Json, PositionRule, SpecialTokens, TextConfig};
 use crate::error::{Error, Result};
 
 pub(super) const NAMES: Names = Names {
     text: "model.",
     lm_head: "lm_head.weight",
     vision: "",
+    merger: "",
     audio: "",
     skipped: &[],
+    renamed: &[],
 };
 
 pub(super) const QWEN2: Family = Family {
     model_type: "qwen2",
-    parse: |json| text("qwen2", json, true),
     names: NAMES,
+    parse: |json| text("qwen2", json, true),
 };
 
 pub(super) const LLAMA: Family = Family {
     model_type: "llama",
+    names: NAMES,
     parse: |json| {
         for key in ["attention_bias", "mlp_bias"] {
             if json.at(key).bool_or(false)? {
@@ -33,7 +36,6 @@ pub(super) const LLAMA: Family = Family {
         }
         text("llama", json, false)
     },
-    names: NAMES,
 };
 
 fn text(model_type: &str, json: &Json, qkv_bias: bool) -> Result<Config> {
@@ -59,6 +61,9 @@ pub(super) fn only(model_type: &str, text: TextConfig) -> Config {
         audio: None,
         tokens: SpecialTokens::default(),
         positions: PositionRule::Text,
+        frames: FrameRule::default(),
+        names: NAMES,
+        system: SYSTEM,
     }
 }
 
@@ -135,7 +140,10 @@ pub(crate) fn gguf(file: &Gguf) -> Result<Config> {
     let family = ARCHITECTURES.iter().find(|a| a.0 == architecture);
     let (_, family) = family.ok_or_else(|| {
         let known = ARCHITECTURES.map(|a| a.0).join(", ");
-        file.error(key, &format!("is `{architecture}`; of GGUF files these are read: {known}"))
+        file.error(
+            key,
+            &format!("is `{architecture}`; of GGUF files these are read: {known}"),
+        )
     })?;
     let own = |key: &str| format!("{architecture}.{key}");
     let mut fields = Map::new();

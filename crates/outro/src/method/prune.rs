@@ -93,28 +93,13 @@ impl Prune {
 
 /// Attention `[s]` of query row `query` over all keys, past and future, averaged over heads.
 fn whole_view(qkv: Qkv, at: At, query: usize) -> Vec<f32> {
-    let (heads, groups, dim) = (at.shape.heads, at.shape.kv_heads, at.shape.dim);
-    let keys = qkv.k.len() / (groups * dim);
+    let (heads, keys) = (at.shape.heads, qkv.keys(at));
     let mut mean = vec![0.0; keys];
     for head in 0..heads {
-        let q = &qkv.q[(query * heads + head) * dim..][..dim];
-        let k = qkv.k.chunks_exact(groups * dim);
-        let start = head / (heads / groups) * dim;
-        let mut row: Vec<f32> = k
-            .map(|k| {
-                q.iter()
-                    .zip(&k[start..start + dim])
-                    .map(|(a, b)| a * b)
-                    .sum::<f32>()
-            })
-            .map(|dot| dot / (dim as f32).sqrt())
-            .collect();
-        let max = row.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x));
-        for x in &mut row {
-            *x = (*x - max).exp();
-        }
-        let scale = 1.0 / (row.iter().sum::<f32>() * heads as f32);
-        mean.iter_mut().zip(&row).for_each(|(m, x)| *m += x * scale);
+        let weights = qkv.weights(at, head, query, keys);
+        mean.iter_mut()
+            .zip(weights)
+            .for_each(|(m, w)| *m += w / heads as f32);
     }
     mean
 }

@@ -4,6 +4,7 @@ use outro_kernels::AttentionShape;
 use rayon::prelude::*;
 
 use super::OutRoConfig;
+use crate::hook::dot;
 
 /// `vbar[g] = mean over sinks of v[g]`; `v` is `[all, G * D]`, the result `[G * D]`.
 pub(super) fn mean_value(v: &[f32], sinks: &[usize], shape: AttentionShape) -> Vec<f32> {
@@ -57,19 +58,6 @@ fn rotate_head(o: &mut [f32], v: &[f32], square: f32, c: &OutRoConfig) {
             *o *= scale;
         }
     }
-}
-
-/// A sum in eight lanes, which the compiler turns into vectors.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let (a8, a1) = a.as_chunks::<8>();
-    let (b8, b1) = b.as_chunks::<8>();
-    let mut lanes = [0f32; 8];
-    for (a, b) in a8.iter().zip(b8) {
-        for l in 0..8 {
-            lanes[l] += a[l] * b[l];
-        }
-    }
-    lanes.iter().sum::<f32>() + a1.iter().zip(b1).map(|(a, b)| a * b).sum::<f32>()
 }
 
 #[cfg(test)]

@@ -36,7 +36,13 @@ impl Weights<'_> {
     }
 
     /// The gated MLPs of `n` experts under `prefix.experts.`: three matrices each, or three for all together `[n, out, in]`.
-    pub(crate) fn experts(&self, prefix: &str, n: usize, hidden: usize, wide: usize) -> Result<Vec<GatedMlp>> {
+    pub(crate) fn experts(
+        &self,
+        prefix: &str,
+        n: usize,
+        hidden: usize,
+        wide: usize,
+    ) -> Result<Vec<GatedMlp>> {
         let together = format!("{prefix}.experts.gate_proj.weight");
         if !self.checkpoint.holds(&together) {
             let one = |i| GatedMlp::load(*self, &format!("{prefix}.experts.{i}"), hidden, wide, false);

@@ -10,7 +10,7 @@ mod moe;
 pub use cache::KvType;
 pub(crate) use cache::LayerCache;
 pub(crate) use decoder::{Decoder, Step};
-pub(crate) use linear::{GatedMlp, Linear, Space, Weights};
 pub use deepstack::Deepstack;
+pub(crate) use linear::{GatedMlp, Linear, Space, Weights};
 pub use mat::Mat;
 pub(crate) use moe::Mlp;

@@ -9,17 +9,17 @@ use outro::inputs::Inputs;
 use outro::{Dtype, MediaEmbeds, Model, OutRo, OutRoConfig, Prompt, Session};
 use safetensors::{Dtype as Stored, SafeTensors};
 
-const LOGITS: f32 = 2e-4;
-const EMBEDS: f32 = 1e-4;
+pub(crate) const LOGITS: f32 = 2e-4;
+pub(crate) const EMBEDS: f32 = 1e-4;
 
 /// Golden tensors of one file.
-struct Golden {
+pub(crate) struct Golden {
     path: PathBuf,
     bytes: Vec<u8>,
 }
 
 impl Golden {
-    fn open(path: PathBuf) -> Self {
+    pub(crate) fn open(path: PathBuf) -> Self {
         let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
         Self { path, bytes }
     }
@@ -28,7 +28,7 @@ impl Golden {
         SafeTensors::deserialize(&self.bytes).unwrap()
     }
 
-    fn meta(&self) -> std::collections::HashMap<String, String> {
+    pub(crate) fn meta(&self) -> std::collections::HashMap<String, String> {
         SafeTensors::read_metadata(&self.bytes)
             .unwrap()
             .1
@@ -37,7 +37,7 @@ impl Golden {
             .unwrap_or_default()
     }
 
-    fn get(&self, key: &str) -> Option<Vec<f32>> {
+    pub(crate) fn get(&self, key: &str) -> Option<Vec<f32>> {
         let tensors = self.tensors();
         let view = tensors.tensor(key).ok()?;
         Some(match view.dtype() {
@@ -60,7 +60,7 @@ impl Golden {
     }
 
     /// Holds a stage to its golden value, where the file has one; says where the worst element is.
-    fn check(&self, key: &str, got: &[f32], tolerance: f32) -> bool {
+    pub(crate) fn check(&self, key: &str, got: &[f32], tolerance: f32) -> bool {
         let Some(want) = self.get(key) else { return false };
         assert_eq!(got.len(), want.len(), "{}: {key}", self.path.display());
         let worst = got
@@ -123,7 +123,7 @@ fn decode(session: &mut Session, first: &[f32], tokens: &[f32]) -> Vec<f32> {
     all
 }
 
-fn positions_by_axis(prompt: &Prompt) -> Vec<f32> {
+pub(crate) fn positions_by_axis(prompt: &Prompt) -> Vec<f32> {
     (0..3)
         .flat_map(|axis| prompt.positions.ids.iter().map(move |p| p[axis]))
         .collect()

@@ -2,12 +2,15 @@
 #![cfg(test)]
 
 mod checkpoint;
+mod families;
 mod gguf;
 mod golden;
 mod laws;
 mod prepare;
 mod quantise;
+mod strategies;
 mod text;
+mod videollama3;
 
 use std::path::{Path, PathBuf};
 

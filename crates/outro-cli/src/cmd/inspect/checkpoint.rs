@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use outro::checkpoint::Checkpoint;
 use outro::config::Config;
-use outro::family::{self, Names};
+use outro::family::Names;
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -54,10 +54,8 @@ pub(crate) struct Report {
 /// Reads `dir`'s config and shard headers, and checks that they fit each other and the files' lengths.
 pub(crate) fn read(dir: &Path) -> anyhow::Result<Report> {
     let config = Config::load(dir)?;
-    let names = family::find(&config.model_type)
-        .map(|f| f.names)
-        .context("the family has no tensor names")?;
-    let checkpoint = Checkpoint::open(dir, names.skipped)?;
+    let names = config.names;
+    let checkpoint = Checkpoint::open(dir, names.skipped, names.renamed)?;
     let mut report = Report {
         dir: dir.to_path_buf(),
         config,
@@ -104,7 +102,7 @@ pub(crate) fn read(dir: &Path) -> anyhow::Result<Report> {
 fn part(name: &str, names: &Names) -> &'static str {
     if name == names.lm_head {
         "output head"
-    } else if !names.vision.is_empty() && name.starts_with(names.vision) {
+    } else if !names.vision.is_empty() && (name.starts_with(names.vision) || name.starts_with(names.merger)) {
         "vision tower"
     } else if !names.audio.is_empty() && name.starts_with(names.audio) {
         "audio tower"

@@ -66,7 +66,7 @@ pub(crate) fn read(path: &Path, reading: &Reading, model: Option<&Path>) -> anyh
     report
         .count_picture(reading)
         .with_context(|| path.display().to_string())?;
-    report.count_sound(path, reading)?;
+    report.count_sound(reading)?;
     if let Some(dir) = model {
         report.weights = super::checkpoint::read(dir)?.weight_bytes();
         let preparer = Preparer::open(dir)?;
@@ -118,7 +118,7 @@ impl Report {
         Ok(())
     }
 
-    fn count_sound(&mut self, path: &Path, reading: &Reading) -> anyhow::Result<()> {
+    fn count_sound(&mut self, reading: &Reading) -> anyhow::Result<()> {
         let Some(audio) = &self.info.audio else {
             if self.info.kind == Kind::Video && reading.audio_in_video {
                 self.notes
@@ -131,7 +131,7 @@ impl Report {
         }
         let (start, end) = (reading.start, reading.end);
         self.becomes.samples = if audio.duration <= LONG_SOUND {
-            read_audio(path, start, end, &reading.options)?.len()
+            read_audio(&self.info, start, end, &reading.options)?.len()
         } else {
             self.notes
                 .push("its sound is long: samples are estimated from the stated duration".into());

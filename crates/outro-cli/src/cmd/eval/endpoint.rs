@@ -1,0 +1,245 @@
+//! An OpenAI-compatible server as an answerer: what is sent, what comes back, and whose fault it is when nothing does.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use outro_lab::run::{Refusal, Said, Shown};
+use outro_lab::task::Sample;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+use tokio::time::sleep;
+
+use crate::args::eval::Endpoint;
+use crate::fault::Fault;
+
+/// The environment variable of the key, which no flag, log or message ever shows.
+const KEY: &str = "OUTRO_API_KEY";
+/// The first pause between two attempts; it doubles, up to the longest.
+const PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Most bytes of an answer.
+const ANSWER: usize = 16 << 20;
+/// Questions in a row over which a server may stumble before it counts as ill.
+const STUMBLES: u32 = 3;
+
+/// A server that can be asked.
+pub(super) struct Client<'a> {
+    endpoint: &'a Endpoint,
+    key: Option<String>,
+    max_new_tokens: usize,
+    http: reqwest::Client,
+    runtime: Runtime,
+    stumbles: AtomicU32,
+}
+
+/// What went wrong with one attempt.
+enum Trouble {
+    /// The server refuses this question.
+    Question(String),
+    /// The server refuses all questions, now and later.
+    Refused(String),
+    /// Too many requests; it may say how long to wait.
+    Busy(String, Option<Duration>),
+    /// An error of the server's own, or no answer in time: this question may be the reason.
+    Ill(String),
+    /// Nobody answers there.
+    Away(String),
+}
+
+impl<'a> Client<'a> {
+    pub(super) fn new(endpoint: &'a Endpoint, max_new_tokens: usize) -> anyhow::Result<Self> {
+        let key = std::env::var(KEY).ok().filter(|k| !k.is_empty());
+        if key.as_ref().is_some_and(|k| HeaderValue::from_str(k).is_err()) {
+            return Err(Fault::usage(format!("{KEY} holds characters that no key has"))
+                .hint("look for a line end at its end")
+                .into());
+        }
+        let http = reqwest::Client::builder()
+            .user_agent(concat!("outro/", env!("CARGO_PKG_VERSION")))
+            .timeout(endpoint.timeout)
+            .redirect(reqwest::redirect::Policy::none())
+            .build()
+            .context("starting the network client")?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("starting the network runtime")?;
+        Ok(Self {
+            endpoint,
+            key,
+            max_new_tokens,
+            http,
+            runtime,
+            stumbles: AtomicU32::new(0),
+        })
+    }
+
+    /// Puts a question until it is answered or it is clear why it is not.
+    pub(super) fn say(&self, sample: &Sample, shown: &Shown) -> Result<Said, Refusal> {
+        let body = request(&self.endpoint.model, &sample.prompt, shown, self.max_new_tokens);
+        let url = format!("{}/chat/completions", self.endpoint.url);
+        self.runtime.block_on(async {
+            let mut pause = PAUSE;
+            for attempt in 1.. {
+                let trouble = match self.send(Method::POST, &url, Some(&body)).await.and_then(said) {
+                    Ok(said) => {
+                        self.stumbles.store(0, Ordering::Relaxed);
+                        return Ok(said);
+                    }
+                    Err(trouble) => trouble,
+                };
+                let last = attempt >= self.endpoint.attempts;
+                match trouble {
+                    Trouble::Question(why) => return Err(Refusal::Question(why)),
+                    Trouble::Refused(why) => return Err(self.stop(&why)),
+                    Trouble::Ill(why) if last => return Err(self.blame(why).await),
+                    Trouble::Busy(why, _) | Trouble::Away(why) if last => return Err(self.stop(&why)),
+                    Trouble::Busy(_, Some(wait)) => sleep(wait.min(LONGEST_PAUSE)).await,
+                    Trouble::Busy(..) | Trouble::Ill(_) | Trouble::Away(_) => sleep(pause).await,
+                }
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            Err(self.stop("no attempt was allowed"))
+        })
+    }
+
+    /// A server that still says which models it has is well: it stumbled over this question. If it stumbles over one after
+    /// the other, it is ill all the same.
+    async fn blame(&self, why: String) -> Refusal {
+        let models = format!("{}/models", self.endpoint.url);
+        let well = match self.send(Method::GET, &models, None).await {
+            Ok(_) | Err(Trouble::Question(_) | Trouble::Refused(_) | Trouble::Busy(..)) => true,
+            Err(Trouble::Ill(_) | Trouble::Away(_)) => false,
+        };
+        if well && self.stumbles.fetch_add(1, Ordering::Relaxed) + 1 < STUMBLES {
+            Refusal::Question(why)
+        } else {
+            self.stop(&why)
+        }
+    }
+
+    fn stop(&self, why: &str) -> Refusal {
+        Refusal::Stop(format!("{}: {why}", self.endpoint.url))
+    }
+
+    async fn send(&self, method: Method, url: &str, body: Option<&Value>) -> Result<Value, Trouble> {
+        let mut request = self.http.request(method, url);
+        if let Some(key) = &self.key
+            && let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {key}"))
+        {
+            value.set_sensitive(true);
+            request = request.header(AUTHORIZATION, value);
+        }
+        if let Some(body) = body {
+            request = request
+                .header(CONTENT_TYPE, "application/json")
+                .body(body.to_string());
+        }
+        let mut response = request.send().await.map_err(|e| self.broken(&e))?;
+        let status = response.status();
+        let header = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok());
+        let wait = header
+            .and_then(|s| s.trim().parse().ok())
+            .map(Duration::from_secs);
+        let mut bytes = Vec::new();
+        while let Some(piece) = response.chunk().await.map_err(|e| self.broken(&e))? {
+            if bytes.len() + piece.len() > ANSWER {
+                return Err(Trouble::Question(format!(
+                    "the answer is longer than {ANSWER} bytes"
+                )));
+            }
+            bytes.extend_from_slice(&piece);
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        let value = serde_json::from_str::<Value>(&text).ok();
+        if status.is_success() {
+            return value.ok_or_else(|| Trouble::Refused("answers something that is not JSON".into()));
+        }
+        let why = format!(
+            "answers {}: {}",
+            status.as_u16(),
+            self.complaint(value.as_ref(), &text)
+        );
+        Err(match status {
+            StatusCode::TOO_MANY_REQUESTS => Trouble::Busy(why, wait),
+            StatusCode::BAD_REQUEST
+            | StatusCode::PAYLOAD_TOO_LARGE
+            | StatusCode::UNSUPPORTED_MEDIA_TYPE
+            | StatusCode::UNPROCESSABLE_ENTITY => Trouble::Question(why),
+            StatusCode::REQUEST_TIMEOUT => Trouble::Ill(why),
+            s if s.is_server_error() => Trouble::Ill(why),
+            _ => Trouble::Refused(why),
+        })
+    }
+
+    /// What a server says about an error, without the key, which some repeat.
+    fn complaint(&self, value: Option<&Value>, text: &str) -> String {
+        let fields = ["/error/message", "/error", "/message", "/detail"];
+        let named = value.and_then(|v| fields.iter().find_map(|f| v.pointer(f)?.as_str()));
+        let said: String = named.unwrap_or(text).chars().take(300).collect();
+        let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+        match &self.key {
+            Some(key) => said.replace(key.as_str(), "***"),
+            None => said,
+        }
+    }
+
+    fn broken(&self, error: &reqwest::Error) -> Trouble {
+        if error.is_timeout() && !error.is_connect() {
+            return Trouble::Ill(format!(
+                "no answer within {} s; --request-timeout gives it longer",
+                self.endpoint.timeout.as_secs_f64()
+            ));
+        }
+        let mut cause: &dyn std::error::Error = error;
+        while let Some(next) = cause.source() {
+            cause = next;
+        }
+        if error.is_connect() {
+            Trouble::Away(format!("cannot be reached: {cause}"))
+        } else {
+            Trouble::Ill(format!("the connection broke: {cause}"))
+        }
+    }
+}
+
+/// A chat completion: frames in their order, the sound, then the words; greedy.
+fn request(model: &str, prompt: &str, shown: &Shown, max_new_tokens: usize) -> Value {
+    let mut content: Vec<Value> = shown
+        .frames
+        .iter()
+        .map(|url| json!({"type": "image_url", "image_url": {"url": url}}))
+        .collect();
+    if !shown.wav.is_empty() {
+        content.push(json!({"type": "input_audio", "input_audio": {"data": shown.wav, "format": "wav"}}));
+    }
+    content.push(json!({"type": "text", "text": prompt}));
+    json!({
+        "model": model,
+        "messages": [{"role": "user", "content": content}],
+        "max_tokens": max_new_tokens,
+        "temperature": 0,
+    })
+}
+
+/// The reply in an answer; words that are null are an empty reply.
+fn said(answer: Value) -> Result<Said, Trouble> {
+    let message = answer
+        .pointer("/choices/0/message")
+        .filter(|m| m.is_object())
+        .ok_or_else(|| Trouble::Refused("answers something that is not a chat completion".into()))?;
+    let reply = match &message["content"] {
+        Value::String(text) => text.clone(),
+        // Some give parts.
+        Value::Array(parts) => parts.iter().filter_map(|p| p["text"].as_str()).collect(),
+        _ => String::new(),
+    };
+    let tokens = answer.pointer("/usage/prompt_tokens").and_then(Value::as_u64);
+    Ok(Said {
+        reply,
+        prompt_tokens: tokens.unwrap_or(0) as usize,
+    })
+}

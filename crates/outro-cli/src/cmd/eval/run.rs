@@ -1,0 +1,425 @@
+//! `outro eval run`: questions are read and checked first, then the model is loaded, then they are answered.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use outro::Model;
+use outro::method::OutRoConfig;
+use outro::prepare::{MediaOptions, Preparer};
+use outro::settings::Settings;
+use outro_lab::log::{self, Header, Log, Row};
+use outro_lab::report::report;
+use outro_lab::run::{Answerer, Engine, Remote, Replies, Runner, Say, Step, part, run as answer_all};
+use outro_lab::strategy::Strategy;
+use outro_lab::task::{Loaded, Profile, Sample, Task};
+use outro_lab::tune::hold_out;
+use serde_json::json;
+
+use super::endpoint::Client;
+use crate::args::Switches;
+use crate::args::eval::{Asking, EvalRun, Who, is_log};
+use crate::cmd::ask::emit;
+use crate::cmd::media;
+use crate::cmd::source::{self, Source};
+use crate::fault::Fault;
+use crate::ui::{Ui, Unit, duration, thousands};
+
+/// Where there is no progress bar, a line this often.
+const NOTE: Duration = Duration::from_mins(1);
+
+/// A checkpoint before its weights are loaded.
+pub(crate) struct Checkpoint {
+    pub(crate) source: Source,
+    pub(crate) preparer: Preparer,
+    /// What `outro` means for it.
+    pub(crate) method: OutRoConfig,
+}
+
+impl Checkpoint {
+    pub(crate) fn open(model: Option<&str>, asking: &Asking, ui: &Ui) -> anyhow::Result<Self> {
+        let source = source::open(model, ui)?;
+        let mut preparer = Preparer::open(&source.dir)?;
+        if let Some(path) = &asking.settings {
+            let settings = Settings::read(path)?.ok_or_else(|| {
+                Fault::failure(format!("--settings: there is no {}", path.display()))
+                    .hint("give a file in the form of outro.json")
+            })?;
+            preparer = preparer.with_settings(settings);
+        }
+        media::tokenizer(&preparer, &source.dir)?;
+        let method = source::method(preparer.settings(), &source.dir, &Switches::default())?;
+        Ok(Self {
+            source,
+            preparer,
+            method,
+        })
+    }
+
+    pub(crate) fn load(&self, asking: &Asking) -> anyhow::Result<Model> {
+        Ok(Model::load(&self.source.dir, asking.weights.load.clone())?)
+    }
+
+    /// With its weights, as an answerer.
+    pub(crate) fn engine<'a>(&'a self, model: &'a Model, asking: &Asking) -> anyhow::Result<Engine<'a>> {
+        Ok(Engine {
+            model,
+            preparer: &self.preparer,
+            tokenizer: media::tokenizer(&self.preparer, &self.source.dir)?,
+            max_new_tokens: asking.max_new_tokens,
+            kv: asking.weights.kv,
+        })
+    }
+
+    fn name(&self) -> String {
+        if self.source.tiny {
+            source::TINY.into()
+        } else {
+            self.source.dir.display().to_string()
+        }
+    }
+}
+
+/// Whoever answers, before any weight is loaded.
+pub(crate) enum Asked<'a> {
+    Checkpoint(Box<Checkpoint>),
+    Remote {
+        /// As it stands in a log.
+        answerer: String,
+        model: String,
+        shows: bool,
+        say: Box<Say<'a>>,
+    },
+}
+
+impl<'a> Asked<'a> {
+    fn open(args: &'a EvalRun, ui: &Ui) -> anyhow::Result<Self> {
+        match &args.who {
+            Who::Engine(model) => {
+                let checkpoint = Checkpoint::open(model.as_deref(), &args.asking, ui)?;
+                Ok(Self::Checkpoint(Box::new(checkpoint)))
+            }
+            Who::Endpoint(endpoint) => {
+                let client = Client::new(endpoint, args.asking.max_new_tokens)?;
+                Ok(Self::Remote {
+                    answerer: format!("endpoint {}", endpoint.url),
+                    model: endpoint.model.clone(),
+                    shows: true,
+                    say: Box::new(move |sample, _, shown| client.say(sample, shown)),
+                })
+            }
+            Who::Replies(file, model) => {
+                let replies = Replies::read(file)?;
+                Ok(Self::Remote {
+                    answerer: format!("replies {}", replies.sha256),
+                    model: model.clone().unwrap_or_else(|| "unknown".into()),
+                    shows: false,
+                    say: Box::new(move |sample, _, _| replies.say(sample)),
+                })
+            }
+        }
+    }
+
+    /// The model's own way of putting questions, and of reading media.
+    fn ways(&self, asking: &Asking) -> anyhow::Result<(&'static Profile, MediaOptions)> {
+        let (own, base) = match self {
+            Self::Checkpoint(c) => (
+                c.preparer.settings().profile.as_deref(),
+                c.preparer.media_options(),
+            ),
+            Self::Remote { .. } => (None, MediaOptions::default()),
+        };
+        let profile = Profile::named(asking.profile.as_deref().or(own))?;
+        Ok((profile, media::options_over(&asking.reading, base)))
+    }
+}
+
+/// A benchmark's questions, read.
+pub(crate) struct Questions {
+    pub(crate) task: &'static Task,
+    pub(crate) profile: &'static Profile,
+    pub(crate) options: MediaOptions,
+    pub(crate) loaded: Loaded,
+}
+
+impl Questions {
+    /// Reads them, with a note about what is left out.
+    pub(crate) fn read(
+        task: &str,
+        data: &Path,
+        asked: &Asked,
+        asking: &Asking,
+        ui: &Ui,
+    ) -> anyhow::Result<Self> {
+        let task = Task::named(task)?;
+        let (profile, options) = asked.ways(asking)?;
+        let loaded = task.load(&task.dir(data), profile)?;
+        for (what, n) in &loaded.left_out {
+            ui.note(&format!(
+                "{} rows of {} are left out: {what} has no one right answer",
+                thousands(*n as u64),
+                loaded.file.display()
+            ));
+        }
+        Ok(Self {
+            task,
+            profile,
+            options,
+            loaded,
+        })
+    }
+
+    /// The identity of a run of these questions.
+    pub(crate) fn header(&self, asked: &Asked, asking: &Asking, strategies: &[Strategy]) -> Header {
+        let options = &self.options;
+        let (answerer, model, weights) = match asked {
+            Asked::Checkpoint(c) => (None, c.name(), asking.weights.name()),
+            Asked::Remote { answerer, model, .. } => {
+                (Some(answerer.clone()), model.clone(), "unknown".into())
+            }
+        };
+        Header {
+            outro_eval: log::FORM,
+            version: env!("CARGO_PKG_VERSION").into(),
+            task: self.task.name.into(),
+            split: None,
+            questions_sha256: self.loaded.sha256.clone(),
+            questions: self.loaded.samples.len(),
+            shard: None,
+            profile: self.profile.name.into(),
+            profile_sha256: self.profile.sha256(self.task.name),
+            parser: self.profile.parser.name().into(),
+            readout: if asking.by_logits { "logits" } else { "text" }.into(),
+            answerer,
+            model,
+            weights,
+            strategies: strategies.to_vec(),
+            ablation: "none".into(),
+            media: json!({
+                "fps": options.sampling.fps, "frames": options.sampling.frames, "start": options.sampling.start,
+                "end": options.sampling.end, "max_pixels": options.max_pixels, "audio_in_video": options.audio_in_video,
+            }),
+            max_new_tokens: asking.max_new_tokens,
+        }
+    }
+}
+
+/// A task of a run with its log.
+struct Job {
+    questions: Questions,
+    strategies: Vec<Strategy>,
+    header: Header,
+    log: Log,
+    rows: Vec<Row>,
+}
+
+impl Job {
+    fn open(args: &EvalRun, task: &str, asked: &Asked, ui: &Ui) -> anyhow::Result<Self> {
+        let asking = &args.asking;
+        let mut questions = Questions::read(task, &args.data, asked, asking, ui)?;
+        let base = match asked {
+            Asked::Checkpoint(c) => c.method.clone(),
+            Asked::Remote { .. } => OutRoConfig::default(),
+        };
+        let strategies: Vec<Strategy> = args
+            .strategies
+            .iter()
+            .map(|s| Strategy::parse(s, &base))
+            .collect::<outro_lab::Result<_>>()?;
+        let samples = &mut questions.loaded.samples;
+        let most = asking.limit.unwrap_or(usize::MAX);
+        if !args.held_out {
+            samples.truncate(most);
+        }
+        let split = match asked {
+            Asked::Checkpoint(c) => held_out(args, task, samples, &strategies, c, ui)?,
+            Asked::Remote { .. } => None,
+        };
+        samples.truncate(most);
+        let header = Header {
+            split,
+            shard: args.shard.map(|s| s.to_string()),
+            ablation: args.ablation.name().into(),
+            ..questions.header(asked, asking, &strategies)
+        };
+        if let Some(shard) = args.shard {
+            questions.loaded.samples = part(&questions.loaded.samples, shard);
+        }
+        let out = log_of(args, task)?;
+        let (log, mut rows) = Log::open(&out, &header)?;
+        if !rows.is_empty() {
+            let n = thousands(rows.len() as u64);
+            ui.note(&format!("{}: {n} answers are there already", out.display()));
+        }
+        if args.retry_failed {
+            rows.retain(|r| r.error.is_none());
+        }
+        Ok(Self {
+            questions,
+            strategies,
+            header,
+            log,
+            rows,
+        })
+    }
+
+    fn is_done(&self) -> bool {
+        self.rows.len() >= self.questions.loaded.samples.len() * self.strategies.len()
+    }
+
+    fn answer(&mut self, args: &EvalRun, answerer: Answerer, ui: &Ui) -> anyhow::Result<()> {
+        let runner = Runner {
+            answerer,
+            options: self.questions.options.clone(),
+            ablation: args.ablation,
+            parser: self.questions.profile.parser,
+            by_logits: args.asking.by_logits,
+        };
+        let mut wanted = |_: &[Row]| self.strategies.clone();
+        let samples = &self.questions.loaded.samples;
+        carry_out(&runner, samples, &mut wanted, &mut self.log, &mut self.rows, ui)
+    }
+
+    fn sum_up(&self, args: &EvalRun, ui: &Ui) -> anyhow::Result<()> {
+        let failed = self.rows.iter().filter(|r| r.error.is_some()).count();
+        if let Some(row) = self.rows.iter().find(|r| r.error.is_some()) {
+            let why = row.error.as_deref().unwrap_or_default();
+            ui.note(&format!(
+                "{failed} answers failed, --retry-failed asks again; the first, {}: {why}",
+                row.id
+            ));
+        }
+        if args.tasks.len() > 1 {
+            emit(&format!("## {}\n\n", self.header.task))?;
+        }
+        emit(&report(&self.header, &self.rows).markdown())
+    }
+}
+
+/// Answers questions, with progress.
+pub(crate) fn carry_out(
+    runner: &Runner,
+    samples: &[Sample],
+    wanted: &mut dyn FnMut(&[Row]) -> Vec<Strategy>,
+    log: &mut Log,
+    rows: &mut Vec<Row>,
+    ui: &Ui,
+) -> anyhow::Result<()> {
+    let here = rows.len();
+    let mut tally: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    let mut count = |row: &Row| {
+        let t = tally.entry(row.strategy.clone()).or_default();
+        (t.0, t.1) = (t.0 + usize::from(row.right), t.1 + 1);
+        let score = |(name, (right, total)): (&String, &(usize, usize))| {
+            format!("{name} {:.1} %", 100.0 * *right as f64 / *total as f64)
+        };
+        tally.iter().take(3).map(score).collect::<Vec<_>>().join(", ")
+    };
+    rows.iter().for_each(|r| drop(count(r)));
+    let bar = ui.bar("answering", samples.len() as u64, Unit::Answers);
+    let since = Instant::now();
+    let mut noted = since;
+    let done = answer_all(runner, samples, wanted, log, rows, &mut |step: Step| {
+        let rate = (step.done - here) as f64 / since.elapsed().as_secs_f64().max(1e-9);
+        let left = step.total.saturating_sub(step.done) as f64 / rate.max(1e-9);
+        let label = format!("{}; {rate:.1} a second, {} left", count(step.row), duration(left));
+        bar.total(step.total as u64);
+        bar.set(step.done as u64);
+        bar.label(&label);
+        if !ui.shows_progress() && noted.elapsed() > NOTE {
+            ui.note(&format!("{} of {} answers; {label}", step.done, step.total));
+            noted = Instant::now();
+        }
+    });
+    bar.done();
+    match done {
+        Err(outro_lab::Error::Answerer(why)) => Err(Fault::failure(why)
+            .hint("start the same command again: it goes on with the question at which it stopped")
+            .into()),
+        done => Ok(done?),
+    }
+}
+
+/// Refuses, or takes away, questions about videos on which the model's settings were chosen.
+fn held_out(
+    args: &EvalRun,
+    task: &str,
+    samples: &mut Vec<Sample>,
+    strategies: &[Strategy],
+    checkpoint: &Checkpoint,
+    ui: &Ui,
+) -> anyhow::Result<Option<String>> {
+    let tuned = &checkpoint.preparer.settings().tuned;
+    let before = samples.len();
+    let mut rest = samples.clone();
+    let Some((gone, split)) = hold_out(task, &mut rest, tuned) else {
+        if args.held_out && tuned.is_empty() {
+            let problem = "--held-out: the model's settings name no question on which they were tuned";
+            return Err(Fault::usage(problem)
+                .hint("leave it out, or give the outro.json that `outro tune` wrote with --settings")
+                .into());
+        }
+        return Ok(None);
+    };
+    if args.held_out {
+        ui.note(&format!(
+            "{} of {} questions are left out: settings were tuned on them",
+            thousands(gone as u64),
+            thousands(before as u64)
+        ));
+        if rest.is_empty() {
+            let problem = format!("{task}: the model's settings were tuned on all {before} questions");
+            return Err(Fault::failure(problem).hint("give other questions").into());
+        }
+        *samples = rest;
+        return Ok(Some(split));
+    }
+    // The plain model alone has no settings that could have been tuned.
+    if strategies.iter().all(|s| s.name == "baseline") {
+        return Ok(None);
+    }
+    let problem = format!("{task}: the model's settings were tuned on {gone} of these {before} questions");
+    Err(Fault::failure(problem)
+        .hint("give --held-out to ask the others only; a score on the very questions of tuning means nothing")
+        .into())
+}
+
+/// The log of a task and shard.
+fn log_of(args: &EvalRun, task: &str) -> anyhow::Result<PathBuf> {
+    let whole = if is_log(&args.out) {
+        args.out.clone()
+    } else {
+        std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+        args.out.join(format!("{task}.jsonl"))
+    };
+    Ok(match args.shard {
+        Some(s) => whole.with_extension(format!("{}-of-{}.jsonl", s.index, s.of)),
+        None => whole,
+    })
+}
+
+pub(super) fn run(args: &EvalRun, ui: &Ui) -> anyhow::Result<()> {
+    let asked = Asked::open(args, ui)?;
+    let jobs: Vec<Job> = args
+        .tasks
+        .iter()
+        .map(|task| Job::open(args, task, &asked, ui))
+        .collect::<anyhow::Result<_>>()?;
+    let model = match &asked {
+        Asked::Checkpoint(c) if !jobs.iter().all(Job::is_done) => Some(c.load(&args.asking)?),
+        _ => None,
+    };
+    for mut job in jobs {
+        let answerer = match (&asked, &model) {
+            (Asked::Checkpoint(c), Some(model)) => Some(Answerer::Engine(c.engine(model, &args.asking)?)),
+            (Asked::Checkpoint(_), None) => None,
+            (Asked::Remote { say, shows, .. }, _) => Some(Answerer::Remote(Remote { shows: *shows, say })),
+        };
+        if let Some(answerer) = answerer {
+            job.answer(args, answerer, ui)?;
+        }
+        job.sum_up(args, ui)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,81 @@
+//! What the towers' layers share.
+
+use outro_kernels::{gelu, gelu_tanh, layer_norm, quick_gelu, rms_norm, silu_mul};
+
+use crate::config::{Activation, Norm as Kind};
+use crate::error::Result;
+use crate::nn::{Linear, Mat, Weights};
+
+/// A norm with its weights.
+pub(super) struct Norm {
+    pub(super) weight: Vec<f32>,
+    /// Absent from RMS norms.
+    bias: Option<Vec<f32>>,
+    pub(super) eps: f32,
+}
+
+impl Norm {
+    pub(super) fn load(w: Weights, prefix: &str, width: usize, kind: Kind, eps: f32) -> Result<Self> {
+        let bias = (kind == Kind::Layer).then(|| w.vector(&format!("{prefix}.bias"), width));
+        Ok(Self {
+            weight: w.vector(&format!("{prefix}.weight"), width)?,
+            bias: bias.transpose()?,
+            eps,
+        })
+    }
+
+    pub(super) fn forward(&self, x: &[f32]) -> Vec<f32> {
+        let mut out = vec![0.0; x.len()];
+        self.forward_into(x, &mut out);
+        out
+    }
+
+    pub(super) fn forward_into(&self, x: &[f32], out: &mut [f32]) {
+        match &self.bias {
+            None => rms_norm(x, &self.weight, self.eps, out),
+            Some(bias) => layer_norm(x, &self.weight, bias, self.eps, out),
+        }
+    }
+}
+
+/// `down(activation(up(x)))`.
+pub(super) struct Mlp {
+    pub(super) up: Linear,
+    pub(super) down: Linear,
+    activation: Activation,
+}
+
+/// Rows that go through an MLP at once: its wide middle is a tower's largest activation.
+const ROWS: usize = 1024;
+
+impl Mlp {
+    pub(super) fn new(up: Linear, down: Linear, activation: Activation) -> Self {
+        Self { up, down, activation }
+    }
+
+    /// `x [rows, in]` to `[rows, out]`.
+    pub(super) fn forward(&self, x: &[f32]) -> Mat {
+        let mut out = Mat {
+            cols: self.down.weight.rows(),
+            data: Vec::new(),
+        };
+        for rows in x.chunks(ROWS * self.up.weight.cols()) {
+            let mut wide = self.up.forward(rows);
+            activate(self.activation, &mut wide.data);
+            out.data.extend(self.down.forward(&wide.data).data);
+        }
+        out
+    }
+}
+
+fn activate(activation: Activation, x: &mut [f32]) {
+    match activation {
+        Activation::Silu => {
+            let ones = vec![1.0; x.len()];
+            silu_mul(x, &ones);
+        }
+        Activation::Gelu => gelu(x),
+        Activation::GeluTanh => gelu_tanh(x),
+        Activation::QuickGelu => quick_gelu(x),
+    }
+}

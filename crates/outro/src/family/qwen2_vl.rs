@@ -1,0 +1,66 @@
+//! Qwen2-VL: the tower without windows, layer norms and a plain MLP; a grid step of a video is one position.
+
+use super::qwen2_5_vl::NAMES;
+use super::{Family, QWEN_VISION, SYSTEM, channels, qwen_vision_tokens, qwen2_text, tower_out, tower_sizes};
+use crate::config::{
+    Activation, Config, FrameRule, Json, Merger, Norm, PositionRule, TextConfig, VisionConfig,
+};
+use crate::error::Result;
+
+pub(super) const FAMILY: Family = Family {
+    model_type: "qwen2_vl",
+    names: NAMES,
+    parse,
+};
+
+fn parse(json: &Json) -> Result<Config> {
+    let nested = json.at("text_config");
+    let text = if nested.present() { &nested } else { json };
+    let tied = json.at("tie_word_embeddings").bool_or(false)?;
+    let text = qwen2_text(text, tied)?;
+    Ok(Config {
+        model_type: FAMILY.model_type.into(),
+        vision: Some(vision(&json.at("vision_config"), &text)?),
+        audio: None,
+        tokens: qwen_vision_tokens(json)?,
+        positions: PositionRule::Grid,
+        frames: FrameRule::default(),
+        names: NAMES,
+        system: SYSTEM,
+        text,
+    })
+}
+
+fn vision(json: &Json, text: &TextConfig) -> Result<VisionConfig> {
+    let (hidden, heads) = tower_sizes(json, "embed_dim", "num_heads")?;
+    let ratio = json.at("mlp_ratio").positive_or(4.0)?;
+    let act = json.at("hidden_act");
+    let merge = json.at("spatial_merge_size").size_or(2)?;
+    Ok(VisionConfig {
+        depth: json.at("depth").size()?,
+        hidden,
+        heads,
+        intermediate: (hidden as f64 * ratio.min(64.0)) as usize,
+        channels: channels(json)?,
+        patch: json.at("patch_size").size_or(14)?,
+        temporal: json.at("temporal_patch_size").size_or(2)?,
+        merge,
+        image_merge: merge,
+        norm: Norm::Layer,
+        // The reference fixes it, config.json does not name it.
+        norm_eps: 1e-6,
+        activation: if act.present() {
+            Activation::parse(&act)?
+        } else {
+            Activation::QuickGelu
+        },
+        patch_bias: false,
+        rotary: true,
+        positions: None,
+        windows: None,
+        merger: Merger::Concat,
+        tiles: None,
+        out: tower_out(json, "hidden_size", text)?,
+        names: QWEN_VISION,
+    })
+}

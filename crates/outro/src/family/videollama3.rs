@@ -1,0 +1,163 @@
+//! VideoLLaMA3: a SigLIP tower for pictures of any size, whose video tokens are means of 2 x 2 patches, before a Qwen2
+//! decoder; frames stand in the prompt after their times, without what did not change.
+//!
+//! Two layouts are public: the authors', with code of its own (`videollama3_qwen2`), and that of transformers.
+
+use outro_media::{Sampling, Spread};
+
+use super::{Family, Names, channels, qwen2_text, tower_sizes};
+use crate::config::{
+    Activation, Config, FrameRule, Json, Merger, Norm, PositionRule, SharedPixels, SpecialTokens, Stamps,
+    TextConfig, VisionConfig, VisionNames,
+};
+use crate::error::Result;
+
+pub(super) const FAMILY: Family = Family {
+    model_type: "video_llama_3",
+    names: NAMES,
+    parse: |json| {
+        let text = json.at("text_config");
+        let tied = json.at("tie_word_embeddings").bool_or(false)?
+            || text.at("tie_word_embeddings").bool_or(false)?;
+        let id = |key: &str| json.at(key).id().map(Some);
+        let tokens = (id("image_token_id")?, id("video_token_id")?);
+        config(
+            FAMILY.model_type,
+            &text,
+            tied,
+            &json.at("vision_config"),
+            tokens,
+            NAMES,
+        )
+    },
+};
+
+/// The authors' layout: the decoder's fields stand at the top, one placeholder is for images and frames alike.
+pub(super) const AUTHORS: Family = Family {
+    model_type: "videollama3_qwen2",
+    names: AUTHORS_NAMES,
+    parse: |json| {
+        let projector = json.at("mm_projector_type");
+        if projector.present() && projector.str()? != "mlp2x_gelu" {
+            return Err(projector.error(format!("is {}, only mlp2x_gelu is supported", projector.str()?)));
+        }
+        let tied = json.at("tie_word_embeddings").bool_or(false)?;
+        let id = Some(json.at("image_token_index").id()?);
+        let vision = json.at("vision_encoder_config");
+        let mut config = config(AUTHORS.model_type, json, tied, &vision, (id, id), AUTHORS_NAMES)?;
+        config.frames.drops_still = json.at("use_token_compression").bool_or(true)?;
+        Ok(config)
+    },
+};
+
+const NAMES: Names = Names {
+    text: "model.language_model.",
+    lm_head: "lm_head.weight",
+    vision: "model.vision_model.",
+    merger: "model.projector.",
+    audio: "",
+    skipped: &[],
+    renamed: &[],
+};
+
+const AUTHORS_NAMES: Names = Names {
+    text: "model.",
+    vision: "model.vision_encoder.",
+    merger: "model.mm_projector.",
+    ..NAMES
+};
+
+const VISION: VisionNames = VisionNames {
+    patch: "embeddings.patch_embedding",
+    positions: "",
+    blocks: "encoder.layers.",
+    norms: ["layer_norm1", "layer_norm2"],
+    qkv: &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    proj: "self_attn.out_proj",
+    mlp: &["mlp.fc1", "mlp.fc2"],
+    norm: "post_layernorm",
+    merge: ["readout.0", "readout.2"],
+};
+
+fn config(
+    model_type: &str,
+    text: &Json,
+    tied: bool,
+    vision: &Json,
+    (image, video): (Option<u32>, Option<u32>),
+    names: Names,
+) -> Result<Config> {
+    let text = qwen2_text(text, tied)?;
+    let vision = tower(vision, &text)?;
+    // Tokens of a picture, of one image or of all frames; a side of a token is its patches'.
+    let limits = |merge: usize| {
+        let token = (vision.patch * merge).pow(2);
+        (16 * token, 16384 * token)
+    };
+    let shared = SharedPixels {
+        image: limits(vision.image_merge),
+        video: limits(vision.merge),
+    };
+    Ok(Config {
+        model_type: model_type.into(),
+        vision: Some(vision),
+        audio: None,
+        tokens: SpecialTokens {
+            image,
+            video,
+            ..SpecialTokens::default()
+        },
+        positions: PositionRule::Text,
+        frames: FrameRule {
+            sampling: Sampling {
+                spread: Spread::Starts,
+                fps: 1.0,
+                max_frames: 180,
+                ..Sampling::default()
+            },
+            shared: Some(shared),
+            stamps: Some(Stamps {
+                before: "Time ",
+                after: "s:",
+                between: ",",
+            }),
+            drops_still: true,
+            after: "\n",
+        },
+        names,
+        system: "",
+        text,
+    })
+}
+
+fn tower(json: &Json, text: &TextConfig) -> Result<VisionConfig> {
+    let (hidden, heads) = tower_sizes(json, "hidden_size", "num_attention_heads")?;
+    let act = json.at("hidden_act");
+    Ok(VisionConfig {
+        depth: json.at("num_hidden_layers").size()?,
+        hidden,
+        heads,
+        intermediate: json.at("intermediate_size").size()?,
+        channels: channels(json)?,
+        patch: json.at("patch_size").size()?,
+        temporal: 1,
+        // The processors' settings; config.json does not name them.
+        merge: 2,
+        image_merge: 1,
+        norm: Norm::Layer,
+        norm_eps: json.at("layer_norm_eps").positive_or(1e-6)? as f32,
+        activation: if act.present() {
+            Activation::parse(&act)?
+        } else {
+            Activation::GeluTanh
+        },
+        patch_bias: true,
+        rotary: true,
+        positions: None,
+        windows: None,
+        merger: Merger::Mean,
+        tiles: None,
+        out: text.hidden,
+        names: VISION,
+    })
+}

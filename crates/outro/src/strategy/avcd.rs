@@ -1,0 +1,205 @@
+//! Audio-visual contrastive decoding, `AVCD` (Jung et al., NeurIPS 2025): where the model is unsure, what it says with the
+//! modalities silenced that it looks at least.
+
+use serde::{Deserialize, Serialize};
+
+use super::rows::{LastRow, Silence};
+use super::{Hooks, Kind, Request, Settings, Switch, entropy, keep_plausible, mix};
+use crate::Prompt;
+use crate::error::Result;
+use crate::hook::Hook;
+use crate::session::{Session, Stream};
+
+/// Settings, with the published defaults.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AvcdConfig {
+    /// How much the silenced passes count.
+    pub alpha: f32,
+    /// Plausibility: the share of the best token's probability that a token needs.
+    pub beta: f32,
+    /// Tokens with an entropy (nats) below this are the plain model's.
+    pub entropy: f32,
+}
+
+impl Default for AvcdConfig {
+    fn default() -> Self {
+        Self {
+            alpha: 0.5,
+            beta: 0.2,
+            entropy: 0.6,
+        }
+    }
+}
+
+impl Settings for AvcdConfig {
+    const NAME: &'static str = "avcd";
+
+    fn set(&mut self, switch: Switch) -> Result<()> {
+        match switch.key {
+            "alpha" => self.alpha = switch.at_least(0.0)?,
+            "beta" => self.beta = switch.number(0.0..=1.0)?,
+            "entropy" => self.entropy = switch.at_least(0.0)?,
+            _ => return Err(switch.unknown(&["alpha", "beta", "entropy"])),
+        }
+        Ok(())
+    }
+}
+
+/// A pass with some modalities silenced.
+struct Pass<'a> {
+    /// How much its logits count.
+    factor: f32,
+    session: Session<'a>,
+    logits: Vec<f32>,
+}
+
+/// With the modalities m1 and m2 that are not dominant: `(2 + 2 alpha) l - 2 alpha l_{m1 m2} + l_{m1} + l_{m2}`; with one, m:
+/// `(1 + alpha) l - alpha l_m`; a prompt of text alone is the plain model's. The silenced passes begin when the first unsure
+/// token comes, and catch up with the answer at each.
+pub struct Avcd<'a> {
+    config: AvcdConfig,
+    request: Request<'a>,
+    kinds: Vec<Kind>,
+    plain: Session<'a>,
+    /// Hooks of the silenced passes until they begin.
+    hooks: Vec<Vec<Box<dyn Hook>>>,
+    passes: Vec<Pass<'a>>,
+    /// Tokens of the answer that the silenced passes have not seen.
+    behind: Vec<u32>,
+}
+
+impl<'a> Avcd<'a> {
+    /// Before the prefill.
+    ///
+    /// # Errors
+    /// As [`Request::session`].
+    pub fn new(config: AvcdConfig, request: &Request<'a>, hooks: &Hooks) -> Result<Self> {
+        let mut first = hooks();
+        first.push(Box::new(LastRow::new(request.spans.len(), 1)));
+        let request = Request {
+            prefix: None,
+            ..*request
+        };
+        Ok(Self {
+            config,
+            kinds: request.spans.iter().map(Kind::of).collect(),
+            plain: request.session(first)?,
+            request,
+            hooks: (0..3).map(|_| hooks()).collect(),
+            passes: Vec::new(),
+            behind: Vec::new(),
+        })
+    }
+
+    /// Whether there is more than text to weigh.
+    fn contrasts(&self) -> bool {
+        self.kinds.iter().any(|k| *k != Kind::Language)
+    }
+
+    /// The modalities of the prompt that are not dominant, and the attention above which a row is silenced.
+    fn others(&self) -> (Vec<Kind>, f32) {
+        let Some(seen) = self.plain.hook::<LastRow>() else {
+            return (Vec::new(), f32::INFINITY);
+        };
+        let mean = seen.mean();
+        let present = Kind::ALL.into_iter().filter(|k| self.kinds.contains(k));
+        let mut by_dominance: Vec<(f32, Kind)> = present
+            .map(|kind| {
+                let of = self.kinds.iter().zip(&mean).filter(|(k, _)| **k == kind);
+                let (n, sum) = of.fold((0.0, 0.0), |(n, sum), (_, a)| (n + 1.0, sum + a));
+                (sum / n, kind)
+            })
+            .collect();
+        by_dominance.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let others = by_dominance.into_iter().skip(1).map(|(_, kind)| kind);
+        let layers = seen.layers().max(1) as f32;
+        let medians: Vec<f32> = seen.heads().map(|head| median(head) / layers).collect();
+        let threshold = medians.iter().sum::<f32>() / medians.len().max(1) as f32;
+        (others.collect(), threshold)
+    }
+
+    /// Which modalities are silenced in each pass, and how much its logits count.
+    fn plan(&self, others: &[Kind]) -> Vec<(f32, Vec<Kind>)> {
+        let alpha = self.config.alpha;
+        match *others {
+            [m] => vec![(-alpha, vec![m])],
+            [m1, m2] => vec![(-2.0 * alpha, vec![m1, m2]), (1.0, vec![m1]), (1.0, vec![m2])],
+            _ => Vec::new(),
+        }
+    }
+
+    fn begin(&mut self, progress: &mut dyn FnMut(usize)) -> Result<()> {
+        let (others, threshold) = self.others();
+        for ((factor, silenced), mut hooks) in self
+            .plan(&others)
+            .into_iter()
+            .zip(std::mem::take(&mut self.hooks))
+        {
+            hooks.push(Box::new(Silence::new(self.kinds.clone(), silenced, threshold)));
+            let mut session = self.request.session(hooks)?;
+            let logits = Stream::prefill(&mut session, self.request.prompt, progress)?;
+            self.passes.push(Pass {
+                factor,
+                session,
+                logits,
+            });
+        }
+        Ok(())
+    }
+
+    /// `plain` where it is sure, else the mixture.
+    fn mixed(&mut self, plain: Vec<f32>, progress: &mut dyn FnMut(usize)) -> Result<Vec<f32>> {
+        if !self.contrasts() || entropy(&plain) < self.config.entropy {
+            return Ok(plain);
+        }
+        if self.passes.is_empty() {
+            self.begin(progress)?;
+        }
+        let behind = std::mem::take(&mut self.behind);
+        for pass in &mut self.passes {
+            for token in &behind {
+                pass.logits = pass.session.decode(*token)?;
+            }
+        }
+        let rest: f32 = if self.passes.len() == 1 { 1.0 } else { 2.0 };
+        let mut terms = vec![(rest + rest * self.config.alpha, plain.as_slice())];
+        terms.extend(self.passes.iter().map(|p| (p.factor, p.logits.as_slice())));
+        let mut mixed = mix(&terms);
+        keep_plausible(&mut mixed, &plain, self.config.beta);
+        Ok(mixed)
+    }
+}
+
+/// The lower median.
+fn median(x: &[f32]) -> f32 {
+    let mut sorted = x.to_vec();
+    sorted.sort_by(f32::total_cmp);
+    sorted.get(x.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)
+}
+
+impl Stream for Avcd<'_> {
+    fn prefill(&mut self, prompt: &Prompt, progress: &mut dyn FnMut(usize)) -> Result<Vec<f32>> {
+        let plain = Stream::prefill(&mut self.plain, prompt, progress)?;
+        self.mixed(plain, progress)
+    }
+
+    fn decode(&mut self, token: u32) -> Result<Vec<f32>> {
+        let plain = self.plain.decode(token)?;
+        self.behind.push(token);
+        self.mixed(plain, &mut |_| {})
+    }
+
+    fn cache_bytes(&self) -> usize {
+        let passes = self.passes.iter().map(|p| p.session.cache_bytes());
+        self.plain.cache_bytes() + passes.sum::<usize>()
+    }
+
+    fn passes(&self) -> usize {
+        self.plain.passes() + self.passes.iter().map(|p| p.session.passes()).sum::<usize>()
+    }
+
+    fn session(&self) -> &Session<'_> {
+        &self.plain
+    }
+}

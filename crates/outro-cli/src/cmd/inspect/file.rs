@@ -159,12 +159,25 @@ impl Report {
         if let Some(item) = plan.items.first().filter(|i| i.visual_tokens > 0) {
             let b = &mut self.becomes;
             (b.height, b.width, b.grid) = (Some(item.size[0]), Some(item.size[1]), Some(item.grid));
+            b.frames = Some(item.indices.len().max(1));
             let tokens = if self.info.kind == Kind::Image {
                 &mut b.image_tokens
             } else {
                 &mut b.video_tokens
             };
             *tokens = item.visual_tokens;
+        }
+        let config = preparer.config();
+        if config.audio.is_none() && self.becomes.samples > 0 {
+            let b = &mut self.becomes;
+            (b.samples, b.mel_frames, b.audio_tokens) = (0, 0, 0);
+            self.notes
+                .push("the model does not listen: its sound is not used".into());
+        }
+        if config.frames.drops_still && self.becomes.video_tokens > 0 {
+            self.notes.push(
+                "parts that stand still are left out, so the tokens are the most that there can be".into(),
+            );
         }
         if plan.text_tokens.is_some() {
             let others = plan.prompt_tokens.saturating_sub(plan.audio_tokens + 1);

@@ -30,7 +30,9 @@ impl Hook for Faint {
         if at.prefill {
             let rows = v.chunks_exact_mut(at.shape.kv_heads * at.shape.dim);
             for (row, _) in rows.zip(&self.media).filter(|(_, media)| **media) {
-                row.iter_mut().for_each(|x| *x *= self.scale);
+                for x in row {
+                    *x *= self.scale;
+                }
             }
         }
         Ok(())

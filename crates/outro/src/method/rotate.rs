@@ -3,6 +3,8 @@
 use outro_kernels::{AttentionShape, Rotation};
 use rayon::prelude::*;
 
+use crate::hook::dot;
+
 /// `vbar[g] = mean over sinks of v[g]`; `v` is `[all, G * D]`, the result `[G * D]`.
 pub(super) fn mean_value(v: &[f32], sinks: &[usize], shape: AttentionShape) -> Vec<f32> {
     let width = shape.kv_heads * shape.dim;

@@ -131,7 +131,11 @@ pub(crate) fn positions_by_axis(prompt: &Prompt) -> Vec<f32> {
 
 /// Fixture checkpoints, the directories of their cases, and how many there are.
 const TINY: &[(&str, &[&str], usize)] = &[
-    ("omni-tiny", &["cases", "cases-no-sink", "cases-below-median-rule"], 26),
+    (
+        "omni-tiny",
+        &["cases", "cases-no-sink", "cases-below-median-rule"],
+        26,
+    ),
     ("qwen3-tiny", &["cases"], 15),
     ("qwen3-moe-tiny", &["cases"], 15),
 ];

@@ -30,6 +30,11 @@ const FAMILIES: [&str; 4] = [
     "llava-onevision-tiny",
 ];
 const KINDS: [&str; 3] = ["text", "image", "video"];
+/// Those whose golden values are in golden.rs, and some of their prompts.
+const MORE: [(&str, [&str; 2]); 2] = [
+    ("qwen3-tiny", ["text-1.inputs", "text-4.inputs"]),
+    ("qwen3-moe-tiny", ["text-0.inputs", "text-3.inputs"]),
+];
 
 fn dir(name: &str) -> PathBuf {
     crate::fixtures().join(name)
@@ -130,9 +135,11 @@ fn answer(model: &Model, prompt: &Prompt, hook: Option<Box<dyn Hook>>) -> Vec<f3
 fn laws() {
     struct Nothing;
     impl Hook for Nothing {}
-    for name in FAMILIES {
+    let own = FAMILIES.map(|name| (name, &["text-1", "image-3", "video-4"][..]));
+    let more = MORE.iter().map(|(name, cases)| (*name, &cases[..]));
+    for (name, cases) in own.into_iter().chain(more) {
         let model = load(name);
-        let prompts: Vec<Prompt> = ["text-1", "image-3", "video-4"]
+        let prompts: Vec<Prompt> = cases
             .iter()
             .map(|case| prompt(&model, &dir(name).join(format!("cases/{case}.safetensors"))).1)
             .collect();

@@ -8,7 +8,6 @@ use std::thread::{self, ScopedJoinHandle};
 
 use outro_media::{Frames, Kind, MediaInfo, VideoInfo};
 
-use crate::audio_tokens;
 use crate::chat::{Conversation, MediaTokens, Part, Template};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -256,7 +255,10 @@ impl Preparer {
             item.mel_frames = ((item.seconds * 16_000.0).round() as usize)
                 .div_ceil(HOP)
                 .min(MAX_MEL);
-            item.audio_tokens = audio_tokens(item.mel_frames);
+            if let Some(tower) = &self.config.audio {
+                item.mel_frames = tower.whole(item.mel_frames);
+                item.audio_tokens = tower.tokens(item.mel_frames);
+            }
             if item.seconds > 300.0 {
                 let problem = "only the first 300 seconds of the sound are heard (the processor's limit)";
                 notes.push(format!(
@@ -340,7 +342,7 @@ impl Preparer {
         };
         let frames = (self.processor.resize)(&pictures(&indices), height, width);
         let sound = if options.audio_in_video {
-            push_sound(samples, &mut media.inputs)
+            push_sound(samples, &self.config, &mut media.inputs)
         } else {
             0
         };
@@ -450,7 +452,7 @@ impl Preparer {
                 }
                 Medium::Audio { .. } => {
                     progress(Progress::Audio { path: path.clone() });
-                    let tokens = push_sound(&hear(&item.info, options)?, &mut media.inputs);
+                    let tokens = push_sound(&hear(&item.info, options)?, &self.config, &mut media.inputs);
                     if tokens == 0 {
                         let problem = "its sound is shorter than 30 ms, too short for one token";
                         return Err(Error::input(path.display().to_string(), problem));
@@ -501,7 +503,7 @@ impl Preparer {
         let mut tokens = 0;
         if let Some(samples) = samples {
             let samples = samples.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            tokens = push_sound(&samples, &mut media.inputs);
+            tokens = push_sound(&samples, &self.config, &mut media.inputs);
             if tokens == 0 {
                 media.notes.push(silent(path));
             }
@@ -613,9 +615,13 @@ fn hear(file: &MediaInfo, options: &MediaOptions) -> Result<Vec<f32>> {
 }
 
 /// Samples to a spectrogram in `inputs`; the tokens it gives. Too little sound for a token is left out.
-fn push_sound(samples: &[f32], inputs: &mut Inputs) -> usize {
-    let mel = outro_media::log_mel(samples);
-    let tokens = audio_tokens(mel.frames);
+fn push_sound(samples: &[f32], config: &Config, inputs: &mut Inputs) -> usize {
+    let Some(tower) = &config.audio else { return 0 };
+    let mel = match tower.queries {
+        None => outro_media::log_mel(samples),
+        Some(_) => outro_media::log_mel_in_chunks(samples, 2 * tower.n_window),
+    };
+    let tokens = tower.tokens(mel.frames);
     if tokens > 0 {
         let bins = mel.data.len() / mel.frames;
         inputs

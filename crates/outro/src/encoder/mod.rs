@@ -2,6 +2,7 @@
 
 mod audio;
 mod block;
+mod queries;
 mod vision;
 
 pub(crate) use audio::AudioTower;

@@ -1,6 +1,6 @@
 //! Qwen2.5-VL: the same decoder and vision tower as the Omni thinker, its own names and positions.
 
-use super::{Family, Names, SYSTEM, qwen_vision_tokens, qwen2_5_vision, qwen2_text};
+use super::{Family, Names, SYSTEM, qwen_vision_tokens, qwen2_5_vision, qwen2_text, video_salmonn2};
 use crate::config::{Config, FrameRule, Json, PositionRule};
 use crate::error::Result;
 
@@ -28,6 +28,9 @@ fn parse(json: &Json) -> Result<Config> {
     let tied = json.at("tie_word_embeddings").bool_or(false)?;
     let text = qwen2_text(text, tied)?;
     let vision = json.at("vision_config");
+    if json.at("audio_config").present() {
+        return video_salmonn2::config(json, text, &vision);
+    }
     Ok(Config {
         model_type: FAMILY.model_type.into(),
         vision: Some(qwen2_5_vision(&vision, &text, &["attn.qkv"])?),

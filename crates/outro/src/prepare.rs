@@ -437,7 +437,7 @@ impl Preparer {
             let path = item.info.path.clone();
             match item.medium {
                 Medium::Frames { .. } | Medium::Video { .. } => {
-                    self.load_video(item, options, &mut media, progress)?
+                    self.load_video(item, options, &mut media, progress)?;
                 }
                 Medium::Image { .. } => {
                     progress(Progress::Image { path: path.clone() });

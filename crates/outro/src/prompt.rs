@@ -110,7 +110,8 @@ pub(crate) fn stamp(stamps: &Stamps, text: &str, placeholders: &[&str], media: &
             Some(Medium::Frames { seconds, .. }) => {
                 for (i, time) in seconds.iter().enumerate() {
                     out += if i == 0 { "" } else { stamps.between };
-                    out += &format!("{}{time:.1}{}{placeholder}", stamps.before, stamps.after);
+                    let time = format!("{time:.1}");
+                    out.extend([stamps.before, &time, stamps.after, placeholder]);
                 }
             }
             _ => out += placeholder,

@@ -286,6 +286,8 @@ pub struct FrameRule {
     pub drops_still: bool,
     /// What follows a medium where the checkpoint has no chat template.
     pub after: &'static str,
+    /// Prompts are plain ChatML whatever chat template the checkpoint has.
+    pub plain_chat: bool,
 }
 
 /// Fewest and most pixels.

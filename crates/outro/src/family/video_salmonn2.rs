@@ -29,6 +29,8 @@ pub(super) fn config(json: &Json, text: TextConfig, vision: &Json) -> Result<Con
         positions: PositionRule::Salmonn { per_second: 2.0 },
         frames: FrameRule {
             after: "\n",
+            // The template that checkpoints bring is Qwen2.5-VL's, which knows no sound; the authors' code leaves it unused.
+            plain_chat: true,
             ..FrameRule::default()
         },
         names: Names {

@@ -10,6 +10,7 @@ mod answerers;
 mod ask;
 mod bench;
 mod doctor;
+mod families;
 mod gguf;
 mod hostile;
 mod hub;

@@ -159,12 +159,17 @@ impl Report {
         if let Some(item) = plan.items.first().filter(|i| i.visual_tokens > 0) {
             let b = &mut self.becomes;
             (b.height, b.width, b.grid) = (Some(item.size[0]), Some(item.size[1]), Some(item.grid));
+            b.frames = Some(item.indices.len().max(1));
             let tokens = if self.info.kind == Kind::Image {
                 &mut b.image_tokens
             } else {
                 &mut b.video_tokens
             };
             *tokens = item.visual_tokens;
+        }
+        if preparer.config().audio.is_none() {
+            let b = &mut self.becomes;
+            (b.samples, b.mel_frames, b.audio_tokens) = (0, 0, 0);
         }
         if plan.text_tokens.is_some() {
             let others = plan.prompt_tokens.saturating_sub(plan.audio_tokens + 1);

@@ -189,18 +189,23 @@ fn interventions_are_scored_and_shown() {
         all.lines().any(|l| l.starts_with("sink-attention:scale=0")),
         "{all}"
     );
-    let bad = [
+    let bad: Vec<PathBuf> = [
         "-q",
         "eval",
         "run",
         "avhbench",
-        "--data",
-        "x",
-        "--out",
-        "y",
         "--strategy",
         "sink-attention:scale=-1",
-    ];
+        "--data",
+    ]
+    .map(PathBuf::from)
+    .into_iter()
+    .chain([
+        fixtures().join("world/avhbench"),
+        "--out".into(),
+        dir.path().join("bad.jsonl"),
+    ])
+    .collect();
     outro(bad).fails(1, &["sink-attention", "from 0 up"]);
 }
 

@@ -129,7 +129,7 @@ def one(made, proc, media, question):
             result["image_embeds"] = torch.cat(list(y.pooler_output))
         if videos:
             y = made.get_video_features(inputs["pixel_values_videos"]).pooler_output
-            result["video_embeds"] = torch.cat([torch.cat([v, made.model.image_newline[None]]) for v in y])
+            result["video_embeds"] = torch.cat(list(y))
     meta = {"text": text, "question": question, "kinds": json.dumps([k for k, _ in media])}
     for mode in ("baseline", "outro"):
         logits, tokens, state = run(made, made.model.language_model, inputs, mode == "outro")

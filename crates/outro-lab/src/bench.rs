@@ -348,13 +348,14 @@ impl Towers {
         let (config, mut rng) = (model.config(), Rng::new(5, 0));
         let mut noise = |n: usize| -> Vec<f32> { (0..n).map(|_| rng.unit() as f32 * 2.0 - 1.0).collect() };
         let vision = config.vision.as_ref().filter(|_| work.frames > 0).map(|v| {
-            let side = 448 / v.patch / v.merge * v.merge;
+            let side = v.positions.unwrap_or(448 / v.patch / v.merge * v.merge);
             let grid = [work.frames.div_ceil(v.temporal), side, side];
             let cols = v.channels * v.temporal * v.patch * v.patch;
-            let tokens = grid[0] * side * side / v.merge / v.merge;
+            let tokens = v.video_tokens(grid);
             Inputs {
                 input_ids: vec![config.tokens.video.unwrap_or_default(); tokens],
                 pixel_values_videos: Some(Pixels {
+                    whole: false,
                     data: noise(grid.iter().product::<usize>() * cols),
                     cols,
                     grid_thw: vec![grid],
@@ -364,9 +365,9 @@ impl Towers {
             }
         });
         let audio = config.audio.as_ref().filter(|_| work.audio_seconds > 0).map(|a| {
-            let frames = work.audio_seconds * 100;
+            let frames = a.whole(work.audio_seconds * 100);
             Inputs {
-                input_ids: vec![config.tokens.audio.unwrap_or_default(); outro::audio_tokens(frames)],
+                input_ids: vec![config.tokens.audio.unwrap_or_default(); a.tokens(frames)],
                 audio: Some(AudioFeatures {
                     data: noise(frames * a.mel_bins),
                     mel_bins: a.mel_bins,

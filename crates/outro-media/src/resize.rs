@@ -192,6 +192,39 @@ fn in_fixed_point(
     })
 }
 
+/// Fills pictures up to `[height, width]` around them with one colour; where that is uneven, below and to the right is
+/// one more. A picture that is larger stays.
+pub fn pad(f: &Frames, [height, width]: [usize; 2], colour: [u8; 3]) -> Frames {
+    let (height, width) = (height.max(f.height), width.max(f.width));
+    let (top, left) = ((height - f.height) / 2, (width - f.width) / 2);
+    each(f, height, width, |from, to| {
+        for pixel in to.chunks_exact_mut(3) {
+            pixel.copy_from_slice(&colour);
+        }
+        for (y, row) in from.chunks_exact(f.width * 3).enumerate() {
+            let start = ((top + y) * width + left) * 3;
+            to[start..start + row.len()].copy_from_slice(row);
+        }
+    })
+}
+
+/// The `[height, width]` pixels of each picture from a row and a column on.
+///
+/// # Panics
+/// When they reach out of the picture.
+pub fn crop(f: &Frames, [top, left]: [usize; 2], [height, width]: [usize; 2]) -> Frames {
+    assert!(
+        top + height <= f.height && left + width <= f.width,
+        "a part of a picture"
+    );
+    each(f, height, width, |from, to| {
+        for (y, row) in to.chunks_exact_mut(width * 3).enumerate() {
+            let start = ((top + y) * f.width + left) * 3;
+            row.copy_from_slice(&from[start..start + row.len()]);
+        }
+    })
+}
+
 fn each(f: &Frames, height: usize, width: usize, one: impl Fn(&[u8], &mut [u8]) + Sync) -> Frames {
     let mut data = vec![0; f.count * height * width * 3];
     let sizes = (f.height * f.width * 3, height * width * 3);

@@ -1,6 +1,8 @@
 //! What a checkpoint's `config.json` says, in one shape for all families.
 
-use std::path::{Path, PathBuf};
+mod json;
+
+use std::path::Path;
 
 use outro_media::Sampling;
 use serde_json::Value;
@@ -8,6 +10,9 @@ use serde_json::Value;
 use crate::checkpoint::gguf::Gguf;
 use crate::error::{Error, Result};
 use crate::family::{self, Family};
+use crate::tiles::Layout;
+
+pub use json::Json;
 
 /// A model's hyperparameters. Built by its family from `config.json`; nothing is assumed that the file can tell.
 #[derive(Clone, Debug, PartialEq)]
@@ -153,10 +158,40 @@ pub struct VisionConfig {
     pub windows: Option<Windows>,
     /// How patches become a token.
     pub merger: Merger,
+    /// Pictures go through the tower in parts of one size; `None` takes them as they are.
+    pub tiles: Option<Tiles>,
     /// Width of the tokens handed to the decoder (`out_hidden_size`).
     pub out: usize,
     /// What its tensors are called.
     pub names: VisionNames,
+}
+
+impl VisionConfig {
+    /// Tokens of a video of so many patches along time, height and width.
+    pub fn video_tokens(&self, grid: [usize; 3]) -> usize {
+        Layout::video(self, grid).count(self.positions.unwrap_or(1))
+    }
+
+    /// Tokens of a frame of a video of so many patches, down and across.
+    pub fn frame_tokens(&self, [h, w]: [usize; 2]) -> [usize; 2] {
+        match Layout::video(self, [1, h, w]) {
+            Layout::Grid([_, h, w]) | Layout::Frames([_, h, w]) => [h, w],
+            Layout::Whole | Layout::Parts(_) => [0; 2],
+        }
+    }
+}
+
+/// Pictures in parts (LLaVA-OneVision): an image that stands alone is also looked at in squares, others and frames once.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tiles {
+    /// Pixels on a part's side (`image_size`).
+    pub side: usize,
+    /// Heights and widths that the parts may cover together (`image_grid_pinpoints`).
+    pub resolutions: Vec<[usize; 2]>,
+    /// Parts whose tokens an image may have; more are interpolated (`vision_aspect_ratio`, `anyres_max_9`).
+    pub most: usize,
+    /// The tensor that ends a row of tokens.
+    pub newline: &'static str,
 }
 
 /// Attention windows of a vision tower.
@@ -331,7 +366,7 @@ impl AudioConfig {
     }
 
     /// Frames that an audio of so many is filled up to with silence.
-    pub(crate) fn whole(&self, frames: usize) -> usize {
+    pub fn whole(&self, frames: usize) -> usize {
         match self.queries {
             None => frames,
             Some(_) => frames.next_multiple_of(2 * self.n_window),
@@ -422,147 +457,5 @@ impl Config {
         let value: Value =
             serde_json::from_str(&text).map_err(|e| Error::config(&path, "", format!("not JSON: {e}")))?;
         family::parse(&Json::new(&path, &value), own)
-    }
-}
-
-/// A place in a JSON file that knows its path, so that every complaint names it.
-#[derive(Clone, Debug)]
-pub struct Json<'a> {
-    file: PathBuf,
-    field: String,
-    value: Option<&'a Value>,
-}
-
-impl<'a> Json<'a> {
-    /// A file's whole content.
-    pub fn new(file: &Path, value: &'a Value) -> Self {
-        Self {
-            file: file.into(),
-            field: String::new(),
-            value: Some(value),
-        }
-    }
-
-    /// The field below this one; absent and `null` are the same.
-    pub fn at(&self, key: &str) -> Self {
-        let field = if self.field.is_empty() {
-            key.into()
-        } else {
-            format!("{}.{key}", self.field)
-        };
-        Self {
-            file: self.file.clone(),
-            field,
-            value: self.value.and_then(|v| v.get(key)).filter(|v| !v.is_null()),
-        }
-    }
-
-    /// Whether it is there.
-    pub fn present(&self) -> bool {
-        self.value.is_some()
-    }
-
-    /// A complaint about this place.
-    pub fn error(&self, problem: impl Into<String>) -> Error {
-        Error::config(&self.file, &self.field, problem)
-    }
-
-    fn get<T>(&self, what: &str, f: impl Fn(&'a Value) -> Option<T>) -> Result<T> {
-        match self.value {
-            None => Err(self.error(format!("missing; {what} is needed"))),
-            Some(v) => f(v).ok_or_else(|| self.error(format!("is {}, must be {what}", brief(v)))),
-        }
-    }
-
-    /// A size: an integer from 1 to 2^24, which no real dimension exceeds.
-    ///
-    /// # Errors
-    /// Anything else there, by field.
-    pub fn size(&self) -> Result<usize> {
-        self.get("a whole number from 1 to 16777216", |v| {
-            v.as_u64()
-                .filter(|n| (1..=1 << 24).contains(n))
-                .map(|n| n as usize)
-        })
-    }
-
-    /// A size, or what holds where it is absent.
-    ///
-    /// # Errors
-    /// Anything else there, by field.
-    pub fn size_or(&self, default: usize) -> Result<usize> {
-        if self.present() { self.size() } else { Ok(default) }
-    }
-
-    /// A token id.
-    ///
-    /// # Errors
-    /// Anything else there, by field.
-    pub fn id(&self) -> Result<u32> {
-        self.get("a token id", |v| v.as_u64().and_then(|n| u32::try_from(n).ok()))
-    }
-
-    /// A finite number above zero.
-    ///
-    /// # Errors
-    /// Anything else there, by field.
-    pub fn positive(&self) -> Result<f64> {
-        self.get("a number above 0", |v| {
-            v.as_f64().filter(|x| x.is_finite() && *x > 0.0)
-        })
-    }
-
-    /// A number above zero, or what holds where it is absent.
-    ///
-    /// # Errors
-    /// Anything else there, by field.
-    pub fn positive_or(&self, default: f64) -> Result<f64> {
-        if self.present() {
-            self.positive()
-        } else {
-            Ok(default)
-        }
-    }
-
-    /// A switch, or what holds where it is absent.
-    ///
-    /// # Errors
-    /// Anything else there, by field.
-    pub fn bool_or(&self, default: bool) -> Result<bool> {
-        if self.present() {
-            self.get("true or false", Value::as_bool)
-        } else {
-            Ok(default)
-        }
-    }
-
-    /// A string.
-    ///
-    /// # Errors
-    /// Anything else there, by field.
-    pub fn str(&self) -> Result<&'a str> {
-        self.get("a string", Value::as_str)
-    }
-
-    /// Indices or sizes, zero allowed.
-    ///
-    /// # Errors
-    /// Anything else there, by field.
-    pub fn list(&self) -> Result<Vec<usize>> {
-        self.get("a list of whole numbers", |v| {
-            v.as_array()?
-                .iter()
-                .map(|x| x.as_u64().filter(|n| *n <= 1 << 24).map(|n| n as usize))
-                .collect()
-        })
-    }
-}
-
-fn brief(v: &Value) -> String {
-    let s = v.to_string();
-    if s.chars().count() > 40 {
-        format!("{}...", s.chars().take(40).collect::<String>())
-    } else {
-        s
     }
 }

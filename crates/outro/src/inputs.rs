@@ -11,6 +11,7 @@ use safetensors::tensor::{Dtype, TensorView};
 
 use crate::config::{Config, VisionConfig};
 use crate::error::{Error, Result};
+use crate::tiles::Layout;
 
 /// One request's tensors. Media rows come in the order of their placeholders in `input_ids`, kind by kind.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,6 +20,8 @@ pub struct Inputs {
     pub input_ids: Vec<u32>,
     /// Patches of the images.
     pub pixel_values: Option<Pixels>,
+    /// Height and width of each image's picture, where it goes through the tower in parts; else empty.
+    pub image_sizes: Vec<[usize; 2]>,
     /// Patches of the videos.
     pub pixel_values_videos: Option<Pixels>,
     /// Seconds that one temporal grid step of each video lasts; empty means 1.0 for all.
@@ -40,6 +43,9 @@ pub struct Pixels {
     pub cols: usize,
     /// `[sum of t * h * w, cols]`, row-major.
     pub data: Vec<f32>,
+    /// Set where rows are whole pictures, as a file has them, and the grid is pictures, height and width in pixels: see
+    /// [`Inputs::fitted`].
+    pub whole: bool,
 }
 
 /// Log-mel spectrograms, item after item.
@@ -54,14 +60,6 @@ pub struct AudioFeatures {
 }
 
 impl Pixels {
-    /// Tokens of each item once `merge x merge` patches are one.
-    pub(crate) fn tokens(&self, merge: usize) -> Vec<usize> {
-        self.grid_thw
-            .iter()
-            .map(|[t, h, w]| t * (h / merge) * (w / merge))
-            .collect()
-    }
-
     /// Appends one item.
     pub(crate) fn push(&mut self, grid: [usize; 3], cols: usize, data: &[f32]) {
         self.grid_thw.push(grid);
@@ -69,9 +67,57 @@ impl Pixels {
         self.data.extend_from_slice(data);
     }
 
+    /// Whole pictures to patches. Where images are padded to as many parts, the surplus goes.
+    fn cut(&mut self, key: &str, c: &Config, sizes: &[[usize; 2]]) -> Result<()> {
+        let tiles = c.vision.as_ref().and_then(|v| Some((v, v.tiles.as_ref()?)));
+        let Some((v, tiles)) = tiles else {
+            let problem = "holds whole pictures, this model takes patches and their grid";
+            return Err(Error::input(key, problem));
+        };
+        let side = tiles.side / v.patch;
+        let mut new = Self {
+            cols: v.channels * v.patch * v.patch,
+            ..Self::default()
+        };
+        let mut rest = self.data.chunks_exact(self.cols.max(1));
+        for (item, [count, height, width]) in self.grid_thw.iter().copied().enumerate() {
+            if [height, width] != [tiles.side; 2] || self.cols != v.channels * height * width {
+                let problem = format!(
+                    "holds pictures of {height} x {width}, this model takes {0} x {0} and three colours",
+                    tiles.side
+                );
+                return Err(Error::input(key, problem));
+            }
+            let kept = match sizes.get(item) {
+                Some(size) if key == "pixel_values" && count > 1 => {
+                    let [down, across] = tiles.parts(side, *size).grid;
+                    (1 + down * across).min(count)
+                }
+                _ => count,
+            };
+            for picture in rest.by_ref().take(count).take(kept) {
+                for patch in 0..side * side {
+                    let (y, x) = (patch / side * v.patch, patch % side * v.patch);
+                    for channel in picture.chunks_exact(height * width) {
+                        for row in y..y + v.patch {
+                            new.data
+                                .extend(&channel[row * width + x..row * width + x + v.patch]);
+                        }
+                    }
+                }
+            }
+            if kept < count {
+                rest.nth(count - kept - 1);
+            }
+            new.grid_thw.push([kept, side, side]);
+        }
+        *self = new;
+        Ok(())
+    }
+
     fn validate(&self, key: &str, grid_key: &str, v: &VisionConfig, merge: usize) -> Result<()> {
         let cols = v.channels * v.temporal * v.patch * v.patch;
-        if self.cols != cols {
+        if self.whole || self.cols != cols {
             let problem = format!(
                 "has rows of {}, this model's patches have {cols} numbers",
                 self.cols
@@ -135,6 +181,23 @@ impl Inputs {
         file.inputs()
     }
 
+    /// Cuts whole pictures, as some processors give them, into the patches that the model of `c` takes.
+    ///
+    /// # Errors
+    /// Whole pictures for a model that takes patches, or of another size.
+    pub fn fitted(mut self, c: &Config) -> Result<Self> {
+        let sizes = &self.image_sizes;
+        for (key, pixels) in [
+            ("pixel_values", &mut self.pixel_values),
+            ("pixel_values_videos", &mut self.pixel_values_videos),
+        ] {
+            if let Some(p) = pixels.as_mut().filter(|p| p.whole) {
+                p.cut(key, c, sizes)?;
+            }
+        }
+        Ok(self)
+    }
+
     /// Writes the file that [`Inputs::load`] reads: floats as F32, numbers as I64. It appears whole or not at all.
     ///
     /// # Errors
@@ -167,6 +230,15 @@ impl Inputs {
             ));
             let grid = p.grid_thw.iter().flatten().map(|n| *n as i64).collect();
             out.push((grid_key, Dtype::I64, vec![p.grid_thw.len(), 3], ints(grid)));
+        }
+        if !self.image_sizes.is_empty() {
+            let sizes = self.image_sizes.iter().flatten().map(|n| *n as i64).collect();
+            out.push((
+                "image_sizes",
+                Dtype::I64,
+                vec![self.image_sizes.len(), 2],
+                ints(sizes),
+            ));
         }
         if !self.second_per_grid.is_empty() {
             let data = Cow::Borrowed(bytemuck::cast_slice(&self.second_per_grid));
@@ -227,6 +299,47 @@ impl Inputs {
             e => Error::input(path.display().to_string(), format!("cannot be written: {e}")),
         })?;
         std::fs::rename(&part, path).map_err(Error::io(path))
+    }
+
+    /// Tokens of all images or videos, whose grids are valid.
+    fn visual_tokens(&self, key: &str, p: &Pixels, v: &VisionConfig) -> Result<usize> {
+        let videos = key == "pixel_values_videos";
+        let side = v.positions.unwrap_or(1);
+        let mut sum = 0_usize;
+        for (item, grid) in p.grid_thw.iter().enumerate() {
+            let size = self.image_sizes.get(item).copied();
+            let layout = if videos {
+                Layout::video(v, *grid)
+            } else {
+                Layout::image(v, *grid, size)
+            };
+            if v.tiles.is_some() {
+                if grid[1..] != [side; 2] {
+                    let problem =
+                        format!("holds {grid:?}, this model takes squares of {side} x {side} patches");
+                    return Err(Error::input(key, problem));
+                }
+                let parts = match &layout {
+                    Layout::Parts(parts) => 1 + parts.grid[0] * parts.grid[1],
+                    Layout::Grid(_) => {
+                        let problem =
+                            format!("image {item} is in parts, and its height and width are not given");
+                        return Err(Error::input("image_sizes", problem));
+                    }
+                    _ => grid[0],
+                };
+                if parts != grid[0] {
+                    let [h, w] = size.unwrap_or_default();
+                    let problem = format!(
+                        "{h} x {w} of image {item} give {parts} parts, there are {}",
+                        grid[0]
+                    );
+                    return Err(Error::input("image_sizes", problem));
+                }
+            }
+            sum = sum.saturating_add(layout.count(side));
+        }
+        Ok(sum)
     }
 
     /// How many of `tokens` of the videos stay.
@@ -322,7 +435,7 @@ impl Inputs {
                 };
                 let merge = if name == "image" { v.image_merge } else { v.merge };
                 p.validate(key, grid_key, v, merge)?;
-                expected = p.tokens(merge).iter().sum();
+                expected = self.visual_tokens(key, p, v)?;
             }
             if name == "video" && !self.kept.is_empty() {
                 expected = self.validate_kept(c, expected)?;

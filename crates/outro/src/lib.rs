@@ -26,6 +26,7 @@ mod session;
 pub mod settings;
 pub mod shapes;
 pub mod strategy;
+mod tiles;
 pub mod tokenizer;
 
 pub use checkpoint::{Dtype, Quantize};

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::inputs::{Inputs, Pixels};
 use crate::nn::{Decoder, Deepstack, Mat, Weights};
 use crate::positions::{Positions, positions};
+use crate::tiles::Layout;
 
 /// What happens while media are encoded and a prompt is run; for progress displays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -275,26 +276,15 @@ impl Model {
             patches(&inputs.pixel_values_videos),
         );
         let total = images + videos;
-        let (merge, image_merge) = self
-            .config
-            .vision
-            .as_ref()
-            .map_or((1, 1), |v| (v.merge, v.image_merge));
-        let pixels = inputs.pixel_values.as_ref();
-        let image = self.encode_vision("pixel_values", pixels, image_merge, &mut |done| {
+        let image = self.encode_vision(inputs, false, &mut |done| {
             progress(Progress::Vision { done, total });
         })?;
-        let mut video = self.encode_vision(
-            "pixel_values_videos",
-            inputs.pixel_values_videos.as_ref(),
-            merge,
-            &mut |done| {
-                progress(Progress::Vision {
-                    done: images + done,
-                    total,
-                });
-            },
-        )?;
+        let mut video = self.encode_vision(inputs, true, &mut |done| {
+            progress(Progress::Vision {
+                done: images + done,
+                total,
+            });
+        })?;
         if !inputs.kept.is_empty() {
             let rows = video.data.chunks_exact(video.cols).zip(&inputs.kept);
             video.data = rows.filter(|r| *r.1).flat_map(|r| r.0).copied().collect();
@@ -307,32 +297,32 @@ impl Model {
         })
     }
 
-    fn encode_vision(
-        &self,
-        key: &str,
-        pixels: Option<&Pixels>,
-        merge: usize,
-        progress: &mut dyn FnMut(usize),
-    ) -> Result<Mat> {
+    fn encode_vision(&self, inputs: &Inputs, videos: bool, progress: &mut dyn FnMut(usize)) -> Result<Mat> {
         let mut out = Mat {
             cols: self.config.text.hidden,
             data: Vec::new(),
         };
+        let (key, pixels) = if videos {
+            ("pixel_values_videos", &inputs.pixel_values_videos)
+        } else {
+            ("pixel_values", &inputs.pixel_values)
+        };
         let Some(pixels) = pixels else { return Ok(out) };
-        let tower = self
-            .vision
-            .as_ref()
-            .ok_or_else(|| Error::input(key, "given, and this model has no vision tower"))?;
-        let (mut start, mut done) = (0, 0);
-        for grid in &pixels.grid_thw {
+        let (Some(tower), Some(v)) = (&self.vision, &self.config.vision) else {
+            return Err(Error::input(key, "given, and this model has no vision tower"));
+        };
+        let mut done = 0;
+        for (item, grid) in pixels.grid_thw.iter().enumerate() {
             let rows: usize = grid.iter().product();
-            let part = &pixels.data[start * pixels.cols..(start + rows) * pixels.cols];
-            out.data.extend(
-                tower
-                    .forward(part, *grid, merge, &mut |n| progress(done + n))?
-                    .data,
-            );
-            start += rows;
+            let part = &pixels.data[done * pixels.cols..(done + rows) * pixels.cols];
+            let (merge, tokens) = if videos {
+                (v.merge, Layout::video(v, *grid))
+            } else {
+                let size = inputs.image_sizes.get(item).copied();
+                (v.image_merge, Layout::image(v, *grid, size))
+            };
+            let made = tower.forward(part, *grid, merge, &tokens, &mut |n| progress(done + n))?;
+            out.data.extend(made.data);
             done += rows;
         }
         Ok(out)

@@ -7,6 +7,7 @@
 use crate::config::{Config, PositionRule};
 use crate::error::{Error, Result};
 use crate::inputs::{Inputs, Pixels};
+use crate::tiles::Layout;
 
 /// Rotary positions of a prompt.
 #[derive(Clone, Debug, PartialEq)]
@@ -261,6 +262,15 @@ impl Walk<'_> {
 
     fn image(&mut self, item: usize) -> Result<()> {
         let (grid, n) = self.grid(self.inputs.pixel_values.as_ref(), item, "image")?;
+        if let Some(v) = self.config.vision.as_ref().filter(|v| v.tiles.is_some()) {
+            let layout = Layout::image(v, grid, self.inputs.image_sizes.get(item).copied());
+            return self.parts(
+                &layout,
+                &format!("image {item}"),
+                self.config.tokens.image,
+                |[_, y, x]| Span::Image { item, y, x },
+            );
+        }
         self.take(n, &[self.config.tokens.image], &format!("image {item}"))?;
         // One step of time is a second in Omni and nothing in VL; images have one step only.
         let seconds = if matches!(self.config.positions, PositionRule::QwenVl { .. }) {
@@ -277,12 +287,37 @@ impl Walk<'_> {
         Ok(())
     }
 
+    /// Tokens of a picture that goes through the tower in parts, a number each; newlines are delimiters.
+    fn parts(
+        &mut self,
+        layout: &Layout,
+        what: &str,
+        id: Option<u32>,
+        span: impl Fn([usize; 3]) -> Span,
+    ) -> Result<()> {
+        let side = self.config.vision.as_ref().and_then(|v| v.positions).unwrap_or(1);
+        self.take(Some(layout.count(side)), &[id], what)?;
+        let start = self.next;
+        let cells = layout.cells(side).into_iter().zip(start..);
+        self.push(cells.map(|(cell, at)| ([at; 3], cell.map_or(Span::Text, &span))));
+        Ok(())
+    }
+
     fn seconds(&self, item: usize) -> f32 {
         self.inputs.second_per_grid.get(item).copied().unwrap_or(1.0)
     }
 
     fn video(&mut self, item: usize) -> Result<()> {
         let (grid, n) = self.grid(self.inputs.pixel_values_videos.as_ref(), item, "video")?;
+        if let Some(v) = self.config.vision.as_ref().filter(|v| v.tiles.is_some()) {
+            let layout = Layout::video(v, grid);
+            return self.parts(
+                &layout,
+                &format!("video {item}"),
+                self.config.tokens.video,
+                |[t, y, x]| Span::Video { item, t, y, x },
+            );
+        }
         self.take(n, &[self.config.tokens.video], &format!("video {item}"))?;
         let cells = self.cells(grid, self.seconds(item));
         self.push(

@@ -6,23 +6,19 @@
 use std::path::{Path, PathBuf};
 use std::thread::{self, ScopedJoinHandle};
 
-use outro_media::{Frames, Kind, MediaInfo, VideoInfo};
+use outro_media::{Frames, MediaInfo, PatchConfig, VideoInfo};
 
 use crate::chat::{Conversation, MediaTokens, Part, Template};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::inputs::{AudioFeatures, Inputs, Pixels};
 pub use crate::plan::{MediaOptions, Plan, PlannedItem};
+use crate::plan::{one_image, silent, times};
 use crate::positions::{Span, spans};
 use crate::preprocessor::{self, Processor};
 use crate::prompt::{Medium, expand, stamp};
 use crate::settings::Settings;
 use crate::tokenizer::Tokenizer;
-
-/// Samples between mel frames, at 16,000 a second.
-const HOP: usize = 160;
-/// The feature extractor keeps 300 seconds.
-const MAX_MEL: usize = 30_000;
 
 /// What is being done; for progress displays.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,10 +77,10 @@ pub struct Prepared {
 
 /// Everything about a checkpoint that preparation needs; no weights.
 pub struct Preparer {
-    config: Config,
-    tokenizer: Option<Tokenizer>,
+    pub(crate) config: Config,
+    pub(crate) tokenizer: Option<Tokenizer>,
     template: Template,
-    processor: Processor,
+    pub(crate) processor: Processor,
     settings: Settings,
 }
 
@@ -145,181 +141,14 @@ impl Preparer {
         &self.config
     }
 
+    /// How frames of videos are cut and normalised.
+    pub fn patches(&self) -> &PatchConfig {
+        &self.processor.patches
+    }
+
     /// The tokenizer, if the checkpoint has one.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
         self.tokenizer.as_ref()
-    }
-
-    /// Frames, sizes and tokens of a conversation, from the files' headers. Refuses nothing for its length: see
-    /// [`Plan::check`].
-    ///
-    /// # Errors
-    /// Files that cannot be read or that this model cannot take.
-    pub fn plan(&self, conversation: &Conversation, options: &MediaOptions) -> Result<Plan> {
-        self.plan_words(&self.plan_media(conversation.media(), options)?, conversation)
-    }
-
-    /// The plan of a conversation about media that were planned: its words are counted, no file is opened.
-    ///
-    /// # Errors
-    /// As [`Preparer::ids`].
-    pub fn plan_words(&self, media: &Plan, conversation: &Conversation) -> Result<Plan> {
-        let mut plan = media.clone();
-        if self.tokenizer.is_some() {
-            let media: Vec<Medium> = plan.items.iter().map(|i| i.medium.clone()).collect();
-            let total = self.ids(conversation, &media)?.len();
-            let of_media = plan.image_tokens + plan.video_tokens + plan.audio_tokens;
-            plan.text_tokens = Some(total.saturating_sub(of_media));
-            plan.prompt_tokens = total;
-        }
-        Ok(plan)
-    }
-
-    /// The media's part of [`Preparer::plan`].
-    ///
-    /// # Errors
-    /// Files that cannot be read or that this model cannot take.
-    pub fn plan_media<'a>(
-        &self,
-        parts: impl Iterator<Item = &'a Part>,
-        options: &MediaOptions,
-    ) -> Result<Plan> {
-        let mut plan = Plan {
-            items: Vec::new(),
-            text_tokens: None,
-            image_tokens: 0,
-            video_tokens: 0,
-            audio_tokens: 0,
-            prompt_tokens: 0,
-            limit: self.config.text.max_positions,
-            notes: Vec::new(),
-        };
-        for part in parts {
-            let item = self.plan_item(part, options, &mut plan.notes)?;
-            let [image, video, audio, _] = item.medium.tokens(&self.config);
-            plan.image_tokens = plan.image_tokens.saturating_add(image);
-            plan.video_tokens = plan.video_tokens.saturating_add(video);
-            plan.audio_tokens = plan.audio_tokens.saturating_add(audio);
-            plan.items.push(item);
-        }
-        plan.prompt_tokens = plan
-            .image_tokens
-            .saturating_add(plan.video_tokens)
-            .saturating_add(plan.audio_tokens);
-        Ok(plan)
-    }
-
-    fn plan_item(&self, part: &Part, options: &MediaOptions, notes: &mut Vec<String>) -> Result<PlannedItem> {
-        let (path, wanted) = match part {
-            Part::Image(p) => (p, Kind::Image),
-            Part::Video(p) => (p, Kind::Video),
-            Part::Audio(p) => (p, Kind::Audio),
-            Part::Text(_) => return Err(Error::input("prompt", "text is not a medium")),
-        };
-        let refuse = |problem: String| Error::input(path.display().to_string(), problem);
-        if wanted == Kind::Audio && self.config.tokens.audio.is_none()
-            || wanted != Kind::Audio && self.config.vision.is_none()
-        {
-            return Err(refuse(format!(
-                "a {} model cannot take this kind of file",
-                self.config.model_type
-            )));
-        }
-        let info = outro_media::probe(path, &options.media)?;
-        let mut item = PlannedItem {
-            info,
-            indices: Vec::new(),
-            size: [0; 2],
-            grid: [0; 3],
-            seconds: 0.0,
-            mel_frames: 0,
-            visual_tokens: 0,
-            audio_tokens: 0,
-            medium: Medium::Audio { tokens: 0 },
-        };
-        if wanted != Kind::Audio {
-            let video = item
-                .info
-                .video
-                .clone()
-                .ok_or_else(|| refuse("holds no picture".into()))?;
-            (item.indices, item.size, item.grid) =
-                self.plan_frames(&video, wanted == Kind::Video, options)?;
-        }
-        let hears = wanted == Kind::Audio
-            || wanted == Kind::Video && options.audio_in_video && self.config.audio.is_some();
-        if let Some(audio) = item.info.audio.clone().filter(|_| hears) {
-            let s = &options.sampling;
-            let (from, to) = (s.start.unwrap_or(0.0).max(0.0), s.end.unwrap_or(f64::INFINITY));
-            item.seconds = (to.min(audio.duration) - from).max(0.0);
-            item.mel_frames = ((item.seconds * 16_000.0).round() as usize)
-                .div_ceil(HOP)
-                .min(MAX_MEL);
-            if let Some(tower) = &self.config.audio {
-                item.mel_frames = tower.whole(item.mel_frames);
-                item.audio_tokens = tower.tokens(item.mel_frames);
-            }
-            if item.seconds > 300.0 {
-                let problem = "only the first 300 seconds of the sound are heard (the processor's limit)";
-                notes.push(format!(
-                    "{}: {problem}; use --start/--end for another part",
-                    path.display()
-                ));
-            }
-        } else if wanted == Kind::Audio {
-            return Err(refuse("holds no sound".into()));
-        } else if hears && wanted == Kind::Video {
-            notes.push(silent(path));
-        }
-        item.medium = match wanted {
-            Kind::Audio => Medium::Audio {
-                tokens: item.audio_tokens,
-            },
-            Kind::Image => Medium::Image { grid: item.grid },
-            Kind::Video if self.config.frames.stamps.is_some() => {
-                let v = item.info.video.as_ref();
-                let seconds = times(&item.indices, v.map_or(1.0, |v| v.fps));
-                Medium::frames(&self.config, item.grid, seconds, &[])
-            }
-            Kind::Video => Medium::Video {
-                grid: item.grid,
-                second_per_grid: self.second_per_grid(options),
-                sound: Some(item.audio_tokens).filter(|n| *n > 0),
-            },
-        };
-        let [image, video, _, _] = item.medium.tokens(&self.config);
-        item.visual_tokens = image + video;
-        Ok(item)
-    }
-
-    /// Numbers of the frames to take (none of an image), their size `[height, width]`, and the patches' grid.
-    fn plan_frames(
-        &self,
-        v: &VideoInfo,
-        video: bool,
-        options: &MediaOptions,
-    ) -> Result<(Vec<usize>, [usize; 2], [usize; 3])> {
-        let p = &self.processor.patches;
-        let mut indices = Vec::new();
-        let ((height, width), steps) = if video {
-            indices = options.sampling.indices(v)?;
-            let count = indices.len();
-            (
-                self.processor
-                    .video_size(v.height, v.width, count, options.max_pixels)?,
-                count.div_ceil(p.temporal),
-            )
-        } else {
-            (
-                self.processor.image_size(v.height, v.width, options.max_pixels)?,
-                1,
-            )
-        };
-        Ok((
-            indices,
-            [height, width],
-            [steps, height / p.patch, width / p.patch],
-        ))
     }
 
     /// What [`Preparer::load_media`] would make of a file with these pictures and samples (mono, 16,000 a second; none
@@ -334,7 +163,7 @@ impl Preparer {
         samples: &[f32],
         options: &MediaOptions,
     ) -> Result<Media> {
-        let (indices, [height, width], _) = self.plan_frames(video, true, options)?;
+        let (indices, [height, width], _) = self.plan_frames(video, options)?;
         let seconds = times(&indices, video.fps);
         let mut media = Media {
             parts: vec![Part::Video(PathBuf::new())],
@@ -362,6 +191,29 @@ impl Preparer {
         }
     }
 
+    /// Patches of an image and how it stands in the prompt.
+    fn push_image(
+        &self,
+        picture: &Frames,
+        alone: bool,
+        media: &mut Media,
+        options: &MediaOptions,
+    ) -> Result<()> {
+        let patches = self.processor.image(picture, alone, options.max_pixels)?;
+        let inputs = &mut media.inputs;
+        let place = inputs.pixel_values.get_or_insert_with(Pixels::default);
+        place.push(patches.grid_thw, patches.cols, &patches.data);
+        let size = [picture.height, picture.width];
+        if self.processor.tiles.is_some() {
+            inputs.image_sizes.push(size);
+        }
+        media.items.push(Medium::Image {
+            grid: patches.grid_thw,
+            size,
+        });
+        Ok(())
+    }
+
     /// Patches of a video and how it stands in the prompt; `sound` is the tokens of its track, `seconds` its frames'
     /// times.
     fn push_video(
@@ -372,7 +224,7 @@ impl Preparer {
         media: &mut Media,
         options: &MediaOptions,
     ) -> Result<()> {
-        let patches = outro_media::patches(frames, &self.processor.patches)?;
+        let patches = self.processor.video(frames)?;
         let inputs = &mut media.inputs;
         let place = inputs.pixel_values_videos.get_or_insert_with(Pixels::default);
         place.push(patches.grid_thw, patches.cols, &patches.data);
@@ -398,7 +250,7 @@ impl Preparer {
     }
 
     /// The processor's value: from the rate that was asked for, whatever the frame limits made of it.
-    fn second_per_grid(&self, options: &MediaOptions) -> f64 {
+    pub(crate) fn second_per_grid(&self, options: &MediaOptions) -> f64 {
         self.processor.patches.temporal as f64 / options.sampling.fps
     }
 
@@ -433,6 +285,7 @@ impl Preparer {
             notes: plan.notes.clone(),
             ..Media::default()
         };
+        let alone = one_image(media.parts.iter());
         for item in &plan.items {
             let path = item.info.path.clone();
             match item.medium {
@@ -443,12 +296,7 @@ impl Preparer {
                     progress(Progress::Image { path: path.clone() });
                     let picture = outro_media::read_image(&path, &options.media)?;
                     // The decoder may know better than the header (orientation).
-                    let patches = self.processor.image(&picture, options.max_pixels)?;
-                    let place = media.inputs.pixel_values.get_or_insert_with(Pixels::default);
-                    place.push(patches.grid_thw, patches.cols, &patches.data);
-                    media.items.push(Medium::Image {
-                        grid: patches.grid_thw,
-                    });
+                    self.push_image(&picture, alone, &mut media, options)?;
                 }
                 Medium::Audio { .. } => {
                     progress(Progress::Audio { path: path.clone() });
@@ -597,15 +445,6 @@ impl Preparer {
         let plan = self.plan(conversation, options)?;
         self.assemble(&self.load_planned(&plan, options, progress)?, conversation)
     }
-}
-
-/// When frames of these numbers are shown, in seconds.
-fn times(indices: &[usize], fps: f64) -> Vec<f64> {
-    indices.iter().map(|i| *i as f64 / fps).collect()
-}
-
-fn silent(path: &Path) -> String {
-    format!("{}: has no sound; only its frames are used", path.display())
 }
 
 /// The wanted part of a file's sound.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use outro_media::{FrameLimits, Frames, PatchConfig, Patches, Resize, Sampling};
 use serde_json::Value;
 
-use crate::config::Config;
+use crate::config::{Config, Tiles};
 use crate::error::{Error, Result};
 use crate::tokenizer::read_json;
 
@@ -26,6 +26,8 @@ pub(crate) struct Processor {
     pub(crate) sampling: Sampling,
     /// Whether tokens of a frame that look like those of the frame before are left out.
     pub(crate) drops_still: bool,
+    /// Pictures in parts.
+    pub(crate) tiles: Option<Tiles>,
 }
 
 /// Grey on the scale 0 to 1, to which the processors of families with shared pixels normalise.
@@ -43,6 +45,7 @@ pub(crate) fn load(dir: &Path, config: &Config) -> Result<Processor> {
         resize: outro_media::resize,
         sampling: rule.sampling.clone(),
         drops_still: rule.drops_still,
+        tiles: config.vision.as_ref().and_then(|v| v.tiles.clone()),
     };
     let p = &mut this.patches;
     if let Some(v) = &config.vision {
@@ -54,7 +57,7 @@ pub(crate) fn load(dir: &Path, config: &Config) -> Result<Processor> {
             ("merge_size", v.image_merge),
         ])?;
     }
-    if rule.shared.is_some() {
+    if rule.shared.is_some() || this.tiles.is_some() {
         (p.mean, p.std) = (GREY, GREY);
         (this.image_resize, this.resize) = (outro_media::resize_bytes, outro_media::resize_bytes);
     }
@@ -101,13 +104,33 @@ pub(crate) fn load(dir: &Path, config: &Config) -> Result<Processor> {
 }
 
 impl Processor {
-    /// Height and width of an image after resizing; `max` is the caller's limit on its pixels.
-    pub(crate) fn image_size(
+    /// Height and width of an image after resizing, and its patches' grid; `alone` is whether it is the only one, `max`
+    /// the caller's limit on its pixels.
+    pub(crate) fn image_grid(
         &self,
         height: usize,
         width: usize,
+        alone: bool,
         max: Option<usize>,
-    ) -> Result<(usize, usize)> {
+    ) -> Result<([usize; 2], [usize; 3])> {
+        let patch = self.patches.patch;
+        if let Some(tiles) = &self.tiles {
+            let side = tiles.side / patch;
+            let size = [height, width];
+            return Ok(if alone {
+                let [down, across] = tiles.parts(side, size).grid;
+                let best = tiles.best(size);
+                (Tiles::within(size, best), [1 + down * across, side, side])
+            } else {
+                ([tiles.side; 2], [1, side, side])
+            });
+        }
+        let (height, width) = self.image_size(height, width, max)?;
+        Ok(([height, width], [1, height / patch, width / patch]))
+    }
+
+    /// Height and width of an image after resizing; `max` is the caller's limit on its pixels.
+    fn image_size(&self, height: usize, width: usize, max: Option<usize>) -> Result<(usize, usize)> {
         let side = self.patches.patch * self.image_merge;
         let most = max.unwrap_or(self.image.1).min(self.image.1);
         let limits = (self.image.0.min(most), most);
@@ -126,6 +149,9 @@ impl Processor {
         frames: usize,
         max: Option<usize>,
     ) -> Result<(usize, usize)> {
+        if let Some(tiles) = &self.tiles {
+            return Ok((tiles.side, tiles.side));
+        }
         let side = self.patches.patch * self.patches.merge;
         if let Some((least, most)) = self.video {
             let own = max.map_or(usize::MAX, |m| m.saturating_mul(frames));
@@ -144,7 +170,10 @@ impl Processor {
     }
 
     /// Resizes an image and cuts it into patches.
-    pub(crate) fn image(&self, picture: &Frames, max: Option<usize>) -> Result<Patches> {
+    pub(crate) fn image(&self, picture: &Frames, alone: bool, max: Option<usize>) -> Result<Patches> {
+        if let Some(tiles) = &self.tiles {
+            return self.parts(picture, tiles, alone);
+        }
         let (height, width) = self.image_size(picture.height, picture.width, max)?;
         let config = PatchConfig {
             merge: self.image_merge,
@@ -152,6 +181,50 @@ impl Processor {
         };
         let resized = (self.image_resize)(picture, height, width);
         Ok(outro_media::patches(&resized, &config)?)
+    }
+
+    /// The whole picture as a square, and, where it stands `alone`, then the squares of its parts. What is filled up is
+    /// black around parts and grey around the whole of one among several.
+    fn parts(&self, picture: &Frames, tiles: &Tiles, alone: bool) -> Result<Patches> {
+        let square = |f: &Frames| (self.image_resize)(f, tiles.side, tiles.side);
+        let size = [picture.height, picture.width];
+        if !alone {
+            let grey = self.patches.mean.map(|m| (m * 255.0) as u8);
+            return self.cut(&square(&outro_media::pad(
+                picture,
+                [size[0].max(size[1]); 2],
+                grey,
+            )));
+        }
+        let best = tiles.best(size);
+        let [height, width] = Tiles::within(size, best);
+        let filled = outro_media::pad(&(self.image_resize)(picture, height, width), best, [0; 3]);
+        let mut all = square(picture);
+        for top in (0..best[0]).step_by(tiles.side) {
+            for left in (0..best[1]).step_by(tiles.side) {
+                all.data
+                    .extend(outro_media::crop(&filled, [top, left], [tiles.side; 2]).data);
+                all.count += 1;
+            }
+        }
+        self.cut(&all)
+    }
+
+    /// Patches of pictures whose last rows and columns may be fewer than a patch's, and are left out.
+    fn cut(&self, f: &Frames) -> Result<Patches> {
+        let whole = [f.height, f.width].map(|n| n / self.patches.patch * self.patches.patch);
+        Ok(outro_media::patches(
+            &outro_media::crop(f, [0; 2], whole),
+            &self.patches,
+        )?)
+    }
+
+    /// Patches of a video's frames, resized before.
+    pub(crate) fn video(&self, frames: &Frames) -> Result<Patches> {
+        if self.tiles.is_some() {
+            return self.cut(frames);
+        }
+        Ok(outro_media::patches(frames, &self.patches)?)
     }
 
     /// Which tokens of a video differ from those of the frame before by more than a twentieth of a step of 255 on average

@@ -1,16 +1,21 @@
 //! A conversation's token ids: the placeholder of each medium becomes as many as the medium has tokens.
 
-use crate::config::{Config, PositionRule, Stamps};
+use std::fmt::Write as _;
+
+use crate::config::{Config, PositionRule, Stamps, VisionConfig};
 use crate::error::{Error, Result};
 use crate::positions::{chunk_ends, interleave};
+use crate::tiles::Layout;
 
 /// What the prompt must know of one medium, in the order of the conversation.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Medium {
     /// An image of so many patches along time, height and width.
     Image {
-        /// Patches along time, height and width.
+        /// Patches along time, height and width; parts instead of time where it goes through the tower in parts.
         grid: [usize; 3],
+        /// Height and width of the picture before it was resized.
+        size: [usize; 2],
     },
     /// A video.
     Video {
@@ -57,15 +62,17 @@ impl Medium {
 
     /// Tokens by kind: image, video, audio, delimiters that the expansion adds.
     pub(crate) fn tokens(&self, c: &Config) -> [usize; 4] {
-        let (merge, image_merge) = c.vision.as_ref().map_or((1, 1), |v| (v.merge, v.image_merge));
-        let cells =
-            |[t, h, w]: [usize; 3], merge: usize| t.saturating_mul(h / merge).saturating_mul(w / merge);
+        let side = c.vision.as_ref().and_then(|v| v.positions).unwrap_or(1);
+        let count = |layout: &dyn Fn(&VisionConfig) -> Layout| {
+            let vision = c.vision.as_ref();
+            vision.map_or(0, |v| layout(v).count(side))
+        };
         match self {
-            Self::Image { grid } => [cells(*grid, image_merge), 0, 0, 0],
+            Self::Image { grid, size } => [count(&|v| Layout::image(v, *grid, Some(*size))), 0, 0, 0],
             Self::Frames { tokens, .. } => [0, tokens.iter().sum(), 0, 0],
             Self::Video { grid, sound, .. } => [
                 0,
-                cells(*grid, merge),
+                count(&|v| Layout::video(v, *grid)),
                 sound.unwrap_or(0),
                 if sound.is_some() && inner_delimiters(c) {
                     2
@@ -110,8 +117,8 @@ pub(crate) fn stamp(stamps: &Stamps, text: &str, placeholders: &[&str], media: &
             Some(Medium::Frames { seconds, .. }) => {
                 for (i, time) in seconds.iter().enumerate() {
                     out += if i == 0 { "" } else { stamps.between };
-                    let time = format!("{time:.1}");
-                    out.extend([stamps.before, &time, stamps.after, placeholder]);
+                    // Writing to a String cannot fail.
+                    let _ = write!(out, "{}{time:.1}{}{placeholder}", stamps.before, stamps.after);
                 }
             }
             _ => out += placeholder,

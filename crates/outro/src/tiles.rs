@@ -160,6 +160,7 @@ mod tests {
             side: 384,
             resolutions: steps.iter().flat_map(|h| steps.map(|w| [*h, w])).collect(),
             most: 9,
+            newline: "",
         };
         for (size, want) in TOKENS {
             let parts = Layout::Parts(tiles.parts(27, size));

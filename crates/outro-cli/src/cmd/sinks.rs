@@ -15,7 +15,6 @@ use outro_lab::probe::{Options, Profile, probe};
 use outro_lab::strategy::sweeps;
 use outro_lab::task::{Profile as Form, Sample, Task};
 use outro_lab::{log, report};
-use outro_media::PatchConfig;
 use serde_json::json;
 
 use super::{encode, media, source};
@@ -212,15 +211,9 @@ impl Lab<'_> {
             let word = self.preparer.tokenizer().map(|t| t.token(*id));
             Token::new(span, &word.unwrap_or_else(|| format!("id {id}")), seconds)
         });
-        let patch = self.model.config().vision.as_ref().map(|v| PatchConfig {
-            patch: v.patch,
-            temporal: v.temporal,
-            merge: v.merge,
-            ..PatchConfig::default()
-        });
         Ok(Shown {
             tokens: tokens.collect(),
-            frames: patch.map_or_else(Vec::new, |p| frames(&profile, rows, inputs, &p)),
+            frames: frames(&profile, rows, inputs, self.preparer.patches()),
             profile,
         })
     }

@@ -29,7 +29,7 @@ pub(crate) fn run(args: &Trace, ui: &Ui) -> anyhow::Result<()> {
     let target = Target::claim(&args.out)?;
     let dir = hub::resolve(&args.model, ui)?;
     let config = Config::load(&dir)?;
-    let mut inputs = Inputs::load(&args.inputs)?;
+    let mut inputs = Inputs::load(&args.inputs)?.fitted(&config)?;
     // Files of other tools carry no metadata; the order of the delimiters tells.
     inputs.use_audio_in_video |= is_interleaved(&inputs.input_ids, &config.tokens);
     inputs.validate(&config)?;

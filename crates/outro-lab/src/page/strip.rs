@@ -63,7 +63,7 @@ const FRAMES: usize = 12;
 /// About the width of a thumbnail, in pixels.
 const WIDTH: usize = 160;
 
-/// The frames with most marks of Phi_VLM or of OutRo's sinks, in the videos' order. `merge` is the patches on a token's side.
+/// The frames with most marks of Phi_VLM or of OutRo's sinks, in the videos' order.
 pub fn frames(profile: &Profile, spans: &[Span], inputs: &Inputs, patch: &PatchConfig) -> Vec<Frame> {
     let mut layers_of: BTreeMap<usize, usize> = BTreeMap::new();
     for position in profile
@@ -87,13 +87,18 @@ pub fn frames(profile: &Profile, spans: &[Span], inputs: &Inputs, patch: &PatchC
         return Vec::new();
     };
     let frame = |((item, step), marks)| {
-        let [_, h, w] = *pixels.grid_thw.get(item)?;
+        // Its first frame has all of a frame's tokens in the prompt.
+        let places = spans.iter().filter_map(|s| match s {
+            Span::Video { item: of, y, x, .. } if *of == item => Some([y + 1, x + 1]),
+            _ => None,
+        });
+        let grid = places.reduce(|a, b| [a[0].max(b[0]), a[1].max(b[1])])?;
         let picture = thumbnail(pixels, item, step, patch)?;
         Some(Frame {
             item,
             step,
             seconds: step as f32 * inputs.second_per_grid.get(item).copied().unwrap_or(1.0),
-            grid: [h / patch.merge, w / patch.merge],
+            grid,
             marks,
             picture,
         })
@@ -391,6 +396,7 @@ mod tests {
         };
         let patches = outro_media::patches(&frames, &c).unwrap();
         let pixels = Pixels {
+            whole: false,
             grid_thw: vec![patches.grid_thw],
             cols: patches.cols,
             data: patches.data,

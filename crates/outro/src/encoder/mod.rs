@@ -1,5 +1,6 @@
 //! The towers that turn patches and mel frames into rows for the decoder.
 
+mod arrange;
 mod audio;
 mod block;
 mod queries;

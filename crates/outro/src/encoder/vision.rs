@@ -3,11 +3,13 @@
 
 use outro_kernels::{AttentionShape, Mask, attend, rotate_half};
 
+use super::arrange::arrange;
 use super::block::{Mlp, Norm};
 use crate::checkpoint::Matrix;
 use crate::config::{Activation, Merger, Names, VisionConfig, Windows};
 use crate::error::{Error, Result};
 use crate::nn::{GatedMlp, Linear, Mat, Space, Weights};
+use crate::tiles::Layout;
 
 pub(crate) struct VisionTower {
     config: VisionConfig,
@@ -18,6 +20,8 @@ pub(crate) struct VisionTower {
     /// After the last block.
     norm: Option<Norm>,
     merge: Mlp,
+    /// Ends a row of tokens, where pictures go through in parts.
+    newline: Vec<f32>,
 }
 
 struct Block {
@@ -97,6 +101,10 @@ impl VisionTower {
             norm: (!n.norm.is_empty())
                 .then(|| norm(&format!("{prefix}{}", n.norm)))
                 .transpose()?,
+            newline: match &c.tiles {
+                Some(tiles) => w.vector(tiles.newline, c.out)?,
+                None => Vec::new(),
+            },
             merge: Mlp::new(
                 merge(0, middle, from)?,
                 merge(1, c.out, middle)?,
@@ -126,14 +134,15 @@ impl VisionTower {
             .chain(&self.positions)
     }
 
-    /// Patches `[t * h * w, channels * temporal * patch^2]` of one image or video to tokens
-    /// `[t * h * w / merge^2, out]`, where the patches of a token follow each other. Frames never attend to each other,
-    /// so they go through in groups. `progress` receives the patches done.
+    /// Patches `[t * h * w, channels * temporal * patch^2]` of one image or video to its tokens, where the
+    /// `merge x merge` patches of a token follow each other. Frames never attend to each other, so they go through in
+    /// groups. `progress` receives the patches done.
     pub(crate) fn forward(
         &self,
         pixels: &[f32],
         grid: [usize; 3],
         merge: usize,
+        tokens: &Layout,
         progress: &mut dyn FnMut(usize),
     ) -> Result<Mat> {
         let [frames, h, w] = grid;
@@ -150,7 +159,7 @@ impl VisionTower {
             progress(((i + 1) * group).min(frames) * h * w);
         }
         if out.is_finite() {
-            Ok(out)
+            Ok(arrange(out, tokens, h, &self.newline))
         } else {
             Err(Error::NotFinite {
                 place: self.culprit(),

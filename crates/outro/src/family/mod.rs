@@ -1,5 +1,6 @@
 //! The model families: how `config.json` reads and what the tensors are called. Everything else is shared.
 
+mod llava_onevision;
 mod qwen2_5_omni;
 mod qwen2_5_vl;
 mod qwen2_vl;
@@ -29,6 +30,7 @@ pub const FAMILIES: &[&Family] = &[
     &qwen2_5_omni::FAMILY,
     &qwen2_5_vl::FAMILY,
     &qwen2_vl::FAMILY,
+    &llava_onevision::FAMILY,
     &videollama3::FAMILY,
     &videollama3::AUTHORS,
     &text::QWEN2,
@@ -64,8 +66,9 @@ pub(crate) fn parse(json: &Json, own: &[&Family]) -> Result<Config> {
     (family.parse)(json)
 }
 
-/// Letters to change, add or remove to make `b` of `a` (Levenshtein), `_`, `-` and `.` left out.
-fn distance(a: &str, b: &str) -> usize {
+/// How far two names are from each other: letters to change, add or remove (Levenshtein), less twice those with which
+/// both begin; `_`, `-` and `.` left out.
+fn distance(a: &str, b: &str) -> i64 {
     let letters = |s: &str| -> Vec<char> {
         s.to_lowercase()
             .chars()
@@ -84,7 +87,8 @@ fn distance(a: &str, b: &str) -> usize {
             row[j + 1] = change.min(corner + 1).min(row[j] + 1);
         }
     }
-    row[b.len()]
+    let alike = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
+    row[b.len()] as i64 - 2 * alike as i64
 }
 
 /// Ids of the Qwen vision models' placeholders.
@@ -265,6 +269,7 @@ fn qwen2_5_vision(json: &Json, text: &TextConfig, qkv: &'static [&'static str]) 
             full_blocks: json.at("fullatt_block_indexes").list()?,
         }),
         merger: Merger::Concat,
+        tiles: None,
         out: tower_out(json, "out_hidden_size", text)?,
         names: VisionNames {
             qkv,

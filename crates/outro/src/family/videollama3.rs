@@ -157,6 +157,7 @@ fn tower(json: &Json, text: &TextConfig) -> Result<VisionConfig> {
         positions: None,
         windows: None,
         merger: Merger::Mean,
+        tiles: None,
         out: text.hidden,
         names: VISION,
     })

@@ -49,6 +49,7 @@ impl File<'_> {
         let inputs = Inputs {
             input_ids,
             pixel_values: self.pixels("pixel_values", "image_grid_thw")?,
+            image_sizes: self.sizes()?,
             pixel_values_videos: self.pixels("pixel_values_videos", "video_grid_thw")?,
             second_per_grid: self.seconds()?,
             kept: match self.get("video_compression_mask") {
@@ -151,7 +152,48 @@ impl File<'_> {
         }
     }
 
+    fn sizes(&self) -> Result<Vec<[usize; 2]>> {
+        let key = "image_sizes";
+        let Some(t) = self.get(key) else {
+            return Ok(Vec::new());
+        };
+        if !matches!(t.shape(), [_, 2]) {
+            return Err(self.error(key, format!("has shape {:?}, must be [images, 2]", t.shape())));
+        }
+        let side = |n: i64| usize::try_from(n).ok().filter(|n| (1..1 << 20).contains(n));
+        let sizes = self.ints(key, &t)?;
+        let pairs = sizes.as_chunks::<2>().0.iter();
+        pairs
+            .map(|[h, w]| {
+                let pair = side(*h).zip(side(*w)).map(|(h, w)| [h, w]);
+                pair.ok_or_else(|| self.error(key, format!("holds [{h}, {w}], must be two numbers above 0")))
+            })
+            .collect()
+    }
+
+    /// Pictures `[items, pictures, channels, height, width]`, or of one item.
+    fn pictures(&self, key: &str, t: &TensorView) -> Result<Option<Pixels>> {
+        let shape = t.shape();
+        let (items, &[count, channels, h, w]) = (
+            if shape.len() == 5 { shape[0] } else { 1 },
+            shape.last_chunk::<4>().unwrap_or(&[0; 4]),
+        );
+        let sides = [count, channels, h, w];
+        if items == 0 || sides.iter().any(|n| !(1..1 << 15).contains(n)) {
+            return Err(self.error(key, format!("has shape {shape:?}, no number may be 0 or huge")));
+        }
+        Ok(Some(Pixels {
+            grid_thw: vec![[count, h, w]; items],
+            cols: channels * h * w,
+            data: self.floats(key, t)?,
+            whole: true,
+        }))
+    }
+
     fn pixels(&self, key: &str, grid_key: &str) -> Result<Option<Pixels>> {
+        if let Some(t) = self.get(key).filter(|t| matches!(t.shape().len(), 4 | 5)) {
+            return self.pictures(key, &t);
+        }
         let (pixels, grid) = match (self.get(key), self.get(grid_key)) {
             (None, None) => return Ok(None),
             (Some(p), Some(g)) => (p, g),
@@ -188,6 +230,7 @@ impl File<'_> {
             grid_thw,
             cols,
             data: self.floats(key, &pixels)?,
+            whole: false,
         }))
     }
 

@@ -71,7 +71,9 @@ impl Hook for FarSight {
             let registers = self.log_registers(n - 1 - i) as f32;
             for (o, lse) in o.chunks_exact_mut(dim).zip(lse) {
                 let share = 1.0 / (1.0 + (registers - lse).exp());
-                o.iter_mut().for_each(|o| *o *= share);
+                for o in o {
+                    *o *= share;
+                }
             }
         });
         Ok(())

@@ -5,7 +5,9 @@ fn softmax(logits: &[f32]) -> Vec<f64> {
     let max = logits.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
     let mut p: Vec<f64> = logits.iter().map(|l| f64::from(l - max).exp()).collect();
     let sum: f64 = p.iter().sum();
-    p.iter_mut().for_each(|p| *p /= sum);
+    for p in &mut p {
+        *p /= sum;
+    }
     p
 }
 

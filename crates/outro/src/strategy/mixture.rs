@@ -115,15 +115,15 @@ impl<'a> Mixture<'a> {
         rows
     }
 
-    fn mixed(&self, plain: Vec<f32>, focused: &[f32]) -> Vec<f32> {
+    fn mixed(&self, plain: &[f32], focused: &[f32]) -> Vec<f32> {
         let c = &self.config;
         let alike = self.divergence.is_some_and(|d| d < c.threshold);
         let mut mixed = if alike {
-            mix(&[(1.0, &plain), (c.complement, focused)])
+            mix(&[(1.0, plain), (c.complement, focused)])
         } else {
-            mix(&[(1.0 + c.contrast, &plain), (-c.contrast, focused)])
+            mix(&[(1.0 + c.contrast, plain), (-c.contrast, focused)])
         };
-        keep_plausible(&mut mixed, &plain, c.beta);
+        keep_plausible(&mut mixed, plain, c.beta);
         mixed
     }
 }
@@ -143,7 +143,7 @@ impl Stream for Mixture<'_> {
         }
         let focused = Stream::prefill(&mut self.focused, &without, progress)?;
         self.divergence = Some(jensen_shannon(&plain, &focused));
-        Ok(self.mixed(plain, &focused))
+        Ok(self.mixed(&plain, &focused))
     }
 
     fn decode(&mut self, token: u32) -> Result<Vec<f32>> {
@@ -152,7 +152,7 @@ impl Stream for Mixture<'_> {
             return Ok(plain);
         }
         let focused = self.focused.decode(token)?;
-        Ok(self.mixed(plain, &focused))
+        Ok(self.mixed(&plain, &focused))
     }
 
     fn cache_bytes(&self) -> usize {

@@ -179,10 +179,10 @@ impl<'a> Vcd<'a> {
         })
     }
 
-    fn mixed(&self, plain: Vec<f32>, noisy: &[f32]) -> Vec<f32> {
+    fn mixed(&self, plain: &[f32], noisy: &[f32]) -> Vec<f32> {
         let alpha = self.config.alpha;
-        let mut mixed = mix(&[(1.0 + alpha, &plain), (-alpha, noisy)]);
-        keep_plausible(&mut mixed, &plain, self.config.beta);
+        let mut mixed = mix(&[(1.0 + alpha, plain), (-alpha, noisy)]);
+        keep_plausible(&mut mixed, plain, self.config.beta);
         mixed
     }
 }
@@ -194,7 +194,7 @@ impl Stream for Vcd<'_> {
             return Ok(plain);
         };
         let noisy = Stream::prefill(session, distorted, progress)?;
-        Ok(self.mixed(plain, &noisy))
+        Ok(self.mixed(&plain, &noisy))
     }
 
     fn decode(&mut self, token: u32) -> Result<Vec<f32>> {
@@ -203,7 +203,7 @@ impl Stream for Vcd<'_> {
             return Ok(plain);
         };
         let noisy = session.decode(token)?;
-        Ok(self.mixed(plain, &noisy))
+        Ok(self.mixed(&plain, &noisy))
     }
 
     fn cache_bytes(&self) -> usize {

@@ -26,6 +26,7 @@ fn shapes(case: &serde_json::Value, ids: Vec<u32>) -> Inputs {
     let grids = |key: &str| {
         let list: Option<Vec<[usize; 3]>> = serde_json::from_value(case[key].clone()).ok();
         list.map(|grid_thw| Pixels {
+            whole: false,
             grid_thw,
             ..Pixels::default()
         })
@@ -35,6 +36,7 @@ fn shapes(case: &serde_json::Value, ids: Vec<u32>) -> Inputs {
         input_ids: ids,
         pixel_values: grids("image_grid_thw"),
         pixel_values_videos: grids("video_grid_thw"),
+        image_sizes: Vec::new(),
         second_per_grid: serde_json::from_value(case["second_per_grid"].clone()).unwrap_or_default(),
         kept: Vec::new(),
         audio: lengths.map(|lengths| AudioFeatures {
@@ -98,6 +100,7 @@ fn a_placeholder_without_its_medium_is_named() {
     let image = |grid_thw: Vec<[usize; 3]>| Inputs {
         input_ids: vec![1, 393, 391, 391, 394],
         pixel_values: Some(Pixels {
+            whole: false,
             grid_thw,
             cols: 1176,
             data: Vec::new(),
@@ -132,7 +135,10 @@ fn mixed_media_expand_and_walk_alike() {
             second_per_grid: 1.0,
             sound: Some(80),
         },
-        Medium::Image { grid: [1, 4, 6] },
+        Medium::Image {
+            grid: [1, 4, 6],
+            size: [0; 2],
+        },
         Medium::Audio { tokens: 5 },
     ];
     let ids = expand(&config, &ids, &media).unwrap();
@@ -160,15 +166,18 @@ fn mixed_media_expand_and_walk_alike() {
     let inputs = Inputs {
         input_ids: ids,
         pixel_values: Some(Pixels {
+            whole: false,
             grid_thw: vec![[1, 4, 6]],
             cols: 1176,
             data: vec![0.0; 24 * 1176],
         }),
         pixel_values_videos: Some(Pixels {
+            whole: false,
             grid_thw: vec![[2, 4, 4], [3, 2, 4]],
             cols: 1176,
             data: vec![0.0; 56 * 1176],
         }),
+        image_sizes: Vec::new(),
         second_per_grid: vec![1.0, 1.0],
         kept: Vec::new(),
         audio: Some(AudioFeatures {
@@ -250,7 +259,10 @@ fn chat_templates_and_the_built_in_one_agree() {
             sound: None,
         },
         Medium::Audio { tokens: 7 },
-        Medium::Image { grid: [1, 2, 2] },
+        Medium::Image {
+            grid: [1, 2, 2],
+            size: [0; 2],
+        },
     ];
     for system in [None, Some(String::new()), Some("Be brief.".to_owned())] {
         let asked = Conversation::new(system.clone(), &media, "Who speaks?\n");

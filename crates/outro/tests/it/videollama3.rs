@@ -5,134 +5,21 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use outro::chat::{Conversation, Part};
+use outro::chat::Conversation;
 use outro::config::Config;
-use outro::inputs::{Inputs, Pixels};
+use outro::inputs::Inputs;
 use outro::positions::{Span, spans};
-use outro::prepare::{Media, MediaOptions, Preparer};
+use outro::prepare::Preparer;
 use outro::{Dtype, Model, Session};
-use outro_media::{Frames, Sampling, Spread, VideoInfo, resize_bytes, shared_size, write_png};
+use outro_media::{Sampling, Spread, VideoInfo, resize_bytes, shared_size};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
+use crate::families::{media, picture};
 use crate::golden::{Golden, LOGITS};
 
 fn root() -> PathBuf {
     crate::fixtures().join("videollama3-tiny")
-}
-
-/// Bytes of a picture `[.., height, width, 3]` of a case.
-fn picture(file: &SafeTensors, i: usize) -> Frames {
-    let t = file.tensor(&format!("picture.{i}")).unwrap();
-    let (count, s) = match t.shape() {
-        [n, s @ ..] if s.len() == 3 => (*n, s),
-        s => (1, s),
-    };
-    Frames {
-        count,
-        height: s[0],
-        width: s[1],
-        data: t.data().to_vec(),
-    }
-}
-
-/// The case's media as this crate prepares them, from the same bytes.
-fn media(preparer: &Preparer, file: &SafeTensors, kinds: &[String], rate: f64, made: &Path) -> Media {
-    let mut all = Media::default();
-    for (i, kind) in kinds.iter().enumerate() {
-        let frames = picture(file, i);
-        let mut options = MediaOptions {
-            ..preparer.media_options()
-        };
-        let part = if kind == "image" {
-            let path = made.join(format!("{i}.png"));
-            fs::write(
-                &path,
-                write_png(frames.width, frames.height, &frames.data).unwrap(),
-            )
-            .unwrap();
-            preparer
-                .load_media(&[Part::Image(path)], &options, &mut |_| {})
-                .unwrap()
-        } else {
-            options.sampling.frames = Some(frames.count);
-            let info = VideoInfo {
-                codec: String::new(),
-                width: frames.width,
-                height: frames.height,
-                fps: rate,
-                frames: 9 * frames.count,
-                duration: 9.0 * frames.count as f64 / rate,
-            };
-            let given = |at: &[usize]| {
-                assert_eq!(at, (0..frames.count).map(|i| 9 * i).collect::<Vec<_>>());
-                frames.clone()
-            };
-            preparer.media_of(&info, given, &[], &options).unwrap()
-        };
-        all.parts.extend(part.parts);
-        all.items.extend(part.items);
-        let (to, from) = (&mut all.inputs, part.inputs);
-        to.kept.extend(from.kept);
-        to.second_per_grid.extend(from.second_per_grid);
-        for (to, from) in [
-            (&mut to.pixel_values, from.pixel_values),
-            (&mut to.pixel_values_videos, from.pixel_values_videos),
-        ] {
-            let Some(from) = from else { continue };
-            let to = to.get_or_insert_with(Pixels::default);
-            to.grid_thw.extend(from.grid_thw);
-            to.data.extend(from.data);
-            to.cols = from.cols;
-        }
-    }
-    all
-}
-
-/// Ids, grids and kept tokens equal; pixels to the half precision in which the fixture keeps them.
-#[test]
-fn the_processor_makes_what_transformers_makes() {
-    let preparer = Preparer::open(&root()).unwrap();
-    let made = tempfile::tempdir().unwrap();
-    let mut cases = 0;
-    for kind in ["text", "image", "video"] {
-        for i in 0..5 {
-            let path = root().join(format!("cases/{kind}-{i}.safetensors"));
-            let meta = Golden::open(path.clone()).meta();
-            let kinds: Vec<String> = serde_json::from_str(&meta["kinds"]).unwrap();
-            let bytes = fs::read(&path).unwrap();
-            let file = SafeTensors::deserialize(&bytes).unwrap();
-            let media = media(
-                &preparer,
-                &file,
-                &kinds,
-                meta["rate"].parse().unwrap(),
-                made.path(),
-            );
-            let asked = Conversation::new(None, &media.parts, &meta["question"]);
-            let got = preparer.assemble(&media, &asked).unwrap();
-            let want = Inputs::load(&path).unwrap();
-            let name = path.display();
-            assert_eq!(got.inputs.input_ids, want.input_ids, "{name}");
-            assert_eq!(got.inputs.kept, want.kept, "{name}");
-            for (a, b) in [
-                (&got.inputs.pixel_values, &want.pixel_values),
-                (&got.inputs.pixel_values_videos, &want.pixel_values_videos),
-            ] {
-                assert_eq!(
-                    a.as_ref().map(|p| &p.grid_thw),
-                    b.as_ref().map(|p| &p.grid_thw),
-                    "{name}"
-                );
-                let (Some(a), Some(b)) = (a, b) else { continue };
-                for (a, b) in a.data.iter().zip(&b.data) {
-                    assert!((a - b).abs() < 5e-4, "{name}: {a} for {b}");
-                }
-            }
-            cases += 1;
-        }
-    }
-    assert_eq!(cases, 15);
 }
 
 #[test]

@@ -1,0 +1,185 @@
+//! LLaVA-OneVision with a Qwen2 decoder: a SigLIP tower over squares of one size, an image in parts, frames of a video
+//! with half their rows and columns, and a learned newline.
+
+use outro_media::{Sampling, Spread};
+
+use super::{Family, Names, channels, qwen2_text, tower_sizes};
+use crate::config::{
+    Activation, Config, FrameRule, Json, Merger, Norm, PositionRule, SpecialTokens, TextConfig, Tiles,
+    VisionConfig, VisionNames,
+};
+use crate::error::Result;
+
+pub(super) const FAMILY: Family = Family {
+    model_type: "llava_onevision",
+    names: NAMES,
+    parse,
+};
+
+/// As the hub has them; newer releases of transformers write them otherwise.
+const NAMES: Names = Names {
+    text: "language_model.model.",
+    lm_head: "language_model.lm_head.weight",
+    vision: "vision_tower.vision_model.",
+    merger: "multi_modal_projector.",
+    audio: "",
+    skipped: &[],
+    renamed: &[
+        ("model.language_model.", "language_model.model."),
+        ("model.vision_tower.vision_model.", "vision_tower.vision_model."),
+        ("model.vision_tower.", "vision_tower.vision_model."),
+        ("model.", ""),
+        ("lm_head.", "language_model.lm_head."),
+    ],
+};
+
+const VISION: VisionNames = VisionNames {
+    patch: "embeddings.patch_embedding",
+    positions: "embeddings.position_embedding",
+    blocks: "encoder.layers.",
+    norms: ["layer_norm1", "layer_norm2"],
+    qkv: &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+    proj: "self_attn.out_proj",
+    mlp: &["mlp.fc1", "mlp.fc2"],
+    // Features are those of the last layer, before the tower's own norm.
+    norm: "",
+    merge: ["linear_1", "linear_2"],
+};
+
+fn parse(json: &Json) -> Result<Config> {
+    let text = json.at("text_config");
+    let kind = text.at("model_type");
+    if kind.present() && kind.str()? != "qwen2" {
+        return Err(kind.error(format!("is {}, only a qwen2 decoder is supported", kind.str()?)));
+    }
+    let tied =
+        json.at("tie_word_embeddings").bool_or(false)? || text.at("tie_word_embeddings").bool_or(false)?;
+    let text = qwen2_text(&text, tied)?;
+    // Older releases of transformers call an id an index.
+    let id = |new: &str, old: &str| {
+        let given = json.at(new);
+        if given.present() { given } else { json.at(old) }.id().map(Some)
+    };
+    Ok(Config {
+        model_type: FAMILY.model_type.into(),
+        vision: Some(tower(json, &text)?),
+        audio: None,
+        tokens: SpecialTokens {
+            image: id("image_token_id", "image_token_index")?,
+            video: id("video_token_id", "video_token_index")?,
+            ..SpecialTokens::default()
+        },
+        positions: PositionRule::Text,
+        frames: FrameRule {
+            // The authors' scripts take a frame a second and at most 32.
+            sampling: Sampling {
+                spread: Spread::Starts,
+                fps: 1.0,
+                max_frames: 32,
+                ..Sampling::default()
+            },
+            after: "\n",
+            ..FrameRule::default()
+        },
+        names: NAMES,
+        system: "",
+        text,
+    })
+}
+
+/// What a field must say, where it is there.
+fn only(json: &Json, key: &str, value: &str) -> Result<()> {
+    let field = json.at(key);
+    if field.present() && field.str()? != value {
+        return Err(field.error(format!("is {}, only {value} is supported", field.str()?)));
+    }
+    Ok(())
+}
+
+fn tower(json: &Json, text: &TextConfig) -> Result<VisionConfig> {
+    only(json, "vision_feature_select_strategy", "full")?;
+    only(json, "projector_hidden_act", "gelu")?;
+    let v = json.at("vision_config");
+    only(&v, "model_type", "siglip_vision_model")?;
+    let (hidden, heads) = tower_sizes(&v, "hidden_size", "num_attention_heads")?;
+    let (patch, side) = (v.at("patch_size").size()?, v.at("image_size").size()?);
+    if side < patch {
+        return Err(v
+            .at("image_size")
+            .error(format!("is {side}, must be at least patch_size = {patch}")));
+    }
+    let act = v.at("hidden_act");
+    let all = v.at("num_hidden_layers").size()?;
+    Ok(VisionConfig {
+        depth: layers(&json.at("vision_feature_layer"), all)?,
+        hidden,
+        heads,
+        intermediate: v.at("intermediate_size").size()?,
+        channels: channels(&v)?,
+        patch,
+        temporal: 1,
+        merge: 1,
+        image_merge: 1,
+        norm: Norm::Layer,
+        norm_eps: v.at("layer_norm_eps").positive_or(1e-6)? as f32,
+        activation: if act.present() {
+            Activation::parse(&act)?
+        } else {
+            Activation::GeluTanh
+        },
+        patch_bias: true,
+        rotary: false,
+        positions: Some(side / patch),
+        windows: None,
+        merger: Merger::Mean,
+        tiles: Some(Tiles {
+            side,
+            resolutions: resolutions(&json.at("image_grid_pinpoints"), side)?,
+            most: most(&json.at("vision_aspect_ratio"))?,
+            newline: "image_newline",
+        }),
+        out: text.hidden,
+        names: VISION,
+    })
+}
+
+/// Blocks whose output is the feature: counted from the end, the last is -1.
+fn layers(json: &Json, all: usize) -> Result<usize> {
+    let layer = json.integer_or(-1)?;
+    let used = if layer < 0 { all as i64 + 1 + layer } else { layer };
+    match usize::try_from(used) {
+        Ok(used) if (1..=all).contains(&used) => Ok(used),
+        _ => Err(json.error(format!(
+            "is {layer}, the tower has {all} layers (num_hidden_layers)"
+        ))),
+    }
+}
+
+/// Sizes of whole parts; the published ones are all from 1 x 1 to 6 x 6.
+fn resolutions(json: &Json, side: usize) -> Result<Vec<[usize; 2]>> {
+    if !json.present() {
+        return Ok((1..=6)
+            .flat_map(|h| (1..=6).map(move |w| [h * side, w * side]))
+            .collect());
+    }
+    let pairs = json.pairs()?;
+    match pairs.iter().find(|p| p.iter().any(|n| *n == 0 || n % side != 0)) {
+        _ if pairs.is_empty() => Err(json.error("is empty; at least one resolution is needed")),
+        Some(pair) => Err(json.error(format!(
+            "holds {pair:?}, must be multiples of image_size = {side}"
+        ))),
+        None => Ok(pairs),
+    }
+}
+
+/// `anyres_max_9` is 9.
+fn most(json: &Json) -> Result<usize> {
+    if !json.present() {
+        return Ok(9);
+    }
+    let text = json.str()?;
+    let number = text.strip_prefix("anyres_max_").and_then(|n| n.parse().ok());
+    number
+        .filter(|n| (1..=1024).contains(n))
+        .ok_or_else(|| json.error(format!("is {text}, must be anyres_max_ and a number")))
+}

@@ -29,7 +29,7 @@ TEMPLATE = """\
 {{ '<video>\\n' }}
 {%- endfor -%}
 {%- for part in message['content'] | selectattr('type', 'equalto', 'text') -%}
-{{ '\\n' + part['text'] }}
+{% if message['role'] == 'assistant' %}{% generation %}{{ '\\n' + part['text'] }}{% endgeneration %}{% else %}{{ '\\n' + part['text'] }}{% endif %}
 {%- endfor -%}
 {{ '<|im_end|>' }}
 {%- endfor -%}
@@ -105,7 +105,7 @@ def cases():
         yield f"image-{i}", [("image", tiny.picture(40 + i, h, w)) for h, w in images], question
         media = [("video", tiny.clip(60 + i, [5, 2, 7, 1, 3][i], 26 + 3 * i, 50 - 5 * i))]
         if i == 4:
-            media.insert(0, ("image", tiny.picture(80, 25, 41)))
+            media.append(("image", tiny.picture(80, 25, 41)))
         yield f"video-{i}", media, question
 
 

@@ -217,13 +217,43 @@ impl Template {
                 Err(minijinja::Error::new(ErrorKind::InvalidOperation, text))
             },
         );
-        env.add_template("chat", source).map_err(|e| failed(&e))?;
+        let source = plain_blocks(source);
+        env.add_template("chat", &source).map_err(|e| failed(&e))?;
         let template = env.get_template("chat").map_err(|e| failed(&e))?;
         let text = template
             .render(context! { messages, add_generation_prompt => true, bos_token => &self.bos, eos_token => &self.eos })
             .map_err(|e| failed(&e))?;
         Ok(text)
     }
+}
+
+/// Blocks that only training marks (`{% generation %}`) become ones that always hold.
+fn plain_blocks(source: &str) -> String {
+    let mut out = String::with_capacity(source.len());
+    let mut rest = source;
+    while let Some((before, after)) = rest.split_once("{%") {
+        out += before;
+        out += "{%";
+        rest = after;
+        let Some((tag, _)) = after.split_once("%}") else {
+            break;
+        };
+        let plain = match tag.trim_matches(['-', '+', ' ', '\n']) {
+            "generation" => "if true",
+            "endgeneration" => "endif",
+            _ => continue,
+        };
+        let edge = |c: Option<char>| {
+            c.filter(|c| "-+".contains(*c))
+                .map(String::from)
+                .unwrap_or_default()
+        };
+        out += &edge(tag.chars().next());
+        out += &[" ", plain, " "].concat();
+        out += &edge(tag.chars().last());
+        rest = &after[tag.len()..];
+    }
+    out + rest
 }
 
 /// A template is a string, or a list of named ones.

@@ -148,24 +148,26 @@ pub fn expand(c: &Config, ids: &[u32], media: &[Medium]) -> Result<Vec<u32>> {
         Medium::Frames { tokens, .. } => tokens.len(),
         _ => 1,
     };
-    let mut rest = media.iter().flat_map(|m| (0..many(m)).map(move |i| (m, i)));
+    let mut rest: Vec<_> = media
+        .iter()
+        .flat_map(|m| (0..many(m)).map(move |i| (m, i)))
+        .collect();
     for (i, id) in ids.iter().enumerate() {
         let Some(found) = placeholder(*id) else {
             out.push(*id);
             continue;
         };
-        let (medium, frame) = rest.next().ok_or_else(|| {
-            mismatch(format!(
-                "there are {} media and one more {found} placeholder (id {id})",
-                media.len()
-            ))
-        })?;
-        if medium.id(c) != Some(*id) {
-            return Err(mismatch(format!(
-                "a {found} placeholder stands where the {} belongs",
-                medium.name()
-            )));
-        }
+        // Some templates write all images before all videos, whatever the conversation's order.
+        let Some(place) = rest.iter().position(|(m, _)| m.id(c) == Some(*id)) else {
+            return Err(mismatch(match rest.first() {
+                Some((m, _)) => format!("a {found} placeholder stands where the {} belongs", m.name()),
+                None => format!(
+                    "there are {} media and one more {found} placeholder (id {id})",
+                    media.len()
+                ),
+            }));
+        };
+        let (medium, frame) = rest.remove(place);
         let [images, videos, sounds, _] = medium.tokens(c);
         match *medium {
             Medium::Video {
@@ -196,7 +198,7 @@ pub fn expand(c: &Config, ids: &[u32], media: &[Medium]) -> Result<Vec<u32>> {
             _ => out.extend(std::iter::repeat_n(*id, images + videos + sounds)),
         }
     }
-    match rest.next() {
+    match rest.first() {
         None => Ok(out),
         Some((m, _)) => Err(mismatch(format!("no placeholder is left for an {}", m.name()))),
     }

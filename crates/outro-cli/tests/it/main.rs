@@ -11,6 +11,7 @@ mod ask;
 mod bench;
 mod deployed;
 mod doctor;
+mod families;
 mod gguf;
 mod hostile;
 mod hub;

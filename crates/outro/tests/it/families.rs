@@ -143,8 +143,9 @@ fn laws() {
     struct Nothing;
     impl Hook for Nothing {}
     let own = FAMILIES.map(|name| (name, &["text-1", "image-3", "video-4"][..]));
+    let heard = [("video-salmonn2-tiny", &["audio-1", "audio-in-video-2"][..])];
     let more = MORE.iter().map(|(name, cases)| (*name, &cases[..]));
-    for (name, cases) in own.into_iter().chain(more) {
+    for (name, cases) in own.into_iter().chain(heard).chain(more) {
         let model = load(name);
         let prompts: Vec<Prompt> = cases
             .iter()
@@ -537,4 +538,49 @@ fn parts_that_do_not_fit_their_picture() {
     let refused = good.clone().fitted(&other).unwrap_err().to_string();
     assert!(refused.contains("whole pictures"), "{refused}");
     assert!(good.validate(&config).is_err(), "not cut yet");
+}
+
+/// Sound of a video stands after each step, the larger shares first; sound alone stands between the vision delimiters; what
+/// was prepared passes the model.
+#[test]
+fn sound_stands_beside_frames_in_video_salmonn() {
+    let preparer = Preparer::open(&dir("video-salmonn2-tiny")).unwrap();
+    let video = VideoInfo {
+        codec: String::new(),
+        width: 24,
+        height: 16,
+        fps: 2.0,
+        frames: 6,
+        duration: 3.0,
+    };
+    let pictures = |at: &[usize]| Frames {
+        count: at.len(),
+        height: 16,
+        width: 24,
+        data: (0..at.len() * 16 * 24 * 3).map(|i| (i % 251) as u8).collect(),
+    };
+    let samples: Vec<f32> = (0..7000).map(|i| (i as f32 / 7.0).sin()).collect();
+    let mut options = preparer.media_options();
+    options.max_pixels = Some(16 * 24);
+    let media = preparer.media_of(&video, pictures, &samples, &options).unwrap();
+    let asked = Conversation::new(None, &media.parts, "What?");
+    let made = preparer.assemble(&media, &asked).unwrap().inputs;
+    // 7000 samples are two chunks of 40 frames: 8 windows of 2 queries over 3 steps.
+    let runs: Vec<usize> = made
+        .input_ids
+        .chunk_by(|a, b| a == b)
+        .filter(|r| r[0] == 295)
+        .map(<[u32]>::len)
+        .collect();
+    assert_eq!(runs, [6, 5, 5]);
+    let model = load("video-salmonn2-tiny");
+    let media = model.encode(&made, &mut |_| {}).unwrap();
+    assert_eq!(media.audio.rows(), 16);
+    model.prompt(&made, &media).unwrap();
+    let mut cut = made.clone();
+    let audio = cut.audio.as_mut().unwrap();
+    audio.lengths[0] -= 1;
+    audio.data.truncate(audio.lengths[0] * audio.mel_bins);
+    let error = cut.validate(model.config()).unwrap_err().to_string();
+    assert!(error.contains("multiples of 40"), "{error}");
 }

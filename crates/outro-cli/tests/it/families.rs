@@ -1,0 +1,71 @@
+//! Every command on every family with a tower: none of them knows which it has.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use crate::support::{args, outro};
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
+}
+
+const FAMILIES: [&str; 4] = [
+    "qwen2-vl-tiny",
+    "qwen2-5-vl-tiny",
+    "llava-onevision-tiny",
+    "videollama3-tiny",
+];
+
+#[test]
+fn commands_take_every_family() {
+    let made = tempfile::tempdir().unwrap();
+    let clip = fixtures().join("shapes.mp4");
+    for family in FAMILIES {
+        let model = fixtures().join(family);
+        let out = |name: &str| made.path().join(format!("{family}-{name}"));
+        let media = args!["--decoder", "builtin", "--frames", "4", "--max-pixels", "3136"];
+        let with = |command: &str, more: &[OsString]| {
+            let mut line = args![command, "--model", &model].to_vec();
+            line.extend_from_slice(more);
+            outro(line).ok()
+        };
+        let asked = |command: &str, more: &[OsString]| {
+            let mut line = args!["--video", &clip].to_vec();
+            line.extend_from_slice(&media);
+            line.extend_from_slice(more);
+            line.extend(args!["What?"]);
+            with(command, &line)
+        };
+        let answer = asked(
+            "ask",
+            &args!["--strategy", "both", "--max-new-tokens", "3", "--json"],
+        );
+        assert!(answer.stdout.contains("outro"), "{family}");
+        let inputs = out("inputs.safetensors");
+        asked("prepare", &args!["--out", &inputs]);
+        for golden in [inputs.as_path(), &model.join("cases/video-2.safetensors")] {
+            let trace = out("trace.safetensors");
+            with("trace", &args!["--inputs", golden, "--out", &trace, "--force"]);
+            assert!(Path::new(&trace).is_file(), "{family}");
+        }
+        asked("sinks", &args!["--out", &out("lab")]);
+        let bench = args![
+            "--prompt-tokens",
+            "30",
+            "--new-tokens",
+            "2",
+            "--frames",
+            "0",
+            "--rounds",
+            "1",
+            "--json"
+        ];
+        assert!(with("bench", &bench).stdout.contains("prefill"), "{family}");
+        assert!(
+            outro(args!["inspect", &model]).ok().stdout.contains("vision"),
+            "{family}"
+        );
+        let inspected = outro(args!["inspect", &clip, "--model", &model, "--decoder", "builtin"]).ok();
+        assert!(inspected.stdout.contains("tokens"), "{family}");
+    }
+}

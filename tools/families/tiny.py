@@ -19,7 +19,7 @@ def fill(model, seed, decoder, outputs, noise=0.02):
         for name, p in sorted(model.named_parameters()):
             r = torch.randn(p.shape, generator=draw)
             if p.dim() == 1:
-                p.copy_(1 + 0.1 * r if "norm" in name and name.endswith("weight") else 0.2 * r)
+                p.copy_(1 + 0.1 * r if "norm" in name.lower() and name.endswith("weight") else 0.2 * r)
             else:
                 p.copy_(r * p[0].numel() ** -0.5)
         for layer in decoder.layers:

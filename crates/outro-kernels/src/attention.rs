@@ -7,6 +7,7 @@ use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 use crate::gemm::{Shared, dot};
+use crate::rotation::{Directions, Rotation};
 use crate::simd::{Level, NR, exp_negative, fma, gemm_panel, multiversion};
 
 /// Head counts and dimension of an attention layer.
@@ -104,7 +105,23 @@ pub fn attend<'a>(
     mask: Mask,
     out: &mut [f32],
 ) {
-    attend_at(Level::detect(), q, k.into(), v.into(), shape, mask, out);
+    attend_rotated(q, k, v, shape, mask, None, out);
+}
+
+/// [`attend`], with every finished head output rotated while it is in cache.
+///
+/// # Panics
+/// As [`attend`], and when the rotation's direction is not `[G * D]`.
+pub fn attend_rotated<'a>(
+    q: &[f32],
+    k: impl Into<Cached<'a>>,
+    v: impl Into<Cached<'a>>,
+    shape: AttentionShape,
+    mask: Mask,
+    rotation: Option<&Rotation>,
+    out: &mut [f32],
+) {
+    attend_at(Level::detect(), q, k.into(), v.into(), shape, mask, rotation, out);
 }
 
 /// One piece of work: some query rows of one key/value head against a range of keys.
@@ -121,6 +138,7 @@ fn attend_at(
     v: Cached,
     shape: AttentionShape,
     mask: Mask,
+    rotation: Option<&Rotation>,
     out: &mut [f32],
 ) {
     let AttentionShape { heads, kv_heads, dim } = shape;
@@ -176,6 +194,7 @@ fn attend_at(
     }
     let shared = Shared::new(out);
     let groups = heads / kv_heads;
+    let directions = rotation.map(|r| Directions::new(r, shape));
     tasks
         .into_par_iter()
         .for_each_init(Scratch::default, |scratch, task| {
@@ -186,11 +205,14 @@ fn attend_at(
             }
             for (i, row) in scratch
                 .o
-                .chunks_exact(dim)
+                .chunks_exact_mut(dim)
                 .take(task.rows.len() * groups)
                 .enumerate()
             {
                 let (t, h) = (task.rows.start + i / groups, task.head * groups + i % groups);
+                if let Some(directions) = &directions {
+                    directions.rotate(level, t, task.head, row);
+                }
                 // SAFETY: row t, head h belong to this task alone, and lie inside `out` by the assertion on its length.
                 unsafe { shared.write((t * heads + h) * dim, row) };
             }
@@ -542,7 +564,7 @@ mod tests {
                             .any(|w| (w[0]..w[1]).contains(&t) && (w[0]..w[1]).contains(&j)),
                     });
                     let mut got = vec![f32::NAN; q.len()];
-                    attend_at(level, &q, (&k).into(), (&v).into(), shape, *mask, &mut got);
+                    attend_at(level, &q, (&k).into(), (&v).into(), shape, *mask, None, &mut got);
                     let worst = got
                         .iter()
                         .zip(&want)
@@ -572,7 +594,7 @@ mod tests {
                 for mask in [Mask::Full, Mask::Causal { offset: s - n }] {
                     let run = |k: Cached, v: Cached| {
                         let mut out = vec![f32::NAN; q.len()];
-                        attend_at(level, &q, k, v, shape, mask, &mut out);
+                        attend_at(level, &q, k, v, shape, mask, None, &mut out);
                         out
                     };
                     let want = run((&k32).into(), (&v32).into());

@@ -23,13 +23,15 @@ mod math;
 mod pack;
 mod pages;
 mod quant;
+mod rotation;
 mod simd;
 
-pub use attention::{AttentionShape, Cached, Mask, attend};
+pub use attention::{AttentionShape, Cached, Mask, attend, attend_rotated};
 pub use columns::{column_sums, row_lse};
 pub use gemm::{Activations, Weight, linear, linear_with};
 pub use limits::{f32_operations_per_second, read_bytes_per_second};
 pub use math::{add, gelu, gelu_tanh, layer_norm, quick_gelu, rms_norm, rotate_half, silu_mul};
 pub use pages::HugePages;
 pub use quant::{Blocks, QuantType, quantise};
+pub use rotation::Rotation;
 pub use simd::Level;

@@ -268,7 +268,7 @@ pub(crate) mod tests {
             quick_gelu_chunk(level, &mut q);
             for ((x, t), q) in xs.iter().zip(t).zip(q) {
                 let x = f64::from(*x);
-                let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+                let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x * x * x);
                 let (wt, wq) = (0.5 * x * (1.0 + inner.tanh()), x / (1.0 + (-1.702 * x).exp()));
                 assert!((f64::from(t) - wt).abs() < 1e-6, "gelu_tanh({x}) = {t} for {wt}");
                 assert!((f64::from(q) - wq).abs() < 1e-6, "quick_gelu({x}) = {q} for {wq}");

@@ -203,7 +203,9 @@ fn reweigh(qkv: Qkv, shape: AttentionShape, sinks: &[usize], scale: f32, o: &mut
                 let v = &qkv.v[s * narrow + g * dim..][..dim];
                 out.iter_mut().zip(v).for_each(|(o, v)| *o += weight * v);
             }
-            out.iter_mut().for_each(|o| *o /= total);
+            for o in out {
+                *o /= total;
+            }
         }
     }
 }

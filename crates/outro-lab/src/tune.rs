@@ -410,10 +410,8 @@ mod tests {
         other.reverse();
         let mut again = split.tuning(&other, usize::MAX);
         let mut sorted = used.clone();
-        (
-            again.sort_by_key(|s| s.id.clone()),
-            sorted.sort_by_key(|s| s.id.clone()),
-        );
+        again.sort_by_key(|s| s.id.clone());
+        sorted.sort_by_key(|s| s.id.clone());
         assert_eq!(again, sorted);
         assert_eq!(split.tuning(&all, 10).len(), 12, "whole videos");
         let loaded = Loaded {
@@ -424,11 +422,14 @@ mod tests {
         };
         let record = tuned("daily-omni", &loaded, &used);
         let mut rest = all.clone();
-        let (gone, _) = hold_out("daily-omni", &mut rest, &[record.clone()]).unwrap();
+        let (gone, _) = hold_out("daily-omni", &mut rest, std::slice::from_ref(&record)).unwrap();
         assert_eq!((gone, rest.len()), (used.len(), all.len() - used.len()));
         assert!(rest.iter().all(|s| !videos.contains(&s.video_id)));
         // Another benchmark has other videos; the authors' files name the same ones by their paths.
-        assert_eq!(hold_out("avhbench", &mut all.clone(), &[record.clone()]), None);
+        assert_eq!(
+            hold_out("avhbench", &mut all.clone(), std::slice::from_ref(&record)),
+            None
+        );
         let mut paths = all.clone();
         for s in &mut paths {
             s.video_id = format!("Videos/{0}/{0}_video.mp4", s.video_id);
@@ -465,7 +466,8 @@ mod tests {
             run(&search, &all, &mut rows, most, &rights);
             run(&search, &all, &mut rows, usize::MAX, &rights);
             let key = |r: &Row| (r.id.clone(), r.strategy.clone());
-            (rows.sort_by_key(key), whole.sort_by_key(key));
+            rows.sort_by_key(key);
+            whole.sort_by_key(key);
             assert_eq!(rows, whole, "cut after {most} rows");
         }
         // A setting that can no longer reach another one is dropped at the latest then.

@@ -1,6 +1,9 @@
 //! A model family of one's own, without a change in OutRo: a checkpoint whose trainer gave everything other names.
 //! `cargo run -p outro --example own_family [CHECKPOINT]`; without one it is made from a fixture.
-#![expect(clippy::print_stdout, reason = "an example shows its result")]
+#![cfg_attr(
+    not(test),
+    expect(clippy::print_stdout, reason = "an example shows its result")
+)]
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

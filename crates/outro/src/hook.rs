@@ -2,7 +2,7 @@
 
 use std::any::Any;
 
-pub use outro_kernels::{AttentionShape, Mask, attend, column_sums, row_lse};
+pub use outro_kernels::{AttentionShape, Mask, Rotation, attend, column_sums, row_lse};
 
 use crate::error::Result;
 
@@ -103,7 +103,14 @@ pub trait Hook: Any + Send {
         Ok(())
     }
 
-    /// Whether [`Hook::head_outputs`] reads keys and values here. Where no hook does, a cache of half precision need not
+    /// A rotation that attention applies to each head output as it is made, for a hook that need not see the outputs
+    /// before. The hook declares it here and leaves it out of its [`Hook::head_outputs`], which gets rotated rows; where
+    /// this is not called, the hook does there what it would have declared. Keys and values are those of `head_outputs`.
+    fn epilogue(&mut self, _at: At, _qkv: Qkv) -> Option<Rotation> {
+        None
+    }
+
+    /// Whether [`Hook::epilogue`] or [`Hook::head_outputs`] reads keys and values here. Where no hook does, a cache of half precision need not
     /// be widened, and both may be empty.
     fn reads_cache(&self, _at: At) -> bool {
         true
@@ -142,6 +149,11 @@ impl Hook for Chain {
 
     fn qkv(&mut self, at: At, q: &mut [f32], k: &mut [f32], v: &mut [f32]) -> Result<()> {
         self.0.iter_mut().try_for_each(|hook| hook.qkv(at, q, k, v))
+    }
+
+    fn epilogue(&mut self, at: At, qkv: Qkv) -> Option<Rotation> {
+        // A hook further back would change outputs that those before it are to see first.
+        self.0.first_mut()?.epilogue(at, qkv)
     }
 
     fn reads_cache(&self, at: At) -> bool {

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::thread::{self, ScopedJoinHandle};
 
-use outro_media::{Frames, Kind, MediaInfo, PatchConfig, VideoInfo};
+use outro_media::{Frames, MediaInfo, PatchConfig, VideoInfo};
 
 use crate::audio_tokens;
 use crate::chat::{Conversation, MediaTokens, Part, Template};
@@ -14,16 +14,12 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::inputs::{AudioFeatures, Inputs, Pixels};
 pub use crate::plan::{MediaOptions, Plan, PlannedItem};
+use crate::plan::{one_image, silent, times};
 use crate::positions::{Span, spans};
 use crate::preprocessor::{self, Processor};
 use crate::prompt::{Medium, expand, stamp};
 use crate::settings::Settings;
 use crate::tokenizer::Tokenizer;
-
-/// Samples between mel frames, at 16,000 a second.
-const HOP: usize = 160;
-/// The feature extractor keeps 300 seconds.
-const MAX_MEL: usize = 30_000;
 
 /// What is being done; for progress displays.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,10 +78,10 @@ pub struct Prepared {
 
 /// Everything about a checkpoint that preparation needs; no weights.
 pub struct Preparer {
-    config: Config,
-    tokenizer: Option<Tokenizer>,
+    pub(crate) config: Config,
+    pub(crate) tokenizer: Option<Tokenizer>,
     template: Template,
-    processor: Processor,
+    pub(crate) processor: Processor,
     settings: Settings,
 }
 
@@ -154,183 +150,6 @@ impl Preparer {
     /// The tokenizer, if the checkpoint has one.
     pub fn tokenizer(&self) -> Option<&Tokenizer> {
         self.tokenizer.as_ref()
-    }
-
-    /// Frames, sizes and tokens of a conversation, from the files' headers. Refuses nothing for its length: see
-    /// [`Plan::check`].
-    ///
-    /// # Errors
-    /// Files that cannot be read or that this model cannot take.
-    pub fn plan(&self, conversation: &Conversation, options: &MediaOptions) -> Result<Plan> {
-        self.plan_words(&self.plan_media(conversation.media(), options)?, conversation)
-    }
-
-    /// The plan of a conversation about media that were planned: its words are counted, no file is opened.
-    ///
-    /// # Errors
-    /// As [`Preparer::ids`].
-    pub fn plan_words(&self, media: &Plan, conversation: &Conversation) -> Result<Plan> {
-        let mut plan = media.clone();
-        if self.tokenizer.is_some() {
-            let media: Vec<Medium> = plan.items.iter().map(|i| i.medium.clone()).collect();
-            let total = self.ids(conversation, &media)?.len();
-            let of_media = plan.image_tokens + plan.video_tokens + plan.audio_tokens;
-            plan.text_tokens = Some(total.saturating_sub(of_media));
-            plan.prompt_tokens = total;
-        }
-        Ok(plan)
-    }
-
-    /// The media's part of [`Preparer::plan`].
-    ///
-    /// # Errors
-    /// Files that cannot be read or that this model cannot take.
-    pub fn plan_media<'a>(
-        &self,
-        parts: impl Iterator<Item = &'a Part>,
-        options: &MediaOptions,
-    ) -> Result<Plan> {
-        let mut plan = Plan {
-            items: Vec::new(),
-            text_tokens: None,
-            image_tokens: 0,
-            video_tokens: 0,
-            audio_tokens: 0,
-            prompt_tokens: 0,
-            limit: self.config.text.max_positions,
-            notes: Vec::new(),
-        };
-        let parts: Vec<&Part> = parts.collect();
-        let alone = one_image(parts.iter().copied());
-        for part in parts {
-            let item = self.plan_item(part, alone, options, &mut plan.notes)?;
-            let [image, video, audio, _] = item.medium.tokens(&self.config);
-            plan.image_tokens = plan.image_tokens.saturating_add(image);
-            plan.video_tokens = plan.video_tokens.saturating_add(video);
-            plan.audio_tokens = plan.audio_tokens.saturating_add(audio);
-            plan.items.push(item);
-        }
-        plan.prompt_tokens = plan
-            .image_tokens
-            .saturating_add(plan.video_tokens)
-            .saturating_add(plan.audio_tokens);
-        Ok(plan)
-    }
-
-    /// `alone` is whether an image is the only one.
-    fn plan_item(
-        &self,
-        part: &Part,
-        alone: bool,
-        options: &MediaOptions,
-        notes: &mut Vec<String>,
-    ) -> Result<PlannedItem> {
-        let (path, wanted) = match part {
-            Part::Image(p) => (p, Kind::Image),
-            Part::Video(p) => (p, Kind::Video),
-            Part::Audio(p) => (p, Kind::Audio),
-            Part::Text(_) => return Err(Error::input("prompt", "text is not a medium")),
-        };
-        let refuse = |problem: String| Error::input(path.display().to_string(), problem);
-        if wanted == Kind::Audio && self.config.tokens.audio.is_none()
-            || wanted != Kind::Audio && self.config.vision.is_none()
-        {
-            return Err(refuse(format!(
-                "a {} model cannot take this kind of file",
-                self.config.model_type
-            )));
-        }
-        let info = outro_media::probe(path, &options.media)?;
-        let mut item = PlannedItem {
-            info,
-            indices: Vec::new(),
-            size: [0; 2],
-            grid: [0; 3],
-            seconds: 0.0,
-            mel_frames: 0,
-            visual_tokens: 0,
-            audio_tokens: 0,
-            medium: Medium::Audio { tokens: 0 },
-        };
-        let mut picture = [0; 2];
-        if wanted != Kind::Audio {
-            let video = item
-                .info
-                .video
-                .clone()
-                .ok_or_else(|| refuse("holds no picture".into()))?;
-            (item.indices, item.size, item.grid) = if wanted == Kind::Video {
-                self.plan_frames(&video, options)?
-            } else {
-                let p = &self.processor;
-                let (size, grid) = p.image_grid(video.height, video.width, alone, options.max_pixels)?;
-                picture = [video.height, video.width];
-                (Vec::new(), size, grid)
-            };
-        }
-        let hears = wanted == Kind::Audio
-            || wanted == Kind::Video && options.audio_in_video && self.config.audio.is_some();
-        if let Some(audio) = item.info.audio.clone().filter(|_| hears) {
-            let s = &options.sampling;
-            let (from, to) = (s.start.unwrap_or(0.0).max(0.0), s.end.unwrap_or(f64::INFINITY));
-            item.seconds = (to.min(audio.duration) - from).max(0.0);
-            item.mel_frames = ((item.seconds * 16_000.0).round() as usize)
-                .div_ceil(HOP)
-                .min(MAX_MEL);
-            item.audio_tokens = audio_tokens(item.mel_frames);
-            if item.seconds > 300.0 {
-                let problem = "only the first 300 seconds of the sound are heard (the processor's limit)";
-                notes.push(format!(
-                    "{}: {problem}; use --start/--end for another part",
-                    path.display()
-                ));
-            }
-        } else if wanted == Kind::Audio {
-            return Err(refuse("holds no sound".into()));
-        } else if hears && wanted == Kind::Video {
-            notes.push(silent(path));
-        }
-        item.medium = match wanted {
-            Kind::Audio => Medium::Audio {
-                tokens: item.audio_tokens,
-            },
-            Kind::Image => Medium::Image {
-                grid: item.grid,
-                size: picture,
-            },
-            Kind::Video if self.config.frames.stamps.is_some() => {
-                let v = item.info.video.as_ref();
-                let seconds = times(&item.indices, v.map_or(1.0, |v| v.fps));
-                Medium::frames(&self.config, item.grid, seconds, &[])
-            }
-            Kind::Video => Medium::Video {
-                grid: item.grid,
-                second_per_grid: self.second_per_grid(options),
-                sound: Some(item.audio_tokens).filter(|n| *n > 0),
-            },
-        };
-        let [image, video, _, _] = item.medium.tokens(&self.config);
-        item.visual_tokens = image + video;
-        Ok(item)
-    }
-
-    /// Numbers of the frames to take, their size `[height, width]`, and the patches' grid.
-    fn plan_frames(
-        &self,
-        v: &VideoInfo,
-        options: &MediaOptions,
-    ) -> Result<(Vec<usize>, [usize; 2], [usize; 3])> {
-        let p = &self.processor.patches;
-        let indices = options.sampling.indices(v)?;
-        let count = indices.len();
-        let (height, width) = self
-            .processor
-            .video_size(v.height, v.width, count, options.max_pixels)?;
-        Ok((
-            indices,
-            [height, width],
-            [count.div_ceil(p.temporal), height / p.patch, width / p.patch],
-        ))
     }
 
     /// What [`Preparer::load_media`] would make of a file with these pictures and samples (mono, 16,000 a second; none
@@ -432,7 +251,7 @@ impl Preparer {
     }
 
     /// The processor's value: from the rate that was asked for, whatever the frame limits made of it.
-    fn second_per_grid(&self, options: &MediaOptions) -> f64 {
+    pub(crate) fn second_per_grid(&self, options: &MediaOptions) -> f64 {
         self.processor.patches.temporal as f64 / options.sampling.fps
     }
 
@@ -627,20 +446,6 @@ impl Preparer {
         let plan = self.plan(conversation, options)?;
         self.assemble(&self.load_planned(&plan, options, progress)?, conversation)
     }
-}
-
-/// When frames of these numbers are shown, in seconds.
-fn times(indices: &[usize], fps: f64) -> Vec<f64> {
-    indices.iter().map(|i| *i as f64 / fps).collect()
-}
-
-/// Whether there is one image: only then is it looked at in parts, by models that do so.
-fn one_image<'a>(parts: impl Iterator<Item = &'a Part>) -> bool {
-    parts.filter(|p| matches!(p, Part::Image(_))).count() == 1
-}
-
-fn silent(path: &Path) -> String {
-    format!("{}: has no sound; only its frames are used", path.display())
 }
 
 /// The wanted part of a file's sound.

@@ -180,11 +180,12 @@ fn put(path: &Path, text: &str) -> anyhow::Result<Option<PathBuf>> {
     fs::write(&part, text).with_context(fail)?;
     let mut kept = None;
     if path.exists() {
-        let free = (1..).map(numbered).find(|p| !p.exists());
-        if let Some(free) = &free {
-            fs::rename(path, free).with_context(fail)?;
+        let mut number = 1;
+        while numbered(number).exists() {
+            number += 1;
         }
-        kept = free;
+        fs::rename(path, numbered(number)).with_context(fail)?;
+        kept = Some(numbered(number));
     }
     fs::rename(&part, path).with_context(fail)?;
     Ok(kept)

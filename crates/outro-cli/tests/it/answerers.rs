@@ -14,8 +14,10 @@ use crate::support::{Ran, args, command, finish, outro, tiny};
 /// Looks like a key, and must never be seen again.
 const KEY: &str = "sk-loopback-0123456789";
 
-/// One request, and what to answer: a status, headers, a body; `None` closes the connection without a word.
-type Answer = Option<(u16, &'static str, String)>;
+/// What to answer: a status, headers, a body.
+type Answer = (u16, &'static str, String);
+/// Closes the connection without a word.
+const NOTHING: Answer = (0, "", String::new());
 type Behave = dyn Fn(usize, &Seen) -> Answer + Send + Sync;
 
 #[derive(Clone, Debug)]
@@ -101,7 +103,8 @@ fn serve(mut stream: TcpStream, all: &Mutex<Vec<Seen>>, behave: &Behave) -> std:
         all.push(seen.clone());
         behave(before, &seen)
     };
-    if let Some((status, headers, body)) = answer {
+    let (status, headers, body) = answer;
+    if status > 0 {
         let head = format!(
             "HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n{headers}\r\n",
             body.len()
@@ -113,11 +116,11 @@ fn serve(mut stream: TcpStream, all: &Mutex<Vec<Seen>>, behave: &Behave) -> std:
 
 fn says(reply: &str) -> Answer {
     let body = json!({"choices": [{"message": {"role": "assistant", "content": reply}}], "usage": {"prompt_tokens": 77}});
-    Some((200, "Content-Type: application/json\r\n", body.to_string()))
+    (200, "Content-Type: application/json\r\n", body.to_string())
 }
 
 fn fails(status: u16, message: &str) -> Answer {
-    Some((status, "", json!({"error": {"message": message}}).to_string()))
+    (status, "", json!({"error": {"message": message}}).to_string())
 }
 
 fn world(task: &str) -> PathBuf {
@@ -250,9 +253,9 @@ fn a_server_that_stumbles_is_asked_again() {
     let dir = tempfile::tempdir().unwrap();
     let log = dir.path().join("log.jsonl");
     let server = Server::start(|before, seen| match before {
-        0 => Some((429, "Retry-After: 0\r\n", "slow down".into())),
+        0 => (429, "Retry-After: 0\r\n", "slow down".into()),
         1 => fails(503, "loading"),
-        3 => None,
+        3 => NOTHING,
         // The third question itself is refused, the others are answered.
         5 => fails(
             400,
@@ -328,7 +331,7 @@ fn a_server_that_is_down_stops_the_run_which_goes_on_later() {
         ),
         (
             "busy",
-            Box::new(|_, _| Some((429, "Retry-After: 0\r\n", String::new()))),
+            Box::new(|_, _| (429, "Retry-After: 0\r\n", String::new())),
             "429",
         ),
         (
@@ -336,14 +339,10 @@ fn a_server_that_is_down_stops_the_run_which_goes_on_later() {
             Box::new(|_, _| fails(401, "who are you?")),
             "who are you",
         ),
-        (
-            "another",
-            Box::new(|_, _| Some((200, "", "<html>".into()))),
-            "not JSON",
-        ),
+        ("another", Box::new(|_, _| (200, "", "<html>".into())), "not JSON"),
         (
             "strange",
-            Box::new(|_, _| Some((200, "", "{}".into()))),
+            Box::new(|_, _| (200, "", "{}".into())),
             "not a chat completion",
         ),
         // After the second answer everything but the list of models breaks: three in a row are too many.
@@ -380,7 +379,7 @@ fn a_server_that_is_down_stops_the_run_which_goes_on_later() {
     // A server that never answers meets the deadline.
     let server = Server::start(|_, _| {
         std::thread::sleep(Duration::from_secs(5));
-        None
+        NOTHING
     });
     run(
         &server.url(),

@@ -97,6 +97,35 @@ fn json_has_everything_that_was_promised() {
 }
 
 #[test]
+fn several_strategies_answer_one_after_the_other() {
+    let line = args![
+        "--strategy",
+        "baseline",
+        "--strategy",
+        "vcd:alpha=0,beta=0",
+        "--strategy",
+        "mod+outro"
+    ];
+    let ran = ask(&[&line[..], &args!["what moves?"]].concat());
+    let (plain, rest) = ran.stdout.split_once("[vcd:alpha=0,beta=0]\n").unwrap();
+    let (vcd, last) = rest.split_once("[mod+outro]\n").unwrap();
+    assert_eq!(
+        plain,
+        format!("[baseline]\n{vcd}"),
+        "no strength is the plain model"
+    );
+    assert!(last.ends_with('\n'), "{last}");
+    let records = json(&ask(&[&line[..], &args!["--json", "what moves?"]].concat()));
+    let answers = records[0]["answers"].as_array().unwrap();
+    let number = |a: &Value, key: &str| a[key].as_u64().unwrap();
+    for a in &answers[1..] {
+        assert_eq!(number(a, "passes") % 2, 0, "{a}");
+        assert_eq!(number(a, "cache_bytes"), 2 * number(&answers[0], "cache_bytes"));
+    }
+    assert!(answers[2].get("sinks").is_some());
+}
+
+#[test]
 fn both_stand_side_by_side() {
     let ran = ask(&args!["--strategy", "both", "what moves?"]);
     let first = ran.stdout.lines().next().unwrap();

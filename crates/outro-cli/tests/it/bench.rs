@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::support::{args, outro};
 
 #[test]
-fn two_strategies_alternate_and_say_what_they_cost() {
+fn strategies_alternate_and_say_what_they_cost() {
     let ran = outro(args![
         "bench",
         "--prompt-tokens",
@@ -26,6 +26,8 @@ fn two_strategies_alternate_and_say_what_they_cost() {
         "baseline",
         "--strategy",
         "outro:abs_threshold=1,median_multiple=1",
+        "--strategy",
+        "vcd+outro",
         "--json"
     ])
     .ok();
@@ -36,7 +38,11 @@ fn two_strategies_alternate_and_say_what_they_cost() {
     assert!(above(&v["weight_bytes"]) && above(&v["cache_bytes"]));
     assert!(above(&v["vision"]["seconds"]) && above(&v["audio"]["seconds"]));
     let rows = v["rows"].as_array().unwrap();
-    assert_eq!(rows.len(), 2);
+    assert_eq!(rows.len(), 3);
+    let two = Value::from(vec![2.0, 2.0]);
+    assert_eq!(rows[2]["passes"], two, "{v}");
+    let bytes = |row: &Value| row["cache_bytes"].as_u64().unwrap();
+    assert_eq!(bytes(&rows[2]), 2 * bytes(&rows[0]));
     assert_eq!(rows[0]["layers_with_sinks"], 0);
     assert!(above(&rows[1]["layers_with_sinks"]), "{v}");
     for row in rows {

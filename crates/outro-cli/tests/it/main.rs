@@ -9,6 +9,7 @@
 mod answerers;
 mod ask;
 mod bench;
+mod deployed;
 mod doctor;
 mod families;
 mod gguf;

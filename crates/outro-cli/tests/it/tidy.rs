@@ -27,10 +27,16 @@ const TEXT_SIDE: [&str; 7] = [
     "plan",
     "prepare",
 ];
-const MODEL_SIDE: [&str; 7] = ["nn", "encoder", "hook", "method", "session", "model", "generate"];
+const MODEL_SIDE: [&str; 8] = [
+    "nn", "encoder", "hook", "method", "session", "model", "generate", "strategy",
+];
 
 /// Modules of the engine, and the modules that each must never name.
-const NEVER: [(&str, &[&str]); 9] = [
+const NEVER: [(&str, &[&str]); 10] = [
+    (
+        "strategy",
+        &["family", "nn", "encoder", "generate", "prepare", "chat"],
+    ),
     ("error", &MODEL_SIDE),
     (
         "checkpoint",
@@ -60,13 +66,14 @@ const NEVER: [(&str, &[&str]); 9] = [
         "method",
         &[
             "family", "nn", "encoder", "session", "model", "generate", "prepare", "chat", "inputs",
+            "strategy",
         ],
     ),
     ("family", &MODEL_SIDE),
     (
         "session",
         &[
-            "family", "encoder", "method", "generate", "prepare", "chat", "inputs",
+            "family", "encoder", "method", "generate", "prepare", "chat", "inputs", "strategy",
         ],
     ),
     (

@@ -271,6 +271,58 @@ fn the_programs_own_model_sees_and_hears() {
     assert!(right * 100 >= total * 80, "{right} of {total}");
 }
 
+/// All strategies on the same questions, with passes as they were announced; a stopped run goes on.
+#[test]
+fn rivals_are_run_beside_outro() {
+    let dir = tempfile::tempdir().unwrap();
+    let world = tiny().with_file_name("world/daily-omni");
+    let log = dir.path().join("rivals.jsonl");
+    let names = [
+        "baseline",
+        "outro",
+        "farsight",
+        "var",
+        "vcd",
+        "mod",
+        "avcd",
+        "avcd:entropy=0",
+        "vcd+outro",
+    ];
+    let run = |names: &[&str]| {
+        let mut line = command();
+        line.args(["eval", "run", "daily-omni", "--model", "outro-tiny", "--data"]);
+        line.arg(&world).arg("--out").arg(&log);
+        line.args(["--limit", "2", "--max-new-tokens", "1"]);
+        for name in names {
+            line.args(["--strategy", name]);
+        }
+        finish(&mut line).ok()
+    };
+    let first = run(&names).stdout;
+    assert!(names.iter().all(|name| first.contains(name)), "{first}");
+    let text = fs::read_to_string(&log).unwrap();
+    let rows: Vec<Value> = text
+        .lines()
+        .skip(1)
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    assert_eq!(rows.len(), 2 * names.len());
+    for row in &rows {
+        let passes = match row["strategy"].as_str().unwrap() {
+            "vcd" | "mod" | "vcd+outro" => [2, 2],
+            "avcd:entropy=0" => [4, 4],
+            "avcd" => [1, 4],
+            _ => [1, 1],
+        };
+        assert!(
+            row.get("error").is_none() && passes.contains(&row["passes"].as_u64().unwrap()),
+            "{row}"
+        );
+    }
+    assert_eq!(run(&names).stdout, first, "nothing was left to do");
+    assert_eq!(fs::read_to_string(&log).unwrap(), text);
+}
+
 #[test]
 fn a_benchmark_that_cannot_be_run_says_why() {
     let dir = tempfile::tempdir().unwrap();
@@ -293,7 +345,8 @@ fn a_benchmark_that_cannot_be_run_says_why() {
     };
     run("nope", &world, &[]).fails(1, &["nope", "avhbench"]);
     run("avhbench", dir.path(), &[]).fails(1, &["QA.json"]);
-    run("avhbench", &world, &["--strategy", "vcd"]).fails(1, &["vcd", "baseline"]);
+    run("avhbench", &world, &["--strategy", "vcdd"]).fails(1, &["vcdd", "baseline", "avcd"]);
+    run("avhbench", &world, &["--strategy", "vcd:steps=1000"]).fails(1, &["vcd:steps", "999"]);
     run("avhbench", &world, &["--limit", "0"]).fails(2, &["--limit"]);
     run("avhbench", &world, &["--profile", "x"]).fails(1, &["profile", "letter"]);
     fs::write(&log, "my notes\n").unwrap();

@@ -11,11 +11,13 @@ use std::arch::x86_64::{
     _mm256_set1_ps, _mm256_setr_epi32, _mm256_setr_epi64x, _mm256_setr_m128i, _mm256_setzero_ps,
     _mm256_shuffle_epi8, _mm256_sign_epi8, _mm256_slli_epi16, _mm256_srl_epi16, _mm256_srli_epi16,
     _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_ps, _mm256_xor_si256, _mm512_abs_epi8,
-    _mm512_castsi256_si512, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtph_ps,
-    _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_fmsub_ps, _mm512_fnmadd_ps, _mm512_inserti64x4,
-    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mask_sub_epi8, _mm512_movepi8_mask, _mm512_mul_ps,
-    _mm512_permutexvar_ps, _mm512_reduce_add_ps, _mm512_set1_ps, _mm512_setr_epi32, _mm512_setzero_ps,
-    _mm512_setzero_si512, _mm512_sub_ps,
+    _mm512_and_si512, _mm512_broadcast_i64x4, _mm512_castsi256_si512, _mm512_cvtepi8_epi32,
+    _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
+    _mm512_fmsub_ps, _mm512_fnmadd_ps, _mm512_inserti64x4, _mm512_loadu_ps, _mm512_loadu_si512,
+    _mm512_mask_sub_epi8, _mm512_movepi8_mask, _mm512_mul_ps, _mm512_permutexvar_ps, _mm512_reduce_add_ps,
+    _mm512_set1_epi8, _mm512_set1_ps, _mm512_setr_epi32, _mm512_setr_epi64, _mm512_setzero_ps,
+    _mm512_setzero_si512, _mm512_sllv_epi16, _mm512_srli_epi16, _mm512_srlv_epi16, _mm512_sub_ps,
+    _mm512_ternarylogic_epi64,
 };
 
 use super::product::Int8Rows;
@@ -402,7 +404,6 @@ pub(super) fn q4k_512<const M: usize>(x: &Int8Rows, k: usize, w: Blocks, n0: usi
 pub(super) fn q6k_512<const M: usize>(x: &Int8Rows, k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
     x.check(M * k);
     let lanes = group_lanes();
-    let (low, top) = (_mm256_set1_epi8(15), _mm256_set1_epi8(0b11_0000));
     let offset = _mm512_set1_ps(w.kind().offset() as f32);
     for (j, y) in y.iter_mut().enumerate() {
         let mut acc: [[__m512; 2]; M] = [[_mm512_setzero_ps(); 2]; M];
@@ -410,33 +411,38 @@ pub(super) fn q6k_512<const M: usize>(x: &Int8Rows, k: usize, w: Blocks, n0: usi
             prefetch(chunk);
             let scale = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16(chunk, 192)));
             let scale = _mm512_mul_ps(_mm512_set1_ps(half(chunk, 208)), scale);
-            let q = [0, 1, 2, 3].map(|p| {
-                let (part, upper) = (p / 2, p % 2 == 1);
-                let (x, y) = (load_32(chunk, 64 * part), load_32(chunk, 64 * part + 32));
-                let high = load_32(chunk, 128 + 32 * part);
-                let (x, y, high_x, high_y) = if upper {
-                    let (x, y) = (_mm256_srli_epi16::<4>(x), _mm256_srli_epi16::<4>(y));
-                    (x, y, high, _mm256_srli_epi16::<2>(high))
-                } else {
-                    (x, y, _mm256_slli_epi16::<4>(high), _mm256_slli_epi16::<2>(high))
-                };
-                let both = |x, high| _mm256_or_si256(_mm256_and_si256(x, low), _mm256_and_si256(high, top));
-                _mm512_inserti64x4::<1>(_mm512_castsi256_si512(both(x, high_x)), both(y, high_y))
-            });
-            add_chunk(
-                &mut acc,
-                q,
-                (scale, _mm512_mul_ps(scale, offset)),
-                x,
-                k,
-                c,
-                &lanes,
-            );
+            let [q0, q1] = sixes(chunk, 0);
+            let [q2, q3] = sixes(chunk, 1);
+            let low = _mm512_mul_ps(scale, offset);
+            add_chunk(&mut acc, [q0, q1, q2, q3], (scale, low), x, k, c, &lanes);
         }
         for (y, acc) in y.iter_mut().zip(acc) {
             *y = _mm512_reduce_add_ps(acc[0]) + _mm512_reduce_add_ps(acc[1]);
         }
     }
+}
+
+/// Half of a chunk of Q6_K: four low bits of 128 elements in 64 bytes, four times two high bits in 32.
+#[target_feature(enable = "avx512f,avx512bw,avx2")]
+#[inline]
+fn sixes(chunk: &[u8; 210], part: usize) -> [__m512i; 2] {
+    let (four, six) = (_mm512_set1_epi8(15), _mm512_set1_epi8(63));
+    let bits = _mm512_inserti64x4::<1>(
+        _mm512_castsi256_si512(load_32(chunk, 64 * part)),
+        load_32(chunk, 64 * part + 32),
+    );
+    let high = _mm512_broadcast_i64x4(load_32(chunk, 128 + 32 * part));
+    let by = |first: i64, second: i64| {
+        let (a, b) = (first * 0x0001_0001_0001_0001, second * 0x0001_0001_0001_0001);
+        _mm512_setr_epi64(a, a, a, a, b, b, b, b)
+    };
+    // What a shift moves in from a neighbour lies outside the six bits that are kept. 0xCA: where the mask is set the
+    // first, elsewhere the second.
+    let join = |bits, high| _mm512_and_si512(_mm512_ternarylogic_epi64::<0xCA>(four, bits, high), six);
+    [
+        join(bits, _mm512_sllv_epi16(high, by(4, 2))),
+        join(_mm512_srli_epi16::<4>(bits), _mm512_srlv_epi16(high, by(0, 2))),
+    ]
 }
 
 /// Adds the products of chunk `c` of every row of `x` with the 256 numbers `q`; scale and what is taken away are by group

@@ -204,7 +204,7 @@ fn every_quantity_is_that_of_the_whole_map() {
             near(layer.balance.entropy, entropy, &at);
             let closed = all_gates.iter().filter(|g| **g < 0.05).count() as f64 / heads as f64;
             near(layer.balance.closed, closed, &at);
-            let mut bins = vec![0u32; Cosines::BINS];
+            let mut bins = [0u32; Cosines::BINS];
             for c in &angles {
                 bins[((c + 1.0) / 2.0 * Cosines::BINS as f64) as usize] += 1;
             }

@@ -39,7 +39,7 @@ fn thumbnail(sample: &Sample, options: &Options) -> Result<String> {
     let side = |n: usize| ((n as f64 * scale).round() as usize).max(1);
     let middle = sample
         .clip
-        .map_or(0.5, |(a, b)| (a + b) / 2.0 / clip.video.duration.max(1e-9));
+        .map_or(0.5, |(a, b)| f64::midpoint(a, b) / clip.video.duration.max(1e-9));
     let last = clip.video.frames.saturating_sub(1);
     let frame = (last as f64 * middle.clamp(0.0, 1.0)).round() as usize;
     let frames = clip.frames(&[frame], (side(height), side(width)))?;

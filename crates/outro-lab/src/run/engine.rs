@@ -121,7 +121,7 @@ impl<'a> Engine<'a> {
     }
 }
 
-impl<'a> Sitting<'a> {
+impl Sitting<'_> {
     /// Answers the question in this place of those that the sitting began with.
     pub(super) fn answer(&mut self, place: usize, gold: &Gold, by: &Strategy, row: &mut Row) -> Result<()> {
         let engine = self.engine;

@@ -7,7 +7,7 @@ mod sinks;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use outro_kernels::{Mask, attend};
+use outro_kernels::{Mask, Rotation, attend};
 
 pub use config::{DecodeRule, OutRoConfig};
 pub use prune::{Prune, PruneConfig};
@@ -28,6 +28,8 @@ pub struct OutRo {
     enhanced: BTreeSet<usize>,
     so_far: BTreeSet<usize>,
     relaxed_at: BTreeMap<usize, Vec<usize>>,
+    /// Whether attention was given this layer's rotation, so that outputs come rotated.
+    fused: bool,
 }
 
 impl OutRo {
@@ -41,6 +43,7 @@ impl OutRo {
             enhanced: BTreeSet::new(),
             so_far: BTreeSet::new(),
             relaxed_at: BTreeMap::new(),
+            fused: false,
         }
     }
 
@@ -80,6 +83,31 @@ impl OutRo {
     /// The prompt position of a row.
     fn position(&self, row: usize) -> usize {
         self.rows.as_ref().map_or(row, |rows| rows[row])
+    }
+
+    /// What is to be done to this layer's head outputs; a prefill's values give the direction.
+    fn rotation(&mut self, at: At, qkv: Qkv) -> Option<Rotation> {
+        let sinks = self.sinks.get(&at.layer).filter(|s| !s.is_empty())?;
+        if at.prefill {
+            self.so_far.extend(sinks);
+            let rows: Vec<usize> = sinks.iter().filter_map(|t| self.row_of(*t)).collect();
+            let vbar = rotate::mean_value(qkv.v, &rows, at.shape);
+            self.vbar.insert(at.layer, vbar);
+        }
+        let skip = match (at.prefill, self.config.decode) {
+            (true, _) => self.so_far.iter().filter_map(|t| self.row_of(*t)).collect(),
+            // The release takes the one new row, whose local index is 0, for prompt token 0.
+            (false, DecodeRule::Release) if sinks[0] == 0 => vec![0],
+            (false, _) => Vec::new(),
+        };
+        let c = &self.config;
+        c.rotate.then(|| Rotation {
+            vbar: self.vbar[&at.layer].clone(),
+            gamma: c.gamma,
+            temperature: c.temperature,
+            rescale: c.rescale,
+            skip,
+        })
     }
 
     fn relax(&mut self, at: At, qkv: Qkv, o: &mut [f32]) {
@@ -131,29 +159,22 @@ impl Hook for OutRo {
         at.prefill && self.sinks.get(&at.layer).is_some_and(|s| !s.is_empty())
     }
 
+    fn epilogue(&mut self, at: At, qkv: Qkv) -> Option<Rotation> {
+        let rotation = self.rotation(at, qkv);
+        self.fused = rotation.is_some();
+        rotation
+    }
+
     fn head_outputs(&mut self, at: At, qkv: Qkv, o: &mut [f32]) -> Result<()> {
-        let Some(sinks) = self.sinks.get(&at.layer).filter(|s| !s.is_empty()) else {
-            return Ok(());
-        };
-        let sink_at_start = sinks[0] == 0;
-        if at.prefill {
-            self.so_far.extend(sinks);
-            let rows: Vec<usize> = sinks.iter().filter_map(|t| self.row_of(*t)).collect();
-            self.vbar
-                .insert(at.layer, rotate::mean_value(qkv.v, &rows, at.shape));
+        let fused = std::mem::take(&mut self.fused);
+        let rotation = if fused { None } else { self.rotation(at, qkv) };
+        // Rows that are recomputed are sinks', which are never rotated: the order of the two does not matter.
+        if at.prefill && self.sinks.get(&at.layer).is_some_and(|s| !s.is_empty()) {
             self.relax(at, qkv, o);
         }
-        let c = &self.config;
-        if !c.rotate {
-            return Ok(());
+        if let Some(rotation) = rotation {
+            rotate::rotate(o, &rotation, at.shape);
         }
-        let skip = |t: usize| match (at.prefill, c.decode) {
-            (true, _) => self.so_far.contains(&self.position(t)),
-            (false, DecodeRule::Paper) => false,
-            // The release takes the one new row, whose local index is 0, for prompt token 0.
-            (false, DecodeRule::Release) => t == 0 && sink_at_start,
-        };
-        rotate::rotate(o, &self.vbar[&at.layer], at.shape, c, skip);
         Ok(())
     }
 

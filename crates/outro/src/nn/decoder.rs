@@ -1,6 +1,6 @@
 //! THE decoder: packed rows of one or several requests, each with its own caches and hook.
 
-use outro_kernels::{Activations, AttentionShape, Mask, attend, linear_with, rms_norm, rotate_half};
+use outro_kernels::{Activations, AttentionShape, Mask, attend_rotated, linear_with, rms_norm, rotate_half};
 
 use super::{Deepstack, LayerCache, Linear, Mat, Mlp, Space, Weights};
 use crate::checkpoint::Matrix;
@@ -282,20 +282,18 @@ impl Decoder {
             cache.v.push(&v.data[kv_rows]);
             let o = &mut o.data[q_rows.clone()];
             let q = &q.data[q_rows];
-            attend(
-                q,
-                cache.k.view(),
-                cache.v.view(),
-                shape,
-                Mask::Causal { offset },
-                o,
-            );
-            if let Some(hook) = step.hook.as_deref_mut() {
+            let (mut wide_k, mut wide_v) = (Vec::new(), Vec::new());
+            let mut hooked = step.hook.as_deref_mut().map(|hook| {
                 let reads = hook.reads_cache(at);
-                let (mut wide_k, mut wide_v) = (Vec::new(), Vec::new());
                 let k = cache.k.wide(reads, &mut wide_k);
                 let v = cache.v.wide(reads, &mut wide_v);
-                hook.head_outputs(at, Qkv { q, k, v }, o)?;
+                (hook, Qkv { q, k, v })
+            });
+            let rotation = hooked.as_mut().and_then(|(hook, qkv)| hook.epilogue(at, *qkv));
+            let (k, v, mask) = (cache.k.view(), cache.v.view(), Mask::Causal { offset });
+            attend_rotated(q, k, v, shape, mask, rotation.as_ref(), o);
+            if let Some((hook, qkv)) = hooked {
+                hook.head_outputs(at, qkv, o)?;
             }
         }
         layer.o.forward_into(&o.data, h);

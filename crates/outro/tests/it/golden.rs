@@ -78,6 +78,16 @@ impl Golden {
         );
         true
     }
+
+    /// As [`Golden::check`], of the last rows: of as many as the tensor whose name begins with `key` has.
+    fn check_end(&self, key: &str, got: &[f32], tolerance: f32) -> bool {
+        let tensors = self.tensors();
+        let Some(name) = tensors.names().into_iter().find(|n| n.starts_with(key)) else {
+            return false;
+        };
+        let n = self.get(name).unwrap().len();
+        self.check(name, &got[got.len() - n..], tolerance)
+    }
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {
@@ -119,68 +129,84 @@ pub(crate) fn positions_by_axis(prompt: &Prompt) -> Vec<f32> {
         .collect()
 }
 
+/// Fixture checkpoints, the directories of their cases, and how many there are.
+const TINY: &[(&str, &[&str], usize)] = &[
+    (
+        "omni-tiny",
+        &["cases", "cases-no-sink", "cases-below-median-rule"],
+        26,
+    ),
+    ("qwen3-tiny", &["cases"], 15),
+    ("qwen3-moe-tiny", &["cases"], 15),
+];
+
 #[test]
-fn omni_tiny() {
-    let root = crate::fixtures().join("omni-tiny");
-    let model = Model::load(&root, Dtype::F32).unwrap();
+fn every_family() {
+    for (name, dirs, count) in TINY {
+        let root = crate::fixtures().join(name);
+        let model = Model::load(&root, Dtype::F32).unwrap();
+        let cases: usize = dirs.iter().map(|dir| cases(&model, &root.join(dir))).sum();
+        assert_eq!(cases, *count, "{name}: a fixture is missing");
+    }
+}
+
+fn cases(model: &Model, dir: &Path) -> usize {
     let mut cases = 0;
-    for dir in ["cases", "cases-no-sink", "cases-below-median-rule"] {
-        for path in files(&root.join(dir)) {
-            let name = path.file_name().unwrap().to_str().unwrap().to_string();
-            let (kind, rest) = name.split_once('.').unwrap();
-            if rest.starts_with("inputs") {
-                continue;
+    for path in files(dir) {
+        let name = path.file_name().unwrap().to_str().unwrap().to_string();
+        let (kind, rest) = name.split_once('.').unwrap();
+        if rest.starts_with("inputs") {
+            continue;
+        }
+        let inputs = Inputs::load(&dir.join(format!("{kind}.inputs.safetensors"))).unwrap();
+        case(model, &Golden::open(path), &inputs);
+        cases += 1;
+    }
+    cases
+}
+
+fn case(model: &Model, golden: &Golden, inputs: &Inputs) {
+    let media = model.encode(inputs, &mut |_| {}).unwrap();
+    for (key, rows) in [
+        ("image_embeds", &media.image),
+        ("video_embeds", &media.video),
+        ("audio_embeds", &media.audio),
+    ] {
+        golden.check(key, &rows.data, EMBEDS);
+    }
+    for (layer, features) in media.deepstack.iter().enumerate() {
+        golden.check(&format!("deepstack.{layer}"), &features.data, EMBEDS);
+    }
+    let prompt = model.prompt(inputs, &media).unwrap();
+    assert!(golden.check("position_ids", &positions_by_axis(&prompt), 0.0));
+    let meta = golden.meta();
+    let settings: Option<BTreeMap<String, serde_json::Value>> =
+        serde_json::from_str(&meta["settings"]).unwrap();
+    let config = settings.map(|settings| {
+        let mut config = OutRoConfig::default();
+        for (key, value) in settings {
+            config.set(&key, value.to_string().trim_matches('"')).unwrap();
+        }
+        config
+    });
+    let mut session = Session::new(model, hooked(config));
+    let logits = session.prefill(&prompt, usize::MAX, &mut |_| {}).unwrap();
+    assert!(golden.check_end("prefill_logits_last", &logits.data, LOGITS));
+    if let Some(first) = golden.get("prefill_logits_first4") {
+        golden.check("prefill_logits_first4", &logits.data[..first.len()], LOGITS);
+    }
+    let tokens = golden.get("tokens").unwrap();
+    let steps = decode(&mut session, logits.row(logits.rows() - 1), &tokens);
+    assert!(golden.check("decode_logits", &steps, LOGITS));
+    if let Some(outro) = session.hook::<OutRo>() {
+        check_findings(golden, outro, &meta);
+        for (layer, o) in &session.hook::<Recorder>().unwrap().head_outputs {
+            if let Some(first) = golden.get(&format!("head_outputs.{layer}.first4")) {
+                golden.check(&format!("head_outputs.{layer}.first4"), &o[..first.len()], EMBEDS);
             }
-            let golden = Golden::open(path);
-            let inputs = Inputs::load(&root.join(dir).join(format!("{kind}.inputs.safetensors"))).unwrap();
-            let media = model.encode(&inputs, &mut |_| {}).unwrap();
-            for (key, rows) in [
-                ("image_embeds", &media.image),
-                ("video_embeds", &media.video),
-                ("audio_embeds", &media.audio),
-            ] {
-                golden.check(key, &rows.data, EMBEDS);
-            }
-            let prompt = model.prompt(&inputs, &media).unwrap();
-            assert!(golden.check("position_ids", &positions_by_axis(&prompt), 0.0));
-            let meta = golden.meta();
-            let settings: Option<BTreeMap<String, serde_json::Value>> =
-                serde_json::from_str(&meta["settings"]).unwrap();
-            let config = settings.map(|settings| {
-                let mut config = OutRoConfig::default();
-                for (key, value) in settings {
-                    config.set(&key, value.to_string().trim_matches('"')).unwrap();
-                }
-                config
-            });
-            let mut session = Session::new(&model, hooked(config));
-            let logits = session.prefill(&prompt, usize::MAX, &mut |_| {}).unwrap();
-            let (rows, vocab) = (logits.rows(), logits.cols);
-            assert!(golden.check("prefill_logits_last8", &logits.data[(rows - 8) * vocab..], LOGITS));
-            assert!(golden.check("prefill_logits_first4", &logits.data[..4 * vocab], LOGITS));
-            let tokens = golden.get("tokens").unwrap();
-            assert!(golden.check(
-                "decode_logits",
-                &decode(&mut session, logits.row(rows - 1), &tokens),
-                LOGITS
-            ));
-            if let Some(outro) = session.hook::<OutRo>() {
-                check_findings(&golden, outro, &meta);
-                let recorded = &session.hook::<Recorder>().unwrap().head_outputs;
-                for (layer, o) in recorded {
-                    let width = o.len() / rows;
-                    golden.check(&format!("head_outputs.{layer}.first4"), &o[..4 * width], EMBEDS);
-                    golden.check(
-                        &format!("head_outputs.{layer}.last8"),
-                        &o[(rows - 8) * width..],
-                        EMBEDS,
-                    );
-                }
-            }
-            cases += 1;
+            golden.check_end(&format!("head_outputs.{layer}.last"), o, EMBEDS);
         }
     }
-    assert_eq!(cases, 26, "a fixture is missing");
 }
 
 fn check_findings(golden: &Golden, outro: &OutRo, meta: &std::collections::HashMap<String, String>) {

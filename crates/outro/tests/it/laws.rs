@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use outro::hook::{At, Flow, Hook, Qkv};
+use outro::hook::{At, Chain, Flow, Hook, Qkv, Recorder};
 use outro::inputs::Inputs;
 use outro::{Dtype, KvType, MediaEmbeds, Model, OutRo, OutRoConfig, Prompt, Session};
 use proptest::prelude::*;
@@ -49,6 +49,52 @@ fn off_is_identical_to_no_hook() {
     assert_eq!(plain, run(&ids, Some(Box::new(Nothing))));
     assert_eq!(plain, run(&ids, Some(Box::new(OutRo::new(off)))));
     assert_ne!(plain, run(&ids, Some(outro())));
+}
+
+/// Alone or first, OutRo's rotation is attention's epilogue; behind another hook it is applied to the tensor, for that hook
+/// sees outputs first.
+#[test]
+fn a_declared_rotation_equals_the_tensor_form_and_keeps_the_order_of_hooks() {
+    let ids: Vec<u32> = (0..90).map(|i| 20 + i * 7 % 60).collect();
+    let outro = || -> Box<dyn Hook> {
+        Box::new(OutRo::new(OutRoConfig {
+            sinks: Some(vec![0, 31]),
+            ..OutRoConfig::default()
+        }))
+    };
+    let recorder = || -> Box<dyn Hook> {
+        Box::new(Recorder {
+            wants_head_outputs: true,
+            ..Recorder::default()
+        })
+    };
+    let steps = |hook: Option<Box<dyn Hook>>, kv| {
+        let mut s = Session::with_kv(&MODEL, hook, kv);
+        let mut all = s.prefill(&prompt(ids.clone()), 3, &mut |_| {}).unwrap().data;
+        all.extend((0..3).flat_map(|step| s.decode(30 + step).unwrap()));
+        let seen = s.hook::<Recorder>().map(|r| r.head_outputs.clone());
+        (all, seen.unwrap_or_default())
+    };
+    let close = |a: &[f32], b: &[f32]| {
+        assert_eq!(a.len(), b.len());
+        for (a, b) in a.iter().zip(b) {
+            assert!((a - b).abs() < 1e-4 * b.abs().max(1.0), "{a} for {b}");
+        }
+    };
+    for kv in [KvType::F32, KvType::F16] {
+        let (fused, _) = steps(Some(outro()), kv);
+        let (after, rotated) = steps(Some(Box::new(Chain(vec![outro(), recorder()]))), kv);
+        let (before, raw) = steps(Some(Box::new(Chain(vec![recorder(), outro()]))), kv);
+        assert_eq!(fused, after, "first in a chain is as alone");
+        close(&before, &fused);
+        // Up to the first layer with a sink the hidden states are the plain model's, and so are the outputs seen there.
+        let (_, plain) = steps(Some(recorder()), kv);
+        let first = (0..plain.len()).find(|l| rotated[*l] != plain[*l]).unwrap();
+        assert_eq!(
+            raw[first], plain[first],
+            "a hook before OutRo sees what attention gave"
+        );
+    }
 }
 
 /// Prompts that begin alike share their first rows, whatever the place of the cut.

@@ -84,7 +84,11 @@ impl<'a> Client<'a> {
         self.runtime.block_on(async {
             let mut pause = PAUSE;
             for attempt in 1.. {
-                let trouble = match self.send(Method::POST, &url, Some(&body)).await.and_then(said) {
+                let trouble = match self
+                    .send(Method::POST, &url, Some(&body))
+                    .await
+                    .and_then(|a| said(&a))
+                {
                     Ok(said) => {
                         self.stumbles.store(0, Ordering::Relaxed);
                         return Ok(said);
@@ -226,7 +230,7 @@ fn request(model: &str, prompt: &str, shown: &Shown, max_new_tokens: usize) -> V
 }
 
 /// The reply in an answer; words that are null are an empty reply.
-fn said(answer: Value) -> Result<Said, Trouble> {
+fn said(answer: &Value) -> Result<Said, Trouble> {
     let message = answer
         .pointer("/choices/0/message")
         .filter(|m| m.is_object())

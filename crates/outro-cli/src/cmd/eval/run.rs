@@ -316,7 +316,9 @@ pub(crate) fn carry_out(
         };
         tally.iter().take(3).map(score).collect::<Vec<_>>().join(", ")
     };
-    rows.iter().for_each(|r| drop(count(r)));
+    for row in rows.iter() {
+        count(row);
+    }
     let bar = ui.bar("answering", samples.len() as u64, Unit::Answers);
     let since = Instant::now();
     let mut noted = since;

@@ -167,9 +167,17 @@ impl Report {
             };
             *tokens = item.visual_tokens;
         }
-        if preparer.config().audio.is_none() {
+        let config = preparer.config();
+        if config.audio.is_none() && self.becomes.samples > 0 {
             let b = &mut self.becomes;
             (b.samples, b.mel_frames, b.audio_tokens) = (0, 0, 0);
+            self.notes
+                .push("the model does not listen: its sound is not used".into());
+        }
+        if config.frames.drops_still && self.becomes.video_tokens > 0 {
+            self.notes.push(
+                "parts that stand still are left out, so the tokens are the most that there can be".into(),
+            );
         }
         if plan.text_tokens.is_some() {
             let others = plan.prompt_tokens.saturating_sub(plan.audio_tokens + 1);

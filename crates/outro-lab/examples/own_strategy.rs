@@ -1,0 +1,200 @@
+//! A strategy of one's own, scored through the lab beside the known ones: a pass over the prompt against a pass that hardly
+//! hears and sees. It has a hook and a stream, and no line of the crates knows it.
+//! `cargo run -p outro-lab --example own_strategy [MODEL DATA]`; DATA in the form of AVHBench, as `outro synth` writes it.
+#![expect(clippy::print_stdout, reason = "an example shows its result")]
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+
+use outro::hook::{At, Hook, Qkv};
+use outro::method::OutRoConfig;
+use outro::positions::Span;
+use outro::prepare::Preparer;
+use outro::strategy::{Hooks, Request, keep_plausible, mix};
+use outro::{Dtype, KvType, Model, Prompt, Session, Stream};
+use outro_lab::log::{FORM, Header, Log};
+use outro_lab::report::{Report, report};
+use outro_lab::run::{Ablation, Answerer, Engine, Runner, run};
+use outro_lab::strategy::Strategy;
+use outro_lab::task::{Profile, Task};
+use serde_json::json;
+
+/// The hook: values of media tokens shrink, so that they are attended to and say little.
+struct Faint {
+    media: Vec<bool>,
+    scale: f32,
+}
+
+impl Hook for Faint {
+    fn qkv(&mut self, at: At, _q: &mut [f32], _k: &mut [f32], v: &mut [f32]) -> outro::Result<()> {
+        if at.prefill {
+            let rows = v.chunks_exact_mut(at.shape.kv_heads * at.shape.dim);
+            for (row, _) in rows.zip(&self.media).filter(|(_, media)| **media) {
+                for x in row {
+                    *x *= self.scale;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn reads_cache(&self, _at: At) -> bool {
+        false
+    }
+
+    fn head_outputs(&mut self, _at: At, _qkv: Qkv, _o: &mut [f32]) -> outro::Result<()> {
+        Ok(())
+    }
+}
+
+/// The stream: two sessions, and how their logits are mixed.
+struct Against<'a> {
+    clear: Session<'a>,
+    faint: Session<'a>,
+    alpha: f32,
+}
+
+impl<'a> Against<'a> {
+    fn new(alpha: f32, scale: f32, request: &Request<'a>, hooks: &Hooks) -> outro::Result<Self> {
+        let media = request.spans.iter().map(|s| *s != Span::Text).collect();
+        let mut more = hooks();
+        more.push(Box::new(Faint { media, scale }));
+        Ok(Self {
+            clear: request.session(hooks())?,
+            faint: request.session(more)?,
+            alpha,
+        })
+    }
+
+    fn mixed(&self, clear: &[f32], faint: &[f32]) -> Vec<f32> {
+        let mut mixed = mix(&[(1.0 + self.alpha, clear), (-self.alpha, faint)]);
+        keep_plausible(&mut mixed, clear, 0.1);
+        mixed
+    }
+}
+
+impl Stream for Against<'_> {
+    fn prefill(&mut self, prompt: &Prompt, progress: &mut dyn FnMut(usize)) -> outro::Result<Vec<f32>> {
+        let clear = Stream::prefill(&mut self.clear, prompt, progress)?;
+        let faint = Stream::prefill(&mut self.faint, prompt, progress)?;
+        Ok(self.mixed(&clear, &faint))
+    }
+
+    fn decode(&mut self, token: u32) -> outro::Result<Vec<f32>> {
+        let (clear, faint) = (self.clear.decode(token)?, self.faint.decode(token)?);
+        Ok(self.mixed(&clear, &faint))
+    }
+
+    fn cache_bytes(&self) -> usize {
+        self.clear.cache_bytes() + self.faint.cache_bytes()
+    }
+
+    fn passes(&self) -> usize {
+        self.clear.passes() + self.faint.passes()
+    }
+
+    fn session(&self) -> &Session<'_> {
+        &self.clear
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let given: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    let scores = match given.as_slice() {
+        [model, data] => scores(model, data)?,
+        _ => scores(
+            &root().join("models/outro-tiny"),
+            &root().join("fixtures/world/avhbench"),
+        )?,
+    };
+    println!("{}", scores.markdown());
+    Ok(())
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The plain model, the strategy, and the strategy with OutRo in both passes, on the questions of a directory.
+fn scores(dir: &Path, data: &Path) -> Result<Report, Box<dyn Error>> {
+    let (preparer, model) = (Preparer::open(dir)?, Model::load(dir, Dtype::Auto)?);
+    let tokenizer = preparer.tokenizer().ok_or("the checkpoint has no tokenizer")?;
+    let base = OutRoConfig::from_fields(&preparer.settings().method)?;
+    let own = |name: &str, hooks: &str| -> outro_lab::Result<Strategy> {
+        let settings = json!({"faint": {"alpha": 0.5, "scale": 0.1}});
+        let hooks = Strategy::parse(hooks, &base)?;
+        Ok(hooks.with_own(name, settings, |request, hooks| {
+            Ok(Box::new(Against::new(0.5, 0.1, request, hooks)?))
+        }))
+    };
+    let strategies = vec![
+        Strategy::parse("baseline", &base)?,
+        own("faint", "baseline")?,
+        own("faint+outro", "outro")?,
+    ];
+
+    let profile = Profile::named(preparer.settings().profile.as_deref())?;
+    let loaded = Task::named("avhbench")?.load(data, profile)?;
+    let header = Header {
+        outro_eval: FORM,
+        version: "example".into(),
+        task: "avhbench".into(),
+        split: None,
+        questions_sha256: loaded.sha256.clone(),
+        questions: loaded.samples.len(),
+        shard: None,
+        profile: profile.name.into(),
+        profile_sha256: profile.sha256("avhbench"),
+        parser: profile.parser.name().into(),
+        readout: "text".into(),
+        answerer: None,
+        model: dir.display().to_string(),
+        weights: "auto".into(),
+        strategies: strategies.clone(),
+        ablation: "none".into(),
+        media: json!(null),
+        max_new_tokens: 4,
+    };
+    let file = std::env::temp_dir().join(format!("own-strategy-{}.jsonl", std::process::id()));
+    let (mut log, mut rows) = Log::open(&file, &header)?;
+    let runner = Runner {
+        answerer: Answerer::Engine(Engine {
+            model: &model,
+            preparer: &preparer,
+            tokenizer,
+            max_new_tokens: 4,
+            kv: KvType::F32,
+        }),
+        options: preparer.media_options(),
+        ablation: Ablation::None,
+        parser: profile.parser,
+        by_logits: false,
+    };
+    let wanted = &mut |_: &_| strategies.clone();
+    run(&runner, &loaded.samples, wanted, &mut log, &mut rows, &mut |_| {})?;
+    drop(log);
+    std::fs::remove_file(&file)?;
+    Ok(report(&header, &rows))
+}
+
+#[cfg(test)]
+#[test]
+fn it_is_scored_beside_the_plain_model() {
+    let report = scores(
+        &root().join("models/outro-tiny"),
+        &root().join("fixtures/world/avhbench"),
+    )
+    .unwrap();
+    let [plain, faint, both] = report.results.as_slice() else {
+        panic!("three strategies")
+    };
+    for result in [plain, faint, both] {
+        let all = &result.all;
+        assert!(
+            all.total > 0 && all.failed == 0 && result.missing == 0,
+            "{}",
+            result.strategy
+        );
+    }
+    assert!(faint.paired.is_some() && both.paired.is_some());
+}

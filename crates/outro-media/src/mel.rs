@@ -26,7 +26,31 @@ pub struct Mel {
 pub fn log_mel(samples: &[f32]) -> Mel {
     let limit = MAX_SECONDS * RATE;
     let samples = &samples[..samples.len().min(limit)];
-    let frames = samples.len().div_ceil(HOP);
+    spectrogram(samples, limit, samples.len().div_ceil(HOP))
+}
+
+/// Log-mel in chunks of `frames` frames, each by itself and filled up with silence (Whisper's own 30 seconds are 3000).
+pub fn log_mel_in_chunks(samples: &[f32], frames: usize) -> Mel {
+    let chunks: Vec<Mel> = samples
+        .chunks(frames.max(1) * HOP)
+        .map(|chunk| spectrogram(chunk, frames * HOP, frames))
+        .collect();
+    let data = (0..MEL_BINS)
+        .flat_map(|bin| {
+            chunks
+                .iter()
+                .flat_map(move |c| &c.data[bin * frames..(bin + 1) * frames])
+        })
+        .copied()
+        .collect();
+    Mel {
+        frames: chunks.len() * frames,
+        data,
+    }
+}
+
+/// As if `samples` were padded with silence to `limit` and mirrored there, cut to `frames` frames.
+fn spectrogram(samples: &[f32], limit: usize, frames: usize) -> Mel {
     // The loudest frame sets the floor; windows centred a little after the end still reach into the audio.
     let computed = (frames + WINDOW / 2 / HOP + 1).min(limit / HOP);
     let sample = |i: isize| -> f64 {

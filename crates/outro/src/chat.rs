@@ -101,6 +101,9 @@ impl Template {
         } else {
             this.read_dir(dir)?;
         }
+        if config.frames.plain_chat {
+            this.source = None;
+        }
         if text_only && this.source.is_some() {
             this.system = None;
         }

@@ -286,6 +286,8 @@ pub struct FrameRule {
     pub drops_still: bool,
     /// What follows a medium where the checkpoint has no chat template.
     pub after: &'static str,
+    /// Prompts are plain ChatML whatever chat template the checkpoint has.
+    pub plain_chat: bool,
 }
 
 /// Fewest and most pixels.
@@ -327,6 +329,56 @@ pub struct AudioConfig {
     pub max_positions: usize,
     /// Width of the tokens handed to the decoder (`output_dim`).
     pub out: usize,
+    /// Queries that look at windows of the encoder's rows, in chunks that are always whole (video-SALMONN 2+). `None`
+    /// averages pairs of rows (Qwen2.5-Omni).
+    pub queries: Option<QueryConfig>,
+}
+
+/// A windowed Q-Former: BERT layers whose learned queries attend to each other and to a window of the encoder's rows.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QueryConfig {
+    /// Layers (`num_hidden_layers`).
+    pub layers: usize,
+    /// Width (`hidden_size`).
+    pub hidden: usize,
+    /// Attention heads (`num_attention_heads`).
+    pub heads: usize,
+    /// Width of the MLP (`intermediate_size`).
+    pub intermediate: usize,
+    /// Layer norm epsilon (`layer_norm_eps`).
+    pub norm_eps: f32,
+    /// Queries of a window (`query_length`).
+    pub count: usize,
+    /// Rows of a window (`second_per_window`).
+    pub window: usize,
+    /// Rows from a window to the next (`second_stride`).
+    pub stride: usize,
+}
+
+impl AudioConfig {
+    /// Tokens that an audio of `frames` mel frames becomes: a convolution of stride 2, then pairs are averaged, or queries
+    /// look at windows of whole chunks.
+    pub fn tokens(&self, frames: usize) -> usize {
+        match &self.queries {
+            None => frames.div_ceil(2) / 2,
+            Some(q) => frames / (2 * self.n_window) * q.windows(self.n_window) * q.count,
+        }
+    }
+
+    /// Frames that an audio of so many is filled up to with silence.
+    pub(crate) fn whole(&self, frames: usize) -> usize {
+        match self.queries {
+            None => frames,
+            Some(_) => frames.next_multiple_of(2 * self.n_window),
+        }
+    }
+}
+
+impl QueryConfig {
+    /// Windows of a chunk of `rows`.
+    pub(crate) fn windows(&self, rows: usize) -> usize {
+        (rows - self.window) / self.stride + 1
+    }
 }
 
 /// Ids of the placeholder tokens and their delimiters. `None` where a family lacks one.
@@ -359,6 +411,11 @@ pub enum PositionRule {
     QwenVl {
         /// `vision_config.tokens_per_second`.
         tokens_per_second: f64,
+    },
+    /// video-SALMONN 2+: frame number times `second_per_grid` times this; sound counts in time and width beside its video.
+    Salmonn {
+        /// Positions of a second.
+        per_second: f64,
     },
     /// Qwen2.5-Omni: time-aligned (TMRoPE), audio interleaved with its video in chunks.
     Tmrope {

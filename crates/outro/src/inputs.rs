@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::audio_tokens;
 use crate::config::{Config, VisionConfig};
 use crate::error::{Error, Result};
 use crate::tiles::Layout;
@@ -481,12 +480,21 @@ impl Inputs {
                     "does not have the frames that its lengths give",
                 ));
             }
-            if let Some(len) = a.lengths.iter().find(|n| audio_tokens(**n) == 0) {
+            let chunk = 2 * audio.n_window;
+            if let Some(len) = a
+                .lengths
+                .iter()
+                .find(|n| audio.queries.is_some() && !n.is_multiple_of(chunk))
+            {
+                let problem = format!("has an audio of {len} frames; this model takes multiples of {chunk}");
+                return Err(Error::input("feature_attention_mask", problem));
+            }
+            if let Some(len) = a.lengths.iter().find(|n| audio.tokens(**n) == 0) {
                 let problem =
                     format!("has an audio of {len} frames; 3 (30 ms) are the least that give a token");
                 return Err(Error::input("feature_attention_mask", problem));
             }
-            expected = a.lengths.iter().map(|n| audio_tokens(*n)).sum();
+            expected = a.lengths.iter().map(|n| audio.tokens(*n)).sum();
         }
         count("feature_attention_mask", "audio", t.audio, expected)
     }

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use outro_media::{Kind, MediaInfo, Sampling, VideoInfo};
 
-use crate::audio_tokens;
 use crate::chat::{Conversation, Part};
 use crate::error::{Error, Result};
 use crate::prepare::Preparer;
@@ -253,7 +252,10 @@ impl Preparer {
             item.mel_frames = ((item.seconds * 16_000.0).round() as usize)
                 .div_ceil(HOP)
                 .min(MAX_MEL);
-            item.audio_tokens = audio_tokens(item.mel_frames);
+            if let Some(tower) = &self.config.audio {
+                item.mel_frames = tower.whole(item.mel_frames);
+                item.audio_tokens = tower.tokens(item.mel_frames);
+            }
             if item.seconds > 300.0 {
                 let problem = "only the first 300 seconds of the sound are heard (the processor's limit)";
                 notes.push(format!(

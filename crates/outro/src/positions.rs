@@ -4,7 +4,6 @@
 //! where the text before it ended and adds its grid coordinate; text goes on after the largest number of the block
 //! before it. In Qwen2.5-Omni sound and frames of one video start together and alternate in chunks of time.
 
-use crate::audio_tokens;
 use crate::config::{Config, PositionRule};
 use crate::error::{Error, Result};
 use crate::inputs::{Inputs, Pixels};
@@ -133,6 +132,13 @@ fn walk(config: &Config, inputs: &Inputs) -> Result<Vec<Row>> {
         let id = Some(ids[w.rows.len()]);
         if id == t.video && config.frames.stamps.is_some() && inputs.pixel_values_videos.is_some() {
             w.frame()?;
+        } else if id == t.video
+            && inputs.use_audio_in_video
+            && matches!(config.positions, PositionRule::Salmonn { .. })
+        {
+            w.frames_and_sound(videos, audios)?;
+            videos += 1;
+            audios += 1;
         } else if id == t.image {
             w.image(images)?;
             images += 1;
@@ -214,7 +220,7 @@ impl Walk<'_> {
             PositionRule::QwenVl { tokens_per_second } => steps
                 .map(|i| (i as f32 * seconds.trunc() * tokens_per_second as f32) as i64)
                 .collect(),
-            PositionRule::Tmrope { per_second, .. } => steps
+            PositionRule::Tmrope { per_second, .. } | PositionRule::Salmonn { per_second } => steps
                 .map(|i| (i as f32 * seconds * per_second as f32) as i64)
                 .collect(),
         }
@@ -363,7 +369,8 @@ impl Walk<'_> {
         let lengths = self.inputs.audio.as_ref().map_or(&[][..], |a| &a.lengths);
         lengths
             .get(item)
-            .map(|n| audio_tokens(*n))
+            .zip(self.config.audio.as_ref())
+            .map(|(n, audio)| audio.tokens(*n))
             .filter(|n| *n > 0)
             .ok_or_else(|| {
                 let problem = format!(
@@ -378,7 +385,59 @@ impl Walk<'_> {
         let n = self.audio_len(item)?;
         self.take(Some(n), &[self.config.tokens.audio], &format!("audio {item}"))?;
         let start = self.next;
-        self.push((0..n).map(|index| ([start + index as i64; 3], Span::Audio { item, index })));
+        let flat = matches!(self.config.positions, PositionRule::Salmonn { .. });
+        self.push((0..n).map(|index| {
+            let at = start + index as i64;
+            (
+                [at, at, if flat { start } else { at }],
+                Span::Audio { item, index },
+            )
+        }));
+        Ok(())
+    }
+
+    /// Frames and sound of one video in video-SALMONN 2+: both start together; the order is that of the placeholders. The
+    /// text behind the last one goes on after its times, whatever its rows and columns are.
+    fn frames_and_sound(&mut self, item: usize, audio: usize) -> Result<()> {
+        let (grid, video_n) = self.grid(self.inputs.pixel_values_videos.as_ref(), item, "video")?;
+        let audio_n = self.audio_len(audio)?;
+        let t = &self.config.tokens;
+        let n = video_n.and_then(|n| n.checked_add(audio_n));
+        let n = self.take(n, &[t.video, t.audio], &format!("video {item} and its sound"))?;
+        let (here, after) = self.inputs.input_ids[self.rows.len()..].split_at(n);
+        let found = here.iter().filter(|id| Some(**id) == t.audio).count();
+        if found != audio_n {
+            let problem = format!("video {item} holds {found} audio placeholders, its sound gives {audio_n}");
+            return Err(Error::input("input_ids", problem));
+        }
+        let last = !after
+            .iter()
+            .any(|id| [t.video, t.audio, t.image].contains(&Some(*id)));
+        let (start, mut index) = (self.next, 0);
+        let mut cells = self.cells(grid, self.seconds(item)).into_iter();
+        let block: Vec<Row> = here
+            .iter()
+            .filter_map(|id| {
+                if Some(*id) == t.audio {
+                    let at = start + index as i64;
+                    index += 1;
+                    return Some((
+                        [at, start, at],
+                        Span::Audio {
+                            item: audio,
+                            index: index - 1,
+                        },
+                    ));
+                }
+                let (p, [t, y, x]) = cells.next()?;
+                Some((p, Span::Video { item, t, y, x }))
+            })
+            .collect();
+        let latest = block.iter().map(|r| r.0[0]).max();
+        self.push(block.into_iter());
+        if let Some(latest) = latest.filter(|_| last) {
+            self.next = latest + 1;
+        }
         Ok(())
     }
 

@@ -8,7 +8,6 @@ use std::thread::{self, ScopedJoinHandle};
 
 use outro_media::{Frames, MediaInfo, PatchConfig, VideoInfo};
 
-use crate::audio_tokens;
 use crate::chat::{Conversation, MediaTokens, Part, Template};
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -172,7 +171,7 @@ impl Preparer {
         };
         let frames = (self.processor.resize)(&pictures(&indices), height, width);
         let sound = if options.audio_in_video {
-            push_sound(samples, &mut media.inputs)
+            push_sound(samples, &self.config, &mut media.inputs)
         } else {
             0
         };
@@ -301,7 +300,7 @@ impl Preparer {
                 }
                 Medium::Audio { .. } => {
                     progress(Progress::Audio { path: path.clone() });
-                    let tokens = push_sound(&hear(&item.info, options)?, &mut media.inputs);
+                    let tokens = push_sound(&hear(&item.info, options)?, &self.config, &mut media.inputs);
                     if tokens == 0 {
                         let problem = "its sound is shorter than 30 ms, too short for one token";
                         return Err(Error::input(path.display().to_string(), problem));
@@ -352,7 +351,7 @@ impl Preparer {
         let mut tokens = 0;
         if let Some(samples) = samples {
             let samples = samples.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            tokens = push_sound(&samples, &mut media.inputs);
+            tokens = push_sound(&samples, &self.config, &mut media.inputs);
             if tokens == 0 {
                 media.notes.push(silent(path));
             }
@@ -455,9 +454,13 @@ fn hear(file: &MediaInfo, options: &MediaOptions) -> Result<Vec<f32>> {
 }
 
 /// Samples to a spectrogram in `inputs`; the tokens it gives. Too little sound for a token is left out.
-fn push_sound(samples: &[f32], inputs: &mut Inputs) -> usize {
-    let mel = outro_media::log_mel(samples);
-    let tokens = audio_tokens(mel.frames);
+fn push_sound(samples: &[f32], config: &Config, inputs: &mut Inputs) -> usize {
+    let Some(tower) = &config.audio else { return 0 };
+    let mel = match tower.queries {
+        None => outro_media::log_mel(samples),
+        Some(_) => outro_media::log_mel_in_chunks(samples, 2 * tower.n_window),
+    };
+    let tokens = tower.tokens(mel.frames);
     if tokens > 0 {
         let bins = mel.data.len() / mel.frames;
         inputs

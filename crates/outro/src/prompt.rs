@@ -74,7 +74,11 @@ impl Medium {
                 0,
                 count(&|v| Layout::video(v, *grid)),
                 sound.unwrap_or(0),
-                if sound.is_some() { 2 } else { 0 },
+                if sound.is_some() && inner_delimiters(c) {
+                    2
+                } else {
+                    0
+                },
             ],
             Self::Audio { tokens } => [0, 0, *tokens, 0],
         }
@@ -180,11 +184,15 @@ pub fn expand(c: &Config, ids: &[u32], media: &[Medium]) -> Result<Vec<u32>> {
                         "a video placeholder has no start and end tokens around it".into(),
                     ));
                 };
-                out.push(start);
+                if inner_delimiters(c) {
+                    out.push(start);
+                }
                 for (video, n) in order(c, grid, second_per_grid, videos, sound) {
                     out.extend(std::iter::repeat_n(if video { *id } else { audio }, n));
                 }
-                out.push(end);
+                if inner_delimiters(c) {
+                    out.push(end);
+                }
             }
             Medium::Frames { ref tokens, .. } => out.extend(std::iter::repeat_n(*id, tokens[frame])),
             _ => out.extend(std::iter::repeat_n(*id, images + videos + sounds)),
@@ -196,8 +204,21 @@ pub fn expand(c: &Config, ids: &[u32], media: &[Medium]) -> Result<Vec<u32>> {
     }
 }
 
+/// Whether sound in a video has delimiters of its own.
+fn inner_delimiters(c: &Config) -> bool {
+    !matches!(c.positions, PositionRule::Salmonn { .. })
+}
+
 /// Runs of video (`true`) and audio tokens in the order in which a video with sound has them.
 fn order(c: &Config, grid: [usize; 3], seconds: f64, video: usize, sound: usize) -> Vec<(bool, usize)> {
+    if let PositionRule::Salmonn { .. } = c.positions {
+        // After each step its share, the larger shares first.
+        let steps = grid[0].max(1);
+        let share = |i: usize| sound / steps + usize::from(i < sound % steps);
+        return (0..steps)
+            .flat_map(|i| [(true, video / steps), (false, share(i))])
+            .collect();
+    }
     let PositionRule::Tmrope {
         per_second,
         seconds_per_chunk,

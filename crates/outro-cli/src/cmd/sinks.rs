@@ -50,19 +50,19 @@ pub(crate) fn run(args: &Sinks, ui: &Ui) -> anyhow::Result<()> {
         Subject::Asked {
             media: files,
             question,
-        } => Bench::Prepared(media::whole(
+        } => Bench::Prepared(Box::new(media::whole(
             &source.dir,
             files,
             args.system.as_deref(),
             question,
             ui,
-        )?),
+        )?)),
         Subject::Inputs(path) => {
             let mut inputs = Inputs::load(path)?;
             inputs.use_audio_in_video |=
                 super::trace::is_interleaved(&inputs.input_ids, &preparer.config().tokens);
             inputs.validate(preparer.config())?;
-            Bench::Prepared(inputs)
+            Bench::Prepared(Box::new(inputs))
         }
         Subject::Set {
             task,
@@ -186,7 +186,7 @@ fn scored(path: &Path) -> anyhow::Result<(Vec<Scored>, String)> {
 
 /// What there is to look at, before the weights.
 enum Bench<'a> {
-    Prepared(Inputs),
+    Prepared(Box<Inputs>),
     Set(Vec<Sample>, &'a Media),
 }
 

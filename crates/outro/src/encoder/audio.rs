@@ -6,6 +6,7 @@ use outro_kernels::{AttentionShape, Mask, attend, gelu};
 
 use super::AUDIO_NORM_EPS;
 use super::block::Norm;
+use super::queries::Queries;
 use crate::checkpoint::Matrix;
 use crate::config::{AudioConfig, Norm as Kind};
 use crate::error::{Error, Result};
@@ -17,9 +18,16 @@ pub(crate) struct AudioTower {
     conv2: Linear,
     layers: Vec<Layer>,
     norm: Norm,
-    proj: Linear,
-    /// Sinusoids `[n_window, d_model]`.
+    head: Head,
+    /// Sinusoids `[n_window, d_model]`, or what the checkpoint has.
     positions: Vec<f32>,
+}
+
+/// What makes tokens of the encoder's rows.
+enum Head {
+    /// Means of pairs, projected.
+    Pairs(Linear),
+    Windows(Box<Queries>),
 }
 
 struct Layer {
@@ -65,9 +73,29 @@ impl AudioTower {
             conv1: w.linear_shaped(&format!("{prefix}conv1"), &[d, c.mel_bins, 3], true)?,
             conv2: w.linear_shaped(&format!("{prefix}conv2"), &[d, d, 3], true)?,
             layers,
-            norm: layer_norm(&format!("{prefix}ln_post"), d)?,
-            proj: w.linear(&format!("{prefix}proj"), c.out, d, true)?,
-            positions: sinusoids(c.n_window, d),
+            norm: layer_norm(
+                &format!(
+                    "{prefix}{}",
+                    if c.queries.is_some() {
+                        "layer_norm"
+                    } else {
+                        "ln_post"
+                    }
+                ),
+                d,
+            )?,
+            head: match &c.queries {
+                None => Head::Pairs(w.linear(&format!("{prefix}proj"), c.out, d, true)?),
+                Some(q) => Head::Windows(Box::new(Queries::load(w, prefix, c, q)?)),
+            },
+            positions: if c.queries.is_some() {
+                let table = w.matrix(&format!("{prefix}embed_positions.weight"), &[c.n_window, d])?;
+                let mut all = vec![0.0; c.n_window * d];
+                table.weight().widen(0, &mut all);
+                all
+            } else {
+                sinusoids(c.n_window, d)
+            },
             config: c.clone(),
         })
     }
@@ -77,10 +105,16 @@ impl AudioTower {
             .layers
             .iter()
             .flat_map(|l| [&l.q, &l.k, &l.v, &l.o, &l.up, &l.down]);
-        [&self.conv1, &self.conv2, &self.proj]
+        let (proj, queries) = match &self.head {
+            Head::Pairs(proj) => (Some(proj), None),
+            Head::Windows(queries) => (None, Some(queries)),
+        };
+        [&self.conv1, &self.conv2]
             .into_iter()
+            .chain(proj)
             .chain(layers)
             .map(|l| &l.weight)
+            .chain(queries.into_iter().flat_map(|q| q.matrices()))
     }
 
     /// Log-mel `[mel_bins, frames]` of one audio to tokens `[audio_tokens(frames), out]`. `progress` receives
@@ -98,18 +132,23 @@ impl AudioTower {
             x.data.extend(self.chunks(mel, frames, start..start + n).data);
             progress(start + n);
         }
-        let mut pooled = Mat::zeros(audio_tokens(frames), c.hidden);
-        for (out, pair) in pooled
-            .data
-            .chunks_exact_mut(c.hidden)
-            .zip(x.data.chunks_exact(2 * c.hidden))
-        {
-            let (a, b) = pair.split_at(c.hidden);
-            for ((o, a), b) in out.iter_mut().zip(a).zip(b) {
-                *o = (a + b) / 2.0;
+        let out = match &self.head {
+            Head::Windows(queries) => queries.forward(&self.norm.forward(&x.data), c.hidden, c.n_window),
+            Head::Pairs(proj) => {
+                let mut pooled = Mat::zeros(c.tokens(frames), c.hidden);
+                for (out, pair) in pooled
+                    .data
+                    .chunks_exact_mut(c.hidden)
+                    .zip(x.data.chunks_exact(2 * c.hidden))
+                {
+                    let (a, b) = pair.split_at(c.hidden);
+                    for ((o, a), b) in out.iter_mut().zip(a).zip(b) {
+                        *o = (a + b) / 2.0;
+                    }
+                }
+                proj.forward(&self.norm.forward(&pooled.data))
             }
-        }
-        let out = self.proj.forward(&self.norm.forward(&pooled.data));
+        };
         if out.is_finite() {
             Ok(out)
         } else {

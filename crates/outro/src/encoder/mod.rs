@@ -3,6 +3,7 @@
 mod arrange;
 mod audio;
 mod block;
+mod queries;
 mod vision;
 
 pub(crate) use audio::AudioTower;

@@ -6,6 +6,7 @@ mod qwen2_5_vl;
 mod qwen2_vl;
 mod qwen3;
 mod text;
+mod video_salmonn2;
 mod videollama3;
 
 pub use crate::config::Names;

@@ -103,5 +103,6 @@ fn audio(json: &Json, text: &TextConfig) -> Result<AudioConfig> {
         n_window,
         max_positions,
         out,
+        queries: None,
     })
 }

@@ -1,6 +1,6 @@
 //! Qwen2.5-VL: the same decoder and vision tower as the Omni thinker, its own names and positions.
 
-use super::{Family, Names, SYSTEM, qwen_vision_tokens, qwen2_5_vision, qwen2_text};
+use super::{Family, Names, SYSTEM, qwen_vision_tokens, qwen2_5_vision, qwen2_text, video_salmonn2};
 use crate::config::{Config, FrameRule, Json, PositionRule};
 use crate::error::Result;
 
@@ -22,20 +22,15 @@ pub(super) const NAMES: Names = Names {
 };
 
 fn parse(json: &Json) -> Result<Config> {
-    let audio = json.at("audio_config");
-    if audio.present() {
-        // Its authors kept the `model_type`; without its ears it would answer as a model that it is not.
-        return Err(audio.error(
-            "is there: this is video-SALMONN 2+, whose audio tower (a Whisper encoder and a Q-Former over half seconds) OutRo \
-             does not have; the nearest families that hear are qwen2_5_omni and, without sound, qwen2_5_vl",
-        ));
-    }
     // Newer releases of transformers nest the decoder's fields, older ones do not.
     let nested = json.at("text_config");
     let text = if nested.present() { &nested } else { json };
     let tied = json.at("tie_word_embeddings").bool_or(false)?;
     let text = qwen2_text(text, tied)?;
     let vision = json.at("vision_config");
+    if json.at("audio_config").present() {
+        return video_salmonn2::config(json, text, &vision);
+    }
     Ok(Config {
         model_type: FAMILY.model_type.into(),
         vision: Some(qwen2_5_vision(&vision, &text, &["attn.qkv"])?),

@@ -123,6 +123,7 @@ fn config(
             }),
             drops_still: true,
             after: "\n",
+            plain_chat: false,
         },
         names,
         system: "",

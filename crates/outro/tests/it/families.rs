@@ -23,23 +23,31 @@ mod own_family;
 use crate::golden::{EMBEDS, Golden, LOGITS, positions_by_axis};
 
 /// Checkpoints under fixtures/, each with `cases/KIND-N.safetensors`: five of each kind.
-const FAMILIES: [&str; 4] = [
+const FAMILIES: [&str; 5] = [
     "qwen2-vl-tiny",
     "qwen2-5-vl-tiny",
     "videollama3-tiny",
     "llava-onevision-tiny",
+    "video-salmonn2-tiny",
 ];
-const KINDS: [&str; 3] = ["text", "image", "video"];
+const KINDS: [&str; 5] = ["text", "image", "video", "audio", "audio-in-video"];
+/// Those whose golden values are in golden.rs, and some of their prompts.
+const MORE: [(&str, [&str; 2]); 2] = [
+    ("qwen3-tiny", ["text-1.inputs", "text-4.inputs"]),
+    ("qwen3-moe-tiny", ["text-0.inputs", "text-3.inputs"]),
+];
 
 fn dir(name: &str) -> PathBuf {
     crate::fixtures().join(name)
 }
 
-fn cases(dir: &Path) -> impl Iterator<Item = PathBuf> {
-    let cases = dir.join("cases");
-    KINDS
-        .into_iter()
-        .flat_map(move |kind| (0..5).map(move |i| format!("{kind}-{i}.safetensors")))
+/// Five of each kind that the family takes.
+fn cases(name: &str) -> impl Iterator<Item = PathBuf> {
+    let cases = dir(name).join("cases");
+    let kinds = if name.contains("salmonn") { 5 } else { 3 };
+    KINDS[..kinds]
+        .iter()
+        .flat_map(|kind| (0..5).map(move |i| format!("{kind}-{i}.safetensors")))
         .map(move |name| cases.join(name))
 }
 
@@ -75,12 +83,16 @@ fn run(session: &mut Session, prompt: &Prompt, rows: usize, tokens: &[f32]) -> V
 fn golden_values() {
     for name in FAMILIES {
         let model = load(name);
-        for path in cases(&dir(name)) {
+        for path in cases(name) {
             let golden = Golden::open(path.clone());
             let meta = golden.meta();
             let (inputs, prompt) = prompt(&model, &path);
             let media = model.encode(&inputs, &mut |_| {}).unwrap();
-            for (key, rows) in [("image_embeds", &media.image), ("video_embeds", &media.video)] {
+            for (key, rows) in [
+                ("image_embeds", &media.image),
+                ("video_embeds", &media.video),
+                ("audio_embeds", &media.audio),
+            ] {
                 assert_eq!(
                     golden.check(key, &rows.data, EMBEDS),
                     rows.rows() > 0,
@@ -130,9 +142,11 @@ fn answer(model: &Model, prompt: &Prompt, hook: Option<Box<dyn Hook>>) -> Vec<f3
 fn laws() {
     struct Nothing;
     impl Hook for Nothing {}
-    for name in FAMILIES {
+    let own = FAMILIES.map(|name| (name, &["text-1", "image-3", "video-4"][..]));
+    let more = MORE.iter().map(|(name, cases)| (*name, &cases[..]));
+    for (name, cases) in own.into_iter().chain(more) {
         let model = load(name);
-        let prompts: Vec<Prompt> = ["text-1", "image-3", "video-4"]
+        let prompts: Vec<Prompt> = cases
             .iter()
             .map(|case| prompt(&model, &dir(name).join(format!("cases/{case}.safetensors"))).1)
             .collect();
@@ -301,7 +315,7 @@ fn processors_make_what_transformers_makes() {
     let made = tempfile::tempdir().unwrap();
     for family in PROCESSORS {
         let preparer = Preparer::open(&dir(family)).unwrap();
-        for path in cases(&dir(family)) {
+        for path in cases(family) {
             let meta = Golden::open(path.clone()).meta();
             let kinds: Vec<String> = serde_json::from_str(&meta["kinds"]).unwrap();
             let bytes = fs::read(&path).unwrap();
@@ -336,7 +350,7 @@ fn processors_make_what_transformers_makes() {
 fn placeholders_become_as_many_as_transformers_makes() {
     for family in ["qwen2-vl-tiny", "qwen2-5-vl-tiny"] {
         let preparer = Preparer::open(&dir(family)).unwrap();
-        for path in cases(&dir(family)) {
+        for path in cases(family) {
             let meta = Golden::open(path.clone()).meta();
             let kinds: Vec<String> = serde_json::from_str(&meta["kinds"]).unwrap();
             let want = Inputs::load(&path).unwrap();
@@ -407,7 +421,7 @@ fn configurations_that_cannot_be() {
             "qwen2-5-vl-tiny",
             "/audio_config",
             json!({}),
-            &["audio_config", "video-SALMONN 2+", "qwen2_5_omni"],
+            &["audio_config.d_model", "missing"],
         ),
         (
             "qwen2-5-vl-tiny",
@@ -505,4 +519,49 @@ fn parts_that_do_not_fit_their_picture() {
     let refused = good.clone().fitted(&other).unwrap_err().to_string();
     assert!(refused.contains("whole pictures"), "{refused}");
     assert!(good.validate(&config).is_err(), "not cut yet");
+}
+
+/// Sound of a video stands after each step, the larger shares first; sound alone stands between the vision delimiters; what
+/// was prepared passes the model.
+#[test]
+fn sound_stands_beside_frames_in_video_salmonn() {
+    let preparer = Preparer::open(&dir("video-salmonn2-tiny")).unwrap();
+    let video = VideoInfo {
+        codec: String::new(),
+        width: 24,
+        height: 16,
+        fps: 2.0,
+        frames: 6,
+        duration: 3.0,
+    };
+    let pictures = |at: &[usize]| Frames {
+        count: at.len(),
+        height: 16,
+        width: 24,
+        data: (0..at.len() * 16 * 24 * 3).map(|i| (i % 251) as u8).collect(),
+    };
+    let samples: Vec<f32> = (0..7000).map(|i| (i as f32 / 7.0).sin()).collect();
+    let mut options = preparer.media_options();
+    options.max_pixels = Some(16 * 24);
+    let media = preparer.media_of(&video, pictures, &samples, &options).unwrap();
+    let asked = Conversation::new(None, &media.parts, "What?");
+    let made = preparer.assemble(&media, &asked).unwrap().inputs;
+    // 7000 samples are two chunks of 40 frames: 8 windows of 2 queries over 3 steps.
+    let runs: Vec<usize> = made
+        .input_ids
+        .chunk_by(|a, b| a == b)
+        .filter(|r| r[0] == 295)
+        .map(<[u32]>::len)
+        .collect();
+    assert_eq!(runs, [6, 5, 5]);
+    let model = load("video-salmonn2-tiny");
+    let media = model.encode(&made, &mut |_| {}).unwrap();
+    assert_eq!(media.audio.rows(), 16);
+    model.prompt(&made, &media).unwrap();
+    let mut cut = made.clone();
+    let audio = cut.audio.as_mut().unwrap();
+    audio.lengths[0] -= 1;
+    audio.data.truncate(audio.lengths[0] * audio.mel_bins);
+    let error = cut.validate(model.config()).unwrap_err().to_string();
+    assert!(error.contains("multiples of 40"), "{error}");
 }

@@ -8,6 +8,7 @@ mod golden;
 mod laws;
 mod prepare;
 mod quantise;
+mod qwen3;
 mod strategies;
 mod text;
 mod videollama3;

@@ -1,0 +1,150 @@
+//! A windowed Q-Former: in every window of the encoder's rows learned queries attend to each other, then to the window.
+
+use outro_kernels::gelu;
+
+use super::block::Norm;
+use crate::checkpoint::Matrix;
+use crate::config::{AudioConfig, Norm as Kind, QueryConfig};
+use crate::error::Result;
+use crate::nn::{Linear, Mat, Weights};
+
+pub(super) struct Queries {
+    config: QueryConfig,
+    /// The learned queries `[count, hidden]`, behind their norm.
+    start: Vec<f32>,
+    layers: Vec<Layer>,
+    proj: Linear,
+}
+
+struct Layer {
+    own: Attention,
+    window: Attention,
+    up: Linear,
+    down: Linear,
+    norm: Norm,
+}
+
+/// Attention whose result is added to the queries before a norm.
+struct Attention {
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+    norm: Norm,
+}
+
+impl Queries {
+    pub(super) fn load(w: Weights, prefix: &str, audio: &AudioConfig, c: &QueryConfig) -> Result<Self> {
+        let (h, bert) = (c.hidden, format!("{prefix}qformer.bert."));
+        let norm = |name: &str| Norm::load(w, name, h, Kind::Layer, c.norm_eps);
+        let attention = |p: &str, inner: usize| -> Result<Attention> {
+            Ok(Attention {
+                q: w.linear(&format!("{p}.self.query"), h, h, true)?,
+                k: w.linear(&format!("{p}.self.key"), h, inner, true)?,
+                v: w.linear(&format!("{p}.self.value"), h, inner, true)?,
+                o: w.linear(&format!("{p}.output.dense"), h, h, true)?,
+                norm: norm(&format!("{p}.output.LayerNorm"))?,
+            })
+        };
+        let layers = (0..c.layers)
+            .map(|i| {
+                let p = format!("{bert}encoder.layer.{i}.");
+                Ok(Layer {
+                    own: attention(&format!("{p}attention"), h)?,
+                    window: attention(&format!("{p}crossattention"), audio.hidden)?,
+                    up: w.linear(&format!("{p}intermediate_query.dense"), c.intermediate, h, true)?,
+                    down: w.linear(&format!("{p}output_query.dense"), h, c.intermediate, true)?,
+                    norm: norm(&format!("{p}output_query.LayerNorm"))?,
+                })
+            })
+            .collect::<Result<_>>()?;
+        let tokens = w.matrix(&format!("{prefix}q_tokens"), &[1, c.count, h])?;
+        let mut start = vec![0.0; c.count * h];
+        tokens.weight().widen(0, &mut start);
+        Ok(Self {
+            config: c.clone(),
+            start: norm(&format!("{bert}embeddings.LayerNorm"))?.forward(&start),
+            layers,
+            proj: w.linear(&format!("{prefix}audio_proj"), audio.out, h, true)?,
+        })
+    }
+
+    pub(super) fn matrices(&self) -> impl Iterator<Item = &Matrix> {
+        self.layers
+            .iter()
+            .flat_map(|l| {
+                [&l.own, &l.window]
+                    .into_iter()
+                    .flat_map(|a| [&a.q, &a.k, &a.v, &a.o])
+                    .chain([&l.up, &l.down])
+            })
+            .chain([&self.proj])
+            .map(|l| &l.weight)
+    }
+
+    /// Rows `[chunks * rows, width]` to tokens `[chunks * windows * count, out]`.
+    pub(super) fn forward(&self, x: &[f32], width: usize, rows: usize) -> Mat {
+        let c = &self.config;
+        // Windows may overlap: each is copied out.
+        let mut windows = Vec::new();
+        for chunk in x.chunks_exact(rows * width) {
+            for i in 0..c.windows(rows) {
+                let start = i * c.stride * width;
+                windows.extend_from_slice(&chunk[start..start + c.window * width]);
+            }
+        }
+        let n = windows.len() / (c.window * width);
+        let mut x: Vec<f32> = (0..n).flat_map(|_| &self.start).copied().collect();
+        for layer in &self.layers {
+            let own = x.clone();
+            x = layer.own.forward(&x, &own, c.count, c);
+            x = layer.window.forward(&x, &windows, c.window, c);
+            let mut wide = layer.up.forward(&x);
+            gelu(&mut wide.data);
+            let mut sum = layer.down.forward(&wide.data).data;
+            outro_kernels::add(&mut sum, &x);
+            x = layer.norm.forward(&sum);
+        }
+        self.proj.forward(&x)
+    }
+}
+
+impl Attention {
+    /// `x` has `count` rows a group and `y` `keys`; a group's rows attend to its keys.
+    fn forward(&self, x: &[f32], y: &[f32], keys: usize, c: &QueryConfig) -> Vec<f32> {
+        let (q, k, v) = (self.q.forward(x), self.k.forward(y), self.v.forward(y));
+        let dim = c.hidden / c.heads;
+        let scale = (dim as f32).sqrt().recip();
+        let mut out = Mat::zeros(q.rows(), c.hidden);
+        for row in 0..q.rows() {
+            let first = row / c.count * keys;
+            for head in (0..c.hidden).step_by(dim) {
+                let part = head..head + dim;
+                let q = &q.row(row)[part.clone()];
+                let scores: Vec<f32> = (first..first + keys)
+                    .map(|j| {
+                        q.iter()
+                            .zip(&k.row(j)[part.clone()])
+                            .map(|(a, b)| a * b)
+                            .sum::<f32>()
+                            * scale
+                    })
+                    .collect();
+                let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let weights: Vec<f32> = scores.iter().map(|s| (s - largest).exp()).collect();
+                let sum: f32 = weights.iter().sum();
+                for (j, weight) in weights.iter().enumerate() {
+                    for (o, x) in out.row_mut(row)[part.clone()]
+                        .iter_mut()
+                        .zip(&v.row(first + j)[part.clone()])
+                    {
+                        *o += weight / sum * x;
+                    }
+                }
+            }
+        }
+        let mut sum = self.o.forward(&out.data).data;
+        outro_kernels::add(&mut sum, x);
+        self.norm.forward(&sum)
+    }
+}

@@ -337,7 +337,11 @@ fn strategies(typed: &[String], outro: Switches) -> anyhow::Result<Strategies> {
     let base = outro.on(OutRoConfig::default())?;
     let mut used = outro.pairs().is_empty();
     for (i, name) in names.iter().enumerate() {
-        used |= Strategy::parse(name, &base)?.method.is_some();
+        let by = Strategy::parse(name, &base).map_err(|e| match e {
+            outro_lab::Error::Setting { .. } => anyhow::Error::from(Fault::usage(format!("--{e}"))),
+            e => e.into(),
+        })?;
+        used |= by.method.is_some();
         if names[..i].contains(name) {
             return Err(Fault::usage(format!("--strategy {name} is given twice"))
                 .hint("leave one out")

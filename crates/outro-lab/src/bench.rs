@@ -365,9 +365,9 @@ impl Towers {
             }
         });
         let audio = config.audio.as_ref().filter(|_| work.audio_seconds > 0).map(|a| {
-            let frames = work.audio_seconds * 100;
+            let frames = a.whole(work.audio_seconds * 100);
             Inputs {
-                input_ids: vec![config.tokens.audio.unwrap_or_default(); outro::audio_tokens(frames)],
+                input_ids: vec![config.tokens.audio.unwrap_or_default(); a.tokens(frames)],
                 audio: Some(AudioFeatures {
                     data: noise(frames * a.mel_bins),
                     mel_bins: a.mel_bins,

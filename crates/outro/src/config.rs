@@ -366,7 +366,7 @@ impl AudioConfig {
     }
 
     /// Frames that an audio of so many is filled up to with silence.
-    pub(crate) fn whole(&self, frames: usize) -> usize {
+    pub fn whole(&self, frames: usize) -> usize {
         match self.queries {
             None => frames,
             Some(_) => frames.next_multiple_of(2 * self.n_window),

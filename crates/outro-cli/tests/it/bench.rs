@@ -9,7 +9,7 @@ fn strategies_alternate_and_say_what_they_cost() {
     let ran = outro(args![
         "bench",
         "--prompt-tokens",
-        "40",
+        "100",
         "--new-tokens",
         "3",
         "--frames",
@@ -48,7 +48,7 @@ fn strategies_alternate_and_say_what_they_cost() {
     for row in rows {
         assert_eq!(
             (&row["prefill"]["items"], &row["decode"]["items"]),
-            (&40.into(), &1.into())
+            (&100.into(), &1.into())
         );
         assert!(above(&row["time_to_first_token"]) && above(&row["decode"]["bytes"]));
     }

@@ -43,9 +43,12 @@ fn commands_take_every_family() {
         assert!(answer.stdout.contains("outro"), "{family}");
         let inputs = out("inputs.safetensors");
         asked("prepare", &args!["--out", &inputs]);
-        for golden in [inputs.as_path(), &model.join("cases/video-2.safetensors")] {
-            let trace = out("trace.safetensors");
-            with("trace", &args!["--inputs", golden, "--out", &trace, "--force"]);
+        for (i, golden) in [inputs.as_path(), &model.join("cases/video-2.safetensors")]
+            .into_iter()
+            .enumerate()
+        {
+            let trace = out(&format!("trace-{i}.safetensors"));
+            with("trace", &args!["--inputs", golden, "--out", &trace]);
             assert!(Path::new(&trace).is_file(), "{family}");
         }
         asked("sinks", &args!["--out", &out("lab")]);

@@ -28,6 +28,7 @@ fn parse(json: &Json) -> Result<Config> {
     let tied = json.at("tie_word_embeddings").bool_or(false)?;
     let text = qwen2_text(text, tied)?;
     let vision = json.at("vision_config");
+    // Its authors kept the `model_type`.
     if json.at("audio_config").present() {
         return video_salmonn2::config(json, text, &vision);
     }

@@ -143,8 +143,9 @@ fn laws() {
     struct Nothing;
     impl Hook for Nothing {}
     let own = FAMILIES.map(|name| (name, &["text-1", "image-3", "video-4"][..]));
+    let heard = [("video-salmonn2-tiny", &["audio-1", "audio-in-video-2"][..])];
     let more = MORE.iter().map(|(name, cases)| (*name, &cases[..]));
-    for (name, cases) in own.into_iter().chain(more) {
+    for (name, cases) in own.into_iter().chain(heard).chain(more) {
         let model = load(name);
         let prompts: Vec<Prompt> = cases
             .iter()
@@ -422,6 +423,24 @@ fn configurations_that_cannot_be() {
             "/audio_config",
             json!({}),
             &["audio_config.d_model", "missing"],
+        ),
+        (
+            "video-salmonn2-tiny",
+            "/audio_config/d_model",
+            json!(33),
+            &["audio_config.d_model", "encoder_attention_heads"],
+        ),
+        (
+            "video-salmonn2-tiny",
+            "/audio_config/second_per_window",
+            json!(30.0),
+            &["audio_config.second_per_window", "max_source_positions"],
+        ),
+        (
+            "video-salmonn2-tiny",
+            "/audio_config/qformer_config/cross_attention_freq",
+            json!(2),
+            &["audio_config.qformer_config.cross_attention_freq", "only 1"],
         ),
         (
             "qwen2-5-vl-tiny",

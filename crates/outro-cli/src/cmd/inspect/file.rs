@@ -168,6 +168,11 @@ impl Report {
             *tokens = item.visual_tokens;
         }
         let config = preparer.config();
+        if let Some(tower) = &config.audio {
+            let b = &mut self.becomes;
+            b.mel_frames = tower.whole(b.mel_frames);
+            b.audio_tokens = tower.tokens(b.mel_frames);
+        }
         if config.audio.is_none() && self.becomes.samples > 0 {
             let b = &mut self.becomes;
             (b.samples, b.mel_frames, b.audio_tokens) = (0, 0, 0);

@@ -1,0 +1,115 @@
+use super::*;
+use crate::math::tests::random;
+
+fn naive(
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    shape: AttentionShape,
+    sees: impl Fn(usize, usize) -> bool,
+) -> Vec<f32> {
+    let AttentionShape { heads, kv_heads, dim } = shape;
+    let (n, s, group) = (q.len() / heads / dim, k.len() / kv_heads / dim, heads / kv_heads);
+    let mut out = vec![0f32; q.len()];
+    for t in 0..n {
+        for h in 0..heads {
+            let g = h / group;
+            let score = |j: usize| -> f64 {
+                (0..dim)
+                    .map(|d| {
+                        f64::from(q[(t * heads + h) * dim + d]) * f64::from(k[(j * kv_heads + g) * dim + d])
+                    })
+                    .sum::<f64>()
+                    / (dim as f64).sqrt()
+            };
+            let w: Vec<f64> = (0..s)
+                .map(|j| if sees(t, j) { score(j).exp() } else { 0.0 })
+                .collect();
+            let total: f64 = w.iter().sum();
+            for d in 0..dim {
+                let o: f64 = (0..s)
+                    .map(|j| w[j] * f64::from(v[(j * kv_heads + g) * dim + d]))
+                    .sum();
+                out[(t * heads + h) * dim + d] = (o / total) as f32;
+            }
+        }
+    }
+    out
+}
+
+#[test]
+fn every_level_equals_the_definition() {
+    for (heads, kv_heads, dim, n, s) in [
+        (4, 2, 16, 300, 300),
+        (6, 1, 80, 50, 70),
+        (2, 2, 8, 1, 260),
+        (14, 2, 64, 3, 131),
+        (1, 1, 33, 129, 129),
+    ] {
+        let shape = AttentionShape { heads, kv_heads, dim };
+        let (q, k, v) = (
+            random(1, n * heads * dim),
+            random(2, s * kv_heads * dim),
+            random(3, s * kv_heads * dim),
+        );
+        let q: Vec<f32> = q.iter().map(|x| x * 6.0).collect();
+        let bounds = [0, 5.min(n), n.max(6).min(n)];
+        let bounds = if bounds[1] == n {
+            vec![0, n]
+        } else {
+            bounds.to_vec()
+        };
+        let mut masks = vec![Mask::Full, Mask::Causal { offset: s - n }];
+        if n == s {
+            masks.push(Mask::Segments(&bounds));
+        }
+        for level in Level::all() {
+            for mask in &masks {
+                let want = naive(&q, &k, &v, shape, |t, j| match mask {
+                    Mask::Full => true,
+                    Mask::Causal { offset } => j <= t + offset,
+                    Mask::Segments(b) => b
+                        .windows(2)
+                        .any(|w| (w[0]..w[1]).contains(&t) && (w[0]..w[1]).contains(&j)),
+                });
+                let mut got = vec![f32::NAN; q.len()];
+                attend_at(level, &q, (&k).into(), (&v).into(), shape, *mask, None, &mut got);
+                let worst = got
+                    .iter()
+                    .zip(&want)
+                    .map(|(a, b)| (a - b).abs())
+                    .fold(0.0, f32::max);
+                assert!(worst < 5e-6, "{level:?} {shape:?} {mask:?}: {worst}");
+            }
+        }
+    }
+}
+
+/// Half-precision keys and values are widened, nothing else: the same bits come out.
+#[test]
+fn half_precision_equals_its_widened_values() {
+    for (heads, kv_heads, dim, n, s) in [(4, 2, 16, 200, 300), (14, 2, 64, 1, 411), (2, 2, 8, 2, 260)] {
+        let shape = AttentionShape { heads, kv_heads, dim };
+        let half = |seed| -> Vec<f16> {
+            random(seed, s * kv_heads * dim)
+                .into_iter()
+                .map(f16::from_f32)
+                .collect()
+        };
+        let (q, k, v) = (random(1, n * heads * dim), half(2), half(3));
+        let wide = |x: &[f16]| -> Vec<f32> { x.iter().map(|x| x.to_f32()).collect() };
+        let (k32, v32) = (wide(&k), wide(&v));
+        for level in Level::all() {
+            for mask in [Mask::Full, Mask::Causal { offset: s - n }] {
+                let run = |k: Cached, v: Cached| {
+                    let mut out = vec![f32::NAN; q.len()];
+                    attend_at(level, &q, k, v, shape, mask, None, &mut out);
+                    out
+                };
+                let want = run((&k32).into(), (&v32).into());
+                let got = run(k.as_slice().into(), v.as_slice().into());
+                assert_eq!(got, want, "{level:?} {shape:?} {mask:?}");
+            }
+        }
+    }
+}

@@ -96,8 +96,12 @@ fn texts(under: &str) -> Vec<(String, String)> {
         for entry in fs::read_dir(&dir).unwrap().flatten() {
             let path = entry.path();
             let name = path.strip_prefix(&root).unwrap().to_string_lossy().into_owned();
+            // A directory, or in a second working tree a file.
+            if name == ".git" {
+                continue;
+            }
             if path.is_dir() {
-                if name != "target" && name != ".git" {
+                if name != "target" {
                     stack.push(path);
                 }
             } else if let Ok(text) = fs::read_to_string(&path) {

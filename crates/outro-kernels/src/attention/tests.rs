@@ -1,5 +1,6 @@
 use super::*;
 use crate::math::tests::random;
+use proptest::prelude::*;
 
 fn naive(
     q: &[f32],
@@ -109,6 +110,33 @@ fn half_precision_equals_its_widened_values() {
                 let want = run((&k32).into(), (&v32).into());
                 let got = run(k.as_slice().into(), v.as_slice().into());
                 assert_eq!(got, want, "{level:?} {shape:?} {mask:?}");
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    /// Shapes that are no multiples of any tile: every level against the portable one.
+    #[test]
+    fn every_level_equals_the_portable_one(
+        kv_heads in 1usize..4, group in 1usize..8, dim in 1usize..140, n in 1usize..70, before in 0usize..90, seed in 0u64..1000,
+    ) {
+        let shape = AttentionShape { heads: kv_heads * group, kv_heads, dim };
+        let s = n + before;
+        let q = random(seed, n * shape.heads * dim);
+        let (k, v) = (random(seed + 1, s * kv_heads * dim), random(seed + 2, s * kv_heads * dim));
+        for mask in [Mask::Full, Mask::Causal { offset: before }] {
+            let run = |level| {
+                let mut out = vec![f32::NAN; q.len()];
+                attend_at(level, &q, (&k).into(), (&v).into(), shape, mask, None, &mut out);
+                out
+            };
+            let want = run(Level::Portable);
+            for level in Level::all() {
+                for (a, b) in run(level).iter().zip(&want) {
+                    prop_assert!((a - b).abs() < 5e-6, "{:?} {:?} {:?}: {} for {}", level, shape, mask, a, b);
+                }
             }
         }
     }

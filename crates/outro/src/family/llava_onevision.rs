@@ -3,10 +3,9 @@
 
 use outro_media::{Sampling, Spread};
 
-use super::{Family, Names, channels, qwen2_text, tower_sizes};
+use super::{Family, Names, qwen2_text, siglip_vision};
 use crate::config::{
-    Activation, Config, FrameRule, Json, Merger, Norm, PositionRule, SpecialTokens, TextConfig, Tiles,
-    VisionConfig, VisionNames,
+    Config, FrameRule, Json, PositionRule, SpecialTokens, TextConfig, Tiles, VisionConfig, VisionNames,
 };
 use crate::error::Result;
 
@@ -101,45 +100,24 @@ fn tower(json: &Json, text: &TextConfig) -> Result<VisionConfig> {
     only(json, "projector_hidden_act", "gelu")?;
     let v = json.at("vision_config");
     only(&v, "model_type", "siglip_vision_model")?;
-    let (hidden, heads) = tower_sizes(&v, "hidden_size", "num_attention_heads")?;
-    let (patch, side) = (v.at("patch_size").size()?, v.at("image_size").size()?);
-    if side < patch {
-        return Err(v
-            .at("image_size")
-            .error(format!("is {side}, must be at least patch_size = {patch}")));
+    let tower = siglip_vision(&v, text, VISION)?;
+    let side = v.at("image_size").size()?;
+    if side < tower.patch {
+        return Err(v.at("image_size").error(format!(
+            "is {side}, must be at least patch_size = {}",
+            tower.patch
+        )));
     }
-    let act = v.at("hidden_act");
-    let all = v.at("num_hidden_layers").size()?;
     Ok(VisionConfig {
-        depth: layers(&json.at("vision_feature_layer"), all)?,
-        hidden,
-        heads,
-        intermediate: v.at("intermediate_size").size()?,
-        channels: channels(&v)?,
-        patch,
-        temporal: 1,
-        merge: 1,
-        image_merge: 1,
-        norm: Norm::Layer,
-        norm_eps: v.at("layer_norm_eps").positive_or(1e-6)? as f32,
-        activation: if act.present() {
-            Activation::parse(&act)?
-        } else {
-            Activation::GeluTanh
-        },
-        patch_bias: true,
-        rotary: false,
-        positions: Some(side / patch),
-        windows: None,
-        merger: Merger::Mean,
+        depth: layers(&json.at("vision_feature_layer"), tower.depth)?,
+        positions: Some(side / tower.patch),
         tiles: Some(Tiles {
             side,
             resolutions: resolutions(&json.at("image_grid_pinpoints"), side)?,
             most: most(&json.at("vision_aspect_ratio"))?,
             newline: "image_newline",
         }),
-        out: text.hidden,
-        names: VISION,
+        ..tower
     })
 }
 

@@ -278,3 +278,35 @@ fn qwen2_5_vision(json: &Json, text: &TextConfig, qkv: &'static [&'static str]) 
         },
     })
 }
+
+/// A SigLIP tower's configuration, without positions; what a family does differently goes on top.
+fn siglip_vision(json: &Json, text: &TextConfig, names: VisionNames) -> Result<VisionConfig> {
+    let (hidden, heads) = tower_sizes(json, "hidden_size", "num_attention_heads")?;
+    let act = json.at("hidden_act");
+    Ok(VisionConfig {
+        depth: json.at("num_hidden_layers").size()?,
+        hidden,
+        heads,
+        intermediate: json.at("intermediate_size").size()?,
+        channels: channels(json)?,
+        patch: json.at("patch_size").size()?,
+        temporal: 1,
+        merge: 1,
+        image_merge: 1,
+        norm: Norm::Layer,
+        norm_eps: json.at("layer_norm_eps").positive_or(1e-6)? as f32,
+        activation: if act.present() {
+            Activation::parse(&act)?
+        } else {
+            Activation::GeluTanh
+        },
+        patch_bias: true,
+        rotary: false,
+        positions: None,
+        windows: None,
+        merger: Merger::Mean,
+        tiles: None,
+        out: text.hidden,
+        names,
+    })
+}

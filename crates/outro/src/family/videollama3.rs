@@ -5,10 +5,10 @@
 
 use outro_media::{Sampling, Spread};
 
-use super::{Family, Names, channels, qwen2_text, tower_sizes};
+use super::{Family, Names, qwen2_text, siglip_vision};
 use crate::config::{
-    Activation, Config, FrameRule, Json, Merger, Norm, PositionRule, SharedPixels, SpecialTokens, Stamps,
-    TextConfig, VisionConfig, VisionNames,
+    Config, FrameRule, Json, PositionRule, SharedPixels, SpecialTokens, Stamps, TextConfig, VisionConfig,
+    VisionNames,
 };
 use crate::error::Result;
 
@@ -132,33 +132,10 @@ fn config(
 }
 
 fn tower(json: &Json, text: &TextConfig) -> Result<VisionConfig> {
-    let (hidden, heads) = tower_sizes(json, "hidden_size", "num_attention_heads")?;
-    let act = json.at("hidden_act");
     Ok(VisionConfig {
-        depth: json.at("num_hidden_layers").size()?,
-        hidden,
-        heads,
-        intermediate: json.at("intermediate_size").size()?,
-        channels: channels(json)?,
-        patch: json.at("patch_size").size()?,
-        temporal: 1,
         // The processors' settings; config.json does not name them.
         merge: 2,
-        image_merge: 1,
-        norm: Norm::Layer,
-        norm_eps: json.at("layer_norm_eps").positive_or(1e-6)? as f32,
-        activation: if act.present() {
-            Activation::parse(&act)?
-        } else {
-            Activation::GeluTanh
-        },
-        patch_bias: true,
         rotary: true,
-        positions: None,
-        windows: None,
-        merger: Merger::Mean,
-        tiles: None,
-        out: text.hidden,
-        names: VISION,
+        ..siglip_vision(json, text, VISION)?
     })
 }

@@ -115,7 +115,7 @@ def run(model, decoder, inputs, on, steps=4, rows=2, positions=None):
         last = torch.tensor([[tokens[-1]]])
         mask = torch.ones(1, n + i + 1, dtype=torch.long)
         if positions is not None:
-            place = {"position_ids": torch.full((3, 1, 1), int(positions.max()) + 1 + i)}
+            place = {"position_ids": torch.full((3, 1, 1), positions.max().item() + 1 + i, dtype=positions.dtype)}
         y = model(input_ids=last, attention_mask=mask, **place, past_key_values=cache, use_cache=True)
         logits.append(y.logits[0])
     return torch.cat(logits).contiguous(), torch.tensor(tokens), state

@@ -21,10 +21,12 @@ def fill(model, seed, decoder, outputs, noise=0.02):
             if p.dim() == 1:
                 p.copy_(1 + 0.1 * r if "norm" in name.lower() and name.endswith("weight") else 0.2 * r)
             else:
-                p.copy_(r * p[0].numel() ** -0.5)
+                # Experts are stored together, [experts, out, in].
+                p.copy_(r * (p.shape[-1] if "experts" in name else p[0].numel()) ** -0.5)
         for layer in decoder.layers:
             layer.self_attn.o_proj.weight.mul_(10 * noise)
-            layer.mlp.down_proj.weight.mul_(10 * noise)
+            down = layer.mlp.experts.down_proj if hasattr(layer.mlp, "experts") else layer.mlp.down_proj.weight
+            down.mul_(10 * noise)
         for last in outputs:
             last.weight.mul_(3 * noise)
             last.bias.mul_(noise)

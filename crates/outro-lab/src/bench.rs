@@ -365,7 +365,7 @@ impl Towers {
             }
         });
         let audio = config.audio.as_ref().filter(|_| work.audio_seconds > 0).map(|a| {
-            let frames = a.whole(work.audio_seconds * 100);
+            let frames = a.mel_frames(work.audio_seconds * 16_000);
             Inputs {
                 input_ids: vec![config.tokens.audio.unwrap_or_default(); a.tokens(frames)],
                 audio: Some(AudioFeatures {

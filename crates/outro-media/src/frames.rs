@@ -23,6 +23,8 @@ pub enum Spread {
     Ends,
     /// Each at the start of one of as many equal parts (transformers' VideoLLaMA3).
     Starts,
+    /// Any number of two or more, evenly spaced, the first and the last frame included (transformers' Qwen3-VL).
+    Even,
 }
 
 /// Which frames of a video are looked at.
@@ -73,27 +75,30 @@ impl Sampling {
                 format!("has {} frames at {} frames a second", v.frames, v.fps),
             ));
         }
-        let unit = match self.spread {
-            Spread::Ends => PAIR,
-            Spread::Starts => 1,
+        // How many they come in, and the fewest.
+        let (unit, least) = match self.spread {
+            Spread::Ends => (PAIR, PAIR),
+            Spread::Even => (1, PAIR),
+            Spread::Starts => (1, 1),
         };
-        if v.frames < unit {
+        if v.frames < least {
             return Err(Error::range(
                 "video",
                 "has one frame, at least two are needed; give it with --image",
             ));
         }
-        let (first, last) = self.range(v, unit)?;
+        let (first, last) = self.range(v, least)?;
         let total = last - first + 1;
-        let count = self.count(v.fps, total, unit)?;
+        let count = self.count(v.fps, total, unit, least)?;
         let step = match self.spread {
-            Spread::Ends => (last - first) as f64 / (count - 1) as f64,
+            Spread::Ends | Spread::Even => (last - first) as f64 / (count - 1) as f64,
             Spread::Starts => total as f64 / count as f64,
         };
         let at = |i: usize| match self.spread {
             // As the reference's linspace: from both ends towards the middle, in f32.
             Spread::Ends if i < count / 2 => round_even(f64::from(first as f32 + step as f32 * i as f32)),
             Spread::Ends => round_even(f64::from(last as f32 - step as f32 * (count - 1 - i) as f32)),
+            Spread::Even => round_even(first as f64 + step * i as f64),
             // As the reference's arange: products in f64, kept in f32, cut off.
             Spread::Starts => first as f64 + f64::from((step * i as f64) as f32).trunc(),
         };
@@ -101,7 +106,7 @@ impl Sampling {
     }
 
     /// How many frames of `total`, a multiple of `unit`.
-    fn count(&self, fps: f64, total: usize, unit: usize) -> Result<usize> {
+    fn count(&self, fps: f64, total: usize, unit: usize, least: usize) -> Result<usize> {
         let count = if let Some(n) = self.frames {
             round_even(n as f64 / unit as f64) as usize * unit
         } else {
@@ -116,16 +121,16 @@ impl Sampling {
                 .min(total as f64);
             (wish / unit as f64).floor() as usize * unit
         };
-        if count < unit || count > total {
+        if count < least || count > total {
             return Err(Error::range(
                 "frames",
-                format!("{count} frames asked of {total}; at least {unit} and at most all are possible"),
+                format!("{count} frames asked of {total}; at least {least} and at most all are possible"),
             ));
         }
         Ok(count)
     }
 
-    fn range(&self, v: &VideoInfo, unit: usize) -> Result<(usize, usize)> {
+    fn range(&self, v: &VideoInfo, least: usize) -> Result<(usize, usize)> {
         let longest = v.frames as f64 / v.fps;
         for (what, time) in [("start", self.start), ("end", self.end)] {
             if time.is_some_and(|t| !t.is_finite() || t < 0.0) {
@@ -136,7 +141,7 @@ impl Sampling {
         let last = self.end.map_or(v.frames - 1, |t| {
             ((t.min(longest) * v.fps).floor() as usize).min(v.frames - 1)
         });
-        if first + unit > last + 1 {
+        if first + least > last + 1 {
             return Err(Error::range(
                 "start/end",
                 format!(
@@ -174,7 +179,7 @@ pub fn smart_resize(
             format!("height {height} and width {width} must be at least {factor}"),
         ));
     }
-    fit(height, width, factor, factor, min_pixels, max_pixels)
+    fit([height, width], factor, factor, [1; 2], min_pixels, max_pixels)
 }
 
 /// The size of a picture, or of one of `frames` of a video that share `max_pixels` (transformers' VideoLLaMA3).
@@ -188,15 +193,39 @@ pub fn shared_size(
     factor: usize,
     (min_pixels, max_pixels): (usize, usize),
 ) -> Result<(usize, usize)> {
-    fit(height, width, factor, 0, min_pixels, max_pixels / frames.max(1))
+    let share = max_pixels / frames.max(1);
+    fit([height, width], factor, 0, [1; 2], min_pixels, share)
 }
 
-/// `least` is the side that a shorter one is rounded up to, before areas are compared.
-fn fit(
+/// The size of one of `frames` of a video that share both limits, counted in patches of `temporal` frames (transformers'
+/// Qwen3-VL).
+///
+/// # Errors
+/// As [`shared_size`].
+pub fn volume_size(
     height: usize,
     width: usize,
+    (frames, temporal): (usize, usize),
+    factor: usize,
+    (min_pixels, max_pixels): (usize, usize),
+) -> Result<(usize, usize)> {
+    let (mut size, t) = ([height, width], temporal.max(1));
+    let shorter = height.min(width);
+    if (1..factor).contains(&shorter) {
+        let scale = factor as f64 / shorter as f64;
+        size = size.map(|n| (n as f64 * scale) as usize);
+    }
+    let whole = round_even(frames as f64 / t as f64) as usize * t;
+    fit(size, factor, 0, [frames, whole], min_pixels, max_pixels)
+}
+
+/// `least` is the side that a shorter one is rounded up to, before areas are compared. The limits are on `whole` times the
+/// area; a size outside them is scaled as if they were on `frames` times it.
+fn fit(
+    [height, width]: [usize; 2],
     factor: usize,
     least: usize,
+    [frames, whole]: [usize; 2],
     min_pixels: usize,
     max_pixels: usize,
 ) -> Result<(usize, usize)> {
@@ -212,12 +241,13 @@ fn fit(
     }
     let near = |x: f64| (least as f64).max(round_even(x / f) * f);
     let (mut nh, mut nw) = (near(h), near(w));
-    if nh * nw > max_pixels as f64 {
-        let beta = (h * w / max_pixels as f64).sqrt();
+    let (all, area) = (frames as f64 * h * w, whole as f64 * nh * nw);
+    if area > max_pixels as f64 {
+        let beta = (all / max_pixels as f64).sqrt();
         let down = |x: f64| f.max((x / beta / f).floor() * f);
         (nh, nw) = (down(h), down(w));
-    } else if nh * nw < min_pixels as f64 {
-        let beta = (min_pixels as f64 / (h * w)).sqrt();
+    } else if area < min_pixels as f64 {
+        let beta = (min_pixels as f64 / all).sqrt();
         let up = |x: f64| (x * beta / f).ceil() * f;
         (nh, nw) = (up(h), up(w));
     }
@@ -229,6 +259,8 @@ fn fit(
 pub struct FrameLimits {
     /// Sides are multiples of this (patch size x merge).
     pub factor: usize,
+    /// The processor's own resize, which comes second: its factor, and its least and largest area.
+    pub then: (usize, (usize, usize)),
     /// Smallest area in pixels.
     pub min_pixels: usize,
     /// Largest area in pixels.
@@ -240,7 +272,8 @@ pub struct FrameLimits {
 impl Default for FrameLimits {
     fn default() -> Self {
         Self {
-            factor: 28,
+            factor: FACTOR,
+            then: (FACTOR, PROCESSOR_LIMITS),
             min_pixels: 128 * 784,
             max_pixels: 768 * 784,
             total_pixels: 128_000 * 784 / 10 * 9,
@@ -248,7 +281,20 @@ impl Default for FrameLimits {
     }
 }
 
-/// Area limits of the processors' own resize, which comes second and usually changes nothing.
+impl FrameLimits {
+    /// Those of an image that stands alone.
+    pub fn image() -> Self {
+        Self {
+            min_pixels: 4 * 784,
+            max_pixels: 16_384 * 784,
+            ..Self::default()
+        }
+    }
+}
+
+/// Pixels on the side of a token, where a family does not have its own.
+const FACTOR: usize = 28;
+/// Area limits of the processors' own resize, which usually changes nothing.
 const PROCESSOR_LIMITS: (usize, usize) = (3136, 12_845_056);
 
 /// The size of a video's frames after both resizes.
@@ -261,21 +307,19 @@ pub fn video_size(height: usize, width: usize, frames: usize, l: &FrameLimits) -
         .min(share)
         .max((l.min_pixels as f64 * 1.05).floor());
     let max = (l.max_pixels as f64).min(ceiling);
-    let (h, w) = fit(height, width, l.factor, l.factor, l.min_pixels, max as usize)?;
-    smart_resize(h, w, l.factor, PROCESSOR_LIMITS.0, PROCESSOR_LIMITS.1)
+    twice([height, width], l, max as usize)
 }
 
-/// The size of an image after both resizes.
+/// The size of an image after both resizes; `total_pixels` does not matter.
 ///
 /// # Errors
 /// As [`smart_resize`].
-pub fn image_size(
-    height: usize,
-    width: usize,
-    factor: usize,
-    min_pixels: usize,
-    max_pixels: usize,
-) -> Result<(usize, usize)> {
-    let (h, w) = fit(height, width, factor, factor, min_pixels, max_pixels)?;
-    smart_resize(h, w, factor, PROCESSOR_LIMITS.0, PROCESSOR_LIMITS.1)
+pub fn image_size(height: usize, width: usize, l: &FrameLimits) -> Result<(usize, usize)> {
+    twice([height, width], l, l.max_pixels)
+}
+
+fn twice(size: [usize; 2], l: &FrameLimits, max_pixels: usize) -> Result<(usize, usize)> {
+    let (h, w) = fit(size, l.factor, l.factor, [1; 2], l.min_pixels, max_pixels)?;
+    let (factor, (least, most)) = l.then;
+    fit([h, w], factor, factor, [1; 2], least, most)
 }

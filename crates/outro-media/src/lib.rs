@@ -21,8 +21,10 @@ mod write;
 pub use audio::{SAMPLE_RATE, resample};
 pub use error::{Error, Result};
 pub use ffmpeg::version as ffmpeg_version;
-pub use frames::{FrameLimits, Frames, Sampling, Spread, image_size, shared_size, smart_resize, video_size};
-pub use mel::{MAX_SECONDS, MEL_BINS, Mel, log_mel, log_mel_in_chunks};
+pub use frames::{
+    FrameLimits, Frames, Sampling, Spread, image_size, shared_size, smart_resize, video_size, volume_size,
+};
+pub use mel::{MAX_SECONDS, MEL_BINS, Mel, log_mel, log_mel_in_chunks, log_mel_whole};
 pub use patch::{PatchConfig, Patches, patches};
 pub use resize::{Resize, crop, pad, resize, resize_bytes, resize_image};
 pub use source::{

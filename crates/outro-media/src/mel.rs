@@ -29,6 +29,11 @@ pub fn log_mel(samples: &[f32]) -> Mel {
     spectrogram(samples, limit, samples.len().div_ceil(HOP))
 }
 
+/// Log-mel of all samples, mirrored at their end: the whole frames of 10 ms.
+pub fn log_mel_whole(samples: &[f32]) -> Mel {
+    spectrogram(samples, samples.len(), samples.len() / HOP)
+}
+
 /// Log-mel in chunks of `frames` frames, each by itself and filled up with silence (Whisper's own 30 seconds are 3000).
 pub fn log_mel_in_chunks(samples: &[f32], frames: usize) -> Mel {
     let chunks: Vec<Mel> = samples

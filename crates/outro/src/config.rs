@@ -4,7 +4,7 @@ mod json;
 
 use std::path::Path;
 
-use outro_media::Sampling;
+use outro_media::{MAX_SECONDS, Sampling};
 use serde_json::Value;
 
 use crate::checkpoint::gguf::Gguf;
@@ -152,12 +152,16 @@ pub struct VisionConfig {
     pub patch_bias: bool,
     /// Whether queries and keys turn with a patch's row and column.
     pub rotary: bool,
-    /// Patches on the side of a square with a learned position each, which is added to the patch embedding.
+    /// Patches on the side of a square with a learned position each, which is added to the patch embedding; between them
+    /// positions are interpolated where a picture has another size (Qwen3-VL).
     pub positions: Option<usize>,
     /// Windows that attention does not leave; it never leaves a frame.
     pub windows: Option<Windows>,
     /// How patches become a token.
     pub merger: Merger,
+    /// Blocks whose rows become tokens, too, each behind a merger of its own; the decoder adds them behind its first layers
+    /// (`deepstack_visual_indexes`).
+    pub deepstack: Vec<usize>,
     /// Pictures go through the tower in parts of one size; `None` takes them as they are.
     pub tiles: Option<Tiles>,
     /// Width of the tokens handed to the decoder (`out_hidden_size`).
@@ -270,6 +274,8 @@ pub struct VisionNames {
     pub norm: &'static str,
     /// The two layers that follow, behind `Names::merger`.
     pub merge: [&'static str; 2],
+    /// Before the number of a merger of `VisionConfig::deepstack`, and its norm.
+    pub deepstack: [&'static str; 2],
 }
 
 /// How a family's processor looks at videos, and writes pictures into the prompt.
@@ -280,6 +286,9 @@ pub struct FrameRule {
     /// Fewest and most pixels of an image and of a video, where all frames of a video share the most. `None` is the rule
     /// of qwen-omni-utils: a picture is resized twice, and each frame has limits of its own.
     pub shared: Option<SharedPixels>,
+    /// Fewest and most pixels of a frame at the second of those resizes, where the first knows nothing of the model's patches
+    /// (Qwen3-Omni): it makes sides multiples of 28.
+    pub second: Option<(usize, usize)>,
     /// Each frame stands apart, after its time.
     pub stamps: Option<Stamps>,
     /// A frame's tokens whose pixels are those of the frame before are left out.
@@ -297,6 +306,8 @@ pub struct SharedPixels {
     pub image: (usize, usize),
     /// Fewest of a frame, and most of all frames of a video.
     pub video: (usize, usize),
+    /// Whether the fewest are of all frames, too (Qwen3-VL).
+    pub both: bool,
 }
 
 /// The words around a frame: its seconds stand, with one decimal, between the first two.
@@ -308,6 +319,8 @@ pub struct Stamps {
     pub after: &'static str,
     /// Between frames.
     pub between: &'static str,
+    /// Whether each frame has the start and end tokens that stand around the video in the template; they follow `after`.
+    pub delimited: bool,
 }
 
 /// The audio tower (`audio_config`).
@@ -325,13 +338,29 @@ pub struct AudioConfig {
     pub mel_bins: usize,
     /// Half a chunk, in mel frames (`n_window`): attention does not cross a chunk of `2 * n_window`.
     pub n_window: usize,
-    /// Longest chunk after the strided convolution (`max_source_positions`).
+    /// Longest chunk after the strided convolutions (`max_source_positions`).
     pub max_positions: usize,
     /// Width of the tokens handed to the decoder (`output_dim`).
     pub out: usize,
-    /// Queries that look at windows of the encoder's rows, in chunks that are always whole (video-SALMONN 2+). `None`
-    /// averages pairs of rows (Qwen2.5-Omni).
-    pub queries: Option<QueryConfig>,
+    /// How mel frames become tokens.
+    pub form: AudioForm,
+}
+
+/// What is before and behind an audio tower's layers.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AudioForm {
+    /// Two convolutions over time, the second of stride 2; pairs of the encoder's rows are averaged (Qwen2.5-Omni).
+    Pairs,
+    /// The same convolutions, in chunks that are always whole; queries look at windows of the encoder's rows
+    /// (video-SALMONN 2+).
+    Queries(QueryConfig),
+    /// Three convolutions of stride 2 over time and mel bins; each row becomes a token (Qwen3-Omni).
+    Planes {
+        /// Channels of the convolutions (`downsample_hidden_size`).
+        channels: usize,
+        /// Chunks that attention sees together (`n_window_infer / (2 * n_window)`).
+        chunks: usize,
+    },
 }
 
 /// A windowed Q-Former: BERT layers whose learned queries attend to each other and to a window of the encoder's rows.
@@ -357,19 +386,30 @@ pub struct QueryConfig {
 
 impl AudioConfig {
     /// Tokens that an audio of `frames` mel frames becomes: a convolution of stride 2, then pairs are averaged, or queries
-    /// look at windows of whole chunks.
+    /// look at windows of whole chunks; or three of stride 2, chunk by chunk.
     pub fn tokens(&self, frames: usize) -> usize {
-        match &self.queries {
-            None => frames.div_ceil(2) / 2,
-            Some(q) => frames / (2 * self.n_window) * q.windows(self.n_window) * q.count,
+        let chunk = 2 * self.n_window;
+        match &self.form {
+            AudioForm::Pairs => frames.div_ceil(2) / 2,
+            AudioForm::Queries(q) => frames / chunk * q.windows(self.n_window) * q.count,
+            AudioForm::Planes { .. } => frames / chunk * self.rows(chunk) + self.rows(frames % chunk),
         }
     }
 
-    /// Frames that an audio of so many is filled up to with silence.
-    pub fn whole(&self, frames: usize) -> usize {
-        match self.queries {
-            None => frames,
-            Some(_) => frames.next_multiple_of(2 * self.n_window),
+    /// Rows that a chunk of `frames` mel frames becomes.
+    pub(crate) fn rows(&self, frames: usize) -> usize {
+        match self.form {
+            AudioForm::Planes { .. } => frames.div_ceil(8),
+            _ => frames.div_ceil(2),
+        }
+    }
+
+    /// Mel frames that the feature extractor makes of so many samples at 16,000 a second.
+    pub fn mel_frames(&self, samples: usize) -> usize {
+        match self.form {
+            AudioForm::Pairs => samples.div_ceil(HOP).min(MAX_SECONDS * 100),
+            AudioForm::Queries(_) => samples.div_ceil(HOP).next_multiple_of(2 * self.n_window),
+            AudioForm::Planes { .. } => samples / HOP,
         }
     }
 }
@@ -380,6 +420,9 @@ impl QueryConfig {
         (rows - self.window) / self.stride + 1
     }
 }
+
+/// Samples between mel frames, at 16,000 a second.
+const HOP: usize = 160;
 
 /// Ids of the placeholder tokens and their delimiters. `None` where a family lacks one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -423,6 +466,11 @@ pub enum PositionRule {
         per_second: f64,
         /// `seconds_per_chunk`.
         seconds_per_chunk: f64,
+    },
+    /// Qwen3-Omni: times are not rounded; audio and frames of one video merge by time, token by token.
+    Merged {
+        /// `position_id_per_seconds`.
+        per_second: f64,
     },
 }
 

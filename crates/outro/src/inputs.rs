@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::config::{Config, VisionConfig};
+use crate::config::{AudioForm, Config, VisionConfig};
 use crate::error::{Error, Result};
 use crate::tiles::Layout;
 
@@ -484,7 +484,7 @@ impl Inputs {
             if let Some(len) = a
                 .lengths
                 .iter()
-                .find(|n| audio.queries.is_some() && !n.is_multiple_of(chunk))
+                .find(|n| matches!(audio.form, AudioForm::Queries(_)) && !n.is_multiple_of(chunk))
             {
                 let problem = format!("has an audio of {len} frames; this model takes multiples of {chunk}");
                 return Err(Error::input("feature_attention_mask", problem));

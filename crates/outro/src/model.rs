@@ -114,7 +114,8 @@ pub struct MediaEmbeds {
     pub video: Mat,
     /// Tokens of all audios.
     pub audio: Mat,
-    /// For each of the first decoder layers what is added to the tokens of all images, then of all videos.
+    /// For each of the first decoder layers what is added to the tokens of all images, then of all videos
+    /// (`VisionConfig::deepstack`).
     pub deepstack: Arc<Vec<Mat>>,
 }
 
@@ -276,7 +277,7 @@ impl Model {
             patches(&inputs.pixel_values_videos),
         );
         let total = images + videos;
-        let image = self.encode_vision(inputs, false, &mut |done| {
+        let mut image = self.encode_vision(inputs, false, &mut |done| {
             progress(Progress::Vision { done, total });
         })?;
         let mut video = self.encode_vision(inputs, true, &mut |done| {
@@ -286,22 +287,36 @@ impl Model {
             });
         })?;
         if !inputs.kept.is_empty() {
-            let rows = video.data.chunks_exact(video.cols).zip(&inputs.kept);
-            video.data = rows.filter(|r| *r.1).flat_map(|r| r.0).copied().collect();
+            for video in &mut video {
+                let rows = video.data.chunks_exact(video.cols).zip(&inputs.kept);
+                video.data = rows.filter(|r| *r.1).flat_map(|r| r.0).copied().collect();
+            }
+        }
+        let mut deepstack = image.split_off(1);
+        for (all, video) in deepstack.iter_mut().zip(video.split_off(1)) {
+            all.data.extend(video.data);
         }
         Ok(MediaEmbeds {
-            image,
-            video,
+            image: image.swap_remove(0),
+            video: video.swap_remove(0),
             audio: self.encode_audio(inputs, progress)?,
-            deepstack: Arc::default(),
+            deepstack: Arc::new(deepstack),
         })
     }
 
-    fn encode_vision(&self, inputs: &Inputs, videos: bool, progress: &mut dyn FnMut(usize)) -> Result<Mat> {
-        let mut out = Mat {
+    /// Tokens of all images or of all videos, then what is added to them behind the first decoder layers.
+    fn encode_vision(
+        &self,
+        inputs: &Inputs,
+        videos: bool,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Vec<Mat>> {
+        let deep = self.config.vision.as_ref().map_or(0, |v| v.deepstack.len());
+        let empty = |_| Mat {
             cols: self.config.text.hidden,
             data: Vec::new(),
         };
+        let mut out: Vec<Mat> = (0..=deep).map(empty).collect();
         let (key, pixels) = if videos {
             ("pixel_values_videos", &inputs.pixel_values_videos)
         } else {
@@ -322,7 +337,9 @@ impl Model {
                 (v.image_merge, Layout::image(v, *grid, size))
             };
             let made = tower.forward(part, *grid, merge, &tokens, &mut |n| progress(done + n))?;
-            out.data.extend(made.data);
+            for (out, made) in out.iter_mut().zip(made) {
+                out.data.extend(made.data);
+            }
             done += rows;
         }
         Ok(out)
@@ -341,11 +358,12 @@ impl Model {
             .as_ref()
             .ok_or_else(|| Error::input("input_features", "given, and this model has no audio tower"))?;
         let (total, mut done) = (audio.lengths.iter().sum(), 0);
+        let longest = audio.lengths.iter().copied().max().unwrap_or(0);
         for frames in &audio.lengths {
             let mel = &audio.data[done * audio.mel_bins..(done + frames) * audio.mel_bins];
             out.data.extend(
                 tower
-                    .forward(mel, &mut |n| {
+                    .forward(mel, longest, &mut |n| {
                         progress(Progress::Audio {
                             done: done + n,
                             total,

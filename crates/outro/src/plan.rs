@@ -5,14 +5,10 @@ use std::path::Path;
 use outro_media::{Kind, MediaInfo, Sampling, VideoInfo};
 
 use crate::chat::{Conversation, Part};
+use crate::config::{AudioConfig, AudioForm};
 use crate::error::{Error, Result};
 use crate::prepare::Preparer;
 use crate::prompt::Medium;
-
-/// Samples between mel frames, at 16,000 a second.
-const HOP: usize = 160;
-/// The feature extractor keeps 300 seconds.
-const MAX_MEL: usize = 30_000;
 
 /// How media are read.
 #[derive(Clone, Debug)]
@@ -249,14 +245,13 @@ impl Preparer {
             let s = &options.sampling;
             let (from, to) = (s.start.unwrap_or(0.0).max(0.0), s.end.unwrap_or(f64::INFINITY));
             item.seconds = (to.min(audio.duration) - from).max(0.0);
-            item.mel_frames = ((item.seconds * 16_000.0).round() as usize)
-                .div_ceil(HOP)
-                .min(MAX_MEL);
+            let samples = (item.seconds * 16_000.0).round() as usize;
             if let Some(tower) = &self.config.audio {
-                item.mel_frames = tower.whole(item.mel_frames);
+                item.mel_frames = tower.mel_frames(samples);
                 item.audio_tokens = tower.tokens(item.mel_frames);
             }
-            if item.seconds > 300.0 {
+            let cut = |a: &AudioConfig| a.form == AudioForm::Pairs;
+            if item.seconds > 300.0 && self.config.audio.as_ref().is_some_and(cut) {
                 let problem = "only the first 300 seconds of the sound are heard (the processor's limit)";
                 notes.push(format!(
                     "{}: {problem}; use --start/--end for another part",
@@ -278,7 +273,7 @@ impl Preparer {
             },
             Kind::Video if self.config.frames.stamps.is_some() => {
                 let v = item.info.video.as_ref();
-                let seconds = times(&item.indices, v.map_or(1.0, |v| v.fps));
+                let seconds = self.times(&item.indices, v.map_or(1.0, |v| v.fps));
                 Medium::frames(&self.config, item.grid, seconds, &[])
             }
             Kind::Video => Medium::Video {
@@ -310,11 +305,15 @@ impl Preparer {
             [count.div_ceil(p.temporal), height / p.patch, width / p.patch],
         ))
     }
-}
 
-/// When frames of these numbers are shown, in seconds.
-pub(crate) fn times(indices: &[usize], fps: f64) -> Vec<f64> {
-    indices.iter().map(|i| *i as f64 / fps).collect()
+    /// When frames of these numbers are shown, in seconds: the middle between the first and the last of a patch.
+    pub(crate) fn times(&self, indices: &[usize], fps: f64) -> Vec<f64> {
+        let temporal = self.processor.patches.temporal;
+        let last = indices.last().copied().unwrap_or(0);
+        let at = |i: usize| indices.get(i).copied().unwrap_or(last) as f64 / fps;
+        let middle = |i| f64::midpoint(at(i), at(i + temporal - 1));
+        (0..indices.len()).step_by(temporal).map(middle).collect()
+    }
 }
 
 /// Whether there is one image: only then is it looked at in parts, by models that do so.

@@ -2,7 +2,8 @@
 //!
 //! The rules are `get_rope_index` of transformers 4.52.3. Text counts all three axes together. An image or video starts
 //! where the text before it ended and adds its grid coordinate; text goes on after the largest number of the block
-//! before it. In Qwen2.5-Omni sound and frames of one video start together and alternate in chunks of time.
+//! before it. In Qwen2.5-Omni sound and frames of one video start together and alternate in chunks of time; in Qwen3-Omni,
+//! which transformers 5.23.0 has, token by token. Positions are whole numbers but for times in Qwen3-Omni.
 
 use crate::config::{Config, PositionRule};
 use crate::error::{Error, Result};
@@ -48,7 +49,7 @@ pub enum Span {
     Audio {
         /// Which audio, those of videos counted too.
         item: usize,
-        /// Token within it; 25 are a second.
+        /// Token within it; 25 are a second in Qwen2.5-Omni, 13 in Qwen3-Omni.
         index: usize,
     },
 }
@@ -59,10 +60,9 @@ pub enum Span {
 /// Placeholders without their media, or cut off, or without their delimiter.
 pub fn positions(c: &Config, inputs: &Inputs) -> Result<Positions> {
     let rows = walk(c, inputs)?;
-    let largest = rows.iter().flat_map(|r| r.0).max().unwrap_or(-1);
     Ok(Positions {
-        ids: rows.iter().map(|r| r.0.map(|p| p as f32)).collect(),
-        next: (largest + 1) as f32,
+        ids: rows.iter().map(|r| r.0).collect(),
+        next: largest(&rows).unwrap_or(-1.0) + 1.0,
     })
 }
 
@@ -74,7 +74,12 @@ pub fn spans(c: &Config, inputs: &Inputs) -> Result<Vec<Span>> {
     Ok(walk(c, inputs)?.into_iter().map(|r| r.1).collect())
 }
 
-type Row = ([i64; 3], Span);
+/// Positions, in f32 as the reference adds them up, and what it is.
+type Row = ([f32; 3], Span);
+
+fn largest(rows: &[Row]) -> Option<f32> {
+    rows.iter().flat_map(|r| r.0).reduce(f32::max)
+}
 
 /// Where chunks of `length` units of time end, given each token's time; the last end is `times.len()`.
 /// A chunk without tokens gives up its place to the next token, as in the reference.
@@ -112,7 +117,7 @@ struct Walk<'a> {
     inputs: &'a Inputs,
     rows: Vec<Row>,
     /// Where the next block starts: one more than the largest of the block before.
-    next: i64,
+    next: f32,
     /// The next frame of a video whose frames stand apart: its video, its step, and the tokens before it, kept or not.
     frame: (usize, usize, usize),
 }
@@ -124,7 +129,7 @@ fn walk(config: &Config, inputs: &Inputs) -> Result<Vec<Row>> {
         config,
         inputs,
         rows: Vec::with_capacity(ids.len()),
-        next: 0,
+        next: 0.0,
         frame: (0, 0, 0),
     };
     let (mut images, mut videos, mut audios) = (0, 0, 0);
@@ -158,7 +163,7 @@ fn walk(config: &Config, inputs: &Inputs) -> Result<Vec<Row>> {
             audios += 1;
         } else {
             w.rows.push(([w.next; 3], Span::Text));
-            w.next += 1;
+            w.next += 1.0;
         }
     }
     Ok(w.rows)
@@ -211,29 +216,30 @@ impl Walk<'_> {
     }
 
     /// Numbers of the time axis at each grid step, from the block's start.
-    fn times(&self, steps: usize, seconds: f32) -> Vec<i64> {
-        let steps = 0..steps;
-        match self.config.positions {
-            PositionRule::Text => steps.map(|_| 0).collect(),
-            PositionRule::Grid => steps.map(|i| i as i64).collect(),
+    fn times(&self, steps: usize, seconds: f32) -> impl Iterator<Item = f32> + use<> {
+        let rule = self.config.positions;
+        (0..steps).map(move |i| match rule {
+            PositionRule::Text => 0.0,
+            PositionRule::Grid => i as f32,
             // The reference converts the seconds to whole ones before it multiplies.
-            PositionRule::QwenVl { tokens_per_second } => steps
-                .map(|i| (i as f32 * seconds.trunc() * tokens_per_second as f32) as i64)
-                .collect(),
-            PositionRule::Tmrope { per_second, .. } | PositionRule::Salmonn { per_second } => steps
-                .map(|i| (i as f32 * seconds * per_second as f32) as i64)
-                .collect(),
-        }
+            PositionRule::QwenVl { tokens_per_second } => {
+                (i as f32 * seconds.trunc() * tokens_per_second as f32).trunc()
+            }
+            PositionRule::Tmrope { per_second, .. } | PositionRule::Salmonn { per_second } => {
+                (i as f32 * seconds * per_second as f32).trunc()
+            }
+            PositionRule::Merged { per_second } => i as f32 * seconds * per_second as f32,
+        })
     }
 
     /// Positions of a grid's tokens that starts at `self.next`, with their coordinates.
-    fn cells(&self, [t, h, w]: [usize; 3], seconds: f32) -> Vec<([i64; 3], [usize; 3])> {
+    fn cells(&self, [t, h, w]: [usize; 3], seconds: f32) -> Vec<([f32; 3], [usize; 3])> {
         let mut cells = Vec::with_capacity(t * h * w);
-        for (step, time) in self.times(t, seconds).into_iter().enumerate() {
+        for (step, time) in self.times(t, seconds).enumerate() {
             for y in 0..h {
                 for x in 0..w {
                     cells.push((
-                        [self.next + time, self.next + y as i64, self.next + x as i64],
+                        [self.next + time, self.next + y as f32, self.next + x as f32],
                         [step, y, x],
                     ));
                 }
@@ -244,10 +250,10 @@ impl Walk<'_> {
     }
 
     /// Where media count as text does, one number a row.
-    fn count_text(&self, cells: &mut [([i64; 3], [usize; 3])]) {
+    fn count_text(&self, cells: &mut [([f32; 3], [usize; 3])]) {
         if self.config.positions == PositionRule::Text {
             for (i, cell) in cells.iter_mut().enumerate() {
-                cell.0 = [self.next + i as i64; 3];
+                cell.0 = [self.next + i as f32; 3];
             }
         }
     }
@@ -255,8 +261,8 @@ impl Walk<'_> {
     fn push(&mut self, block: impl Iterator<Item = Row>) {
         let start = self.rows.len();
         self.rows.extend(block);
-        if let Some(largest) = self.rows[start..].iter().flat_map(|r| r.0).max() {
-            self.next = largest + 1;
+        if let Some(largest) = largest(&self.rows[start..]) {
+            self.next = largest + 1.0;
         }
     }
 
@@ -298,8 +304,8 @@ impl Walk<'_> {
         let side = self.config.vision.as_ref().and_then(|v| v.positions).unwrap_or(1);
         self.take(Some(layout.count(side)), &[id], what)?;
         let start = self.next;
-        let cells = layout.cells(side).into_iter().zip(start..);
-        self.push(cells.map(|(cell, at)| ([at; 3], cell.map_or(Span::Text, &span))));
+        let cells = layout.cells(side).into_iter().zip(0..);
+        self.push(cells.map(|(cell, i)| ([start + i as f32; 3], cell.map_or(Span::Text, &span))));
         Ok(())
     }
 
@@ -387,7 +393,7 @@ impl Walk<'_> {
         let start = self.next;
         let flat = matches!(self.config.positions, PositionRule::Salmonn { .. });
         self.push((0..n).map(|index| {
-            let at = start + index as i64;
+            let at = start + index as f32;
             (
                 [at, at, if flat { start } else { at }],
                 Span::Audio { item, index },
@@ -419,7 +425,7 @@ impl Walk<'_> {
             .iter()
             .filter_map(|id| {
                 if Some(*id) == t.audio {
-                    let at = start + index as i64;
+                    let at = start + index as f32;
                     index += 1;
                     return Some((
                         [at, start, at],
@@ -433,26 +439,16 @@ impl Walk<'_> {
                 Some((p, Span::Video { item, t, y, x }))
             })
             .collect();
-        let latest = block.iter().map(|r| r.0[0]).max();
+        let latest = block.iter().map(|r| r.0[0]).reduce(f32::max);
         self.push(block.into_iter());
         if let Some(latest) = latest.filter(|_| last) {
-            self.next = latest + 1;
+            self.next = latest + 1.0;
         }
         Ok(())
     }
 
-    /// Frames and sound of one video. The two start tokens before it share a position, and so do the two end tokens.
+    /// Frames and sound of one video.
     fn video_with_sound(&mut self, item: usize, audio: usize) -> Result<()> {
-        let PositionRule::Tmrope {
-            per_second,
-            seconds_per_chunk,
-        } = self.config.positions
-        else {
-            return Err(Error::input(
-                "use_audio_in_video",
-                "this model cannot interleave sound with frames",
-            ));
-        };
         let (grid, video_n) = self.grid(self.inputs.pixel_values_videos.as_ref(), item, "video")?;
         let audio_n = self.audio_len(audio)?;
         let t = &self.config.tokens;
@@ -464,23 +460,66 @@ impl Walk<'_> {
             let problem = format!("video {item} holds {found} audio placeholders, its sound gives {audio_n}");
             return Err(Error::input("input_ids", problem));
         }
-        if let Some(start) = self.rows.last_mut() {
-            start.0 = start.0.map(|p| p - 1);
+        match self.config.positions {
+            PositionRule::Tmrope {
+                per_second,
+                seconds_per_chunk,
+            } => {
+                let chunk = (per_second * seconds_per_chunk).trunc() as f32;
+                self.in_chunks((item, grid), (audio, audio_n), chunk);
+            }
+            PositionRule::Merged { .. } => self.merged((item, grid), (audio, audio_n)),
+            _ => {
+                let problem = "this model cannot interleave sound with frames";
+                return Err(Error::input("use_audio_in_video", problem));
+            }
         }
-        self.next -= 1;
-        let chunk = (per_second * seconds_per_chunk) as i64;
+        Ok(())
+    }
+
+    /// Token by token: frames before the sound of their time. What follows goes on after what is left when one of them
+    /// ends, whatever came before, as in the reference.
+    fn merged(&mut self, (item, grid): (usize, [usize; 3]), (audio, audio_n): (usize, usize)) {
         let cells = self.cells(grid, self.seconds(item));
-        let times: Vec<i64> = cells.iter().map(|c| c.0[0] - self.next).collect();
-        let video_ends = chunk_ends(&times, |k| (k as i64).saturating_mul(chunk));
-        let indices: Vec<i64> = (0..audio_n as i64).collect();
-        let audio_ends = chunk_ends(&indices, |k| (k as i64).saturating_mul(chunk));
+        let start = self.next;
+        let sound = |index: usize| ([start + index as f32; 3], Span::Audio { item: audio, index });
+        let video = |i: usize| {
+            let (p, [t, y, x]) = cells[i];
+            (p, Span::Video { item, t, y, x })
+        };
+        let (mut v, mut a) = (0, 0);
+        while v < cells.len() && a < audio_n {
+            if cells[v].0[0] <= start + a as f32 {
+                self.rows.push(video(v));
+                v += 1;
+            } else {
+                self.rows.push(sound(a));
+                a += 1;
+            }
+        }
+        self.push((v..cells.len()).map(video));
+        self.push((a..audio_n).map(sound));
+    }
+
+    /// Chunk by chunk of so many positions. The two start tokens before the video share a position, and so do the two end
+    /// tokens.
+    fn in_chunks(&mut self, (item, grid): (usize, [usize; 3]), (audio, audio_n): (usize, usize), chunk: f32) {
+        if let Some(start) = self.rows.last_mut() {
+            start.0 = start.0.map(|p| p - 1.0);
+        }
+        self.next -= 1.0;
+        let cells = self.cells(grid, self.seconds(item));
+        let times: Vec<f32> = cells.iter().map(|c| c.0[0] - self.next).collect();
+        let video_ends = chunk_ends(&times, |k| k as f32 * chunk);
+        let indices: Vec<f32> = (0..audio_n).map(|i| i as f32).collect();
+        let audio_ends = chunk_ends(&indices, |k| k as f32 * chunk);
         let start = self.next;
         for (video, range) in interleave(&video_ends, &audio_ends) {
             if video {
                 let part = cells[range].iter();
                 self.push(part.map(|&(p, [t, y, x])| (p, Span::Video { item, t, y, x })));
             } else {
-                self.push(range.map(|index| ([start + index as i64; 3], Span::Audio { item: audio, index })));
+                self.push(range.map(|index| ([start + index as f32; 3], Span::Audio { item: audio, index })));
             }
         }
         // The two end tokens: the first one here, the second one's turn comes with the same number.
@@ -489,7 +528,6 @@ impl Walk<'_> {
                 self.rows.push(([self.next; 3], Span::Text));
             }
         }
-        self.next += 1;
-        Ok(())
+        self.next += 1.0;
     }
 }

@@ -9,11 +9,11 @@ use std::thread::{self, ScopedJoinHandle};
 use outro_media::{Frames, MediaInfo, PatchConfig, VideoInfo};
 
 use crate::chat::{Conversation, MediaTokens, Part, Template};
-use crate::config::Config;
+use crate::config::{AudioForm, Config};
 use crate::error::{Error, Result};
 use crate::inputs::{AudioFeatures, Inputs, Pixels};
 pub use crate::plan::{MediaOptions, Plan, PlannedItem};
-use crate::plan::{one_image, silent, times};
+use crate::plan::{one_image, silent};
 use crate::positions::{Span, spans};
 use crate::preprocessor::{self, Processor};
 use crate::prompt::{Medium, expand, stamp};
@@ -164,7 +164,7 @@ impl Preparer {
         options: &MediaOptions,
     ) -> Result<Media> {
         let (indices, [height, width], _) = self.plan_frames(video, options)?;
-        let seconds = times(&indices, video.fps);
+        let seconds = self.times(&indices, video.fps);
         let mut media = Media {
             parts: vec![Part::Video(PathBuf::new())],
             ..Media::default()
@@ -388,7 +388,10 @@ impl Preparer {
             .template
             .render(conversation, self.settings.system.as_deref(), &tokens)?;
         if let Some(stamps) = &self.config.frames.stamps {
-            let names: Vec<String> = [t.image, t.video].into_iter().map(name).collect();
+            let mut names: Vec<String> = [t.image, t.video].into_iter().map(name).collect();
+            if stamps.delimited {
+                names[1] = name(t.vision_start) + &names[1] + &name(t.vision_end);
+            }
             let names: Vec<&str> = names
                 .iter()
                 .map(String::as_str)
@@ -456,9 +459,10 @@ fn hear(file: &MediaInfo, options: &MediaOptions) -> Result<Vec<f32>> {
 /// Samples to a spectrogram in `inputs`; the tokens it gives. Too little sound for a token is left out.
 fn push_sound(samples: &[f32], config: &Config, inputs: &mut Inputs) -> usize {
     let Some(tower) = &config.audio else { return 0 };
-    let mel = match tower.queries {
-        None => outro_media::log_mel(samples),
-        Some(_) => outro_media::log_mel_in_chunks(samples, 2 * tower.n_window),
+    let mel = match tower.form {
+        AudioForm::Pairs => outro_media::log_mel(samples),
+        AudioForm::Queries(_) => outro_media::log_mel_in_chunks(samples, 2 * tower.n_window),
+        AudioForm::Planes { .. } => outro_media::log_mel_whole(samples),
     };
     let tokens = tower.tokens(mel.frames);
     if tokens > 0 {

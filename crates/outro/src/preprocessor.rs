@@ -19,6 +19,10 @@ pub(crate) struct Processor {
     pub(crate) image: (usize, usize),
     /// Fewest pixels of a frame, and most of all frames together, where they share them.
     pub(crate) video: Option<(usize, usize)>,
+    /// Whether the fewest are shared, too.
+    both: bool,
+    /// Of the second resize, where the first knows nothing of the model's patches.
+    second: Option<(usize, usize)>,
     /// How images and how frames are resized.
     pub(crate) image_resize: Resize,
     pub(crate) resize: Resize,
@@ -41,6 +45,8 @@ pub(crate) fn load(dir: &Path, config: &Config) -> Result<Processor> {
         image_merge: 1,
         image: (4 * 28 * 28, 16384 * 28 * 28),
         video: None,
+        both: rule.shared.is_some_and(|s| s.both),
+        second: rule.second,
         image_resize: outro_media::resize_image,
         resize: outro_media::resize,
         sampling: rule.sampling.clone(),
@@ -57,8 +63,10 @@ pub(crate) fn load(dir: &Path, config: &Config) -> Result<Processor> {
             ("merge_size", v.image_merge),
         ])?;
     }
-    if rule.shared.is_some() || this.tiles.is_some() {
+    if rule.shared.is_some() || this.tiles.is_some() || rule.second.is_some() {
         (p.mean, p.std) = (GREY, GREY);
+    }
+    if rule.shared.is_some() || this.tiles.is_some() {
         (this.image_resize, this.resize) = (outro_media::resize_bytes, outro_media::resize_bytes);
     }
     images.triple("image_mean", &mut p.mean, |_| true)?;
@@ -134,11 +142,19 @@ impl Processor {
         let side = self.patches.patch * self.image_merge;
         let most = max.unwrap_or(self.image.1).min(self.image.1);
         let limits = (self.image.0.min(most), most);
-        Ok(if self.video.is_some() {
-            outro_media::shared_size(height, width, 1, side, limits)?
+        if self.video.is_some() {
+            return Ok(outro_media::shared_size(height, width, 1, side, limits)?);
+        }
+        let mut first = FrameLimits::image();
+        if self.second.is_some() {
+            first.max_pixels = first.max_pixels.min(max.unwrap_or(usize::MAX));
+            first.min_pixels = first.min_pixels.min(first.max_pixels);
+            first.then = (side, limits);
         } else {
-            outro_media::image_size(height, width, side, limits.0, limits.1)?
-        })
+            (first.min_pixels, first.max_pixels) = limits;
+            (first.factor, first.then.0) = (side, side);
+        }
+        Ok(outro_media::image_size(height, width, &first)?)
     }
 
     /// Height and width of a video's `frames` frames after resizing; `max` is the caller's limit on a frame's pixels.
@@ -156,12 +172,18 @@ impl Processor {
         if let Some((least, most)) = self.video {
             let own = max.map_or(usize::MAX, |m| m.saturating_mul(frames));
             let limits = (least.min(max.unwrap_or(least)), most.min(own));
-            return Ok(outro_media::shared_size(height, width, frames, side, limits)?);
+            return Ok(if self.both {
+                let count = (frames, self.patches.temporal);
+                outro_media::volume_size(height, width, count, side, limits)?
+            } else {
+                outro_media::shared_size(height, width, frames, side, limits)?
+            });
         }
-        let mut limits = FrameLimits {
-            factor: side,
-            ..FrameLimits::default()
-        };
+        let mut limits = FrameLimits::default();
+        match self.second {
+            Some((least, most)) => limits.then = (side, (least.min(max.unwrap_or(least)), most)),
+            None => (limits.factor, limits.then.0) = (side, side),
+        }
         if let Some(max) = max {
             limits.max_pixels = max;
             limits.min_pixels = limits.min_pixels.min(max);

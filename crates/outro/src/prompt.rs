@@ -219,18 +219,33 @@ fn order(c: &Config, grid: [usize; 3], seconds: f64, video: usize, sound: usize)
             .flat_map(|i| [(true, video / steps), (false, share(i))])
             .collect();
     }
-    let PositionRule::Tmrope {
-        per_second,
-        seconds_per_chunk,
-    } = c.positions
-    else {
-        return vec![(true, video), (false, sound)];
-    };
-    let chunk = (per_second * seconds_per_chunk).trunc();
     let cells = video / grid[0].max(1);
-    let times: Vec<f64> = (0..grid[0])
-        .flat_map(|step| std::iter::repeat_n(step as f64 * seconds * per_second, cells))
-        .collect();
+    let times = |per_second: f64| -> Vec<f64> {
+        let time = |step: usize| step as f64 * seconds * per_second;
+        (0..grid[0])
+            .flat_map(|step| std::iter::repeat_n(time(step), cells))
+            .collect()
+    };
+    let (per_second, seconds_per_chunk) = match c.positions {
+        PositionRule::Tmrope {
+            per_second,
+            seconds_per_chunk,
+        } => (per_second, seconds_per_chunk),
+        PositionRule::Merged { per_second } => {
+            // Each token of sound after the frames that are not later.
+            let (times, mut runs, mut done) = (times(per_second), Vec::new(), 0);
+            for i in 0..sound {
+                let before = times[done..].partition_point(|t| *t <= i as f64);
+                runs.extend([(true, before), (false, 1)]);
+                done += before;
+            }
+            runs.push((true, video - done));
+            return runs;
+        }
+        _ => return vec![(true, video), (false, sound)],
+    };
+    let times = times(per_second);
+    let chunk = (per_second * seconds_per_chunk).trunc();
     let indices: Vec<f64> = (0..sound).map(|i| i as f64).collect();
     let boundary = |k: usize| k as f64 * chunk;
     let runs = interleave(&chunk_ends(&times, boundary), &chunk_ends(&indices, boundary));

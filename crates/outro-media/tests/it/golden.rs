@@ -104,7 +104,7 @@ fn smart_resize_is_exact() {
             }
         };
         check("image_hf_default", smart_resize(h, w, 28, 3136, 12_845_056));
-        check("omni_utils_image", image_size(h, w, 28, 4 * 784, 16_384 * 784));
+        check("omni_utils_image", image_size(h, w, &FrameLimits::image()));
         check("video_128_768", video_size(h, w, 4, &limits));
     }
 }

@@ -1,26 +1,34 @@
-//! The audio tower: a Whisper-style encoder that works in chunks of `2 * n_window` mel frames, then halves time.
+//! The audio tower: a Whisper-style encoder that works in chunks of `2 * n_window` mel frames, what makes its rows of the
+//! frames, and what makes tokens of its rows.
 
 use std::ops::Range;
 
 use outro_kernels::{AttentionShape, Mask, attend, gelu};
 
 use super::AUDIO_NORM_EPS;
-use super::block::Norm;
+use super::block::{Mlp, Norm};
+use super::planes::Planes;
 use super::queries::Queries;
 use crate::checkpoint::Matrix;
-use crate::config::{AudioConfig, Norm as Kind};
+use crate::config::{Activation, AudioConfig, AudioForm, Norm as Kind};
 use crate::error::{Error, Result};
 use crate::nn::{Linear, Mat, Weights};
 
 pub(crate) struct AudioTower {
     config: AudioConfig,
-    conv1: Linear,
-    conv2: Linear,
+    stem: Stem,
     layers: Vec<Layer>,
     norm: Norm,
     head: Head,
-    /// Sinusoids `[n_window, d_model]`, or what the checkpoint has.
+    /// Sinusoids `[rows of a chunk, d_model]`, or what the checkpoint has.
     positions: Vec<f32>,
+}
+
+/// What makes rows of mel frames.
+enum Stem {
+    /// Convolutions over time, the second of stride 2.
+    Lines(Box<[Linear; 2]>),
+    Planes(Box<Planes>),
 }
 
 /// What makes tokens of the encoder's rows.
@@ -28,6 +36,8 @@ enum Head {
     /// Means of pairs, projected.
     Pairs(Linear),
     Windows(Box<Queries>),
+    /// A token a row.
+    Rows(Box<Mlp>),
 }
 
 struct Layer {
@@ -41,10 +51,10 @@ struct Layer {
     down: Linear,
 }
 
-/// Chunks that go through the tower at once.
+/// Chunks that go through the tower at once, or as many more as attention sees together.
 const CHUNKS: usize = 16;
 
-/// Tokens that an audio of `frames` mel frames becomes: a convolution of stride 2, then pairs are averaged.
+/// Tokens that an audio of `frames` mel frames becomes in Qwen2.5-Omni: a convolution of stride 2, then pairs are averaged.
 pub fn audio_tokens(frames: usize) -> usize {
     frames.div_ceil(2) / 2
 }
@@ -53,6 +63,10 @@ impl AudioTower {
     pub(crate) fn load(w: Weights, prefix: &str, c: &AudioConfig) -> Result<Self> {
         let d = c.hidden;
         let layer_norm = |prefix: &str, width| Norm::load(w, prefix, width, Kind::Layer, AUDIO_NORM_EPS);
+        let planes = match c.form {
+            AudioForm::Planes { channels, .. } => Some(channels),
+            _ => None,
+        };
         let layers = (0..c.layers)
             .map(|i| {
                 let p = format!("{prefix}layers.{i}.");
@@ -60,7 +74,7 @@ impl AudioTower {
                 Ok(Layer {
                     norm1: layer_norm(&format!("{p}self_attn_layer_norm"), d)?,
                     q: w.linear(&format!("{a}q_proj"), d, d, true)?,
-                    k: w.linear(&format!("{a}k_proj"), d, d, false)?,
+                    k: w.linear(&format!("{a}k_proj"), d, d, planes.is_some())?,
                     v: w.linear(&format!("{a}v_proj"), d, d, true)?,
                     o: w.linear(&format!("{a}out_proj"), d, d, true)?,
                     norm2: layer_norm(&format!("{p}final_layer_norm"), d)?,
@@ -70,31 +84,34 @@ impl AudioTower {
             })
             .collect::<Result<_>>()?;
         Ok(Self {
-            conv1: w.linear_shaped(&format!("{prefix}conv1"), &[d, c.mel_bins, 3], true)?,
-            conv2: w.linear_shaped(&format!("{prefix}conv2"), &[d, d, 3], true)?,
-            layers,
-            norm: layer_norm(
-                &format!(
-                    "{prefix}{}",
-                    if c.queries.is_some() {
-                        "layer_norm"
-                    } else {
-                        "ln_post"
-                    }
-                ),
-                d,
-            )?,
-            head: match &c.queries {
-                None => Head::Pairs(w.linear(&format!("{prefix}proj"), c.out, d, true)?),
-                Some(q) => Head::Windows(Box::new(Queries::load(w, prefix, c, q)?)),
+            stem: match planes {
+                Some(channels) => Stem::Planes(Box::new(Planes::load(w, prefix, channels, c.mel_bins, d)?)),
+                None => Stem::Lines(Box::new([
+                    w.linear_shaped(&format!("{prefix}conv1"), &[d, c.mel_bins, 3], true)?,
+                    w.linear_shaped(&format!("{prefix}conv2"), &[d, d, 3], true)?,
+                ])),
             },
-            positions: if c.queries.is_some() {
+            layers,
+            norm: match c.form {
+                AudioForm::Queries(_) => layer_norm(&format!("{prefix}layer_norm"), d)?,
+                _ => layer_norm(&format!("{prefix}ln_post"), d)?,
+            },
+            head: match &c.form {
+                AudioForm::Pairs => Head::Pairs(w.linear(&format!("{prefix}proj"), c.out, d, true)?),
+                AudioForm::Queries(q) => Head::Windows(Box::new(Queries::load(w, prefix, c, q)?)),
+                AudioForm::Planes { .. } => Head::Rows(Box::new(Mlp::new(
+                    w.linear(&format!("{prefix}proj1"), d, d, true)?,
+                    w.linear(&format!("{prefix}proj2"), c.out, d, true)?,
+                    Activation::Gelu,
+                ))),
+            },
+            positions: if let AudioForm::Queries(_) = c.form {
                 let table = w.matrix(&format!("{prefix}embed_positions.weight"), &[c.n_window, d])?;
                 let mut all = vec![0.0; c.n_window * d];
                 table.weight().widen(0, &mut all);
                 all
             } else {
-                sinusoids(c.n_window, d)
+                sinusoids(c.rows(2 * c.n_window), d)
             },
             config: c.clone(),
         })
@@ -105,35 +122,63 @@ impl AudioTower {
             .layers
             .iter()
             .flat_map(|l| [&l.q, &l.k, &l.v, &l.o, &l.up, &l.down]);
-        let (proj, queries) = match &self.head {
-            Head::Pairs(proj) => (Some(proj), None),
-            Head::Windows(queries) => (None, Some(queries)),
+        let (lines, planes) = match &self.stem {
+            Stem::Lines(l) => (l.as_slice(), None),
+            Stem::Planes(p) => (&[][..], Some(p)),
         };
-        [&self.conv1, &self.conv2]
-            .into_iter()
-            .chain(proj)
+        let (last, queries) = match &self.head {
+            Head::Pairs(proj) => (vec![proj], None),
+            Head::Windows(queries) => (Vec::new(), Some(queries)),
+            Head::Rows(mlp) => (vec![&mlp.up, &mlp.down], None),
+        };
+        lines
+            .iter()
+            .chain(last)
             .chain(layers)
             .map(|l| &l.weight)
+            .chain(planes.into_iter().flat_map(|p| p.matrices()))
             .chain(queries.into_iter().flat_map(|q| q.matrices()))
     }
 
-    /// Log-mel `[mel_bins, frames]` of one audio to tokens `[audio_tokens(frames), out]`. `progress` receives
-    /// the frames done.
-    pub(crate) fn forward(&self, mel: &[f32], progress: &mut dyn FnMut(usize)) -> Result<Mat> {
+    /// Log-mel `[mel_bins, frames]` of one audio to tokens `[tokens(frames), out]`. `longest` is the frames of the longest
+    /// audio of the request; `progress` receives the frames done.
+    pub(crate) fn forward(
+        &self,
+        mel: &[f32],
+        longest: usize,
+        progress: &mut dyn FnMut(usize),
+    ) -> Result<Mat> {
         let c = &self.config;
         let frames = mel.len() / c.mel_bins;
         let chunk = 2 * c.n_window;
+        let group = chunk * CHUNKS.next_multiple_of(self.together());
         let mut x = Mat {
             cols: c.hidden,
             data: Vec::new(),
         };
-        for start in (0..frames).step_by(chunk * CHUNKS) {
-            let n = (frames - start).min(chunk * CHUNKS);
-            x.data.extend(self.chunks(mel, frames, start..start + n).data);
-            progress(start + n);
+        for start in (0..frames).step_by(group) {
+            let range = start..frames.min(start + group);
+            let end = range.end;
+            let rows = match &self.stem {
+                Stem::Lines(lines) => self.lines(lines, mel, frames, range),
+                Stem::Planes(planes) => {
+                    // The reference fills all chunks of a request up to the longest, and their ends see that.
+                    let length = longest.min(chunk);
+                    let chunks = range.clone().step_by(chunk);
+                    let ends = |start: usize| start..end.min(start + chunk);
+                    let made = chunks.flat_map(|s| planes.forward(mel, frames, ends(s), length).data);
+                    Mat {
+                        cols: c.hidden,
+                        data: made.collect(),
+                    }
+                }
+            };
+            x.data.extend(self.layers(rows).data);
+            progress(end);
         }
         let out = match &self.head {
             Head::Windows(queries) => queries.forward(&self.norm.forward(&x.data), c.hidden, c.n_window),
+            Head::Rows(mlp) => mlp.forward(&self.norm.forward(&x.data)),
             Head::Pairs(proj) => {
                 let mut pooled = Mat::zeros(c.tokens(frames), c.hidden);
                 for (out, pair) in pooled
@@ -166,8 +211,16 @@ impl AudioTower {
         )
     }
 
-    /// Convolutions and attention layers over chunks of `2 * n_window` frames: nothing crosses a chunk's ends.
-    fn chunks(&self, mel: &[f32], frames: usize, range: Range<usize>) -> Mat {
+    /// Chunks that attention sees together.
+    fn together(&self) -> usize {
+        match self.config.form {
+            AudioForm::Planes { chunks, .. } => chunks,
+            _ => 1,
+        }
+    }
+
+    /// Convolutions over time, of chunks of `2 * n_window` frames: nothing crosses a chunk's ends.
+    fn lines(&self, [conv1, conv2]: &[Linear; 2], mel: &[f32], frames: usize, range: Range<usize>) -> Mat {
         let c = &self.config;
         let chunk = 2 * c.n_window;
         let starts = || range.clone().step_by(chunk);
@@ -188,15 +241,10 @@ impl AudioTower {
                 }
             }
         }
-        let mut wide = self.conv1.forward(&unfolded);
+        let mut wide = conv1.forward(&unfolded);
         gelu(&mut wide.data);
-        let bounds: Vec<usize> = std::iter::once(0)
-            .chain(starts().scan(0, |end, start| {
-                *end += length(start).div_ceil(2);
-                Some(*end)
-            }))
-            .collect();
-        let mut unfolded = vec![0f32; bounds[bounds.len() - 1] * c.hidden * 3];
+        let rows: usize = starts().map(|start| length(start).div_ceil(2)).sum();
+        let mut unfolded = vec![0f32; rows * c.hidden * 3];
         let mut rows = unfolded.chunks_exact_mut(c.hidden * 3);
         for start in starts() {
             let n = length(start);
@@ -212,12 +260,22 @@ impl AudioTower {
                 }
             }
         }
-        let mut x = self.conv2.forward(&unfolded);
-        drop(unfolded);
+        let mut x = conv2.forward(&unfolded);
         gelu(&mut x.data);
-        for chunk in x.data.chunks_mut(c.n_window * c.hidden) {
+        x
+    }
+
+    /// Positions and attention layers over the rows of whole chunks, of which the last may be cut off.
+    fn layers(&self, mut x: Mat) -> Mat {
+        let c = &self.config;
+        let rows = c.rows(2 * c.n_window);
+        for chunk in x.data.chunks_mut(rows * c.hidden) {
             outro_kernels::add(chunk, &self.positions[..chunk.len()]);
         }
+        let bounds: Vec<usize> = (0..x.rows())
+            .step_by(rows * self.together())
+            .chain([x.rows()])
+            .collect();
         let shape = AttentionShape {
             heads: c.heads,
             kv_heads: c.heads,

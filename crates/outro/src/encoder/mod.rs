@@ -3,6 +3,7 @@
 mod arrange;
 mod audio;
 mod block;
+mod planes;
 mod queries;
 mod vision;
 

@@ -20,6 +20,8 @@ pub(crate) struct VisionTower {
     /// After the last block.
     norm: Option<Norm>,
     merge: Mlp,
+    /// What makes tokens of the rows behind some of the blocks.
+    deepstack: Vec<Deep>,
     /// Ends a row of tokens, where pictures go through in parts.
     newline: Vec<f32>,
 }
@@ -30,6 +32,13 @@ struct Block {
     proj: Linear,
     norm2: Norm,
     mlp: BlockMlp,
+}
+
+/// A merger whose norm spans the patches of a token.
+struct Deep {
+    block: usize,
+    norm: Norm,
+    merge: Mlp,
 }
 
 /// Query, key and value projections: one matrix or three, by family.
@@ -85,7 +94,23 @@ impl VisionTower {
             Merger::Concat => (h * c.merge * c.merge, h * c.merge * c.merge),
             Merger::Mean => (h, c.out),
         };
-        let merge = |i: usize, out, inp| w.linear(&format!("{}{}", names.merger, n.merge[i]), out, inp, true);
+        let merge = |prefix: &str| -> Result<Mlp> {
+            let [up, down] = n.merge.map(|n| format!("{prefix}{n}"));
+            let (up, down) = (
+                w.linear(&up, middle, from, true)?,
+                w.linear(&down, c.out, middle, true)?,
+            );
+            Ok(Mlp::new(up, down, Activation::Gelu))
+        };
+        let deepstack = c.deepstack.iter().enumerate().map(|(i, block)| {
+            let prefix = format!("{prefix}{}{i}.", n.deepstack[0]);
+            let name = format!("{prefix}{}", n.deepstack[1]);
+            Ok(Deep {
+                block: *block,
+                norm: Norm::load(w, &name, from, c.norm, c.norm_eps)?,
+                merge: merge(&prefix)?,
+            })
+        });
         let mut kernel = vec![h, c.channels, c.temporal, c.patch, c.patch];
         if c.temporal == 1 {
             kernel.remove(2);
@@ -105,11 +130,8 @@ impl VisionTower {
                 Some(tiles) => w.vector(tiles.newline, c.out)?,
                 None => Vec::new(),
             },
-            merge: Mlp::new(
-                merge(0, middle, from)?,
-                merge(1, c.out, middle)?,
-                Activation::Gelu,
-            ),
+            merge: merge(names.merger)?,
+            deepstack: deepstack.collect::<Result<_>>()?,
             config: c.clone(),
         })
     }
@@ -127,8 +149,9 @@ impl VisionTower {
             }
             all
         });
-        [&self.patch, &self.merge.up, &self.merge.down]
-            .into_iter()
+        let mergers = std::iter::once(&self.merge).chain(self.deepstack.iter().map(|d| &d.merge));
+        std::iter::once(&self.patch)
+            .chain(mergers.flat_map(|m| [&m.up, &m.down]))
             .chain(blocks)
             .map(|l| &l.weight)
             .chain(&self.positions)
@@ -136,7 +159,8 @@ impl VisionTower {
 
     /// Patches `[t * h * w, channels * temporal * patch^2]` of one image or video to its tokens, where the
     /// `merge x merge` patches of a token follow each other. Frames never attend to each other, so they go through in
-    /// groups. `progress` receives the patches done.
+    /// groups. Behind the tokens come those of each merger of `VisionConfig::deepstack`. `progress` receives the patches
+    /// done.
     pub(crate) fn forward(
         &self,
         pixels: &[f32],
@@ -144,22 +168,26 @@ impl VisionTower {
         merge: usize,
         tokens: &Layout,
         progress: &mut dyn FnMut(usize),
-    ) -> Result<Mat> {
+    ) -> Result<Vec<Mat>> {
         let [frames, h, w] = grid;
         let frame = h * w * self.patch.weight.cols();
         let group = (PATCHES / (h * w)).max(1);
         let layout = FrameLayout::new(&self.config, merge, h, w);
-        let mut out = Mat {
+        let empty = || Mat {
             cols: self.config.out,
             data: Vec::new(),
         };
+        let mut all: Vec<Mat> = (0..=self.deepstack.len()).map(|_| empty()).collect();
         for (i, pixels) in pixels.chunks(frame * group).enumerate() {
-            out.data
-                .extend(self.group(pixels, pixels.len() / frame, &layout)?.data);
+            let made = self.group(pixels, pixels.len() / frame, &layout)?;
+            for (out, made) in all.iter_mut().zip(made) {
+                out.data.extend(made.data);
+            }
             progress(((i + 1) * group).min(frames) * h * w);
         }
-        if out.is_finite() {
-            Ok(arrange(out, tokens, h, &self.newline))
+        if all.iter().all(Mat::is_finite) {
+            let arranged = all.into_iter().map(|m| arrange(m, tokens, h, &self.newline));
+            Ok(arranged.collect())
         } else {
             Err(Error::NotFinite {
                 place: self.culprit(),
@@ -175,25 +203,29 @@ impl VisionTower {
         )
     }
 
-    /// Adds each patch's learned position; patches are in grid order.
+    /// Adds each patch's learned position; patches are in the order in which the tower gets them.
     fn add_positions(&self, x: &mut Mat, layout: &FrameLayout) -> Result<()> {
         let (Some(table), Some(side)) = (&self.positions, self.config.positions) else {
             return Ok(());
         };
-        if layout.grid != [side; 2] {
-            let [h, w] = layout.grid;
+        let [h, w] = layout.grid;
+        if self.config.tiles.is_some() && [h, w] != [side; 2] {
             let problem = format!("holds pictures of {h} x {w} patches, this model takes {side} x {side}");
             return Err(Error::input("pixel_values", problem));
         }
         let mut all = vec![0.0; side * side * x.cols];
         table.weight().widen(0, &mut all);
+        let merge = layout.unit.isqrt();
+        if [h, w] != [side; 2] || merge > 1 {
+            all = resampled(&all, side, layout.grid, merge);
+        }
         for frame in x.data.chunks_exact_mut(all.len()) {
             outro_kernels::add(frame, &all);
         }
         Ok(())
     }
 
-    fn group(&self, pixels: &[f32], frames: usize, layout: &FrameLayout) -> Result<Mat> {
+    fn group(&self, pixels: &[f32], frames: usize, layout: &FrameLayout) -> Result<Vec<Mat>> {
         let c = &self.config;
         let (unit, patches) = (layout.unit, layout.order.len() * layout.unit);
         let mut embedded = self.patch.forward(pixels);
@@ -222,6 +254,18 @@ impl VisionTower {
             kv_heads: c.heads,
             dim: c.hidden / c.heads,
         };
+        let tokens = layout.order.len();
+        let in_order = |merged: &Mat| {
+            let mut out = Mat::zeros(merged.rows(), c.out);
+            for f in 0..frames {
+                for (i, token) in layout.order.iter().enumerate() {
+                    out.row_mut(f * tokens + token)
+                        .copy_from_slice(merged.row(f * tokens + i));
+                }
+            }
+            out
+        };
+        let mut deep = Vec::new();
         let mut space = Space::default();
         for (i, block) in self.blocks.iter().enumerate() {
             let mut h = block.norm1.forward(&x.data);
@@ -246,6 +290,9 @@ impl VisionTower {
                     outro_kernels::add(&mut x.data, &mlp.forward(&h).data);
                 }
             }
+            for d in self.deepstack.iter().filter(|d| d.block == i) {
+                deep.push(in_order(&d.merge.forward(&d.norm.forward(&x.data))));
+            }
         }
         let h = match &self.norm {
             Some(norm) => norm.forward(&x.data),
@@ -255,16 +302,31 @@ impl VisionTower {
             Merger::Concat => self.merge.forward(&h),
             Merger::Mean => self.merge.forward(&means(&h, c.hidden, unit)),
         };
-        let mut out = Mat::zeros(merged.rows(), c.out);
-        let tokens = layout.order.len();
-        for f in 0..frames {
-            for (i, token) in layout.order.iter().enumerate() {
-                out.row_mut(f * tokens + token)
-                    .copy_from_slice(merged.row(f * tokens + i));
-            }
-        }
-        Ok(out)
+        Ok(std::iter::once(in_order(&merged)).chain(deep).collect())
     }
+}
+
+/// A square table of positions `[side * side, width]` interpolated to a grid, corners on corners, in the order of patches:
+/// those of a token follow each other.
+fn resampled(table: &[f32], side: usize, [h, w]: [usize; 2], merge: usize) -> Vec<f32> {
+    let width = table.len() / (side * side);
+    let tap = |i: usize, n: usize| {
+        let at = (i * (side - 1)) as f32 / (n - 1).max(1) as f32;
+        (at as usize, (at as usize + 1).min(side - 1), at - at.floor())
+    };
+    let mut out = Vec::with_capacity(h * w * width);
+    for place in 0..h * w {
+        let (token, patch) = (place / (merge * merge), place % (merge * merge));
+        let (y0, y1, b) = tap(token / (w / merge) * merge + patch / merge, h);
+        let (x0, x1, a) = tap(token % (w / merge) * merge + patch % merge, w);
+        let row = |y: usize, x: usize| &table[(y * side + x) * width..][..width];
+        let (p, q, r, s) = (row(y0, x0), row(y0, x1), row(y1, x0), row(y1, x1));
+        let weights = [(1.0 - b) * (1.0 - a), (1.0 - b) * a, b * (1.0 - a), b * a];
+        out.extend(
+            (0..width).map(|c| p[c] * weights[0] + q[c] * weights[1] + r[c] * weights[2] + s[c] * weights[3]),
+        );
+    }
+    out
 }
 
 /// Means of `unit` rows each.

@@ -43,6 +43,7 @@ const VISION: VisionNames = VisionNames {
     // Features are those of the last layer, before the tower's own norm.
     norm: "",
     merge: ["linear_1", "linear_2"],
+    deepstack: [""; 2],
 };
 
 fn parse(json: &Json) -> Result<Config> {

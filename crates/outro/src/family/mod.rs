@@ -5,6 +5,8 @@ mod qwen2_5_omni;
 mod qwen2_5_vl;
 mod qwen2_vl;
 mod qwen3;
+mod qwen3_omni;
+mod qwen3_vl;
 mod text;
 mod video_salmonn2;
 mod videollama3;
@@ -37,6 +39,8 @@ pub const FAMILIES: &[&Family] = &[
     &text::LLAMA,
     &qwen3::DENSE,
     &qwen3::MOE,
+    &qwen3_vl::FAMILY,
+    &qwen3_omni::FAMILY,
 ];
 
 pub(crate) use text::gguf;
@@ -231,6 +235,7 @@ const QWEN_VISION: VisionNames = VisionNames {
     mlp: &["mlp.fc1", "mlp.fc2"],
     norm: "merger.ln_q",
     merge: ["mlp.0", "mlp.2"],
+    deepstack: [""; 2],
 };
 
 /// A Qwen2.5 vision tower's configuration.
@@ -269,6 +274,7 @@ fn qwen2_5_vision(json: &Json, text: &TextConfig, qkv: &'static [&'static str]) 
             full_blocks: json.at("fullatt_block_indexes").list()?,
         }),
         merger: Merger::Concat,
+        deepstack: Vec::new(),
         tiles: None,
         out: tower_out(json, "out_hidden_size", text)?,
         names: VisionNames {
@@ -305,6 +311,7 @@ fn siglip_vision(json: &Json, text: &TextConfig, names: VisionNames) -> Result<V
         positions: None,
         windows: None,
         merger: Merger::Mean,
+        deepstack: Vec::new(),
         tiles: None,
         out: text.hidden,
         names,

@@ -1,7 +1,9 @@
 //! Qwen2.5-Omni: the thinker. The talker and token2wav only make speech and are never read.
 
 use super::{Family, Names, qwen2_5_vision, qwen2_text};
-use crate::config::{AudioConfig, Config, FrameRule, Json, PositionRule, SpecialTokens, TextConfig};
+use crate::config::{
+    AudioConfig, AudioForm, Config, FrameRule, Json, PositionRule, SpecialTokens, TextConfig,
+};
 use crate::error::Result;
 
 pub(super) const FAMILY: Family = Family {
@@ -14,7 +16,7 @@ pub(super) const FAMILY: Family = Family {
 const OMNI_SYSTEM: &str = "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of \
 perceiving auditory and visual inputs, as well as generating text and speech.";
 
-const NAMES: Names = Names {
+pub(super) const NAMES: Names = Names {
     text: "thinker.model.",
     lm_head: "thinker.lm_head.weight",
     vision: "thinker.visual.",
@@ -63,7 +65,8 @@ fn parse(json: &Json) -> Result<Config> {
     })
 }
 
-fn audio(json: &Json, text: &TextConfig) -> Result<AudioConfig> {
+/// The audio tower's configuration.
+pub(super) fn audio(json: &Json, text: &TextConfig) -> Result<AudioConfig> {
     let hidden = json.at("d_model").size()?;
     let heads = json.at("encoder_attention_heads").size()?;
     if !hidden.is_multiple_of(heads) || !hidden.is_multiple_of(2) || hidden < 4 {
@@ -103,6 +106,6 @@ fn audio(json: &Json, text: &TextConfig) -> Result<AudioConfig> {
         n_window,
         max_positions,
         out,
-        queries: None,
+        form: AudioForm::Pairs,
     })
 }

@@ -4,7 +4,7 @@
 use super::qwen2_5_vl::{FAMILY, NAMES};
 use super::{Names, SYSTEM, qwen_vision_tokens, qwen2_5_vision};
 use crate::config::{
-    AudioConfig, Config, FrameRule, Json, PositionRule, QueryConfig, SpecialTokens, TextConfig,
+    AudioConfig, AudioForm, Config, FrameRule, Json, PositionRule, QueryConfig, SpecialTokens, TextConfig,
 };
 use crate::error::Result;
 
@@ -87,7 +87,7 @@ fn sound(json: &Json, text: &TextConfig) -> Result<AudioConfig> {
         n_window: positions,
         max_positions: positions,
         out: text.hidden,
-        queries: Some(QueryConfig {
+        form: AudioForm::Queries(QueryConfig {
             layers: q.at("num_hidden_layers").size()?,
             hidden: wide,
             heads: q_heads,

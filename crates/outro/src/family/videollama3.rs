@@ -77,6 +77,7 @@ const VISION: VisionNames = VisionNames {
     mlp: &["mlp.fc1", "mlp.fc2"],
     norm: "post_layernorm",
     merge: ["readout.0", "readout.2"],
+    deepstack: [""; 2],
 };
 
 fn config(
@@ -97,6 +98,7 @@ fn config(
     let shared = SharedPixels {
         image: limits(vision.image_merge),
         video: limits(vision.merge),
+        both: false,
     };
     Ok(Config {
         model_type: model_type.into(),
@@ -120,10 +122,11 @@ fn config(
                 before: "Time ",
                 after: "s:",
                 between: ",",
+                delimited: false,
             }),
             drops_still: true,
             after: "\n",
-            plain_chat: false,
+            ..FrameRule::default()
         },
         names,
         system: "",

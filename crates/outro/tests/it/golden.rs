@@ -129,6 +129,20 @@ pub(crate) fn positions_by_axis(prompt: &Prompt) -> Vec<f32> {
         .collect()
 }
 
+/// Holds what the towers made to the golden values that are there; how many were.
+pub(crate) fn check_media(golden: &Golden, media: &MediaEmbeds) -> usize {
+    let kinds = [
+        ("image_embeds", &media.image),
+        ("video_embeds", &media.video),
+        ("audio_embeds", &media.audio),
+    ];
+    let kinds = kinds.map(|(key, rows)| golden.check(key, &rows.data, EMBEDS));
+    for (layer, features) in media.deepstack.iter().enumerate() {
+        golden.check(&format!("deepstack.{layer}"), &features.data, EMBEDS);
+    }
+    kinds.into_iter().filter(|there| *there).count()
+}
+
 /// Fixture checkpoints, the directories of their cases, and how many there are.
 const TINY: &[(&str, &[&str], usize)] = &[
     (
@@ -167,16 +181,7 @@ fn cases(model: &Model, dir: &Path) -> usize {
 
 fn case(model: &Model, golden: &Golden, inputs: &Inputs) {
     let media = model.encode(inputs, &mut |_| {}).unwrap();
-    for (key, rows) in [
-        ("image_embeds", &media.image),
-        ("video_embeds", &media.video),
-        ("audio_embeds", &media.audio),
-    ] {
-        golden.check(key, &rows.data, EMBEDS);
-    }
-    for (layer, features) in media.deepstack.iter().enumerate() {
-        golden.check(&format!("deepstack.{layer}"), &features.data, EMBEDS);
-    }
+    check_media(golden, &media);
     let prompt = model.prompt(inputs, &media).unwrap();
     assert!(golden.check("position_ids", &positions_by_axis(&prompt), 0.0));
     let meta = golden.meta();

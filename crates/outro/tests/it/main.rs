@@ -9,6 +9,7 @@ mod laws;
 mod prepare;
 mod quantise;
 mod qwen3;
+mod qwen3_vl;
 mod strategies;
 mod text;
 mod videollama3;

@@ -23,8 +23,6 @@ use crate::ui::{bytes, thousands};
 const LONG_SOUND: f64 = 1200.0;
 
 /// Pixels of an image where no checkpoint says otherwise: 4 to 16,384 tokens.
-const IMAGE_MIN: usize = 4 * 28 * 28;
-const IMAGE_MAX: usize = 16_384 * 28 * 28;
 
 /// What a model gets.
 #[derive(Debug, Default, Serialize)]
@@ -96,13 +94,9 @@ impl Report {
         };
         let tokens = |g: [usize; 3]| g.iter().product::<usize>() / (patches.merge * patches.merge);
         if self.info.kind == Kind::Image {
-            let (height, width) = image_size(
-                video.height,
-                video.width,
-                28,
-                IMAGE_MIN,
-                reading.max_pixels.unwrap_or(IMAGE_MAX),
-            )?;
+            let mut limits = FrameLimits::image();
+            limits.max_pixels = reading.max_pixels.unwrap_or(limits.max_pixels);
+            let (height, width) = image_size(video.height, video.width, &limits)?;
             let g = grid(1, height, width);
             (b.frames, b.height, b.width, b.grid) = (Some(1), Some(height), Some(width), Some(g));
             b.image_tokens = tokens(g);
@@ -170,7 +164,7 @@ impl Report {
         let config = preparer.config();
         if let Some(tower) = &config.audio {
             let b = &mut self.becomes;
-            b.mel_frames = tower.whole(b.mel_frames);
+            b.mel_frames = tower.mel_frames(b.samples);
             b.audio_tokens = tower.tokens(b.mel_frames);
         }
         if config.audio.is_none() && self.becomes.samples > 0 {

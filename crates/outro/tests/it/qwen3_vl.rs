@@ -1,0 +1,187 @@
+//! Qwen3-VL's and Qwen3-Omni's processors against transformers', and configurations that cannot be.
+
+use std::fs;
+
+use outro::config::Config;
+use outro_media::{
+    FrameLimits, Sampling, Spread, VideoInfo, image_size, log_mel_whole, video_size, volume_size,
+};
+use safetensors::SafeTensors;
+use serde_json::{Value, json};
+
+fn rows(path: &str, key: &str) -> Vec<Value> {
+    let text = fs::read_to_string(crate::fixtures().join(path)).unwrap();
+    let all: Value = serde_json::from_str(&text).unwrap();
+    let rows = if key.is_empty() { &all } else { &all[key] };
+    rows.as_array().unwrap().clone()
+}
+
+#[test]
+fn frames_and_sizes_are_those_of_transformers() {
+    let sampling = Sampling {
+        spread: Spread::Even,
+        ..Sampling::default()
+    };
+    let frames = rows("qwen3-vl-tiny/arithmetic.json", "frames");
+    assert!(frames.len() >= 50);
+    for row in frames {
+        let (frames, fps, want): (usize, f64, Vec<usize>) = serde_json::from_value(row).unwrap();
+        let info = VideoInfo {
+            codec: String::new(),
+            width: 64,
+            height: 64,
+            fps,
+            frames,
+            duration: frames as f64 / fps,
+        };
+        assert_eq!(
+            sampling.indices(&info).unwrap(),
+            want,
+            "{frames} frames, {fps} a second"
+        );
+    }
+    for row in rows("qwen3-vl-tiny/arithmetic.json", "sizes") {
+        let n: Vec<Value> = row.as_array().unwrap().clone();
+        let [height, width, frames, factor, least, most] =
+            [0, 1, 2, 3, 4, 5].map(|i| n[i].as_u64().unwrap() as usize);
+        let want: (usize, usize) = serde_json::from_value(n[6].clone()).unwrap();
+        let got = volume_size(height, width, (frames, 2), factor, (least, most)).unwrap();
+        assert_eq!(got, want, "{row}");
+    }
+    for row in rows("qwen3-omni-tiny/sizes.json", "") {
+        type Size = (usize, usize);
+        let (height, width, frames, image, video): (usize, usize, usize, Size, Size) =
+            serde_json::from_value(row.clone()).unwrap();
+        let mut limits = FrameLimits::image();
+        limits.then.0 = 32;
+        assert_eq!(image_size(height, width, &limits).unwrap(), image, "{row}");
+        let limits = FrameLimits {
+            then: (32, (128 * 1024, 768 * 1024)),
+            ..FrameLimits::default()
+        };
+        assert_eq!(
+            video_size(height, width, frames, &limits).unwrap(),
+            video,
+            "{row}"
+        );
+    }
+}
+
+/// Qwen3-Omni's spectrograms end where the sound ends.
+#[test]
+fn spectrograms_are_those_of_the_extractor() {
+    for case in ["audio-3", "audio-in-video-1"] {
+        let path = crate::fixtures().join(format!("qwen3-omni-tiny/cases/{case}.safetensors"));
+        let bytes = fs::read(&path).unwrap();
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        let samples: Vec<f32> = file
+            .tensor("samples")
+            .unwrap()
+            .data()
+            .as_chunks()
+            .0
+            .iter()
+            .map(|b| f32::from(i16::from_le_bytes(*b)) / 32768.0)
+            .collect();
+        let want = outro::inputs::Inputs::load(&path).unwrap().audio.unwrap();
+        let got = log_mel_whole(&samples);
+        assert_eq!(vec![got.frames], want.lengths, "{case}");
+        let worst = got
+            .data
+            .iter()
+            .zip(&want.data)
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0, f32::max);
+        assert!(worst < 1e-3, "{case}: {worst}; the fixture keeps halves");
+    }
+    assert_eq!(log_mel_whole(&[0.1; 159]).frames, 0);
+    assert_eq!(log_mel_whole(&[0.1; 160]).frames, 1);
+}
+
+#[test]
+fn a_configuration_names_what_is_wrong() {
+    let made = tempfile::tempdir().unwrap();
+    for (family, pointer, value, parts) in [
+        (
+            "vl",
+            "/text_config/rope_scaling/mrope_section",
+            json!(null),
+            &["mrope_section", "missing"][..],
+        ),
+        (
+            "vl",
+            "/text_config/rope_scaling/mrope_interleaved",
+            json!(false),
+            &["mrope_interleaved"],
+        ),
+        (
+            "vl",
+            "/text_config/head_dim",
+            json!(null),
+            &["text_config.head_dim"],
+        ),
+        (
+            "vl",
+            "/vision_config/num_position_embeddings",
+            json!(35),
+            &["num_position_embeddings", "square"],
+        ),
+        (
+            "vl",
+            "/vision_config/deepstack_visual_indexes",
+            json!([2, 0]),
+            &["deepstack_visual_indexes", "ascend"],
+        ),
+        (
+            "vl",
+            "/vision_config/deepstack_visual_indexes",
+            json!([0, 4]),
+            &["deepstack_visual_indexes", "depth = 4"],
+        ),
+        (
+            "vl",
+            "/vision_config/out_hidden_size",
+            json!(65),
+            &["out_hidden_size", "64"],
+        ),
+        (
+            "vl",
+            "/model_type",
+            json!("qwen3_vl_moe"),
+            &["unknown architecture", "nearest is qwen3_vl"],
+        ),
+        ("omni", "/thinker_config", json!(null), &["thinker_config"]),
+        (
+            "omni",
+            "/thinker_config/text_config/num_experts",
+            json!(null),
+            &["text_config.num_experts"],
+        ),
+        (
+            "omni",
+            "/thinker_config/audio_config/n_window_infer",
+            json!(20),
+            &["n_window_infer", "100"],
+        ),
+        (
+            "omni",
+            "/thinker_config/audio_config/downsample_hidden_size",
+            json!(null),
+            &["downsample_hidden_size"],
+        ),
+        (
+            "omni",
+            "/thinker_config/audio_start_token_id",
+            json!(null),
+            &["audio_start_token_id"],
+        ),
+    ] {
+        let text =
+            fs::read_to_string(crate::fixtures().join(format!("qwen3-{family}-tiny/config.json"))).unwrap();
+        let mut config: Value = serde_json::from_str(&text).unwrap();
+        *config.pointer_mut(pointer).unwrap() = value;
+        fs::write(made.path().join("config.json"), config.to_string()).unwrap();
+        let error = Config::load(made.path()).unwrap_err().to_string();
+        assert!(parts.iter().all(|p| error.contains(p)), "{pointer}: {error}");
+    }
+}

@@ -23,7 +23,7 @@ pub struct Work {
     pub prompt_tokens: usize,
     /// Decode steps.
     pub new_tokens: usize,
-    /// Frames of 448 x 448 through the vision tower; none is 0.
+    /// Frames of 448 x 448, or of the one size that the model takes, through the vision tower; none is 0.
     pub frames: usize,
     /// Seconds of sound through the audio tower.
     pub audio_seconds: usize,
@@ -33,7 +33,7 @@ pub struct Work {
     pub look: bool,
 }
 
-/// What the machine can do at most, measured before the run.
+/// What the machine can do at most.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Limits {
     /// Bytes read from memory, all threads together.
@@ -48,6 +48,14 @@ impl Limits {
         Self {
             read_bytes_per_second: read_bytes_per_second(),
             f32_operations_per_second: f32_operations_per_second(),
+        }
+    }
+
+    fn better(self, other: Self) -> Self {
+        let (a, b) = (self, other);
+        Self {
+            read_bytes_per_second: a.read_bytes_per_second.max(b.read_bytes_per_second),
+            f32_operations_per_second: a.f32_operations_per_second.max(b.f32_operations_per_second),
         }
     }
 }
@@ -160,7 +168,7 @@ pub struct Bench {
     pub threads: usize,
     /// SIMD level.
     pub simd: String,
-    /// Measured before the run.
+    /// Measured before and after the run; the better of both.
     pub limits: Limits,
     /// All matrices.
     pub weight_bytes: usize,
@@ -277,10 +285,12 @@ pub fn bench(
     };
     let rows: Vec<Row> = strategies.iter().zip(&found).map(row).collect();
     let (patches, frames) = towers.items();
-    let (see, hear) = model.tower_weights();
-    let tower = |all: &[f64], items: usize, rows: usize, weights: usize| {
-        (!all.is_empty()).then(|| Timed::new(all, all, items, 2.0 * (rows * weights) as f64, 0.0))
+    let tower = |all: &[f64], items: usize, inputs: &Option<Inputs>| {
+        let operations = inputs.as_ref().map_or((0.0, 0.0), |i| model.tower_operations(i));
+        (!all.is_empty()).then(|| Timed::new(all, all, items, operations.0 + operations.1, 0.0))
     };
+    // The machine may have been slower when it was measured than it was in the run.
+    let limits = limits.better(Limits::measure());
     Ok(Bench {
         work: work.clone(),
         threads: rayon::current_num_threads(),
@@ -289,9 +299,8 @@ pub fn bench(
         weight_bytes: model.weight_bytes(),
         cache_bytes: rows.iter().map(|r| r.cache_bytes).max().unwrap_or(0),
         peak_bytes: peak,
-        vision: tower(&vision, patches, patches, see),
-        // The first convolution halves time.
-        audio: tower(&audio, frames, frames / 2, hear),
+        vision: tower(&vision, patches, &towers.vision),
+        audio: tower(&audio, frames, &towers.audio),
         rows,
         look,
     })
@@ -348,7 +357,8 @@ impl Towers {
         let (config, mut rng) = (model.config(), Rng::new(5, 0));
         let mut noise = |n: usize| -> Vec<f32> { (0..n).map(|_| rng.unit() as f32 * 2.0 - 1.0).collect() };
         let vision = config.vision.as_ref().filter(|_| work.frames > 0).map(|v| {
-            let side = v.positions.unwrap_or(448 / v.patch / v.merge * v.merge);
+            let whole = 448 / v.patch / v.merge * v.merge;
+            let side = v.positions.filter(|_| v.tiles.is_some()).unwrap_or(whole);
             let grid = [work.frames.div_ceil(v.temporal), side, side];
             let cols = v.channels * v.temporal * v.patch * v.patch;
             let tokens = v.video_tokens(grid);

@@ -218,12 +218,15 @@ impl Model {
         })
     }
 
-    /// Elements of the vision and of the audio tower's matrices.
-    pub fn tower_weights(&self) -> (usize, usize) {
-        let count = |m: &mut dyn Iterator<Item = &Matrix>| m.map(|m| m.rows() * m.cols()).sum();
+    /// Multiplications and additions that the vision and the audio tower do at least for the videos and the sound of `inputs`.
+    pub fn tower_operations(&self, inputs: &Inputs) -> (f64, f64) {
+        let merge = self.config.vision.as_ref().map_or(1, |v| v.merge);
+        let grids = inputs.pixel_values_videos.iter().flat_map(|p| &p.grid_thw);
+        let sounds = inputs.audio.iter().flat_map(|a| &a.lengths);
+        let (see, hear) = (self.vision.as_ref(), self.audio.as_ref());
         (
-            count(&mut self.vision.iter().flat_map(VisionTower::matrices)),
-            count(&mut self.audio.iter().flat_map(AudioTower::matrices)),
+            grids.filter_map(|g| Some(see?.operations(*g, merge))).sum(),
+            sounds.filter_map(|n| Some(hear?.operations(*n))).sum(),
         )
     }
 

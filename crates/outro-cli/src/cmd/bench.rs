@@ -139,9 +139,11 @@ fn table(model: &str, weights: &str, r: &Result) -> String {
 
 fn timed(what: &str, t: &Timed, limits: &Limits, memory: bool) -> String {
     let of = if memory {
-        format!("{:.0} % of the memory limit", 100.0 * t.of_memory(limits))
+        let (share, least) = (100.0 * t.of_memory(limits), t.bytes / 1e9);
+        format!("{share:.0} % of the memory limit ({least:.3} GB)")
     } else {
-        format!("{:.0} % of the f32 limit", 100.0 * t.of_arithmetic(limits))
+        let (share, least) = (100.0 * t.of_arithmetic(limits), t.operations / 1e9);
+        format!("{share:.0} % of the f32 limit ({least:.1} Gflop)")
     };
     format!(
         "{} {what} in {:.4} s ({:.4} to {:.4}), {:.1} a second, {of}, ratio {:.3}",

@@ -9,11 +9,14 @@ fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures")
 }
 
-const FAMILIES: [&str; 4] = [
+const FAMILIES: [&str; 7] = [
     "qwen2-vl-tiny",
     "qwen2-5-vl-tiny",
     "llava-onevision-tiny",
     "videollama3-tiny",
+    "video-salmonn2-tiny",
+    "qwen3-vl-tiny",
+    "qwen3-omni-tiny",
 ];
 
 #[test]

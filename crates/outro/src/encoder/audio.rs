@@ -12,7 +12,7 @@ use super::queries::Queries;
 use crate::checkpoint::Matrix;
 use crate::config::{Activation, AudioConfig, AudioForm, Norm as Kind};
 use crate::error::{Error, Result};
-use crate::nn::{Linear, Mat, Weights};
+use crate::nn::{Linear, Mat, Space, Weights};
 
 pub(crate) struct AudioTower {
     config: AudioConfig,
@@ -47,8 +47,7 @@ struct Layer {
     v: Linear,
     o: Linear,
     norm2: Norm,
-    up: Linear,
-    down: Linear,
+    mlp: Mlp,
 }
 
 /// Chunks that go through the tower at once, or as many more as attention sees together.
@@ -57,6 +56,12 @@ const CHUNKS: usize = 16;
 /// Tokens that an audio of `frames` mel frames becomes in Qwen2.5-Omni: a convolution of stride 2, then pairs are averaged.
 pub fn audio_tokens(frames: usize) -> usize {
     frames.div_ceil(2) / 2
+}
+
+impl Layer {
+    fn linears(&self) -> [&Linear; 6] {
+        [&self.q, &self.k, &self.v, &self.o, &self.mlp.up, &self.mlp.down]
+    }
 }
 
 impl AudioTower {
@@ -78,8 +83,11 @@ impl AudioTower {
                     v: w.linear(&format!("{a}v_proj"), d, d, true)?,
                     o: w.linear(&format!("{a}out_proj"), d, d, true)?,
                     norm2: layer_norm(&format!("{p}final_layer_norm"), d)?,
-                    up: w.linear(&format!("{p}fc1"), c.intermediate, d, true)?,
-                    down: w.linear(&format!("{p}fc2"), d, c.intermediate, true)?,
+                    mlp: Mlp::new(
+                        w.linear(&format!("{p}fc1"), c.intermediate, d, true)?,
+                        w.linear(&format!("{p}fc2"), d, c.intermediate, true)?,
+                        Activation::Gelu,
+                    ),
                 })
             })
             .collect::<Result<_>>()?;
@@ -118,10 +126,7 @@ impl AudioTower {
     }
 
     pub(crate) fn matrices(&self) -> impl Iterator<Item = &Matrix> {
-        let layers = self
-            .layers
-            .iter()
-            .flat_map(|l| [&l.q, &l.k, &l.v, &l.o, &l.up, &l.down]);
+        let layers = self.layers.iter().flat_map(Layer::linears);
         let (lines, planes) = match &self.stem {
             Stem::Lines(l) => (l.as_slice(), None),
             Stem::Planes(p) => (&[][..], Some(p)),
@@ -138,6 +143,30 @@ impl AudioTower {
             .map(|l| &l.weight)
             .chain(planes.into_iter().flat_map(|p| p.matrices()))
             .chain(queries.into_iter().flat_map(|q| q.matrices()))
+    }
+
+    /// Multiplications and additions that an audio of so many mel frames takes at least.
+    pub(crate) fn operations(&self, frames: usize) -> f64 {
+        let c = &self.config;
+        let size = |l: &Linear| (l.weight.rows() * l.weight.cols()) as f64;
+        let whole = frames / (2 * c.n_window);
+        let rows = (whole * c.rows(2 * c.n_window) + c.rows(frames % (2 * c.n_window))) as f64;
+        let stem = match &self.stem {
+            Stem::Lines(l) => frames as f64 * size(&l[0]) + rows * size(&l[1]),
+            Stem::Planes(p) => p.products(frames, c.mel_bins),
+        };
+        let head = match &self.head {
+            Head::Pairs(proj) => rows / 2.0 * size(proj),
+            Head::Windows(q) => {
+                let sizes = q.matrices().map(|m| (m.rows() * m.cols()) as f64);
+                c.tokens(frames) as f64 * sizes.sum::<f64>()
+            }
+            Head::Rows(mlp) => rows * (size(&mlp.up) + size(&mlp.down)),
+        };
+        let layers = self.layers.iter().flat_map(Layer::linears);
+        let seen = rows.min((c.rows(2 * c.n_window) * self.together()) as f64);
+        let attention = 4.0 * (c.hidden * c.layers) as f64 * rows * seen;
+        2.0 * (stem + head + rows * layers.map(size).sum::<f64>()) + attention
     }
 
     /// Log-mel `[mel_bins, frames]` of one audio to tokens `[tokens(frames), out]`. `longest` is the frames of the longest
@@ -281,14 +310,19 @@ impl AudioTower {
             kv_heads: c.heads,
             dim: c.hidden / c.heads,
         };
+        let mut space = Space::default();
         for layer in &self.layers {
-            let mut h = layer.norm1.forward(&x.data);
-            let (q, k, v) = (layer.q.forward(&h), layer.k.forward(&h), layer.v.forward(&h));
-            attend(&q.data, &k.data, &v.data, shape, Mask::Segments(&bounds), &mut h);
-            outro_kernels::add(&mut x.data, &layer.o.forward(&h).data);
-            let mut wide = layer.up.forward(&layer.norm2.forward(&x.data));
-            gelu(&mut wide.data);
-            outro_kernels::add(&mut x.data, &layer.down.forward(&wide.data).data);
+            let Space { h, q, k, v, o, .. } = &mut space;
+            h.reshape(x.rows(), c.hidden);
+            layer.norm1.forward_into(&x.data, &mut h.data);
+            for (l, to) in [(&layer.q, &mut *q), (&layer.k, &mut *k), (&layer.v, &mut *v)] {
+                l.forward_into(&h.data, to);
+            }
+            let mask = Mask::Segments(&bounds);
+            attend(&q.data, &k.data, &v.data, shape, mask, &mut h.data);
+            layer.o.forward_into(&h.data, o);
+            outro_kernels::add(&mut x.data, &o.data);
+            layer.mlp.add_to(&mut x, &layer.norm2, &mut space);
         }
         x
     }

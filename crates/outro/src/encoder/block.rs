@@ -4,7 +4,7 @@ use outro_kernels::{gelu, gelu_tanh, layer_norm, quick_gelu, rms_norm, silu_mul}
 
 use crate::config::{Activation, Norm as Kind};
 use crate::error::Result;
-use crate::nn::{Linear, Mat, Weights};
+use crate::nn::{Linear, Mat, Space, Weights};
 
 /// A norm with its weights.
 pub(super) struct Norm {
@@ -55,16 +55,33 @@ impl Mlp {
 
     /// `x [rows, in]` to `[rows, out]`.
     pub(super) fn forward(&self, x: &[f32]) -> Mat {
+        let (mut wide, mut part) = (Mat::default(), Mat::default());
         let mut out = Mat {
             cols: self.down.weight.rows(),
             data: Vec::new(),
         };
         for rows in x.chunks(ROWS * self.up.weight.cols()) {
-            let mut wide = self.up.forward(rows);
-            activate(self.activation, &mut wide.data);
-            out.data.extend(self.down.forward(&wide.data).data);
+            self.into(rows, &mut wide, &mut part);
+            out.data.extend(&part.data);
         }
         out
+    }
+
+    /// Adds the MLP's output for `norm(x)` to `x`, some rows at a time.
+    pub(super) fn add_to(&self, x: &mut Mat, norm: &Norm, space: &mut Space) {
+        let Space { h, o, gate, .. } = space;
+        for rows in x.data.chunks_mut(ROWS * x.cols) {
+            h.reshape(rows.len() / x.cols, x.cols);
+            norm.forward_into(rows, &mut h.data);
+            self.into(&h.data, gate, o);
+            outro_kernels::add(rows, &o.data);
+        }
+    }
+
+    fn into(&self, x: &[f32], wide: &mut Mat, out: &mut Mat) {
+        self.up.forward_into(x, wide);
+        activate(self.activation, &mut wide.data);
+        self.down.forward_into(&wide.data, out);
     }
 }
 

@@ -46,6 +46,16 @@ impl Planes {
         self.convolutions.iter().chain([&self.out]).map(|l| &l.weight)
     }
 
+    /// Multiplications that so many frames take.
+    pub(super) fn products(&self, frames: usize, bins: usize) -> f64 {
+        let (mut places, mut all) = (frames as f64 * bins as f64, 0.0);
+        for l in &self.convolutions {
+            places /= 4.0;
+            all += places * (l.weight.rows() * l.weight.cols()) as f64;
+        }
+        all + frames as f64 / 8.0 * (self.out.weight.rows() * self.out.weight.cols()) as f64
+    }
+
     /// The frames `range` of `mel [bins, frames]`, followed by zeros up to `length`, to `[range.len() / 8, width]`, rounded
     /// up.
     pub(super) fn forward(&self, mel: &[f32], frames: usize, range: Range<usize>, length: usize) -> Mat {

@@ -157,6 +157,40 @@ impl VisionTower {
             .chain(&self.positions)
     }
 
+    /// Multiplications and additions that an image or video of this grid takes at least.
+    pub(crate) fn operations(&self, [t, h, w]: [usize; 3], merge: usize) -> f64 {
+        let size = |m: &Matrix| (m.rows() * m.cols()) as f64;
+        let mergers = std::iter::once(&self.merge).chain(self.deepstack.iter().map(|d| &d.merge));
+        let merge_size: f64 = mergers
+            .flat_map(|m| [&m.up, &m.down])
+            .map(|l| size(&l.weight))
+            .sum();
+        let table = self.positions.iter().map(size).sum::<f64>();
+        let rest = self.matrices().map(size).sum::<f64>() - merge_size - table;
+        let layout = FrameLayout::new(&self.config, merge, h, w);
+        let (patches, unit) = ((t * h * w) as f64, layout.unit as f64);
+        let starts = std::iter::once(&0).chain(&layout.ends);
+        let windows = starts
+            .zip(&layout.ends)
+            .map(|(a, b)| ((b - a) as f64 * unit).powi(2));
+        let windows = windows.sum::<f64>() * t as f64;
+        let whole = |i: usize| {
+            self.config
+                .windows
+                .as_ref()
+                .is_none_or(|w| w.full_blocks.contains(&i))
+        };
+        let pairs = (0..self.config.depth).map(|i| {
+            if whole(i) {
+                patches * (h * w) as f64
+            } else {
+                windows
+            }
+        });
+        let attention = 4.0 * self.config.hidden as f64 * pairs.sum::<f64>();
+        2.0 * (patches * rest + patches / unit * merge_size) + attention
+    }
+
     /// Patches `[t * h * w, channels * temporal * patch^2]` of one image or video to its tokens, where the
     /// `merge x merge` patches of a token follow each other. Frames never attend to each other, so they go through in
     /// groups. Behind the tokens come those of each merger of `VisionConfig::deepstack`. `progress` receives the patches
@@ -268,8 +302,10 @@ impl VisionTower {
         let mut deep = Vec::new();
         let mut space = Space::default();
         for (i, block) in self.blocks.iter().enumerate() {
-            let mut h = block.norm1.forward(&x.data);
-            let (mut q, mut k, v) = block.qkv.forward(&h, c.hidden);
+            space.h.reshape(x.rows(), c.hidden);
+            block.norm1.forward_into(&x.data, &mut space.h.data);
+            block.qkv.forward_into(&mut space);
+            let Space { h, q, k, v, o, .. } = &mut space;
             if c.rotary {
                 rotate_half(&mut q.data, c.heads, shape.dim, &cos, &sin);
                 rotate_half(&mut k.data, c.heads, shape.dim, &cos, &sin);
@@ -279,16 +315,15 @@ impl VisionTower {
             } else {
                 &windows
             };
-            attend(&q.data, &k.data, &v.data, shape, Mask::Segments(bounds), &mut h);
-            outro_kernels::add(&mut x.data, &block.proj.forward(&h).data);
+            let mask = Mask::Segments(bounds);
+            attend(&q.data, &k.data, &v.data, shape, mask, &mut h.data);
+            block.proj.forward_into(&h.data, o);
+            outro_kernels::add(&mut x.data, &o.data);
             match &block.mlp {
                 BlockMlp::Gated(mlp) => {
                     mlp.add_to(&mut x, &block.norm2.weight, block.norm2.eps, &mut space);
                 }
-                BlockMlp::Plain(mlp) => {
-                    block.norm2.forward_into(&x.data, &mut h);
-                    outro_kernels::add(&mut x.data, &mlp.forward(&h).data);
-                }
+                BlockMlp::Plain(mlp) => mlp.add_to(&mut x, &block.norm2, &mut space),
             }
             for d in self.deepstack.iter().filter(|d| d.block == i) {
                 deep.push(in_order(&d.merge.forward(&d.norm.forward(&x.data))));
@@ -342,21 +377,24 @@ fn means(x: &[f32], width: usize, unit: usize) -> Vec<f32> {
 }
 
 impl Projections {
-    fn forward(&self, x: &[f32], hidden: usize) -> (Mat, Mat, Mat) {
+    /// Queries, keys and values of `space.h`.
+    fn forward_into(&self, space: &mut Space) {
+        let Space { h, q, k, v, gate, .. } = space;
         match self {
-            Self::Separate(l) => (l[0].forward(x), l[1].forward(x), l[2].forward(x)),
+            Self::Separate(l) => {
+                for (l, to) in l.iter().zip([q, k, v]) {
+                    l.forward_into(&h.data, to);
+                }
+            }
             Self::Fused(l) => {
-                let all = l.forward(x);
-                let part = |i: usize| Mat {
-                    cols: hidden,
-                    data: all
-                        .data
-                        .chunks_exact(3 * hidden)
-                        .flat_map(|r| &r[i * hidden..(i + 1) * hidden])
-                        .copied()
-                        .collect(),
-                };
-                (part(0), part(1), part(2))
+                l.forward_into(&h.data, gate);
+                for (i, to) in [q, k, v].into_iter().enumerate() {
+                    to.reshape(h.rows(), h.cols);
+                    let rows = gate.data.chunks_exact(3 * h.cols);
+                    for (to, from) in to.data.chunks_exact_mut(h.cols).zip(rows) {
+                        to.copy_from_slice(&from[i * h.cols..(i + 1) * h.cols]);
+                    }
+                }
             }
         }
     }

@@ -11,13 +11,14 @@ are written out here from the authors' public code (bytedance/video-SALMONN-2, b
 import json
 from pathlib import Path
 
+import numpy as np
 import tiny
 import torch
 from method import attach, run
 from safetensors.torch import save_file
 from torch import nn
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, WhisperConfig
-from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, WhisperConfig, WhisperFeatureExtractor
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor, smart_resize
 from transformers.models.qwen2_vl.video_processing_qwen2_vl import Qwen2VLVideoProcessor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
@@ -271,6 +272,28 @@ def one(made, decoder, pictures, films, draw, number, name, media, question):
     return {k: v.contiguous() for k, v in out.items()}, meta
 
 
+def arithmetic():
+    """Frames, sizes and seconds of a grid step by the authors' dataset code with the settings of their inference script, and
+    spectrograms in segments (of one second here)."""
+    rows = []
+    for total in [1, 3, 15, 16, 17, 40, 161, 450, 899, 2302, 5403, 100003]:
+        for rate in [7.5, 23.976023976023978, 25.0, 29.97002997002997]:
+            length = total / rate
+            wanted = min(max(round(length / 0.1), 16), 768)
+            taken = np.unique(np.linspace(0, total - 1, wanted, dtype=int))
+            most = 61250 if len(taken) >= 768 else 0.95 * 768 / len(taken) * 61250
+            sizes = [list(smart_resize(h, w, 28, 4 * 28 * 28, most)) for h, w in [(240, 320), (1080, 1920), (4000, 100), (64, 64)]]
+            spread = [int(taken[k]) for k in range(0, len(taken), max(1, len(taken) // 40))] + [int(taken[-1])]
+            rows.append([total, rate, len(taken), spread, sizes, 2 / (len(taken) / length)])
+    (OUT / "arithmetic.json").write_text(json.dumps(rows, separators=(",", ":")) + "\n")
+    t = np.arange(25000) / 16000
+    samples = (20000 * np.sin(2 * np.pi * 300 * t) * np.exp(-3 * t)).astype(np.int16)
+    extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=1)
+    parts = [samples[k : k + 16000].astype(np.float32) / 32768 for k in range(0, len(samples), 16000)]
+    mel = [extractor(p, sampling_rate=16000, padding="max_length", return_tensors="pt")["input_features"][0] for p in parts]
+    save_file({"samples": torch.from_numpy(samples), "mel": torch.stack(mel).half()}, OUT / "mel.safetensors")
+
+
 def main():
     torch.set_num_threads(1)
     tiny.write_tokenizer(OUT, 300, SPECIAL, None)
@@ -288,6 +311,7 @@ def main():
         tries = (one(made, decoder, pictures, films, draw, number, name, media, question + "!" * i) for i in range(9))
         tensors, meta = next(found for found in tries if found)
         save_file(tensors, OUT / "cases" / f"{name}.safetensors", metadata=meta)
+    arithmetic()
     tiny.manifest(OUT, "tools/families/video_salmonn2.py")
 
 

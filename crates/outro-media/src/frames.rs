@@ -25,6 +25,8 @@ pub enum Spread {
     Starts,
     /// Any number of two or more, evenly spaced, the first and the last frame included (transformers' Qwen3-VL).
     Even,
+    /// As many, cut off to whole frames instead of rounded (LLaVA-OneVision's and video-SALMONN 2's own code).
+    Floor,
 }
 
 /// Which frames of a video are looked at.
@@ -79,7 +81,7 @@ impl Sampling {
         let (unit, least) = match self.spread {
             Spread::Ends => (PAIR, PAIR),
             Spread::Even => (1, PAIR),
-            Spread::Starts => (1, 1),
+            Spread::Starts | Spread::Floor => (1, 1),
         };
         if v.frames < least {
             return Err(Error::range(
@@ -91,14 +93,16 @@ impl Sampling {
         let total = last - first + 1;
         let count = self.count(v.fps, total, unit, least)?;
         let step = match self.spread {
-            Spread::Ends | Spread::Even => (last - first) as f64 / (count - 1) as f64,
             Spread::Starts => total as f64 / count as f64,
+            _ => (last - first) as f64 / (count - 1).max(1) as f64,
         };
         let at = |i: usize| match self.spread {
             // As the reference's linspace: from both ends towards the middle, in f32.
             Spread::Ends if i < count / 2 => round_even(f64::from(first as f32 + step as f32 * i as f32)),
             Spread::Ends => round_even(f64::from(last as f32 - step as f32 * (count - 1 - i) as f32)),
             Spread::Even => round_even(first as f64 + step * i as f64),
+            Spread::Floor if i + 1 == count && i > 0 => last as f64,
+            Spread::Floor => (first as f64 + step * i as f64).floor(),
             // As the reference's arange: products in f64, kept in f32, cut off.
             Spread::Starts => first as f64 + f64::from((step * i as f64) as f32).trunc(),
         };
@@ -115,10 +119,11 @@ impl Sampling {
             }
             let low = self.min_frames.div_ceil(unit) * unit;
             let high = self.max_frames.min(total) / unit * unit;
-            let wish = (total as f64 / fps * self.fps)
-                .max(low as f64)
-                .min(high as f64)
-                .min(total as f64);
+            let wish = match self.spread {
+                Spread::Floor => round_even(total as f64 / fps / (1.0 / self.fps)),
+                _ => total as f64 / fps * self.fps,
+            };
+            let wish = wish.max(low as f64).min(high as f64).min(total as f64);
             (wish / unit as f64).floor() as usize * unit
         };
         if count < least || count > total {

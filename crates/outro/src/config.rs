@@ -289,6 +289,8 @@ pub struct FrameRule {
     /// Fewest and most pixels of a frame at the second of those resizes, where the first knows nothing of the model's patches
     /// (Qwen3-Omni): it makes sides multiples of 28.
     pub second: Option<(usize, usize)>,
+    /// Whether a grid step lasts as long as its frames do, and not as long as the wanted rate says.
+    pub timed: bool,
     /// Each frame stands apart, after its time.
     pub stamps: Option<Stamps>,
     /// A frame's tokens whose pixels are those of the frame before are left out.
@@ -308,6 +310,10 @@ pub struct SharedPixels {
     pub video: (usize, usize),
     /// Whether the fewest are of all frames, too (Qwen3-VL).
     pub both: bool,
+    /// Most of a frame of a video that has as many frames as one may have, where that is not its share (video-SALMONN 2+).
+    pub full: Option<usize>,
+    /// Whether this holds whatever the checkpoint's files say.
+    pub fixed: bool,
 }
 
 /// The words around a frame: its seconds stand, with one decimal, between the first two.

@@ -5,7 +5,7 @@ use std::path::Path;
 use outro_media::{Kind, MediaInfo, Sampling, VideoInfo};
 
 use crate::chat::{Conversation, Part};
-use crate::config::{AudioConfig, AudioForm};
+use crate::config::{AudioConfig, AudioForm, Config};
 use crate::error::{Error, Result};
 use crate::prepare::Preparer;
 use crate::prompt::Medium;
@@ -65,6 +65,35 @@ impl PlannedItem {
             Medium::Image { .. } => Part::Image(path),
             Medium::Video { .. } | Medium::Frames { .. } => Part::Video(path),
             Medium::Audio { .. } => Part::Audio(path),
+        }
+    }
+}
+
+/// What is looked at of a video.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VideoPlan {
+    /// Frames to take, by number in presentation order.
+    pub indices: Vec<usize>,
+    /// Height and width after resizing.
+    pub size: [usize; 2],
+    /// Patches along time, height and width.
+    pub grid: [usize; 3],
+    /// Time of each grid step, in seconds.
+    pub seconds: Vec<f64>,
+    /// Seconds that the processor says a grid step lasts.
+    pub second_per_grid: f64,
+}
+
+impl VideoPlan {
+    /// How it stands in the prompt, with so many tokens of sound; `kept` is empty where all its tokens are there.
+    pub(crate) fn medium(self, c: &Config, sound: Option<usize>, kept: &[bool]) -> Medium {
+        if c.frames.stamps.is_some() {
+            return Medium::frames(c, self.grid, self.seconds, kept);
+        }
+        Medium::Video {
+            grid: self.grid,
+            second_per_grid: self.second_per_grid,
+            sound,
         }
     }
 }
@@ -223,21 +252,24 @@ impl Preparer {
             audio_tokens: 0,
             medium: Medium::Audio { tokens: 0 },
         };
-        let mut picture = [0; 2];
+        let (mut picture, mut planned) = ([0; 2], None);
         if wanted != Kind::Audio {
             let video = item
                 .info
                 .video
                 .clone()
                 .ok_or_else(|| refuse("holds no picture".into()))?;
-            (item.indices, item.size, item.grid) = if wanted == Kind::Video {
-                self.plan_frames(&video, options)?
+            if wanted == Kind::Video {
+                let plan = self.plan_video(&video, options)?;
+                (item.size, item.grid) = (plan.size, plan.grid);
+                item.indices.clone_from(&plan.indices);
+                planned = Some(plan);
             } else {
                 let p = &self.processor;
-                let (size, grid) = p.image_grid(video.height, video.width, alone, options.max_pixels)?;
+                (item.size, item.grid) =
+                    p.image_grid(video.height, video.width, alone, options.max_pixels)?;
                 picture = [video.height, video.width];
-                (Vec::new(), size, grid)
-            };
+            }
         }
         let hears = wanted == Kind::Audio
             || wanted == Kind::Video && options.audio_in_video && self.config.audio.is_some();
@@ -263,23 +295,16 @@ impl Preparer {
         } else if hears && wanted == Kind::Video {
             notes.push(silent(path));
         }
-        item.medium = match wanted {
-            Kind::Audio => Medium::Audio {
-                tokens: item.audio_tokens,
-            },
-            Kind::Image => Medium::Image {
+        item.medium = match (wanted, planned) {
+            (Kind::Video, Some(plan)) => {
+                plan.medium(&self.config, Some(item.audio_tokens).filter(|n| *n > 0), &[])
+            }
+            (Kind::Image, _) => Medium::Image {
                 grid: item.grid,
                 size: picture,
             },
-            Kind::Video if self.config.frames.stamps.is_some() => {
-                let v = item.info.video.as_ref();
-                let seconds = self.times(&item.indices, v.map_or(1.0, |v| v.fps));
-                Medium::frames(&self.config, item.grid, seconds, &[])
-            }
-            Kind::Video => Medium::Video {
-                grid: item.grid,
-                second_per_grid: self.second_per_grid(options),
-                sound: Some(item.audio_tokens).filter(|n| *n > 0),
+            _ => Medium::Audio {
+                tokens: item.audio_tokens,
             },
         };
         let [image, video, _, _] = item.medium.tokens(&self.config);
@@ -287,32 +312,36 @@ impl Preparer {
         Ok(item)
     }
 
-    /// Numbers of the frames to take, their size `[height, width]`, and the patches' grid.
-    pub(crate) fn plan_frames(
-        &self,
-        v: &VideoInfo,
-        options: &MediaOptions,
-    ) -> Result<(Vec<usize>, [usize; 2], [usize; 3])> {
+    /// What is looked at of a video.
+    ///
+    /// # Errors
+    /// A part of it that holds too few frames, and pictures that are too narrow.
+    pub fn plan_video(&self, v: &VideoInfo, options: &MediaOptions) -> Result<VideoPlan> {
         let p = &self.processor.patches;
         let indices = options.sampling.indices(v)?;
         let count = indices.len();
         let (height, width) = self
             .processor
             .video_size(v.height, v.width, count, options.max_pixels)?;
-        Ok((
+        let (first, last) = (indices.first().copied(), indices.last().copied().unwrap_or(0));
+        let at = |i: usize| indices.get(i).copied().unwrap_or(last) as f64 / v.fps;
+        // The middle between the first and the last frame of a patch.
+        let middle = |i| f64::midpoint(at(i), at(i + p.temporal - 1));
+        let rate = match first {
+            Some(first) if self.config.frames.timed => {
+                let seconds = (last - first + 1) as f64 / v.fps;
+                count as f64 / seconds
+            }
+            // Whatever the limits on frames made of it, as the processors do.
+            _ => options.sampling.fps,
+        };
+        Ok(VideoPlan {
+            size: [height, width],
+            grid: [count.div_ceil(p.temporal), height / p.patch, width / p.patch],
+            seconds: (0..count).step_by(p.temporal).map(middle).collect(),
+            second_per_grid: p.temporal as f64 / rate,
             indices,
-            [height, width],
-            [count.div_ceil(p.temporal), height / p.patch, width / p.patch],
-        ))
-    }
-
-    /// When frames of these numbers are shown, in seconds: the middle between the first and the last of a patch.
-    pub(crate) fn times(&self, indices: &[usize], fps: f64) -> Vec<f64> {
-        let temporal = self.processor.patches.temporal;
-        let last = indices.last().copied().unwrap_or(0);
-        let at = |i: usize| indices.get(i).copied().unwrap_or(last) as f64 / fps;
-        let middle = |i| f64::midpoint(at(i), at(i + temporal - 1));
-        (0..indices.len()).step_by(temporal).map(middle).collect()
+        })
     }
 }
 

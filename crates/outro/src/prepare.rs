@@ -12,7 +12,7 @@ use crate::chat::{Conversation, MediaTokens, Part, Template};
 use crate::config::{AudioForm, Config};
 use crate::error::{Error, Result};
 use crate::inputs::{AudioFeatures, Inputs, Pixels};
-pub use crate::plan::{MediaOptions, Plan, PlannedItem};
+pub use crate::plan::{MediaOptions, Plan, PlannedItem, VideoPlan};
 use crate::plan::{one_image, silent};
 use crate::positions::{Span, spans};
 use crate::preprocessor::{self, Processor};
@@ -163,19 +163,19 @@ impl Preparer {
         samples: &[f32],
         options: &MediaOptions,
     ) -> Result<Media> {
-        let (indices, [height, width], _) = self.plan_frames(video, options)?;
-        let seconds = self.times(&indices, video.fps);
+        let plan = self.plan_video(video, options)?;
+        let [height, width] = plan.size;
         let mut media = Media {
             parts: vec![Part::Video(PathBuf::new())],
             ..Media::default()
         };
-        let frames = (self.processor.resize)(&pictures(&indices), height, width);
+        let frames = (self.processor.resize)(&pictures(&plan.indices), height, width);
         let sound = if options.audio_in_video {
             push_sound(samples, &self.config, &mut media.inputs)
         } else {
             0
         };
-        self.push_video(&frames, seconds, sound, &mut media, options)?;
+        self.push_video(&frames, plan, sound, &mut media)?;
         Ok(media)
     }
 
@@ -214,44 +214,27 @@ impl Preparer {
         Ok(())
     }
 
-    /// Patches of a video and how it stands in the prompt; `sound` is the tokens of its track, `seconds` its frames'
-    /// times.
-    fn push_video(
-        &self,
-        frames: &Frames,
-        seconds: Vec<f64>,
-        sound: usize,
-        media: &mut Media,
-        options: &MediaOptions,
-    ) -> Result<()> {
+    /// Patches of a video and how it stands in the prompt; `sound` is the tokens of its track.
+    fn push_video(&self, frames: &Frames, plan: VideoPlan, sound: usize, media: &mut Media) -> Result<()> {
         let patches = self.processor.video(frames)?;
         let inputs = &mut media.inputs;
         let place = inputs.pixel_values_videos.get_or_insert_with(Pixels::default);
         place.push(patches.grid_thw, patches.cols, &patches.data);
-        let second_per_grid = self.second_per_grid(options);
-        inputs.second_per_grid.push(second_per_grid as f32);
+        inputs.second_per_grid.push(plan.second_per_grid as f32);
         inputs.use_audio_in_video |= sound > 0;
         let kept = if self.processor.drops_still {
             self.processor.kept(&patches)
         } else {
             Vec::new()
         };
-        media.items.push(if self.config.frames.stamps.is_some() {
-            Medium::frames(&self.config, patches.grid_thw, seconds, &kept)
-        } else {
-            Medium::Video {
-                grid: patches.grid_thw,
-                second_per_grid,
-                sound: Some(sound).filter(|n| *n > 0),
-            }
-        });
+        let plan = VideoPlan {
+            grid: patches.grid_thw,
+            ..plan
+        };
+        let sound = Some(sound).filter(|n| *n > 0);
+        media.items.push(plan.medium(&self.config, sound, &kept));
         media.inputs.kept.extend(kept);
         Ok(())
-    }
-
-    /// The processor's value: from the rate that was asked for, whatever the frame limits made of it.
-    pub(crate) fn second_per_grid(&self, options: &MediaOptions) -> f64 {
-        self.processor.patches.temporal as f64 / options.sampling.fps
     }
 
     /// Decodes media. Their tokens are counted from the headers first.
@@ -356,11 +339,12 @@ impl Preparer {
                 media.notes.push(silent(path));
             }
         }
-        let seconds = match &item.medium {
-            Medium::Frames { seconds, .. } => seconds.clone(),
-            _ => Vec::new(),
+        // Cheap, and the same as when it was planned.
+        let plan = match &item.info.video {
+            Some(video) => self.plan_video(video, options)?,
+            None => return Err(Error::input(path.display().to_string(), "holds no picture")),
         };
-        self.push_video(&frames, seconds, tokens, media, options)
+        self.push_video(&frames, plan, tokens, media)
     }
 
     /// The prompt's token ids, placeholders expanded; empty without a tokenizer.

@@ -21,6 +21,8 @@ pub(crate) struct Processor {
     pub(crate) video: Option<(usize, usize)>,
     /// Whether the fewest are shared, too.
     both: bool,
+    /// Most pixels of a frame where there are `sampling.max_frames`.
+    full: Option<usize>,
     /// Of the second resize, where the first knows nothing of the model's patches.
     second: Option<(usize, usize)>,
     /// How images and how frames are resized.
@@ -46,6 +48,7 @@ pub(crate) fn load(dir: &Path, config: &Config) -> Result<Processor> {
         image: (4 * 28 * 28, 16384 * 28 * 28),
         video: None,
         both: rule.shared.is_some_and(|s| s.both),
+        full: rule.shared.and_then(|s| s.full),
         second: rule.second,
         image_resize: outro_media::resize_image,
         resize: outro_media::resize,
@@ -71,6 +74,10 @@ pub(crate) fn load(dir: &Path, config: &Config) -> Result<Processor> {
     }
     images.triple("image_mean", &mut p.mean, |_| true)?;
     images.triple("image_std", &mut p.std, |x| x > 0.0)?;
+    if let Some(shared) = rule.shared.filter(|s| s.fixed) {
+        (this.image, this.video) = (shared.image, Some(shared.video));
+        return Ok(this);
+    }
     let side = |merge: usize| this.patches.patch * merge;
     this.image = images.limits(
         rule.shared.map_or(this.image, |s| s.image),
@@ -170,6 +177,8 @@ impl Processor {
         }
         let side = self.patches.patch * self.patches.merge;
         if let Some((least, most)) = self.video {
+            let full = self.full.filter(|_| frames >= self.sampling.max_frames);
+            let most = full.map_or(most, |f| f.saturating_mul(frames));
             let own = max.map_or(usize::MAX, |m| m.saturating_mul(frames));
             let limits = (least.min(max.unwrap_or(least)), most.min(own));
             return Ok(if self.both {

@@ -73,8 +73,9 @@ fn parse(json: &Json) -> Result<Config> {
         frames: FrameRule {
             // The authors' scripts take a frame a second and at most 32.
             sampling: Sampling {
-                spread: Spread::Starts,
-                fps: 1.0,
+                // As the authors evaluate it: 32 frames, or all that there are.
+                spread: Spread::Floor,
+                fps: 1000.0,
                 max_frames: 32,
                 ..Sampling::default()
             },

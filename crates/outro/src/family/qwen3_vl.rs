@@ -59,6 +59,8 @@ fn parse(json: &Json) -> Result<Config> {
                 image: (64 * token, 16384 * token),
                 video: (128 * token, 768 * token),
                 both: true,
+                full: None,
+                fixed: false,
             }),
             stamps: Some(Stamps {
                 before: "<",

@@ -1,12 +1,19 @@
 //! video-SALMONN 2+: Qwen2.5-VL, and Whisper's encoder with a windowed Q-Former. Its `model_type` is Qwen2.5-VL's; what
 //! tells it apart is `audio_config`.
 
+use outro_media::{Sampling, Spread};
+
 use super::qwen2_5_vl::{FAMILY, NAMES};
 use super::{Names, SYSTEM, qwen_vision_tokens, qwen2_5_vision};
 use crate::config::{
-    AudioConfig, AudioForm, Config, FrameRule, Json, PositionRule, QueryConfig, SpecialTokens, TextConfig,
+    AudioConfig, AudioForm, Config, FrameRule, Json, PositionRule, QueryConfig, SharedPixels, SpecialTokens,
+    TextConfig,
 };
 use crate::error::Result;
+
+const MOST_FRAMES: usize = 768;
+/// Of an image, and of a frame of a long video.
+const PIXELS: usize = 61_250;
 
 /// The authors' default, where config.json does not say it.
 const AUDIO_TOKEN: u32 = 151_665;
@@ -28,6 +35,22 @@ pub(super) fn config(json: &Json, text: TextConfig, vision: &Json) -> Result<Con
         // The authors' code fixes it, config.json does not name it.
         positions: PositionRule::Salmonn { per_second: 2.0 },
         frames: FrameRule {
+            // What the authors' code for inference sets, whatever the checkpoint's files say.
+            sampling: Sampling {
+                spread: Spread::Floor,
+                fps: 10.0,
+                min_frames: 16,
+                max_frames: MOST_FRAMES,
+                ..Sampling::default()
+            },
+            shared: Some(SharedPixels {
+                image: (16 * 28 * 28, PIXELS),
+                video: (4 * 28 * 28, PIXELS * MOST_FRAMES * 19 / 20),
+                both: false,
+                full: Some(PIXELS),
+                fixed: true,
+            }),
+            timed: true,
             after: "\n",
             // The template that checkpoints bring is Qwen2.5-VL's, which knows no sound; the authors' code leaves it unused.
             plain_chat: true,

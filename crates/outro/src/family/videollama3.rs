@@ -99,6 +99,8 @@ fn config(
         image: limits(vision.image_merge),
         video: limits(vision.merge),
         both: false,
+        full: None,
+        fixed: false,
     };
     Ok(Config {
         model_type: model_type.into(),

@@ -268,11 +268,8 @@ pub(crate) fn media(
             preparer.load_media(&[png(i)], &options, &mut |_| {}).unwrap()
         } else {
             options.sampling.frames = Some(frames.count);
-            let gap = if options.sampling.spread == Spread::Even {
-                8
-            } else {
-                0
-            };
+            // The last frame is taken, or the last part's first.
+            let gap = 8 * usize::from(options.sampling.spread != Spread::Starts);
             let info = VideoInfo {
                 codec: String::new(),
                 width: frames.width,

@@ -1,10 +1,12 @@
-//! Qwen3-VL's and Qwen3-Omni's processors against transformers', and configurations that cannot be.
+//! Arithmetic of processors against their own (Qwen3-VL, Qwen3-Omni, video-SALMONN 2+), and configurations that cannot be.
 
 use std::fs;
 
 use outro::config::Config;
+use outro::prepare::Preparer;
 use outro_media::{
-    FrameLimits, Sampling, Spread, VideoInfo, image_size, log_mel_whole, video_size, volume_size,
+    FrameLimits, Sampling, Spread, VideoInfo, image_size, log_mel_in_chunks, log_mel_whole, video_size,
+    volume_size,
 };
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -67,6 +69,64 @@ fn frames_and_sizes_are_those_of_transformers() {
     }
 }
 
+/// The authors' own code for frames of video-SALMONN 2+, which knows no other settings.
+#[test]
+fn frames_of_video_salmonn_are_those_of_its_authors() {
+    let rows = rows("video-salmonn2-tiny/arithmetic.json", "");
+    let made = tempfile::tempdir().unwrap();
+    let config = outro::shapes::config("video-salmonn2-3b").unwrap();
+    let preparer = Preparer::of(config, made.path()).unwrap();
+    let options = preparer.media_options();
+    let shapes = [(240, 320), (1080, 1920), (4000, 100), (64, 64)];
+    for row in rows {
+        let (frames, fps, count, spread, sizes, seconds): (
+            usize,
+            f64,
+            usize,
+            Vec<usize>,
+            Vec<(usize, usize)>,
+            f64,
+        ) = serde_json::from_value(row).unwrap();
+        for ((height, width), want) in shapes.into_iter().zip(sizes) {
+            let info = VideoInfo {
+                codec: String::new(),
+                width,
+                height,
+                fps,
+                frames,
+                duration: frames as f64 / fps,
+            };
+            let plan = preparer.plan_video(&info, &options).unwrap();
+            assert_eq!(plan.indices.len(), count, "{frames} at {fps}");
+            let mut some: Vec<usize> = plan
+                .indices
+                .iter()
+                .step_by((count / 40).max(1))
+                .copied()
+                .collect();
+            some.push(plan.indices[count - 1]);
+            assert_eq!(some, spread, "{frames} at {fps}");
+            assert_eq!(
+                (plan.size[0], plan.size[1]),
+                want,
+                "{height} x {width}, {count} frames"
+            );
+            assert!(
+                (plan.second_per_grid - seconds).abs() < 1e-12,
+                "{frames} at {fps}"
+            );
+        }
+    }
+}
+
+fn samples(file: &SafeTensors) -> Vec<f32> {
+    let view = file.tensor("samples").unwrap();
+    let values = view.data().as_chunks().0.iter();
+    values
+        .map(|b| f32::from(i16::from_le_bytes(*b)) / 32768.0)
+        .collect()
+}
+
 /// Qwen3-Omni's spectrograms end where the sound ends.
 #[test]
 fn spectrograms_are_those_of_the_extractor() {
@@ -74,15 +134,7 @@ fn spectrograms_are_those_of_the_extractor() {
         let path = crate::fixtures().join(format!("qwen3-omni-tiny/cases/{case}.safetensors"));
         let bytes = fs::read(&path).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
-        let samples: Vec<f32> = file
-            .tensor("samples")
-            .unwrap()
-            .data()
-            .as_chunks()
-            .0
-            .iter()
-            .map(|b| f32::from(i16::from_le_bytes(*b)) / 32768.0)
-            .collect();
+        let samples = samples(&file);
         let want = outro::inputs::Inputs::load(&path).unwrap().audio.unwrap();
         let got = log_mel_whole(&samples);
         assert_eq!(vec![got.frames], want.lengths, "{case}");
@@ -93,6 +145,28 @@ fn spectrograms_are_those_of_the_extractor() {
             .map(|(a, b)| (a - b).abs())
             .fold(0.0, f32::max);
         assert!(worst < 1e-3, "{case}: {worst}; the fixture keeps halves");
+    }
+    // Whisper's own, which video-SALMONN 2+ takes: segments of one length.
+    let bytes = fs::read(crate::fixtures().join("video-salmonn2-tiny/mel.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let got = log_mel_in_chunks(&samples(&file), 100);
+    let want: Vec<f32> = file
+        .tensor("mel")
+        .unwrap()
+        .data()
+        .as_chunks()
+        .0
+        .iter()
+        .map(|b| half::f16::from_le_bytes(*b).to_f32())
+        .collect();
+    assert_eq!((got.frames, got.data.len()), (200, want.len()));
+    for (i, want) in want.iter().enumerate() {
+        let (segment, bin, t) = (i / 12_800, i / 100 % 128, i % 100);
+        let got = got.data[bin * 200 + segment * 100 + t];
+        assert!(
+            (got - want).abs() < 1e-3,
+            "segment {segment}, bin {bin}, frame {t}"
+        );
     }
     assert_eq!(log_mel_whole(&[0.1; 159]).frames, 0);
     assert_eq!(log_mel_whole(&[0.1; 160]).frames, 1);

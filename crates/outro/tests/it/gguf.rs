@@ -1,4 +1,4 @@
-//! GGUF files: golden logits and token ids of two tiny models (tools/make_gguf_fixture.py), and damaged files.
+//! GGUF files: golden logits and token ids of four tiny models (tools/make_gguf_fixture.py), and damaged files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use outro::{Dtype, MediaEmbeds, Model, OutRo, OutRoConfig, Session};
 use proptest::prelude::*;
 use safetensors::SafeTensors;
 
-const NAMES: [&str; 2] = ["llama-tiny", "qwen2-tiny"];
+const NAMES: [&str; 4] = ["llama-tiny", "qwen2-tiny", "qwen3-tiny", "qwen3moe-tiny"];
 
 pub(crate) fn path(name: &str) -> PathBuf {
     crate::fixtures().join("gguf").join(format!("{name}.gguf"))

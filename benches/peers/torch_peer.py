@@ -54,11 +54,12 @@ def decoder(shape, args, dtype):
     text = SHAPES[shape]
     text = text.get("thinker_config", {}).get("text_config", text)
     keys = ["hidden_size", "num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size", "max_position_embeddings", "rope_theta", "rms_norm_eps"]
-    llama = text.get("model_type") == "llama"
-    config = (transformers.LlamaConfig if llama else transformers.Qwen2Config)(
+    keys += [k for k in ("head_dim", "num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob") if k in text]
+    name = {"llama": "Llama", "qwen3": "Qwen3", "qwen3_moe": "Qwen3Moe"}.get(text.get("model_type"), "Qwen2")
+    config = getattr(transformers, f"{name}Config")(
         **{k: text[k] for k in keys}, num_hidden_layers=args.layers or text["num_hidden_layers"], tie_word_embeddings=False)
     config._attn_implementation = "sdpa"
-    model = filled(lambda: (transformers.LlamaForCausalLM if llama else transformers.Qwen2ForCausalLM)(config), dtype)
+    model = filled(lambda: getattr(transformers, f"{name}ForCausalLM")(config), dtype)
     ids = torch.randint(0, 1000, (1, args.prompt_tokens))
     with torch.inference_mode():
         state = {}

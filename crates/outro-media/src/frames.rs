@@ -264,8 +264,6 @@ fn fit(
 pub struct FrameLimits {
     /// Sides are multiples of this (patch size x merge).
     pub factor: usize,
-    /// The processor's own resize, which comes second: its factor, and its least and largest area.
-    pub then: (usize, (usize, usize)),
     /// Smallest area in pixels.
     pub min_pixels: usize,
     /// Largest area in pixels.
@@ -277,8 +275,7 @@ pub struct FrameLimits {
 impl Default for FrameLimits {
     fn default() -> Self {
         Self {
-            factor: FACTOR,
-            then: (FACTOR, PROCESSOR_LIMITS),
+            factor: 28,
             min_pixels: 128 * 784,
             max_pixels: 768 * 784,
             total_pixels: 128_000 * 784 / 10 * 9,
@@ -297,8 +294,6 @@ impl FrameLimits {
     }
 }
 
-/// Pixels on the side of a token, where a family does not have its own.
-const FACTOR: usize = 28;
 /// Area limits of the processors' own resize, which usually changes nothing.
 const PROCESSOR_LIMITS: (usize, usize) = (3136, 12_845_056);
 
@@ -325,6 +320,5 @@ pub fn image_size(height: usize, width: usize, l: &FrameLimits) -> Result<(usize
 
 fn twice(size: [usize; 2], l: &FrameLimits, max_pixels: usize) -> Result<(usize, usize)> {
     let (h, w) = fit(size, l.factor, l.factor, [1; 2], l.min_pixels, max_pixels)?;
-    let (factor, (least, most)) = l.then;
-    fit([h, w], factor, factor, [1; 2], least, most)
+    smart_resize(h, w, l.factor, PROCESSOR_LIMITS.0, PROCESSOR_LIMITS.1)
 }

@@ -4,7 +4,7 @@ use realfft::RealFftPlanner;
 
 /// Mel bins.
 pub const MEL_BINS: usize = 128;
-/// Longest audio, in seconds; the feature extractors cut what is longer.
+/// Longest audio, in seconds; the feature extractor of Qwen2.5-Omni cuts what is longer.
 pub const MAX_SECONDS: usize = 300;
 
 const RATE: usize = 16_000;
@@ -29,7 +29,8 @@ pub fn log_mel(samples: &[f32]) -> Mel {
     spectrogram(samples, limit, samples.len().div_ceil(HOP))
 }
 
-/// Log-mel of all samples, mirrored at their end: the whole frames of 10 ms.
+/// Log-mel of all samples, mirrored at their end: the whole frames of 10 ms. As the extractor of Qwen3-Omni, given this
+/// sound alone; it fills up several sounds to the longest.
 pub fn log_mel_whole(samples: &[f32]) -> Mel {
     spectrogram(samples, samples.len(), samples.len() / HOP)
 }

@@ -490,8 +490,7 @@ impl Inputs {
                 return Err(Error::input("feature_attention_mask", problem));
             }
             if let Some(len) = a.lengths.iter().find(|n| audio.tokens(**n) == 0) {
-                let problem =
-                    format!("has an audio of {len} frames; 3 (30 ms) are the least that give a token");
+                let problem = format!("has an audio of {len} frames of 10 ms, too short for one token");
                 return Err(Error::input("feature_attention_mask", problem));
             }
             expected = a.lengths.iter().map(|n| audio.tokens(*n)).sum();

@@ -74,6 +74,8 @@ impl PlannedItem {
 pub struct VideoPlan {
     /// Frames to take, by number in presentation order.
     pub indices: Vec<usize>,
+    /// Height and width at which they are decoded: some processors resize twice.
+    pub first_size: [usize; 2],
     /// Height and width after resizing.
     pub size: [usize; 2],
     /// Patches along time, height and width.
@@ -320,9 +322,9 @@ impl Preparer {
         let p = &self.processor.patches;
         let indices = options.sampling.indices(v)?;
         let count = indices.len();
-        let (height, width) = self
-            .processor
-            .video_size(v.height, v.width, count, options.max_pixels)?;
+        let [first_size, (height, width)] =
+            self.processor
+                .video_sizes(v.height, v.width, count, options.max_pixels)?;
         let (first, last) = (indices.first().copied(), indices.last().copied().unwrap_or(0));
         let at = |i: usize| indices.get(i).copied().unwrap_or(last) as f64 / v.fps;
         // The middle between the first and the last frame of a patch.
@@ -336,6 +338,7 @@ impl Preparer {
             _ => options.sampling.fps,
         };
         Ok(VideoPlan {
+            first_size: first_size.into(),
             size: [height, width],
             grid: [count.div_ceil(p.temporal), height / p.patch, width / p.patch],
             seconds: (0..count).step_by(p.temporal).map(middle).collect(),

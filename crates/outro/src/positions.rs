@@ -74,7 +74,7 @@ pub fn spans(c: &Config, inputs: &Inputs) -> Result<Vec<Span>> {
     Ok(walk(c, inputs)?.into_iter().map(|r| r.1).collect())
 }
 
-/// Positions, in f32 as the reference adds them up, and what it is.
+/// Positions, in f32 as the reference has them, and what it is.
 type Row = ([f32; 3], Span);
 
 fn largest(rows: &[Row]) -> Option<f32> {

@@ -164,7 +164,7 @@ impl Preparer {
         options: &MediaOptions,
     ) -> Result<Media> {
         let plan = self.plan_video(video, options)?;
-        let [height, width] = plan.size;
+        let [height, width] = plan.first_size;
         let mut media = Media {
             parts: vec![Part::Video(PathBuf::new())],
             ..Media::default()
@@ -216,7 +216,7 @@ impl Preparer {
 
     /// Patches of a video and how it stands in the prompt; `sound` is the tokens of its track.
     fn push_video(&self, frames: &Frames, plan: VideoPlan, sound: usize, media: &mut Media) -> Result<()> {
-        let patches = self.processor.video(frames)?;
+        let patches = self.processor.video(frames, plan.size)?;
         let inputs = &mut media.inputs;
         let place = inputs.pixel_values_videos.get_or_insert_with(Pixels::default);
         place.push(patches.grid_thw, patches.cols, &patches.data);
@@ -285,7 +285,7 @@ impl Preparer {
                     progress(Progress::Audio { path: path.clone() });
                     let tokens = push_sound(&hear(&item.info, options)?, &self.config, &mut media.inputs);
                     if tokens == 0 {
-                        let problem = "its sound is shorter than 30 ms, too short for one token";
+                        let problem = "its sound is too short for one token";
                         return Err(Error::input(path.display().to_string(), problem));
                     }
                     media.items.push(Medium::Audio { tokens });
@@ -308,7 +308,12 @@ impl Preparer {
             path: path.clone(),
             frames: item.indices.len(),
         });
-        let size = (item.size[0], item.size[1]);
+        // Cheap, and the same as when it was planned.
+        let plan = match &item.info.video {
+            Some(video) => self.plan_video(video, options)?,
+            None => return Err(Error::input(path.display().to_string(), "holds no picture")),
+        };
+        let size = plan.first_size.into();
         let heard = matches!(item.medium, Medium::Video { sound: Some(_), .. });
         if heard {
             progress(Progress::Audio { path: path.clone() });
@@ -339,11 +344,6 @@ impl Preparer {
                 media.notes.push(silent(path));
             }
         }
-        // Cheap, and the same as when it was planned.
-        let plan = match &item.info.video {
-            Some(video) => self.plan_video(video, options)?,
-            None => return Err(Error::input(path.display().to_string(), "holds no picture")),
-        };
         self.push_video(&frames, plan, tokens, media)
     }
 

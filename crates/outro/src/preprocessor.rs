@@ -140,40 +140,39 @@ impl Processor {
                 ([tiles.side; 2], [1, side, side])
             });
         }
-        let (height, width) = self.image_size(height, width, max)?;
+        let [_, (height, width)] = self.image_sizes(height, width, max)?;
         Ok(([height, width], [1, height / patch, width / patch]))
     }
 
-    /// Height and width of an image after resizing; `max` is the caller's limit on its pixels.
-    fn image_size(&self, height: usize, width: usize, max: Option<usize>) -> Result<(usize, usize)> {
+    /// Heights and widths of an image after both resizes; `max` is the caller's limit on its pixels.
+    fn image_sizes(&self, height: usize, width: usize, max: Option<usize>) -> Result<Sizes> {
         let side = self.patches.patch * self.image_merge;
         let most = max.unwrap_or(self.image.1).min(self.image.1);
         let limits = (self.image.0.min(most), most);
         if self.video.is_some() {
-            return Ok(outro_media::shared_size(height, width, 1, side, limits)?);
+            return Ok([outro_media::shared_size(height, width, 1, side, limits)?; 2]);
         }
         let mut first = FrameLimits::image();
-        if self.second.is_some() {
-            first.max_pixels = first.max_pixels.min(max.unwrap_or(usize::MAX));
-            first.min_pixels = first.min_pixels.min(first.max_pixels);
-            first.then = (side, limits);
-        } else {
+        if self.second.is_none() {
             (first.min_pixels, first.max_pixels) = limits;
-            (first.factor, first.then.0) = (side, side);
+            first.factor = side;
+            return Ok([outro_media::image_size(height, width, &first)?; 2]);
         }
-        Ok(outro_media::image_size(height, width, &first)?)
+        lower(&mut first, max);
+        let (h, w) = outro_media::image_size(height, width, &first)?;
+        Ok([(h, w), outro_media::shared_size(h, w, 1, side, limits)?])
     }
 
-    /// Height and width of a video's `frames` frames after resizing; `max` is the caller's limit on a frame's pixels.
-    pub(crate) fn video_size(
+    /// Heights and widths of a video's `frames` frames after both resizes; `max` is the caller's limit on a frame's pixels.
+    pub(crate) fn video_sizes(
         &self,
         height: usize,
         width: usize,
         frames: usize,
         max: Option<usize>,
-    ) -> Result<(usize, usize)> {
+    ) -> Result<Sizes> {
         if let Some(tiles) = &self.tiles {
-            return Ok((tiles.side, tiles.side));
+            return Ok([(tiles.side, tiles.side); 2]);
         }
         let side = self.patches.patch * self.patches.merge;
         if let Some((least, most)) = self.video {
@@ -181,23 +180,26 @@ impl Processor {
             let most = full.map_or(most, |f| f.saturating_mul(frames));
             let own = max.map_or(usize::MAX, |m| m.saturating_mul(frames));
             let limits = (least.min(max.unwrap_or(least)), most.min(own));
-            return Ok(if self.both {
+            let size = if self.both {
                 let count = (frames, self.patches.temporal);
                 outro_media::volume_size(height, width, count, side, limits)?
             } else {
                 outro_media::shared_size(height, width, frames, side, limits)?
-            });
+            };
+            return Ok([size; 2]);
         }
         let mut limits = FrameLimits::default();
-        match self.second {
-            Some((least, most)) => limits.then = (side, (least.min(max.unwrap_or(least)), most)),
-            None => (limits.factor, limits.then.0) = (side, side),
-        }
-        if let Some(max) = max {
-            limits.max_pixels = max;
-            limits.min_pixels = limits.min_pixels.min(max);
-        }
-        Ok(outro_media::video_size(height, width, frames, &limits)?)
+        lower(&mut limits, max);
+        let Some((least, most)) = self.second else {
+            limits.factor = side;
+            return Ok([outro_media::video_size(height, width, frames, &limits)?; 2]);
+        };
+        let (h, w) = outro_media::video_size(height, width, frames, &limits)?;
+        let most = most.min(max.unwrap_or(most));
+        Ok([
+            (h, w),
+            outro_media::shared_size(h, w, 1, side, (least.min(most), most))?,
+        ])
     }
 
     /// Resizes an image and cuts it into patches.
@@ -205,12 +207,15 @@ impl Processor {
         if let Some(tiles) = &self.tiles {
             return self.parts(picture, tiles, alone);
         }
-        let (height, width) = self.image_size(picture.height, picture.width, max)?;
+        let [first, last] = self.image_sizes(picture.height, picture.width, max)?;
         let config = PatchConfig {
             merge: self.image_merge,
             ..self.patches.clone()
         };
-        let resized = (self.image_resize)(picture, height, width);
+        let mut resized = (self.image_resize)(picture, first.0, first.1);
+        if last != first {
+            resized = outro_media::resize_bytes(&resized, last.0, last.1);
+        }
         Ok(outro_media::patches(&resized, &config)?)
     }
 
@@ -250,8 +255,14 @@ impl Processor {
         )?)
     }
 
-    /// Patches of a video's frames, resized before.
-    pub(crate) fn video(&self, frames: &Frames) -> Result<Patches> {
+    /// Patches of a video's frames, resized once before.
+    pub(crate) fn video(&self, frames: &Frames, [height, width]: [usize; 2]) -> Result<Patches> {
+        if (height, width) != (frames.height, frames.width) {
+            return Ok(outro_media::patches(
+                &(self.resize)(frames, height, width),
+                &self.patches,
+            )?);
+        }
         if self.tiles.is_some() {
             return self.cut(frames);
         }
@@ -286,6 +297,15 @@ impl Processor {
         }
         kept
     }
+}
+
+/// Height and width after the first and after the second resize, which mostly changes nothing.
+pub(crate) type Sizes = [(usize, usize); 2];
+
+/// The caller's limit.
+fn lower(limits: &mut FrameLimits, max: Option<usize>) {
+    limits.max_pixels = max.unwrap_or(limits.max_pixels).min(limits.max_pixels);
+    limits.min_pixels = limits.min_pixels.min(limits.max_pixels);
 }
 
 /// A JSON file that need not be there.

@@ -207,13 +207,14 @@ impl VisionTower {
         let frame = h * w * self.patch.weight.cols();
         let group = (PATCHES / (h * w)).max(1);
         let layout = FrameLayout::new(&self.config, merge, h, w);
+        let positions = self.positions_of(&layout)?;
         let empty = || Mat {
             cols: self.config.out,
             data: Vec::new(),
         };
         let mut all: Vec<Mat> = (0..=self.deepstack.len()).map(|_| empty()).collect();
         for (i, pixels) in pixels.chunks(frame * group).enumerate() {
-            let made = self.group(pixels, pixels.len() / frame, &layout)?;
+            let made = self.group(pixels, pixels.len() / frame, &layout, &positions);
             for (out, made) in all.iter_mut().zip(made) {
                 out.data.extend(made.data);
             }
@@ -237,33 +238,34 @@ impl VisionTower {
         )
     }
 
-    /// Adds each patch's learned position; patches are in the order in which the tower gets them.
-    fn add_positions(&self, x: &mut Mat, layout: &FrameLayout) -> Result<()> {
+    /// Each patch's learned position, in the order in which the tower gets patches; empty where there are none.
+    fn positions_of(&self, layout: &FrameLayout) -> Result<Vec<f32>> {
         let (Some(table), Some(side)) = (&self.positions, self.config.positions) else {
-            return Ok(());
+            return Ok(Vec::new());
         };
         let [h, w] = layout.grid;
         if self.config.tiles.is_some() && [h, w] != [side; 2] {
             let problem = format!("holds pictures of {h} x {w} patches, this model takes {side} x {side}");
             return Err(Error::input("pixel_values", problem));
         }
-        let mut all = vec![0.0; side * side * x.cols];
+        let mut all = vec![0.0; side * side * self.config.hidden];
         table.weight().widen(0, &mut all);
         let merge = layout.unit.isqrt();
         if [h, w] != [side; 2] || merge > 1 {
             all = resampled(&all, side, layout.grid, merge);
         }
-        for frame in x.data.chunks_exact_mut(all.len()) {
-            outro_kernels::add(frame, &all);
-        }
-        Ok(())
+        Ok(all)
     }
 
-    fn group(&self, pixels: &[f32], frames: usize, layout: &FrameLayout) -> Result<Vec<Mat>> {
+    fn group(&self, pixels: &[f32], frames: usize, layout: &FrameLayout, positions: &[f32]) -> Vec<Mat> {
         let c = &self.config;
         let (unit, patches) = (layout.unit, layout.order.len() * layout.unit);
         let mut embedded = self.patch.forward(pixels);
-        self.add_positions(&mut embedded, layout)?;
+        if !positions.is_empty() {
+            for frame in embedded.data.chunks_exact_mut(positions.len()) {
+                outro_kernels::add(frame, positions);
+            }
+        }
         // Tokens in window order, each with its merge x merge patches.
         let mut x = Mat::zeros(frames * patches, c.hidden);
         let width = unit * c.hidden;
@@ -337,7 +339,7 @@ impl VisionTower {
             Merger::Concat => self.merge.forward(&h),
             Merger::Mean => self.merge.forward(&means(&h, c.hidden, unit)),
         };
-        Ok(std::iter::once(in_order(&merged)).chain(deep).collect())
+        std::iter::once(in_order(&merged)).chain(deep).collect()
     }
 }
 

@@ -71,7 +71,6 @@ fn parse(json: &Json) -> Result<Config> {
         },
         positions: PositionRule::Text,
         frames: FrameRule {
-            // The authors' scripts take a frame a second and at most 32.
             sampling: Sampling {
                 // As the authors evaluate it: 32 frames, or all that there are.
                 spread: Spread::Floor,

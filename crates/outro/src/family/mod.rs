@@ -214,6 +214,28 @@ fn tower_out(json: &Json, key: &str, text: &TextConfig) -> Result<usize> {
     )))
 }
 
+/// Pixels on the side of a patch (14 where nobody says) and patches on the side of a token.
+fn patch_and_merge(json: &Json, merge: usize) -> Result<(usize, usize)> {
+    let (patch, merge) = (
+        json.at("patch_size").size_or(14)?,
+        json.at("spatial_merge_size").size_or(merge)?,
+    );
+    if patch.saturating_mul(merge) <= 4096 {
+        return Ok((patch, merge));
+    }
+    let problem = format!("is {patch}, times spatial_merge_size = {merge} it must be at most 4096 pixels");
+    Err(json.at("patch_size").error(problem))
+}
+
+/// How often a second something is counted.
+fn rate(json: &Json, default: f64) -> Result<f64> {
+    let rate = json.positive_or(default)?;
+    if rate <= 1e6 {
+        return Ok(rate);
+    }
+    Err(json.error(format!("is {rate}, must be at most 1000000")))
+}
+
 /// Colour channels, under any of their names.
 fn channels(json: &Json) -> Result<usize> {
     let names = ["in_channels", "in_chans", "num_channels"].map(|key| json.at(key));
@@ -241,11 +263,8 @@ const QWEN_VISION: VisionNames = VisionNames {
 /// A Qwen2.5 vision tower's configuration.
 fn qwen2_5_vision(json: &Json, text: &TextConfig, qkv: &'static [&'static str]) -> Result<VisionConfig> {
     let (hidden, heads) = tower_sizes(json, "hidden_size", "num_heads")?;
-    let (patch, merge, side) = (
-        json.at("patch_size").size()?,
-        json.at("spatial_merge_size").size()?,
-        json.at("window_size").size()?,
-    );
+    let (patch, merge) = patch_and_merge(json, 2)?;
+    let side = json.at("window_size").size()?;
     if side < patch * merge {
         return Err(json.at("window_size").error(format!(
             "is {side}, must be at least patch_size x spatial_merge_size = {}",

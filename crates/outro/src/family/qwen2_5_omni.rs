@@ -1,6 +1,6 @@
 //! Qwen2.5-Omni: the thinker. The talker and token2wav only make speech and are never read.
 
-use super::{Family, Names, qwen2_5_vision, qwen2_text};
+use super::{Family, Names, qwen2_5_vision, qwen2_text, rate};
 use crate::config::{
     AudioConfig, AudioForm, Config, FrameRule, Json, PositionRule, SpecialTokens, TextConfig,
 };
@@ -55,8 +55,8 @@ fn parse(json: &Json) -> Result<Config> {
             vision_end: id("vision_end_token_id")?,
         },
         positions: PositionRule::Tmrope {
-            per_second: thinker.at("position_id_per_seconds").positive_or(25.0)?,
-            seconds_per_chunk: thinker.at("seconds_per_chunk").positive_or(2.0)?,
+            per_second: rate(&thinker.at("position_id_per_seconds"), 25.0)?,
+            seconds_per_chunk: rate(&thinker.at("seconds_per_chunk"), 2.0)?,
         },
         frames: FrameRule::default(),
         names: NAMES,

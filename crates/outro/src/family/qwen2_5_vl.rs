@@ -1,6 +1,6 @@
 //! Qwen2.5-VL: the same decoder and vision tower as the Omni thinker, its own names and positions.
 
-use super::{Family, Names, SYSTEM, qwen_vision_tokens, qwen2_5_vision, qwen2_text, video_salmonn2};
+use super::{Family, Names, SYSTEM, qwen_vision_tokens, qwen2_5_vision, qwen2_text, rate, video_salmonn2};
 use crate::config::{Config, FrameRule, Json, PositionRule};
 use crate::error::Result;
 
@@ -38,7 +38,7 @@ fn parse(json: &Json) -> Result<Config> {
         audio: None,
         tokens: qwen_vision_tokens(json)?,
         positions: PositionRule::QwenVl {
-            tokens_per_second: vision.at("tokens_per_second").positive_or(2.0)?,
+            tokens_per_second: rate(&vision.at("tokens_per_second"), 2.0)?,
         },
         frames: FrameRule::default(),
         names: NAMES,

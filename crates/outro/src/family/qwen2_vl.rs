@@ -1,7 +1,10 @@
 //! Qwen2-VL: the tower without windows, layer norms and a plain MLP; a grid step of a video is one position.
 
 use super::qwen2_5_vl::NAMES;
-use super::{Family, QWEN_VISION, SYSTEM, channels, qwen_vision_tokens, qwen2_text, tower_out, tower_sizes};
+use super::{
+    Family, QWEN_VISION, SYSTEM, channels, patch_and_merge, qwen_vision_tokens, qwen2_text, tower_out,
+    tower_sizes,
+};
 use crate::config::{
     Activation, Config, FrameRule, Json, Merger, Norm, PositionRule, TextConfig, VisionConfig,
 };
@@ -35,14 +38,14 @@ fn vision(json: &Json, text: &TextConfig) -> Result<VisionConfig> {
     let (hidden, heads) = tower_sizes(json, "embed_dim", "num_heads")?;
     let ratio = json.at("mlp_ratio").positive_or(4.0)?;
     let act = json.at("hidden_act");
-    let merge = json.at("spatial_merge_size").size_or(2)?;
+    let (patch, merge) = patch_and_merge(json, 2)?;
     Ok(VisionConfig {
         depth: json.at("depth").size()?,
         hidden,
         heads,
         intermediate: (hidden as f64 * ratio.min(64.0)) as usize,
         channels: channels(json)?,
-        patch: json.at("patch_size").size_or(14)?,
+        patch,
         temporal: json.at("temporal_patch_size").size_or(2)?,
         merge,
         image_merge: merge,

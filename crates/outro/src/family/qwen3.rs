@@ -7,18 +7,18 @@ use crate::error::Result;
 
 pub(super) const DENSE: Family = Family {
     model_type: "qwen3",
-    parse: |json| Ok(only("qwen3", decoder(json, false)?)),
+    parse: |json| Ok(only("qwen3", decoder(json, None)?)),
     names: NAMES,
 };
 
 pub(super) const MOE: Family = Family {
     model_type: "qwen3_moe",
-    parse: |json| Ok(only("qwen3_moe", decoder(json, true)?)),
+    parse: |json| Ok(only("qwen3_moe", decoder(json, Some(false))?)),
     names: NAMES,
 };
 
-/// A Qwen3 decoder's configuration.
-pub(super) fn decoder(json: &Json, experts: bool) -> Result<TextConfig> {
+/// A Qwen3 decoder's configuration. Experts' shares are normalised where it does not say, or not.
+pub(super) fn decoder(json: &Json, experts: Option<bool>) -> Result<TextConfig> {
     // Unlike in Qwen2 it does not follow from the width.
     json.at("head_dim").size()?;
     if json.at("attention_bias").bool_or(false)? {
@@ -32,12 +32,14 @@ pub(super) fn decoder(json: &Json, experts: bool) -> Result<TextConfig> {
         qkv_bias: false,
         qk_norm: true,
         rope_divisors: divisors(json, &text)?,
-        moe: experts.then(|| moe(json, text.layers)).transpose()?,
+        moe: experts
+            .map(|normalised| moe(json, text.layers, normalised))
+            .transpose()?,
         ..text
     })
 }
 
-fn moe(json: &Json, layers: usize) -> Result<MoeConfig> {
+fn moe(json: &Json, layers: usize, normalised: bool) -> Result<MoeConfig> {
     // Newer releases of transformers write the second name.
     let newer = json.at("num_local_experts");
     let experts = if newer.present() {
@@ -65,7 +67,7 @@ fn moe(json: &Json, layers: usize) -> Result<MoeConfig> {
         experts,
         chosen,
         intermediate: json.at("moe_intermediate_size").size()?,
-        normalised: json.at("norm_topk_prob").bool_or(false)?,
+        normalised: json.at("norm_topk_prob").bool_or(normalised)?,
         step: json.at("decoder_sparse_step").size_or(1)?,
         dense_layers,
     })

@@ -1,7 +1,7 @@
 //! Qwen3-Omni: the thinker, a mixture of experts with Qwen3-VL's tower and an audio tower of its own. The talker and
 //! code2wav only make speech and are never read.
 
-use super::{Family, Names, qwen2_5_omni, qwen3_vl};
+use super::{Family, Names, qwen2_5_omni, qwen3_vl, rate};
 use crate::config::{
     AudioConfig, AudioForm, Config, FrameRule, Json, PositionRule, SpecialTokens, TextConfig, VisionNames,
 };
@@ -30,14 +30,17 @@ fn parse(json: &Json) -> Result<Config> {
     if !thinker.present() {
         return Err(thinker.error("missing; a Qwen3-Omni checkpoint has it"));
     }
-    let text = qwen3_vl::text(&thinker.at("text_config"), &thinker, true)?;
+    let text = qwen3_vl::text(&thinker.at("text_config"), &thinker, Some(true))?;
     let vision = qwen3_vl::vision(&thinker.at("vision_config"), &text, VISION)?;
     let audio = audio(&thinker.at("audio_config"), &text)?;
     let id = |key: &str| thinker.at(key).id();
     // Some releases write only the start tokens; the end tokens follow them in the vocabulary.
     let end = |key: &str, start: u32| {
         let end = thinker.at(key);
-        if end.present() { end.id() } else { Ok(start + 1) }
+        match start.checked_add(1) {
+            Some(next) if !end.present() => Ok(next),
+            _ => end.id(),
+        }
     };
     let (vision_start, audio_start) = (id("vision_start_token_id")?, id("audio_start_token_id")?);
     let token = (vision.patch * vision.merge).pow(2);
@@ -55,10 +58,11 @@ fn parse(json: &Json) -> Result<Config> {
             vision_end: Some(end("vision_end_token_id", vision_start)?),
         },
         positions: PositionRule::Merged {
-            per_second: thinker.at("position_id_per_seconds").positive_or(25.0)?,
+            per_second: rate(&thinker.at("position_id_per_seconds"), 25.0)?,
         },
         frames: FrameRule {
-            // The processor's default, in tokens of a frame.
+            // The processor's default, in tokens of a frame. It also takes a frame a second for granted where nobody says a
+            // rate, whatever qwen-omni-utils took; here times are those of the rate at which frames were taken.
             second: Some((128 * token, 768 * token)),
             ..FrameRule::default()
         },

@@ -3,7 +3,7 @@
 
 use outro_media::{Sampling, Spread};
 
-use super::{Family, Names, channels, qwen_vision_tokens, qwen3, tower_out, tower_sizes};
+use super::{Family, Names, channels, patch_and_merge, qwen_vision_tokens, qwen3, tower_out, tower_sizes};
 use crate::config::{
     Activation, Config, FrameRule, Json, Merger, Norm, PositionRule, SharedPixels, Stamps, TextConfig,
     VisionConfig, VisionNames,
@@ -40,7 +40,7 @@ pub(super) const VISION: VisionNames = VisionNames {
 };
 
 fn parse(json: &Json) -> Result<Config> {
-    let text = text(&json.at("text_config"), json, false)?;
+    let text = text(&json.at("text_config"), json, None)?;
     let vision = vision(&json.at("vision_config"), &text, VISION)?;
     // The processors' defaults, in tokens of a picture, where the checkpoint does not say.
     let token = (vision.patch * vision.merge).pow(2);
@@ -77,7 +77,7 @@ fn parse(json: &Json) -> Result<Config> {
 }
 
 /// The decoder's configuration; `outer` is what it stands in.
-pub(super) fn text(json: &Json, outer: &Json, experts: bool) -> Result<TextConfig> {
+pub(super) fn text(json: &Json, outer: &Json, experts: Option<bool>) -> Result<TextConfig> {
     let mut text = qwen3::decoder(json, experts)?;
     text.tied |= outer.at("tie_word_embeddings").bool_or(false)?;
     let rope = super::rope(json);
@@ -98,10 +98,8 @@ pub(super) fn text(json: &Json, outer: &Json, experts: bool) -> Result<TextConfi
 /// The tower of Qwen3-VL and Qwen3-Omni.
 pub(super) fn vision(json: &Json, text: &TextConfig, names: VisionNames) -> Result<VisionConfig> {
     let (hidden, heads) = tower_sizes(json, "hidden_size", "num_heads")?;
-    let (depth, merge) = (
-        json.at("depth").size()?,
-        json.at("spatial_merge_size").size_or(2)?,
-    );
+    let depth = json.at("depth").size()?;
+    let (patch, merge) = patch_and_merge(json, 2)?;
     let table = json.at("num_position_embeddings");
     let side = table.size()?.isqrt();
     if side * side != table.size()? {
@@ -128,7 +126,7 @@ pub(super) fn vision(json: &Json, text: &TextConfig, names: VisionNames) -> Resu
         heads,
         intermediate: json.at("intermediate_size").size()?,
         channels: channels(json)?,
-        patch: json.at("patch_size").size()?,
+        patch,
         temporal: json.at("temporal_patch_size").size()?,
         merge,
         image_merge: merge,

@@ -5,8 +5,8 @@ use std::fs;
 use outro::config::Config;
 use outro::prepare::Preparer;
 use outro_media::{
-    FrameLimits, Sampling, Spread, VideoInfo, image_size, log_mel_in_chunks, log_mel_whole, video_size,
-    volume_size,
+    FrameLimits, Sampling, Spread, VideoInfo, image_size, log_mel_in_chunks, log_mel_whole, shared_size,
+    video_size, volume_size,
 };
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -50,22 +50,35 @@ fn frames_and_sizes_are_those_of_transformers() {
         let got = volume_size(height, width, (frames, 2), factor, (least, most)).unwrap();
         assert_eq!(got, want, "{row}");
     }
+    let made = tempfile::tempdir().unwrap();
+    let config = outro::shapes::config("qwen3-omni-30b-a3b").unwrap();
+    let preparer = Preparer::of(config, made.path()).unwrap();
     for row in rows("qwen3-omni-tiny/sizes.json", "") {
         type Size = (usize, usize);
         let (height, width, frames, image, video): (usize, usize, usize, Size, Size) =
             serde_json::from_value(row.clone()).unwrap();
-        let mut limits = FrameLimits::image();
-        limits.then.0 = 32;
-        assert_eq!(image_size(height, width, &limits).unwrap(), image, "{row}");
-        let limits = FrameLimits {
-            then: (32, (128 * 1024, 768 * 1024)),
-            ..FrameLimits::default()
+        let mut options = preparer.media_options();
+        options.sampling.frames = Some(frames);
+        let info = VideoInfo {
+            codec: String::new(),
+            width,
+            height,
+            fps: 25.0,
+            frames: 3000,
+            duration: 120.0,
         };
-        assert_eq!(
-            video_size(height, width, frames, &limits).unwrap(),
-            video,
-            "{row}"
-        );
+        let plan = preparer.plan_video(&info, &options).unwrap();
+        assert_eq!(plan.size, <[usize; 2]>::from(video), "{row}");
+        assert!(plan.first_size.iter().all(|n| n.is_multiple_of(28)), "{row}");
+        options.max_pixels = Some(200_000);
+        let small = preparer.plan_video(&info, &options).unwrap().size;
+        assert!(small[0] * small[1] <= 200_000, "{row}: {small:?}");
+        let (h, w) = image_size(height, width, &FrameLimits::image()).unwrap();
+        let got = shared_size(h, w, 1, 32, (3136, 12_845_056)).unwrap();
+        assert_eq!(got, image, "{row}");
+        let (h, w) = video_size(height, width, frames, &FrameLimits::default()).unwrap();
+        let got = shared_size(h, w, 1, 32, (128 * 1024, 768 * 1024)).unwrap();
+        assert_eq!(got, video, "{row}");
     }
 }
 
@@ -224,7 +237,19 @@ fn a_configuration_names_what_is_wrong() {
             json!("qwen3_vl_moe"),
             &["unknown architecture", "nearest is qwen3_vl"],
         ),
+        (
+            "vl",
+            "/vision_config/patch_size",
+            json!(1 << 24),
+            &["patch_size", "4096"],
+        ),
         ("omni", "/thinker_config", json!(null), &["thinker_config"]),
+        (
+            "omni",
+            "/thinker_config/position_id_per_seconds",
+            json!(1e39),
+            &["position_id_per_seconds", "1000000"],
+        ),
         (
             "omni",
             "/thinker_config/text_config/num_experts",

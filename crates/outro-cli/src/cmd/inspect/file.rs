@@ -22,8 +22,6 @@ use crate::ui::{bytes, thousands};
 /// Sound longer than this is not decoded to count its samples: its stated duration is taken.
 const LONG_SOUND: f64 = 1200.0;
 
-/// Pixels of an image where no checkpoint says otherwise: 4 to 16,384 tokens.
-
 /// What a model gets.
 #[derive(Debug, Default, Serialize)]
 struct Becomes {

@@ -133,6 +133,15 @@ def sound(seed, samples):
     return (np.clip(wave, -1, 1) * 32767).astype(np.int16)
 
 
+def extracted():
+    """Spectrograms of two sounds that are given together: the shorter one is filled up."""
+    sounds = [sound(1, 2561), sound(2, 5000)]
+    waves = [s.astype(np.float32) / 32768 for s in sounds]
+    made = WhisperFeatureExtractor(feature_size=128)(waves, sampling_rate=16000, padding=True, truncation=False, return_attention_mask=True, return_tensors="pt")
+    out = {f"samples.{i}": torch.from_numpy(s) for i, s in enumerate(sounds)}
+    save_file(out | {"mel": made["input_features"].half(), "mask": made["attention_mask"].long()}, OUT / "mel.safetensors")
+
+
 def cases():
     """Name and content of each: pictures whose sides are what the tower takes, samples of sound, and a question."""
     words = ["What?", "Who speaks first?", "Where is the square, left or right?", "Is it red? Yes or no.", "Count them!"]
@@ -212,6 +221,7 @@ def main():
         tensors, meta = next(found for found in tries if found)
         save_file(tensors, OUT / "cases" / f"{name}.safetensors", metadata=meta)
     twice()
+    extracted()
     tiny.manifest(OUT, "tools/families/qwen3_omni.py")
 
 

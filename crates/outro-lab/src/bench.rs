@@ -119,6 +119,8 @@ pub struct Row {
     pub passes: [f64; 2],
     /// Keys and values after the last step, of all passes.
     pub cache_bytes: usize,
+    /// What the prompt added to the resident size at most, keys and values included, where the system tells.
+    pub prefill_bytes: Option<usize>,
     /// Layers in which the method found sinks.
     pub layers_with_sinks: usize,
 }
@@ -203,7 +205,7 @@ pub fn bench(
     reset_peak();
     let towers = Towers::new(model, work);
     let prompt = prompt(model, work);
-    let spans = spans(work);
+    let spans = spans(work, model.config().audio.is_some());
     let noisy = |noise: &Noise| {
         for inputs in [&towers.vision, &towers.audio].into_iter().flatten() {
             model.encode(&noise.on(inputs, model.config()), &mut |_| {})?;
@@ -221,11 +223,13 @@ pub fn bench(
     let n = strategies.len();
     let mut found: Vec<Found> = (0..n).map(|_| Found::default()).collect();
     let (mut vision, mut audio) = (Vec::new(), Vec::new());
+    let mut highest = None;
     for round in 0..work.rounds {
         let label = format!("round {} of {}", round + 1, work.rounds);
         progress(&format!("{label}: towers"));
         vision.extend(encode(model, towers.vision.as_ref())?);
         audio.extend(encode(model, towers.audio.as_ref())?);
+        highest = highest.max(peak_bytes());
         // Each goes first in turn: whoever is first may find other caches and clocks.
         let order: Vec<usize> = (0..n).map(|i| (i + round) % n).collect();
         let mut streams: Vec<Option<Box<dyn Stream>>> = (0..n).map(|_| None).collect();
@@ -234,9 +238,14 @@ pub fn bench(
             let since = Instant::now();
             let mut stream = strategies[i].stream(&request)?;
             found[i].encode.push(since.elapsed().as_secs_f64());
+            reset_peak();
+            let before = peak_bytes();
             let since = Instant::now();
             stream.prefill(&prompt, &mut |_| {})?;
             found[i].prefill.push(since.elapsed().as_secs_f64());
+            highest = highest.max(peak_bytes());
+            let added = before.zip(peak_bytes()).map(|(from, to)| to.saturating_sub(from));
+            found[i].prefill_bytes = found[i].prefill_bytes.max(added);
             found[i].passes[0] = stream.passes();
             let outro = stream.session().hook::<OutRo>();
             found[i].layers_with_sinks =
@@ -260,7 +269,7 @@ pub fn bench(
             found.cache_bytes = stream.cache_bytes();
         }
     }
-    let peak = peak_bytes();
+    let peak = highest.max(peak_bytes());
     let look = if work.look {
         progress("looking");
         Some(look(model, &prompt, &spans, kv)?)
@@ -280,6 +289,7 @@ pub fn bench(
             decode: Timed::new(&f.decode, &first.decode, 1, need.decode.0, need.decode.1),
             passes: [f.passes[0] as f64, steps],
             cache_bytes: f.cache_bytes,
+            prefill_bytes: f.prefill_bytes,
             layers_with_sinks: f.layers_with_sinks,
         }
     };
@@ -315,6 +325,7 @@ struct Found {
     /// Passes after the prompt, and after the last step.
     passes: [usize; 2],
     cache_bytes: usize,
+    prefill_bytes: Option<usize>,
     layers_with_sinks: usize,
 }
 
@@ -429,7 +440,7 @@ fn prompt(model: &Model, work: &Work) -> Prompt {
 /// The prompt as a strategy gets it that distorts media.
 fn distorted(prompt: &Prompt, spans: &[Span]) -> Prompt {
     let (mut out, mut rng) = (prompt.clone(), Rng::new(4, 0));
-    for row in (0..spans.len()).filter(|row| spans[*row] != Span::Text) {
+    for row in (0..spans.len()).filter(|row| matches!(spans[*row], Span::Video { .. })) {
         for x in out.embeds.row_mut(row) {
             *x = 0.7 * *x + (rng.unit() as f32 * 2.0 - 1.0);
         }
@@ -437,8 +448,10 @@ fn distorted(prompt: &Prompt, spans: &[Span]) -> Prompt {
     out
 }
 
-/// A few words before and after, a video between them, for strategies that ask what a row is.
-fn spans(work: &Work) -> Vec<Span> {
+/// A few words before and after, between them a video, and sound in the last fifth where the model listens; for strategies
+/// that ask what a row is.
+fn spans(work: &Work, hears: bool) -> Vec<Span> {
+    let sound = |row: usize| hears && row >= work.prompt_tokens / 5 * 4;
     let words = |row: usize| row < 16 || row + 32 >= work.prompt_tokens;
     let video = |row: usize| Span::Video {
         item: 0,
@@ -446,7 +459,11 @@ fn spans(work: &Work) -> Vec<Span> {
         y: row % 256 / 16,
         x: row % 16,
     };
-    let of = |row| if words(row) { Span::Text } else { video(row) };
+    let of = |row| match row {
+        row if words(row) => Span::Text,
+        row if sound(row) => Span::Audio { item: 0, index: row },
+        row => video(row),
+    };
     (0..work.prompt_tokens).map(of).collect()
 }
 

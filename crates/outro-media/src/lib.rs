@@ -24,7 +24,7 @@ pub use ffmpeg::version as ffmpeg_version;
 pub use frames::{
     FrameLimits, Frames, Sampling, Spread, image_size, shared_size, smart_resize, video_size, volume_size,
 };
-pub use mel::{MAX_SECONDS, MEL_BINS, Mel, log_mel, log_mel_in_chunks, log_mel_whole};
+pub use mel::{MAX_SECONDS, MEL_BINS, Mel, log_mel, log_mel_in_chunks, log_mel_together};
 pub use patch::{PatchConfig, Patches, patches};
 pub use resize::{Resize, crop, pad, resize, resize_bytes, resize_image};
 pub use source::{

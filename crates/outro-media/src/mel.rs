@@ -29,10 +29,11 @@ pub fn log_mel(samples: &[f32]) -> Mel {
     spectrogram(samples, limit, samples.len().div_ceil(HOP))
 }
 
-/// Log-mel of all samples, mirrored at their end: the whole frames of 10 ms. As the extractor of Qwen3-Omni, given this
-/// sound alone; it fills up several sounds to the longest.
-pub fn log_mel_whole(samples: &[f32]) -> Mel {
-    spectrogram(samples, samples.len(), samples.len() / HOP)
+/// Log-mel of one of several sounds of which the longest has so many samples: filled up to it with silence, mirrored at
+/// that end, cut to whole frames of 10 ms there and to those that begin inside this sound (Qwen3-Omni).
+pub fn log_mel_together(samples: &[f32], longest: usize) -> Mel {
+    let longest = longest.max(samples.len());
+    spectrogram(samples, longest, samples.len().div_ceil(HOP).min(longest / HOP))
 }
 
 /// Log-mel in chunks of `frames` frames, each by itself and filled up with silence (Whisper's own 30 seconds are 3000).

@@ -171,7 +171,7 @@ impl Preparer {
         };
         let frames = (self.processor.resize)(&pictures(&plan.indices), height, width);
         let sound = if options.audio_in_video {
-            push_sound(samples, &self.config, &mut media.inputs)
+            push_sound(samples, samples.len(), &self.config, &mut media.inputs)
         } else {
             0
         };
@@ -269,11 +269,12 @@ impl Preparer {
             ..Media::default()
         };
         let alone = one_image(media.parts.iter());
+        let mut sounds = Vec::new();
         for item in &plan.items {
             let path = item.info.path.clone();
             match item.medium {
                 Medium::Frames { .. } | Medium::Video { .. } => {
-                    self.load_video(item, options, &mut media, progress)?;
+                    self.load_video(item, options, &mut media, &mut sounds, progress)?;
                 }
                 Medium::Image { .. } => {
                     progress(Progress::Image { path: path.clone() });
@@ -283,24 +284,46 @@ impl Preparer {
                 }
                 Medium::Audio { .. } => {
                     progress(Progress::Audio { path: path.clone() });
-                    let tokens = push_sound(&hear(&item.info, options)?, &self.config, &mut media.inputs);
+                    let samples = hear(&item.info, options)?;
+                    let tokens = push_sound(&samples, samples.len(), &self.config, &mut media.inputs);
                     if tokens == 0 {
                         let problem = "its sound is too short for one token";
                         return Err(Error::input(path.display().to_string(), problem));
                     }
+                    sounds.push(samples);
                     media.items.push(Medium::Audio { tokens });
                 }
             }
         }
+        if sounds.len() > 1
+            && matches!(&self.config.audio, Some(a) if matches!(a.form, AudioForm::Planes { .. }))
+        {
+            self.hear_together(&sounds, &mut media);
+        }
         Ok(media)
     }
 
-    /// Decodes a video and its sound.
+    /// Takes the spectrograms anew where the extractor fills up all sounds of a request to the longest.
+    fn hear_together(&self, sounds: &[Vec<f32>], media: &mut Media) {
+        let longest = sounds.iter().map(Vec::len).max().unwrap_or(0);
+        media.inputs.audio = None;
+        let heard = media.items.iter_mut().filter_map(|item| match item {
+            Medium::Audio { tokens } => Some(tokens),
+            Medium::Video { sound, .. } => sound.as_mut(),
+            _ => None,
+        });
+        for (tokens, samples) in heard.zip(sounds) {
+            *tokens = push_sound(samples, longest, &self.config, &mut media.inputs);
+        }
+    }
+
+    /// Decodes a video and its sound, which also goes to `sounds`.
     fn load_video(
         &self,
         item: &PlannedItem,
         options: &MediaOptions,
         media: &mut Media,
+        sounds: &mut Vec<Vec<f32>>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
         let path = &item.info.path;
@@ -339,9 +362,11 @@ impl Preparer {
         let mut tokens = 0;
         if let Some(samples) = samples {
             let samples = samples.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            tokens = push_sound(&samples, &self.config, &mut media.inputs);
+            tokens = push_sound(&samples, samples.len(), &self.config, &mut media.inputs);
             if tokens == 0 {
                 media.notes.push(silent(path));
+            } else {
+                sounds.push(samples);
             }
         }
         self.push_video(&frames, plan, tokens, media)
@@ -440,13 +465,14 @@ fn hear(file: &MediaInfo, options: &MediaOptions) -> Result<Vec<f32>> {
     Ok(outro_media::read_audio(file, s.start, s.end, &options.media)?)
 }
 
-/// Samples to a spectrogram in `inputs`; the tokens it gives. Too little sound for a token is left out.
-fn push_sound(samples: &[f32], config: &Config, inputs: &mut Inputs) -> usize {
+/// Samples to a spectrogram in `inputs`; the tokens it gives. Too little sound for a token is left out. `longest` is the
+/// samples of the longest sound beside it.
+fn push_sound(samples: &[f32], longest: usize, config: &Config, inputs: &mut Inputs) -> usize {
     let Some(tower) = &config.audio else { return 0 };
     let mel = match tower.form {
         AudioForm::Pairs => outro_media::log_mel(samples),
         AudioForm::Queries(_) => outro_media::log_mel_in_chunks(samples, 2 * tower.n_window),
-        AudioForm::Planes { .. } => outro_media::log_mel_whole(samples),
+        AudioForm::Planes { .. } => outro_media::log_mel_together(samples, longest),
     };
     let tokens = tower.tokens(mel.frames);
     if tokens > 0 {

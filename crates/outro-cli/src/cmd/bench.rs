@@ -109,14 +109,16 @@ fn table(model: &str, weights: &str, r: &Result) -> String {
     for row in &r.rows {
         let _ = writeln!(
             out,
-            "{}\n  prefill  {}\n  decode   {}\n  first token after {:.2} s; {} and {} passes; keys and values {}",
+            "{}\n  prefill  {}\n  decode   {}\n  first token after {:.2} s; {} and {} passes; keys and values {}, prefill adds {}",
             row.strategy,
             timed("tokens", &row.prefill, l, false),
             timed("tokens", &row.decode, l, true),
             row.time_to_first_token,
             row.passes[0],
             row.passes[1],
-            bytes(row.cache_bytes as u64)
+            bytes(row.cache_bytes as u64),
+            row.prefill_bytes
+                .map_or_else(|| "unknown".into(), |p| bytes(p as u64))
         );
         if row.layers_with_sinks > 0 {
             let _ = writeln!(out, "  sinks in {} layers", row.layers_with_sinks);

@@ -55,6 +55,32 @@ fn commands_take_every_family() {
             assert!(Path::new(&trace).is_file(), "{family}");
         }
         asked("sinks", &args!["--out", &out("lab")]);
+        let every = "vcd+outro avcd:entropy=0 mod farsight var prune:layer=2,keep=0.5";
+        let mut all = args!["--max-new-tokens", "2"].to_vec();
+        all.extend(
+            every
+                .split(' ')
+                .flat_map(|name| args!["--strategy", name].to_vec()),
+        );
+        assert!(asked("ask", &all).stdout.contains("vcd+outro"), "{family}");
+        let mut run = args![
+            "eval",
+            "run",
+            "daily-omni",
+            "--model",
+            &model,
+            "--limit",
+            "2",
+            "--out"
+        ]
+        .to_vec();
+        run.extend(args![
+            &out("log.jsonl"),
+            "--data",
+            fixtures().join("world/daily-omni")
+        ]);
+        run.extend_from_slice(&media);
+        outro(run).ok();
         let bench = args![
             "--prompt-tokens",
             "30",

@@ -5,7 +5,7 @@ use std::fs;
 use outro::config::Config;
 use outro::prepare::Preparer;
 use outro_media::{
-    FrameLimits, Sampling, Spread, VideoInfo, image_size, log_mel_in_chunks, log_mel_whole, shared_size,
+    FrameLimits, Sampling, Spread, VideoInfo, image_size, log_mel_in_chunks, log_mel_together, shared_size,
     video_size, volume_size,
 };
 use safetensors::SafeTensors;
@@ -132,12 +132,18 @@ fn frames_of_video_salmonn_are_those_of_its_authors() {
     }
 }
 
-fn samples(file: &SafeTensors) -> Vec<f32> {
-    let view = file.tensor("samples").unwrap();
+fn samples(file: &SafeTensors, key: &str) -> Vec<f32> {
+    let view = file.tensor(key).unwrap();
     let values = view.data().as_chunks().0.iter();
     values
         .map(|b| f32::from(i16::from_le_bytes(*b)) / 32768.0)
         .collect()
+}
+
+fn mel(file: &SafeTensors) -> Vec<f32> {
+    let view = file.tensor("mel").unwrap();
+    let values = view.data().as_chunks().0.iter();
+    values.map(|b| half::f16::from_le_bytes(*b).to_f32()).collect()
 }
 
 /// Qwen3-Omni's spectrograms end where the sound ends.
@@ -147,9 +153,9 @@ fn spectrograms_are_those_of_the_extractor() {
         let path = crate::fixtures().join(format!("qwen3-omni-tiny/cases/{case}.safetensors"));
         let bytes = fs::read(&path).unwrap();
         let file = SafeTensors::deserialize(&bytes).unwrap();
-        let samples = samples(&file);
+        let samples = samples(&file, "samples");
         let want = outro::inputs::Inputs::load(&path).unwrap().audio.unwrap();
-        let got = log_mel_whole(&samples);
+        let got = log_mel_together(&samples, 0);
         assert_eq!(vec![got.frames], want.lengths, "{case}");
         let worst = got
             .data
@@ -162,16 +168,8 @@ fn spectrograms_are_those_of_the_extractor() {
     // Whisper's own, which video-SALMONN 2+ takes: segments of one length.
     let bytes = fs::read(crate::fixtures().join("video-salmonn2-tiny/mel.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
-    let got = log_mel_in_chunks(&samples(&file), 100);
-    let want: Vec<f32> = file
-        .tensor("mel")
-        .unwrap()
-        .data()
-        .as_chunks()
-        .0
-        .iter()
-        .map(|b| half::f16::from_le_bytes(*b).to_f32())
-        .collect();
+    let got = log_mel_in_chunks(&samples(&file, "samples"), 100);
+    let want = mel(&file);
     assert_eq!((got.frames, got.data.len()), (200, want.len()));
     for (i, want) in want.iter().enumerate() {
         let (segment, bin, t) = (i / 12_800, i / 100 % 128, i % 100);
@@ -181,8 +179,20 @@ fn spectrograms_are_those_of_the_extractor() {
             "segment {segment}, bin {bin}, frame {t}"
         );
     }
-    assert_eq!(log_mel_whole(&[0.1; 159]).frames, 0);
-    assert_eq!(log_mel_whole(&[0.1; 160]).frames, 1);
+    // Of two sounds the shorter one is filled up to the longer.
+    let bytes = fs::read(crate::fixtures().join("qwen3-omni-tiny/mel.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let want = mel(&file);
+    for (i, frames) in [17, 31].into_iter().enumerate() {
+        let got = log_mel_together(&samples(&file, &format!("samples.{i}")), 5000);
+        assert_eq!(got.frames, frames);
+        for (at, got) in got.data.iter().enumerate() {
+            let want = want[(i * 128 + at / frames) * 31 + at % frames];
+            assert!((got - want).abs() < 1e-3, "sound {i}, {at}: {got} for {want}");
+        }
+    }
+    assert_eq!(log_mel_together(&[0.1; 159], 0).frames, 0);
+    assert_eq!(log_mel_together(&[0.1; 160], 0).frames, 1);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Products of many rows with a weight matrix (prefill, encoders): weights are packed panel by panel in cache, in the form
 //! in which they are multiplied, and shared by a block of rows.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 
 use rayon::prelude::*;
 
@@ -64,7 +64,14 @@ enum Tiles {
 
 thread_local! {
     /// Memory of the last tiles, for fresh pages are cleared before they are used.
-    static SPARE: Cell<(Vec<f32>, Vec<u32>)> = const { Cell::new((Vec::new(), Vec::new())) };
+    static SPARE: RefCell<Spare> = RefCell::default();
+}
+
+#[derive(Default)]
+struct Spare {
+    f32: Vec<f32>,
+    bf16: Vec<u32>,
+    int8: Int8Tiles,
 }
 
 /// The longest tiles that are kept, in elements: 64 MiB.
@@ -72,14 +79,11 @@ const SPARE_LEN: usize = 16 << 20;
 
 impl Drop for Tiles {
     fn drop(&mut self) {
-        SPARE.with(|spare| {
-            let mut kept = spare.take();
-            match self {
-                Self::F32(tiles) if tiles.len() <= SPARE_LEN => kept.0 = std::mem::take(tiles),
-                Self::Bf16(tiles) if tiles.len() <= SPARE_LEN => kept.1 = std::mem::take(tiles),
-                _ => {}
-            }
-            spare.set(kept);
+        SPARE.with_borrow_mut(|kept| match self {
+            Self::F32(tiles) if tiles.len() <= SPARE_LEN => kept.f32 = std::mem::take(tiles),
+            Self::Bf16(tiles) if tiles.len() <= SPARE_LEN => kept.bf16 = std::mem::take(tiles),
+            Self::Int8(tiles) if tiles.len() <= SPARE_LEN => kept.int8 = std::mem::take(tiles),
+            _ => {}
         });
     }
 }
@@ -87,9 +91,9 @@ impl Drop for Tiles {
 impl Tiles {
     fn pack(level: Level, form: Form, x: &[f32], m: usize, k: usize) -> Self {
         let (rows, depth) = (m.next_multiple_of(MR), form.depth());
-        let (mut floats, mut pairs) = SPARE.take();
         match form {
             Form::F32 => {
+                let mut floats = SPARE.with_borrow_mut(|s| std::mem::take(&mut s.f32));
                 floats.resize(rows * k, 0.0);
                 floats
                     .par_chunks_mut(rows * depth)
@@ -103,6 +107,7 @@ impl Tiles {
                 Self::F32(floats)
             }
             Form::Bf16 => {
+                let mut pairs = SPARE.with_borrow_mut(|s| std::mem::take(&mut s.bf16));
                 pairs.resize(rows * k.div_ceil(2), 0);
                 pairs
                     .par_chunks_mut(rows * depth / 2)
@@ -115,7 +120,10 @@ impl Tiles {
                     });
                 Self::Bf16(pairs)
             }
-            Form::Int8 => Self::Int8(Int8Tiles::new(x, m, k)),
+            Form::Int8 => {
+                let tiles = SPARE.with_borrow_mut(|s| std::mem::take(&mut s.int8));
+                Self::Int8(tiles.fill(x, m, k))
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ pub(super) const SHARED: usize = 32;
 const SCALES: usize = CHUNK / SHARED;
 
 /// Activations `scale * q`, in tiles of MR rows.
+#[derive(Default)]
 pub(crate) struct Int8Tiles {
     /// Chunks of a row.
     chunks: usize,
@@ -25,19 +26,22 @@ pub(crate) struct Int8Tiles {
 }
 
 impl Int8Tiles {
-    pub(crate) fn new(x: &[f32], m: usize, k: usize) -> Self {
+    /// Takes `x [m, k]`. Memory is used again; what is left of other rows in it is never read, or has the scale 0.
+    pub(crate) fn fill(mut self, x: &[f32], m: usize, k: usize) -> Self {
         let (tiles, chunks) = (m.div_ceil(MR), k.div_ceil(CHUNK));
-        let mut this = Self {
-            chunks,
-            q: vec![0; tiles * chunks * WORDS * MR],
-            scale: vec![0.0; tiles * chunks * SCALES * MR],
-            sum: vec![0.0; tiles * chunks * GROUPS * MR],
-        };
+        let this = &mut self;
+        this.chunks = chunks;
+        this.q.resize(tiles * chunks * WORDS * MR, 0);
+        this.scale.resize(tiles * chunks * SCALES * MR, 0.0);
+        this.sum.resize(tiles * chunks * GROUPS * MR, 0.0);
         let q = this.q.par_chunks_mut(chunks * WORDS * MR);
         let scale = this.scale.par_chunks_mut(chunks * SCALES * MR);
         let sum = this.sum.par_chunks_mut(chunks * GROUPS * MR);
         let tiles = q.zip(scale).zip(sum).zip(x.par_chunks(MR * k));
         tiles.for_each(|(((q, scale), sum), x)| {
+            // Behind the last element of a row.
+            scale[k.div_ceil(SHARED) * MR..].fill(0.0);
+            sum[k.div_ceil(SHARED) * SHARED / GROUP * MR..].fill(0.0);
             for (i, row) in x.chunks_exact(k).enumerate() {
                 for (g, x) in row.chunks(SHARED).enumerate() {
                     let mut words = [0i8; SHARED];
@@ -53,9 +57,17 @@ impl Int8Tiles {
                 }
             }
         });
-        this
+        self
+    }
+
+    /// How long it is, in words.
+    pub(crate) fn len(&self) -> usize {
+        self.q.len() + self.scale.len() + self.sum.len()
     }
 }
+
+/// Added to a number below 2^22 it leaves that number, rounded to the nearest, half to even, in the last bits.
+const ROUND: f32 = 12_582_912.0;
 
 /// Rounds up to 32 activations to 8 bits and returns their scale. One that is no number makes the scale none, so that it
 /// shows in the product.
@@ -66,7 +78,8 @@ pub(super) fn round(x: &[f32], q: &mut [i8; SHARED]) -> f32 {
     }
     let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
     for (q, x) in q.iter_mut().zip(x) {
-        *q = (x * inverse).round_ties_even() as i8;
+        // Without a call: the products are at most 127.
+        *q = (x * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i8;
     }
     largest / 127.0
 }

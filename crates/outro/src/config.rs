@@ -283,12 +283,8 @@ pub struct VisionNames {
 pub struct FrameRule {
     /// Which frames are taken where nobody says otherwise.
     pub sampling: Sampling,
-    /// Fewest and most pixels of an image and of a video, where all frames of a video share the most. `None` is the rule
-    /// of qwen-omni-utils: a picture is resized twice, and each frame has limits of its own.
-    pub shared: Option<SharedPixels>,
-    /// Fewest and most pixels of a frame at the second of those resizes, where the first knows nothing of the model's patches
-    /// (Qwen3-Omni): it makes sides multiples of 28.
-    pub second: Option<(usize, usize)>,
+    /// How large pictures become.
+    pub pixels: PixelRule,
     /// Whether a grid step lasts as long as its frames do, and not as long as the wanted rate says.
     pub timed: bool,
     /// Each frame stands apart, after its time.
@@ -301,19 +297,41 @@ pub struct FrameRule {
     pub plain_chat: bool,
 }
 
-/// Fewest and most pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SharedPixels {
-    /// Of an image.
-    pub image: (usize, usize),
-    /// Fewest of a frame, and most of all frames of a video.
-    pub video: (usize, usize),
-    /// Whether the fewest are of all frames, too (Qwen3-VL).
-    pub both: bool,
-    /// Most of a frame of a video that has as many frames as one may have, where that is not its share (video-SALMONN 2+).
-    pub full: Option<usize>,
-    /// Whether this holds whatever the checkpoint's files say.
-    pub fixed: bool,
+/// Fewest and most pixels of a picture.
+pub type PixelLimits = (usize, usize);
+
+/// How large pictures become. Where nothing else is said, the checkpoint's files come before these numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PixelRule {
+    /// Each frame has limits of its own (qwen-omni-utils).
+    #[default]
+    Own,
+    /// As before, with sides that are multiples of 28, whatever the model's tokens are; then the processor resizes to theirs
+    /// and to these limits of a frame (Qwen3-Omni).
+    Twice(PixelLimits),
+    /// All frames of a video share the most (VideoLLaMA3).
+    Shared {
+        /// Of an image.
+        image: PixelLimits,
+        /// Fewest of a frame, most of all.
+        video: PixelLimits,
+    },
+    /// They share the fewest, too (Qwen3-VL).
+    Volume {
+        /// Of an image.
+        image: PixelLimits,
+        /// Of all frames.
+        video: PixelLimits,
+    },
+    /// As [`PixelRule::Shared`], whatever the checkpoint's files say (video-SALMONN 2+).
+    Fixed {
+        /// Of an image.
+        image: PixelLimits,
+        /// Fewest of a frame, most of all.
+        video: PixelLimits,
+        /// Most of a frame of a video that has as many frames as one may have.
+        full: usize,
+    },
 }
 
 /// The words around a frame: its seconds stand, with one decimal, between the first two.

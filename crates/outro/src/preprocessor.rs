@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use outro_media::{FrameLimits, Frames, PatchConfig, Patches, Resize, Sampling};
 use serde_json::Value;
 
-use crate::config::{Config, Tiles};
+use crate::config::{Config, PixelLimits, PixelRule, Tiles};
 use crate::error::{Error, Result};
 use crate::tokenizer::read_json;
 
@@ -17,14 +17,8 @@ pub(crate) struct Processor {
     pub(crate) image_merge: usize,
     /// Fewest and most pixels of an image.
     pub(crate) image: (usize, usize),
-    /// Fewest pixels of a frame, and most of all frames together, where they share them.
-    pub(crate) video: Option<(usize, usize)>,
-    /// Whether the fewest are shared, too.
-    both: bool,
-    /// Most pixels of a frame where there are `sampling.max_frames`.
-    full: Option<usize>,
-    /// Of the second resize, where the first knows nothing of the model's patches.
-    second: Option<(usize, usize)>,
+    /// How large pictures become, in this checkpoint's numbers.
+    pixels: PixelRule,
     /// How images and how frames are resized.
     pub(crate) image_resize: Resize,
     pub(crate) resize: Resize,
@@ -46,10 +40,7 @@ pub(crate) fn load(dir: &Path, config: &Config) -> Result<Processor> {
         patches: PatchConfig::default(),
         image_merge: 1,
         image: (4 * 28 * 28, 16384 * 28 * 28),
-        video: None,
-        both: rule.shared.is_some_and(|s| s.both),
-        full: rule.shared.and_then(|s| s.full),
-        second: rule.second,
+        pixels: rule.pixels,
         image_resize: outro_media::resize_image,
         resize: outro_media::resize,
         sampling: rule.sampling.clone(),
@@ -66,33 +57,35 @@ pub(crate) fn load(dir: &Path, config: &Config) -> Result<Processor> {
             ("merge_size", v.image_merge),
         ])?;
     }
-    if rule.shared.is_some() || this.tiles.is_some() || rule.second.is_some() {
+    let shared = !matches!(rule.pixels, PixelRule::Own | PixelRule::Twice(_));
+    if rule.pixels != PixelRule::Own || this.tiles.is_some() {
         (p.mean, p.std) = (GREY, GREY);
     }
-    if rule.shared.is_some() || this.tiles.is_some() {
+    if shared || this.tiles.is_some() {
         (this.image_resize, this.resize) = (outro_media::resize_bytes, outro_media::resize_bytes);
     }
     images.triple("image_mean", &mut p.mean, |_| true)?;
     images.triple("image_std", &mut p.std, |x| x > 0.0)?;
-    if let Some(shared) = rule.shared.filter(|s| s.fixed) {
-        (this.image, this.video) = (shared.image, Some(shared.video));
-        return Ok(this);
-    }
     let side = |merge: usize| this.patches.patch * merge;
-    this.image = images.limits(
-        rule.shared.map_or(this.image, |s| s.image),
-        side(this.image_merge),
-    )?;
-    let Some(shared) = rule.shared else {
-        return Ok(this);
+    let (of_image, of_tokens) = (side(this.image_merge), side(this.patches.merge));
+    let (image, video) = match &mut this.pixels {
+        PixelRule::Own | PixelRule::Twice(_) => {
+            this.image = images.limits(this.image, of_image)?;
+            return Ok(this);
+        }
+        PixelRule::Fixed { image, .. } => {
+            this.image = *image;
+            return Ok(this);
+        }
+        PixelRule::Shared { image, video } | PixelRule::Volume { image, video } => (image, video),
     };
+    this.image = images.limits(*image, of_image)?;
     // One file for both in the layout of the models' authors, two in that of transformers.
-    let mut video = shared.video;
     if images.has("min_tokens") || images.has("max_tokens") {
-        video = images.limits(video, side(this.patches.merge))?;
+        *video = images.limits(*video, of_tokens)?;
     }
     let videos = File::open(dir, "video_preprocessor_config.json")?;
-    this.video = Some(videos.limits(video, side(this.patches.merge))?);
+    *video = videos.limits(*video, of_tokens)?;
     if let Some(v) = &config.vision {
         videos.same(&[
             ("patch_size", v.patch),
@@ -149,18 +142,20 @@ impl Processor {
         let side = self.patches.patch * self.image_merge;
         let most = max.unwrap_or(self.image.1).min(self.image.1);
         let limits = (self.image.0.min(most), most);
-        if self.video.is_some() {
-            return Ok([outro_media::shared_size(height, width, 1, side, limits)?; 2]);
-        }
         let mut first = FrameLimits::image();
-        if self.second.is_none() {
-            (first.min_pixels, first.max_pixels) = limits;
-            first.factor = side;
-            return Ok([outro_media::image_size(height, width, &first)?; 2]);
+        match self.pixels {
+            PixelRule::Own => {
+                (first.min_pixels, first.max_pixels) = limits;
+                first.factor = side;
+                Ok([outro_media::image_size(height, width, &first)?; 2])
+            }
+            PixelRule::Twice(_) => {
+                lower(&mut first, max);
+                let (h, w) = outro_media::image_size(height, width, &first)?;
+                Ok([(h, w), outro_media::shared_size(h, w, 1, side, limits)?])
+            }
+            _ => Ok([outro_media::shared_size(height, width, 1, side, limits)?; 2]),
         }
-        lower(&mut first, max);
-        let (h, w) = outro_media::image_size(height, width, &first)?;
-        Ok([(h, w), outro_media::shared_size(h, w, 1, side, limits)?])
     }
 
     /// Heights and widths of a video's `frames` frames after both resizes; `max` is the caller's limit on a frame's pixels.
@@ -175,31 +170,41 @@ impl Processor {
             return Ok([(tiles.side, tiles.side); 2]);
         }
         let side = self.patches.patch * self.patches.merge;
-        if let Some((least, most)) = self.video {
-            let full = self.full.filter(|_| frames >= self.sampling.max_frames);
-            let most = full.map_or(most, |f| f.saturating_mul(frames));
+        // The caller's limit is on a frame.
+        let shared = |(least, most): PixelLimits| {
             let own = max.map_or(usize::MAX, |m| m.saturating_mul(frames));
-            let limits = (least.min(max.unwrap_or(least)), most.min(own));
-            let size = if self.both {
-                let count = (frames, self.patches.temporal);
-                outro_media::volume_size(height, width, count, side, limits)?
-            } else {
-                outro_media::shared_size(height, width, frames, side, limits)?
-            };
-            return Ok([size; 2]);
-        }
+            (least.min(max.unwrap_or(least)), most.min(own))
+        };
         let mut limits = FrameLimits::default();
         lower(&mut limits, max);
-        let Some((least, most)) = self.second else {
-            limits.factor = side;
-            return Ok([outro_media::video_size(height, width, frames, &limits)?; 2]);
+        let size = match self.pixels {
+            PixelRule::Own => {
+                limits.factor = side;
+                outro_media::video_size(height, width, frames, &limits)?
+            }
+            PixelRule::Twice((least, most)) => {
+                let (h, w) = outro_media::video_size(height, width, frames, &limits)?;
+                let most = most.min(max.unwrap_or(most));
+                let then = outro_media::shared_size(h, w, 1, side, (least.min(most), most))?;
+                return Ok([(h, w), then]);
+            }
+            PixelRule::Shared { video, .. } => {
+                outro_media::shared_size(height, width, frames, side, shared(video))?
+            }
+            PixelRule::Volume { video, .. } => {
+                let count = (frames, self.patches.temporal);
+                outro_media::volume_size(height, width, count, side, shared(video))?
+            }
+            PixelRule::Fixed { video, full, .. } => {
+                let all = if frames < self.sampling.max_frames {
+                    video.1
+                } else {
+                    full.saturating_mul(frames)
+                };
+                outro_media::shared_size(height, width, frames, side, shared((video.0, all)))?
+            }
         };
-        let (h, w) = outro_media::video_size(height, width, frames, &limits)?;
-        let most = most.min(max.unwrap_or(most));
-        Ok([
-            (h, w),
-            outro_media::shared_size(h, w, 1, side, (least.min(most), most))?,
-        ])
+        Ok([size; 2])
     }
 
     /// Resizes an image and cuts it into patches.

@@ -3,7 +3,8 @@
 
 use super::{Family, Names, qwen2_5_omni, qwen3_vl, rate};
 use crate::config::{
-    AudioConfig, AudioForm, Config, FrameRule, Json, PositionRule, SpecialTokens, TextConfig, VisionNames,
+    AudioConfig, AudioForm, Config, FrameRule, Json, PixelRule, PositionRule, SpecialTokens, TextConfig,
+    VisionNames,
 };
 use crate::error::Result;
 
@@ -63,7 +64,7 @@ fn parse(json: &Json) -> Result<Config> {
         frames: FrameRule {
             // The processor's default, in tokens of a frame. It also takes a frame a second for granted where nobody says a
             // rate, whatever qwen-omni-utils took; here times are those of the rate at which frames were taken.
-            second: Some((128 * token, 768 * token)),
+            pixels: PixelRule::Twice((128 * token, 768 * token)),
             ..FrameRule::default()
         },
         names: NAMES,

@@ -5,7 +5,7 @@ use outro_media::{Sampling, Spread};
 
 use super::{Family, Names, channels, patch_and_merge, qwen_vision_tokens, qwen3, tower_out, tower_sizes};
 use crate::config::{
-    Activation, Config, FrameRule, Json, Merger, Norm, PositionRule, SharedPixels, Stamps, TextConfig,
+    Activation, Config, FrameRule, Json, Merger, Norm, PixelRule, PositionRule, Stamps, TextConfig,
     VisionConfig, VisionNames,
 };
 use crate::error::Result;
@@ -55,13 +55,10 @@ fn parse(json: &Json) -> Result<Config> {
                 spread: Spread::Even,
                 ..Sampling::default()
             },
-            shared: Some(SharedPixels {
+            pixels: PixelRule::Volume {
                 image: (64 * token, 16384 * token),
                 video: (128 * token, 768 * token),
-                both: true,
-                full: None,
-                fixed: false,
-            }),
+            },
             stamps: Some(Stamps {
                 before: "<",
                 after: " seconds>",

@@ -6,7 +6,7 @@ use outro_media::{Sampling, Spread};
 use super::qwen2_5_vl::{FAMILY, NAMES};
 use super::{Names, SYSTEM, qwen_vision_tokens, qwen2_5_vision};
 use crate::config::{
-    AudioConfig, AudioForm, Config, FrameRule, Json, PositionRule, QueryConfig, SharedPixels, SpecialTokens,
+    AudioConfig, AudioForm, Config, FrameRule, Json, PixelRule, PositionRule, QueryConfig, SpecialTokens,
     TextConfig,
 };
 use crate::error::Result;
@@ -43,13 +43,11 @@ pub(super) fn config(json: &Json, text: TextConfig, vision: &Json) -> Result<Con
                 max_frames: MOST_FRAMES,
                 ..Sampling::default()
             },
-            shared: Some(SharedPixels {
+            pixels: PixelRule::Fixed {
                 image: (16 * 28 * 28, PIXELS),
                 video: (4 * 28 * 28, PIXELS * MOST_FRAMES * 19 / 20),
-                both: false,
-                full: Some(PIXELS),
-                fixed: true,
-            }),
+                full: PIXELS,
+            },
             timed: true,
             after: "\n",
             // The template that checkpoints bring is Qwen2.5-VL's, which knows no sound; the authors' code leaves it unused.

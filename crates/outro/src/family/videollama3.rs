@@ -7,7 +7,7 @@ use outro_media::{Sampling, Spread};
 
 use super::{Family, Names, qwen2_text, siglip_vision};
 use crate::config::{
-    Config, FrameRule, Json, PositionRule, SharedPixels, SpecialTokens, Stamps, TextConfig, VisionConfig,
+    Config, FrameRule, Json, PixelRule, PositionRule, SpecialTokens, Stamps, TextConfig, VisionConfig,
     VisionNames,
 };
 use crate::error::Result;
@@ -95,12 +95,9 @@ fn config(
         let token = (vision.patch * merge).pow(2);
         (16 * token, 16384 * token)
     };
-    let shared = SharedPixels {
+    let pixels = PixelRule::Shared {
         image: limits(vision.image_merge),
         video: limits(vision.merge),
-        both: false,
-        full: None,
-        fixed: false,
     };
     Ok(Config {
         model_type: model_type.into(),
@@ -119,7 +116,7 @@ fn config(
                 max_frames: 180,
                 ..Sampling::default()
             },
-            shared: Some(shared),
+            pixels,
             stamps: Some(Stamps {
                 before: "Time ",
                 after: "s:",

@@ -92,14 +92,8 @@ fn frames_of_video_salmonn_are_those_of_its_authors() {
     let options = preparer.media_options();
     let shapes = [(240, 320), (1080, 1920), (4000, 100), (64, 64)];
     for row in rows {
-        let (frames, fps, count, spread, sizes, seconds): (
-            usize,
-            f64,
-            usize,
-            Vec<usize>,
-            Vec<(usize, usize)>,
-            f64,
-        ) = serde_json::from_value(row).unwrap();
+        type Row = (usize, f64, usize, Vec<usize>, Vec<(usize, usize)>, f64);
+        let (frames, fps, count, spread, sizes, seconds): Row = serde_json::from_value(row).unwrap();
         for ((height, width), want) in shapes.into_iter().zip(sizes) {
             let info = VideoInfo {
                 codec: String::new(),

@@ -50,6 +50,21 @@ fn a_checkpoint() {
 }
 
 #[test]
+fn experts_are_told_apart_from_an_mlp() {
+    let model = tiny().with_file_name("qwen3-omni-tiny");
+    let experts = json(&model, &[])["decoder"]["experts"].clone();
+    assert_eq!(
+        (&experts["count"], &experts["chosen"], &experts["layers"]),
+        (&6.into(), &2.into(), &6.into())
+    );
+    let text = outro(args!["inspect", &model]).ok().stdout;
+    assert!(
+        text.contains("2 of 6 experts of 16 in 6 layers, MLP 48 in the others"),
+        "{text}"
+    );
+}
+
+#[test]
 fn speech_output_is_counted_and_never_read() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::copy(tiny().join("config.json"), dir.path().join("config.json")).unwrap();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use outro::checkpoint::Checkpoint;
-use outro::config::Config;
+use outro::config::{Config, TextConfig};
 use outro::family::Names;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -121,6 +121,25 @@ pub(crate) struct Need {
     pub(crate) work_per_token: u64,
 }
 
+/// What follows attention.
+fn mlp(t: &TextConfig) -> String {
+    let Some(moe) = &t.moe else {
+        return format!("MLP {}", t.intermediate);
+    };
+    let sparse = (0..t.layers).filter(|l| moe.at(*l)).count();
+    let experts = format!(
+        "{} of {} experts of {}",
+        moe.chosen, moe.experts, moe.intermediate
+    );
+    if sparse == t.layers {
+        return experts;
+    }
+    format!(
+        "{experts} in {sparse} layers, MLP {} in the others",
+        t.intermediate
+    )
+}
+
 /// From the sizes of the decoder alone.
 pub(crate) fn need(config: &Config) -> Need {
     let t = &config.text;
@@ -164,6 +183,10 @@ impl Report {
             "decoder": {
                 "layers": t.layers, "hidden": t.hidden, "heads": t.heads, "kv_heads": t.kv_heads, "head_dim": t.head_dim,
                 "intermediate": t.intermediate, "vocab": t.vocab, "max_positions": t.max_positions, "tied": t.tied,
+                "experts": t.moe.as_ref().map(|m| json!({
+                    "count": m.experts, "chosen": m.chosen, "intermediate": m.intermediate,
+                    "layers": (0..t.layers).filter(|l| m.at(*l)).count(),
+                })),
             },
             "vision": c.vision.as_ref().map(|v| json!({
                 "blocks": v.depth, "hidden": v.hidden, "heads": v.heads, "patch": v.patch, "temporal": v.temporal, "merge": v.merge,
@@ -211,13 +234,13 @@ impl Report {
         let _ = writeln!(out, "family       {}", c.model_type);
         let _ = writeln!(
             out,
-            "decoder      {} layers, hidden {}, {} heads, {} key/value heads of {}, MLP {}, vocabulary {}, up to {} tokens, {} output head",
+            "decoder      {} layers, hidden {}, {} heads, {} key/value heads of {}, {}, vocabulary {}, up to {} tokens, {} output head",
             t.layers,
             t.hidden,
             t.heads,
             t.kv_heads,
             t.head_dim,
-            t.intermediate,
+            mlp(t),
             thousands(t.vocab as u64),
             thousands(t.max_positions as u64),
             if t.tied { "tied" } else { "untied" },

@@ -300,7 +300,8 @@ pub struct FrameRule {
 /// Fewest and most pixels of a picture.
 pub type PixelLimits = (usize, usize);
 
-/// How large pictures become. Where nothing else is said, the checkpoint's files come before these numbers.
+/// How large pictures become. Numbers of [`PixelRule::Shared`] and [`PixelRule::Volume`] are defaults: a checkpoint's files come
+/// before them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PixelRule {
     /// Each frame has limits of its own (qwen-omni-utils).
@@ -428,12 +429,12 @@ impl AudioConfig {
         }
     }
 
-    /// Mel frames that the feature extractor makes of so many samples at 16,000 a second.
-    pub fn mel_frames(&self, samples: usize) -> usize {
+    /// Mel frames that the feature extractor makes of so many samples at 16,000 a second, beside a sound of `longest`.
+    pub fn mel_frames(&self, samples: usize, longest: usize) -> usize {
         match self.form {
             AudioForm::Pairs => samples.div_ceil(HOP).min(MAX_SECONDS * 100),
             AudioForm::Queries(_) => samples.div_ceil(HOP).next_multiple_of(2 * self.n_window),
-            AudioForm::Planes { .. } => samples / HOP,
+            AudioForm::Planes { .. } => samples.div_ceil(HOP).min(longest.max(samples) / HOP),
         }
     }
 }

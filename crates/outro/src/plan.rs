@@ -206,17 +206,38 @@ impl Preparer {
         let alone = one_image(parts.iter().copied());
         for part in parts {
             let item = self.plan_item(part, alone, options, &mut plan.notes)?;
+            plan.items.push(item);
+        }
+        self.count_together(&mut plan.items);
+        for item in &plan.items {
             let [image, video, audio, _] = item.medium.tokens(&self.config);
             plan.image_tokens = plan.image_tokens.saturating_add(image);
             plan.video_tokens = plan.video_tokens.saturating_add(video);
             plan.audio_tokens = plan.audio_tokens.saturating_add(audio);
-            plan.items.push(item);
         }
         plan.prompt_tokens = plan
             .image_tokens
             .saturating_add(plan.video_tokens)
             .saturating_add(plan.audio_tokens);
         Ok(plan)
+    }
+
+    /// Sounds anew, where how long one is depends on the longest.
+    fn count_together(&self, items: &mut [PlannedItem]) {
+        let samples = |item: &PlannedItem| (item.seconds * 16_000.0).round() as usize;
+        let longest = items.iter().map(samples).max().unwrap_or(0);
+        let Some(tower) = &self.config.audio else { return };
+        for item in items {
+            item.mel_frames = tower.mel_frames(samples(item), longest);
+            item.audio_tokens = tower.tokens(item.mel_frames);
+            match &mut item.medium {
+                Medium::Audio { tokens }
+                | Medium::Video {
+                    sound: Some(tokens), ..
+                } => *tokens = item.audio_tokens,
+                _ => {}
+            }
+        }
     }
 
     /// `alone` is whether an image is the only one.
@@ -281,7 +302,7 @@ impl Preparer {
             item.seconds = (to.min(audio.duration) - from).max(0.0);
             let samples = (item.seconds * 16_000.0).round() as usize;
             if let Some(tower) = &self.config.audio {
-                item.mel_frames = tower.mel_frames(samples);
+                item.mel_frames = tower.mel_frames(samples, samples);
                 item.audio_tokens = tower.tokens(item.mel_frames);
             }
             let cut = |a: &AudioConfig| a.form == AudioForm::Pairs;

@@ -58,7 +58,7 @@ pub(crate) fn load(dir: &Path, config: &Config) -> Result<Processor> {
         ])?;
     }
     let shared = !matches!(rule.pixels, PixelRule::Own | PixelRule::Twice(_));
-    if rule.pixels != PixelRule::Own || this.tiles.is_some() {
+    if !matches!(rule.pixels, PixelRule::Own | PixelRule::Fixed { .. }) || this.tiles.is_some() {
         (p.mean, p.std) = (GREY, GREY);
     }
     if shared || this.tiles.is_some() {
@@ -170,11 +170,9 @@ impl Processor {
             return Ok([(tiles.side, tiles.side); 2]);
         }
         let side = self.patches.patch * self.patches.merge;
-        // The caller's limit is on a frame.
-        let shared = |(least, most): PixelLimits| {
-            let own = max.map_or(usize::MAX, |m| m.saturating_mul(frames));
-            (least.min(max.unwrap_or(least)), most.min(own))
-        };
+        // The caller's limit is on a frame, `most` on all of them.
+        let own = max.map_or(usize::MAX, |m| m.saturating_mul(frames));
+        let shared = |(least, most): PixelLimits| (least.min(max.unwrap_or(least)), most.min(own));
         let mut limits = FrameLimits::default();
         lower(&mut limits, max);
         let size = match self.pixels {
@@ -193,7 +191,8 @@ impl Processor {
             }
             PixelRule::Volume { video, .. } => {
                 let count = (frames, self.patches.temporal);
-                outro_media::volume_size(height, width, count, side, shared(video))?
+                let limits = (video.0.min(own), video.1.min(own));
+                outro_media::volume_size(height, width, count, side, limits)?
             }
             PixelRule::Fixed { video, full, .. } => {
                 let all = if frames < self.sampling.max_frames {

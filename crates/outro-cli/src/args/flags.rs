@@ -140,7 +140,7 @@ pub(crate) struct MediaFlags {
 
 #[derive(Debug, Default, Args)]
 pub(crate) struct ReadingFlags {
-    /// Frames per second taken from a video [default: 2].
+    /// Frames per second taken from a video [default: the model's, mostly 2].
     #[arg(
         long,
         value_name = "RATE",
@@ -157,7 +157,7 @@ pub(crate) struct ReadingFlags {
     /// End of the part that is used, in seconds.
     #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
     pub(crate) end: Option<f64>,
-    /// Most pixels of a frame after resizing [default: 602112 for a video].
+    /// Most pixels of a frame after resizing [default: the model's, mostly 602112 for a video].
     #[arg(long, value_name = "N")]
     pub(crate) max_pixels: Option<usize>,
     /// Ignore the sound of videos.

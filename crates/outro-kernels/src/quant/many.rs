@@ -78,7 +78,7 @@ pub(super) fn round(x: &[f32], q: &mut [i8; SHARED]) -> f32 {
     }
     let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
     for (q, x) in q.iter_mut().zip(x) {
-        // Without a call: the products are at most 127.
+        // Without a call: the products are at most 127, or infinite where all numbers are next to 0.
         *q = (x * inverse + ROUND).to_bits().wrapping_sub(ROUND.to_bits()) as i8;
     }
     largest / 127.0
@@ -169,5 +169,35 @@ impl Int8Panel {
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = (q, scale, sum, add);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_in_the_memory_before_is_gone() {
+        let (m, k) = (MR + 1, 32);
+        let before = Int8Tiles::default().fill(&vec![f32::NAN; m * 512], m, 512);
+        assert!(before.scale[0].is_nan());
+        let x: Vec<f32> = (0..m * k).map(|i| i as f32 - 200.0).collect();
+        let (again, fresh) = (before.fill(&x, m, k), Int8Tiles::default().fill(&x, m, k));
+        // Rows of the first tile are all there.
+        let whole = |v: &[f32], groups: usize| v[..groups * MR].to_vec();
+        assert_eq!(whole(&again.scale, SCALES), whole(&fresh.scale, SCALES));
+        assert_eq!(whole(&again.sum, GROUPS), whole(&fresh.sum, GROUPS));
+        assert_eq!(again.q[..SHARED / 4 * MR], fresh.q[..SHARED / 4 * MR]);
+    }
+
+    #[test]
+    fn rounding_is_to_the_nearest_and_half_to_even() {
+        let mut x = [0.0; SHARED];
+        x[..8].copy_from_slice(&[127.0, 0.5, 1.5, -0.5, -1.5, -2.5, 126.49, -127.0]);
+        let mut q = [0; SHARED];
+        assert_eq!(round(&x, &mut q), 1.0);
+        assert_eq!(q[..8], [127, 0, 2, 0, -2, -2, 126, -127]);
+        x[9] = f32::INFINITY;
+        assert!(round(&x, &mut q).is_nan());
     }
 }

@@ -164,8 +164,9 @@ impl AudioTower {
             Head::Rows(mlp) => rows * (size(&mlp.up) + size(&mlp.down)),
         };
         let layers = self.layers.iter().flat_map(Layer::linears);
-        let seen = rows.min((c.rows(2 * c.n_window) * self.together()) as f64);
-        let attention = 4.0 * (c.hidden * c.layers) as f64 * rows * seen;
+        let seen = (c.rows(2 * c.n_window) * self.together()) as f64;
+        let pairs = (rows / seen).floor() * seen * seen + (rows % seen).powi(2);
+        let attention = 4.0 * (c.hidden * c.layers) as f64 * pairs;
         2.0 * (stem + head + rows * layers.map(size).sum::<f64>()) + attention
     }
 

@@ -78,6 +78,7 @@ fn parse(json: &Json) -> Result<Config> {
                 max_frames: 32,
                 ..Sampling::default()
             },
+            timed: true,
             after: "\n",
             ..FrameRule::default()
         },

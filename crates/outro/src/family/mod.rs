@@ -214,11 +214,11 @@ fn tower_out(json: &Json, key: &str, text: &TextConfig) -> Result<usize> {
     )))
 }
 
-/// Pixels on the side of a patch (14 where nobody says) and patches on the side of a token.
-fn patch_and_merge(json: &Json, merge: usize) -> Result<(usize, usize)> {
+/// Pixels on the side of a patch, and patches on the side of a token, of which a family's default is two.
+fn patch_and_merge(json: &Json, patch: usize) -> Result<(usize, usize)> {
     let (patch, merge) = (
-        json.at("patch_size").size_or(14)?,
-        json.at("spatial_merge_size").size_or(merge)?,
+        json.at("patch_size").size_or(patch)?,
+        json.at("spatial_merge_size").size_or(2)?,
     );
     if patch.saturating_mul(merge) <= 4096 {
         return Ok((patch, merge));
@@ -263,7 +263,7 @@ const QWEN_VISION: VisionNames = VisionNames {
 /// A Qwen2.5 vision tower's configuration.
 fn qwen2_5_vision(json: &Json, text: &TextConfig, qkv: &'static [&'static str]) -> Result<VisionConfig> {
     let (hidden, heads) = tower_sizes(json, "hidden_size", "num_heads")?;
-    let (patch, merge) = patch_and_merge(json, 2)?;
+    let (patch, merge) = patch_and_merge(json, 14)?;
     let side = json.at("window_size").size()?;
     if side < patch * merge {
         return Err(json.at("window_size").error(format!(

@@ -38,7 +38,7 @@ fn vision(json: &Json, text: &TextConfig) -> Result<VisionConfig> {
     let (hidden, heads) = tower_sizes(json, "embed_dim", "num_heads")?;
     let ratio = json.at("mlp_ratio").positive_or(4.0)?;
     let act = json.at("hidden_act");
-    let (patch, merge) = patch_and_merge(json, 2)?;
+    let (patch, merge) = patch_and_merge(json, 14)?;
     Ok(VisionConfig {
         depth: json.at("depth").size()?,
         hidden,

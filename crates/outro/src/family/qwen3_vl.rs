@@ -42,7 +42,8 @@ pub(super) const VISION: VisionNames = VisionNames {
 fn parse(json: &Json) -> Result<Config> {
     let text = text(&json.at("text_config"), json, None)?;
     let vision = vision(&json.at("vision_config"), &text, VISION)?;
-    // The processors' defaults, in tokens of a picture, where the checkpoint does not say.
+    // The processors' defaults, in tokens of a picture, where the checkpoint does not say; without `cap_pixels_per_frame`,
+    // which was not there when the models came out.
     let token = (vision.patch * vision.merge).pow(2);
     Ok(Config {
         model_type: FAMILY.model_type.into(),
@@ -96,7 +97,7 @@ pub(super) fn text(json: &Json, outer: &Json, experts: Option<bool>) -> Result<T
 pub(super) fn vision(json: &Json, text: &TextConfig, names: VisionNames) -> Result<VisionConfig> {
     let (hidden, heads) = tower_sizes(json, "hidden_size", "num_heads")?;
     let depth = json.at("depth").size()?;
-    let (patch, merge) = patch_and_merge(json, 2)?;
+    let (patch, merge) = patch_and_merge(json, 16)?;
     let table = json.at("num_position_embeddings");
     let side = table.size()?.isqrt();
     if side * side != table.size()? {

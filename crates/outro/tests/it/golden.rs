@@ -138,8 +138,16 @@ pub(crate) fn check_media(golden: &Golden, media: &MediaEmbeds) -> usize {
     ];
     let kinds = kinds.map(|(key, rows)| golden.check(key, &rows.data, EMBEDS));
     for (layer, features) in media.deepstack.iter().enumerate() {
-        golden.check(&format!("deepstack.{layer}"), &features.data, EMBEDS);
+        let key = format!("deepstack.{layer}");
+        let made = golden.check(&key, &features.data, EMBEDS);
+        assert_eq!(made, features.rows() > 0, "{}: {key}", golden.path.display());
     }
+    let further = format!("deepstack.{}", media.deepstack.len());
+    assert!(
+        golden.get(&further).is_none(),
+        "{}: {further}",
+        golden.path.display()
+    );
     kinds.into_iter().filter(|there| *there).count()
 }
 

@@ -2,12 +2,11 @@
 
 use std::fs;
 
+use outro::chat::Part;
 use outro::config::Config;
 use outro::prepare::Preparer;
-use outro_media::{
-    FrameLimits, Sampling, Spread, VideoInfo, image_size, log_mel_in_chunks, log_mel_together, shared_size,
-    video_size, volume_size,
-};
+use outro::prompt::Medium;
+use outro_media::{Sampling, Spread, VideoInfo, log_mel_in_chunks, log_mel_together, volume_size, write_png};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
@@ -25,7 +24,8 @@ fn frames_and_sizes_are_those_of_transformers() {
         ..Sampling::default()
     };
     let frames = rows("qwen3-vl-tiny/arithmetic.json", "frames");
-    assert!(frames.len() >= 50);
+    let sizes = rows("qwen3-vl-tiny/arithmetic.json", "sizes");
+    assert!(frames.len() >= 50 && sizes.len() >= 40);
     for row in frames {
         let (frames, fps, want): (usize, f64, Vec<usize>) = serde_json::from_value(row).unwrap();
         let info = VideoInfo {
@@ -42,7 +42,7 @@ fn frames_and_sizes_are_those_of_transformers() {
             "{frames} frames, {fps} a second"
         );
     }
-    for row in rows("qwen3-vl-tiny/arithmetic.json", "sizes") {
+    for row in sizes {
         let n: Vec<Value> = row.as_array().unwrap().clone();
         let [height, width, frames, factor, least, most] =
             [0, 1, 2, 3, 4, 5].map(|i| n[i].as_u64().unwrap() as usize);
@@ -52,7 +52,11 @@ fn frames_and_sizes_are_those_of_transformers() {
     }
     let made = tempfile::tempdir().unwrap();
     let config = outro::shapes::config("qwen3-omni-30b-a3b").unwrap();
+    // The limits of the published file.
+    let limits = json!({"min_pixels": 3136, "max_pixels": 12_845_056, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]});
+    fs::write(made.path().join("preprocessor_config.json"), limits.to_string()).unwrap();
     let preparer = Preparer::of(config, made.path()).unwrap();
+    let mut pictures = 0;
     for row in rows("qwen3-omni-tiny/sizes.json", "") {
         type Size = (usize, usize);
         let (height, width, frames, image, video): (usize, usize, usize, Size, Size) =
@@ -70,16 +74,85 @@ fn frames_and_sizes_are_those_of_transformers() {
         let plan = preparer.plan_video(&info, &options).unwrap();
         assert_eq!(plan.size, <[usize; 2]>::from(video), "{row}");
         assert!(plan.first_size.iter().all(|n| n.is_multiple_of(28)), "{row}");
-        options.max_pixels = Some(200_000);
-        let small = preparer.plan_video(&info, &options).unwrap().size;
+        let mut lower = options.clone();
+        lower.max_pixels = Some(200_000);
+        let small = preparer.plan_video(&info, &lower).unwrap().size;
         assert!(small[0] * small[1] <= 200_000, "{row}: {small:?}");
-        let (h, w) = image_size(height, width, &FrameLimits::image()).unwrap();
-        let got = shared_size(h, w, 1, 32, (3136, 12_845_056)).unwrap();
-        assert_eq!(got, image, "{row}");
-        let (h, w) = video_size(height, width, frames, &FrameLimits::default()).unwrap();
-        let got = shared_size(h, w, 1, 32, (128 * 1024, 768 * 1024)).unwrap();
-        assert_eq!(got, video, "{row}");
+        if frames == 4 && height * width < 500_000 {
+            let png = made.path().join("picture.png");
+            fs::write(
+                &png,
+                write_png(width, height, &vec![9; height * width * 3]).unwrap(),
+            )
+            .unwrap();
+            let media = preparer
+                .load_media(&[Part::Image(png)], &options, &mut |_| {})
+                .unwrap();
+            let grid = [1, image.0 / 16, image.1 / 16];
+            assert_eq!(media.inputs.pixel_values.unwrap().grid_thw, [grid], "{row}");
+            pictures += 1;
+        }
     }
+    assert!(pictures >= 4);
+}
+
+/// LLaVA-OneVision takes 32 frames of a video; their times are their own.
+#[test]
+fn frames_of_llava_onevision_last_as_long_as_they_do() {
+    let made = tempfile::tempdir().unwrap();
+    let config = outro::shapes::config("llava-onevision-7b").unwrap();
+    let preparer = Preparer::of(config, made.path()).unwrap();
+    let mut info = VideoInfo {
+        codec: String::new(),
+        width: 640,
+        height: 360,
+        fps: 25.0,
+        frames: 3000,
+        duration: 120.0,
+    };
+    let plan = preparer.plan_video(&info, &preparer.media_options()).unwrap();
+    assert_eq!((plan.indices.len(), plan.indices[31]), (32, 2999));
+    assert!((plan.second_per_grid - 3.75).abs() < 1e-12);
+    info.frames = 7;
+    let plan = preparer.plan_video(&info, &preparer.media_options()).unwrap();
+    assert_eq!(plan.indices, [0, 1, 2, 3, 4, 5, 6]);
+}
+
+/// Two files in one request: the extractor fills up the shorter sound.
+#[test]
+fn sounds_of_a_request_are_heard_together() {
+    let bytes = fs::read(crate::fixtures().join("qwen3-omni-tiny/mel.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let made = tempfile::tempdir().unwrap();
+    let parts = ["samples.0", "samples.1"].map(|key| {
+        let pcm = file.tensor(key).unwrap().data().to_vec();
+        let size = |n: usize| u32::try_from(n).unwrap().to_le_bytes();
+        let mut wav = b"RIFF".to_vec();
+        wav.extend(size(36 + pcm.len()));
+        // 16 bytes of format: PCM, one channel, 16,000 samples a second of two bytes.
+        wav.extend(b"WAVEfmt \x10\0\0\0\x01\0\x01\0\x80\x3e\0\0\0\x7d\0\0\x02\0\x10\0data");
+        wav.extend(size(pcm.len()));
+        wav.extend(pcm);
+        let path = made.path().join(format!("{key}.wav"));
+        fs::write(&path, wav).unwrap();
+        Part::Audio(path)
+    });
+    let preparer = Preparer::open(&crate::fixtures().join("qwen3-omni-tiny")).unwrap();
+    let mut options = preparer.media_options();
+    options.media.decoder = outro_media::Decoder::Builtin;
+    let plan = preparer.plan_media(parts.iter(), &options).unwrap();
+    let frames: Vec<usize> = plan.items.iter().map(|i| i.mel_frames).collect();
+    assert_eq!((frames, plan.audio_tokens), (vec![17, 31], 3 + 4));
+    let media = preparer.load_media(&parts, &options, &mut |_| {}).unwrap();
+    assert_eq!(media.items, [3, 4].map(|tokens| Medium::Audio { tokens }));
+    let (heard, want) = (media.inputs.audio.unwrap(), mel(&file));
+    assert_eq!(heard.lengths, [17, 31]);
+    for (at, got) in heard.data[..128 * 17].iter().enumerate() {
+        let want = want[at / 17 * 31 + at % 17];
+        assert!((got - want).abs() < 1e-3, "{at}: {got} for {want}");
+    }
+    let alone = preparer.load_media(&parts[..1], &options, &mut |_| {}).unwrap();
+    assert_eq!(alone.inputs.audio.unwrap().lengths, [16]);
 }
 
 /// The authors' own code for frames of video-SALMONN 2+, which knows no other settings.

@@ -162,7 +162,7 @@ impl Report {
         let config = preparer.config();
         if let Some(tower) = &config.audio {
             let b = &mut self.becomes;
-            b.mel_frames = tower.mel_frames(b.samples);
+            b.mel_frames = tower.mel_frames(b.samples, b.samples);
             b.audio_tokens = tower.tokens(b.mel_frames);
         }
         if config.audio.is_none() && self.becomes.samples > 0 {

@@ -5,6 +5,7 @@ method's steps (sections 1 to 4 of docs/method.md) between the weighted sum and 
 decoder whose attention goes through that table and nothing about a family stands here.
 """
 
+import json
 import math
 from dataclasses import dataclass, field
 
@@ -119,3 +120,17 @@ def run(model, decoder, inputs, on, steps=4, rows=2, positions=None):
         y = model(input_ids=last, attention_mask=mask, **place, past_key_values=cache, use_cache=True)
         logits.append(y.logits[0])
     return torch.cat(logits).contiguous(), torch.tensor(tokens), state
+
+
+def both(model, decoder, inputs, out, meta, positions=None):
+    """What comes without the method and with it, into a case's tensors and metadata; False where a greedy choice hangs by a
+    thread."""
+    for mode in ("baseline", "outro"):
+        logits, tokens, state = run(model, decoder, inputs, mode == "outro", positions=positions)
+        out[f"{mode}.logits"], out[f"{mode}.tokens"] = logits, tokens
+        best = logits[1:].topk(2).values
+        if (best[:, 0] - best[:, 1]).min() < 1e-3:
+            return False
+    meta["sinks"], meta["relaxed"] = json.dumps(state.sinks), json.dumps(state.relaxed)
+    assert state.relaxed
+    return True

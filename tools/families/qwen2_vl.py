@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tiny
 import torch
-from method import attach, run
+from method import attach, both
 from safetensors.torch import save_file
 from transformers import (
     Qwen2_5_VLConfig,
@@ -182,14 +182,8 @@ def one(name, made, proc, number, media, question):
             y = made.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"])
             result["video_embeds"] = torch.cat(y.pooler_output)
     meta = {"text": text, "question": question, "kinds": json.dumps([k for k, _ in media])}
-    for mode in ("baseline", "outro"):
-        logits, tokens, state = run(made, made.model.language_model, inputs, mode == "outro", positions=positions)
-        result[f"{mode}.logits"], result[f"{mode}.tokens"] = logits, tokens
-        best = logits[1:].topk(2).values
-        if (best[:, 0] - best[:, 1]).min() < 1e-3:
-            return None
-    meta["sinks"], meta["relaxed"] = json.dumps(state.sinks), json.dumps(state.relaxed)
-    assert state.relaxed
+    if not both(made, made.model.language_model, inputs, result, meta, positions=positions):
+        return None
     return {k: v.contiguous() for k, v in result.items()}, meta
 
 

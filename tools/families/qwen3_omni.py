@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import tiny
 import torch
-from method import attach, run
-from qwen3_vl import TEXT, VISION, older
+from method import attach, both
+from qwen3_vl import TEXT, VISION, features, older
 from safetensors.torch import save_file
 from transformers import Qwen3OmniMoeProcessor, Qwen3OmniMoeThinkerConfig, Qwen3OmniMoeThinkerForConditionalGeneration, WhisperFeatureExtractor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor, smart_resize
@@ -184,27 +184,14 @@ def one(made, proc, fps, name, media, question):
         lengths, inputs.get("video_second_per_grid"),
     )  # fmt: skip
     out["position_ids"] = positions[:, 0].float()
-    deep = []
-    with torch.no_grad():
-        for kind, get, pixels in (("image", made.get_image_features, "pixel_values"), ("video", made.get_video_features, "pixel_values_videos")):
-            if pixels in inputs:
-                y = get(inputs[pixels], inputs[f"{kind}_grid_thw"])
-                out[f"{kind}_embeds"] = torch.cat(y.pooler_output)
-                deep.append([torch.cat(f) for f in y.deepstack_features])
-        if sounds:
+    features(made, inputs, out)
+    if sounds:
+        with torch.no_grad():
             out["audio_embeds"] = made.get_audio_features(inputs["input_features"], inputs["feature_attention_mask"]).last_hidden_state
-    for i, parts in enumerate(zip(*deep)):
-        out[f"deepstack.{i}"] = torch.cat(parts)
     meta = {"question": question, "kinds": json.dumps([k for k, _ in shown]), "use_audio_in_video": str(joined).lower()}
     given = {**inputs, "use_audio_in_video": joined}
-    for mode in ("baseline", "outro"):
-        logits, tokens, state = run(made, made.model.language_model, given, mode == "outro", positions=positions)
-        out[f"{mode}.logits"], out[f"{mode}.tokens"] = logits, tokens
-        best = logits[1:].topk(2).values
-        if (best[:, 0] - best[:, 1]).min() < 1e-3:
-            return None
-    meta["sinks"], meta["relaxed"] = json.dumps(state.sinks), json.dumps(state.relaxed)
-    assert state.relaxed
+    if not both(made, made.model.language_model, given, out, meta, positions=positions):
+        return None
     return {k: v.contiguous() for k, v in out.items()}, meta
 
 

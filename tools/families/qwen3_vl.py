@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tiny
 import torch
-from method import attach, run
+from method import attach, both
 from safetensors.torch import save_file
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
@@ -116,6 +116,19 @@ def cases():
         yield f"video-{i}", media, question
 
 
+@torch.no_grad()
+def features(made, inputs, out):
+    """What the tower makes of pictures: tokens, and what is added to them behind the decoder's first layers."""
+    deep = []
+    for kind, get, pixels in (("image", made.get_image_features, "pixel_values"), ("video", made.get_video_features, "pixel_values_videos")):
+        if pixels in inputs:
+            y = get(inputs[pixels], inputs[f"{kind}_grid_thw"])
+            out[f"{kind}_embeds"] = torch.cat(y.pooler_output)
+            deep.append([torch.cat(f) for f in y.deepstack_features])
+    for i, parts in enumerate(zip(*deep)):
+        out[f"deepstack.{i}"] = torch.cat(parts)
+
+
 def one(made, proc, rate, media, question):
     """Tensors and metadata of a case; `None` where a greedy choice hangs by a thread."""
     content = [{"type": kind} for kind, _ in media] + [{"type": "text", "text": question}]
@@ -135,24 +148,10 @@ def one(made, proc, rate, media, question):
     grids = {k: v for k, v in inputs.items() if "grid" in k}
     positions, _ = made.model.get_rope_index(inputs["input_ids"], kinds, attention_mask=inputs["attention_mask"], **grids)
     out["position_ids"] = positions[:, 0]
-    deep = []
-    with torch.no_grad():
-        for kind, get, pixels in (("image", made.get_image_features, "pixel_values"), ("video", made.get_video_features, "pixel_values_videos")):
-            if pixels in inputs:
-                y = get(inputs[pixels], inputs[f"{kind}_grid_thw"])
-                out[f"{kind}_embeds"] = torch.cat(y.pooler_output)
-                deep.append([torch.cat(f) for f in y.deepstack_features])
-    for i, parts in enumerate(zip(*deep)):
-        out[f"deepstack.{i}"] = torch.cat(parts)
+    features(made, inputs, out)
     meta = {"text": text, "question": question, "kinds": json.dumps([k for k, _ in media]), "rate": str(rate)}
-    for mode in ("baseline", "outro"):
-        logits, tokens, state = run(made, made.model.language_model, inputs, mode == "outro", positions=positions)
-        out[f"{mode}.logits"], out[f"{mode}.tokens"] = logits, tokens
-        best = logits[1:].topk(2).values
-        if (best[:, 0] - best[:, 1]).min() < 1e-3:
-            return None
-    meta["sinks"], meta["relaxed"] = json.dumps(state.sinks), json.dumps(state.relaxed)
-    assert state.relaxed
+    if not both(made, made.model.language_model, inputs, out, meta, positions=positions):
+        return None
     return {k: v.contiguous() for k, v in out.items()}, meta
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import tiny
 import torch
-from method import attach, run
+from method import attach, both
 from safetensors.torch import save_file
 from torch import nn
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, WhisperConfig, WhisperFeatureExtractor
@@ -261,14 +261,8 @@ def one(made, decoder, pictures, films, draw, number, name, media, question):
 
     meta = {"kinds": json.dumps([k for k, _ in media]), "question": question, "use_audio_in_video": str(joined).lower()}
     shown = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
-    for mode in ("baseline", "outro"):
-        logits, tokens, state = run(ask, decoder, shown, mode == "outro", positions=positions[:, None])
-        out[f"{mode}.logits"], out[f"{mode}.tokens"] = logits, tokens
-        best = logits[1:].topk(2).values
-        if (best[:, 0] - best[:, 1]).min() < 1e-3:
-            return None
-    meta["sinks"], meta["relaxed"] = json.dumps(state.sinks), json.dumps(state.relaxed)
-    assert state.relaxed
+    if not both(ask, decoder, shown, out, meta, positions=positions[:, None]):
+        return None
     return {k: v.contiguous() for k, v in out.items()}, meta
 
 

@@ -230,8 +230,11 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// By the name that `hidden_act` has.
-    pub(crate) fn parse(json: &Json) -> Result<Self> {
+    /// By the name that `hidden_act` has, or a family's default.
+    pub(crate) fn parse(json: &Json, default: Self) -> Result<Self> {
+        if !json.present() {
+            return Ok(default);
+        }
         match json.str()? {
             "silu" => Ok(Self::Silu),
             "gelu" => Ok(Self::Gelu),

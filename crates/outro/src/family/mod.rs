@@ -307,7 +307,6 @@ fn qwen2_5_vision(json: &Json, text: &TextConfig, qkv: &'static [&'static str]) 
 /// A SigLIP tower's configuration, without positions; what a family does differently goes on top.
 fn siglip_vision(json: &Json, text: &TextConfig, names: VisionNames) -> Result<VisionConfig> {
     let (hidden, heads) = tower_sizes(json, "hidden_size", "num_attention_heads")?;
-    let act = json.at("hidden_act");
     Ok(VisionConfig {
         depth: json.at("num_hidden_layers").size()?,
         hidden,
@@ -320,11 +319,7 @@ fn siglip_vision(json: &Json, text: &TextConfig, names: VisionNames) -> Result<V
         image_merge: 1,
         norm: Norm::Layer,
         norm_eps: json.at("layer_norm_eps").positive_or(1e-6)? as f32,
-        activation: if act.present() {
-            Activation::parse(&act)?
-        } else {
-            Activation::GeluTanh
-        },
+        activation: Activation::parse(&json.at("hidden_act"), Activation::GeluTanh)?,
         patch_bias: true,
         rotary: false,
         positions: None,

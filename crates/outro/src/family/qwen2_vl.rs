@@ -37,7 +37,6 @@ fn parse(json: &Json) -> Result<Config> {
 fn vision(json: &Json, text: &TextConfig) -> Result<VisionConfig> {
     let (hidden, heads) = tower_sizes(json, "embed_dim", "num_heads")?;
     let ratio = json.at("mlp_ratio").positive_or(4.0)?;
-    let act = json.at("hidden_act");
     let (patch, merge) = patch_and_merge(json, 14)?;
     Ok(VisionConfig {
         depth: json.at("depth").size()?,
@@ -52,11 +51,7 @@ fn vision(json: &Json, text: &TextConfig) -> Result<VisionConfig> {
         norm: Norm::Layer,
         // The reference fixes it, config.json does not name it.
         norm_eps: 1e-6,
-        activation: if act.present() {
-            Activation::parse(&act)?
-        } else {
-            Activation::QuickGelu
-        },
+        activation: Activation::parse(&json.at("hidden_act"), Activation::QuickGelu)?,
         patch_bias: false,
         rotary: true,
         positions: None,

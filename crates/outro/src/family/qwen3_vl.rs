@@ -117,7 +117,6 @@ pub(super) fn vision(json: &Json, text: &TextConfig, names: VisionNames) -> Resu
         );
         return Err(indexes.error(problem));
     }
-    let act = json.at("hidden_act");
     Ok(VisionConfig {
         depth,
         hidden,
@@ -131,11 +130,7 @@ pub(super) fn vision(json: &Json, text: &TextConfig, names: VisionNames) -> Resu
         norm: Norm::Layer,
         // The reference fixes it, config.json does not name it.
         norm_eps: 1e-6,
-        activation: if act.present() {
-            Activation::parse(&act)?
-        } else {
-            Activation::GeluTanh
-        },
+        activation: Activation::parse(&json.at("hidden_act"), Activation::GeluTanh)?,
         patch_bias: true,
         rotary: true,
         positions: Some(side),

@@ -127,6 +127,22 @@ def twice():
     (OUT / "sizes.json").write_text(json.dumps(rows, separators=(",", ":")) + "\n")
 
 
+def resized_twice():
+    """A picture through qwen-omni-utils, which makes its sides multiples of 28, and then the processor, with patches of the
+    published size."""
+    from PIL import Image
+    from qwen_omni_utils.v2_5 import vision_process as utils
+
+    picture = tiny.picture(70, 60, 95)
+    height, width = utils.smart_resize(60, 95)
+    limits = {"shortest_edge": 3136, "longest_edge": 12845056}
+    made = Qwen2VLImageProcessor(patch_size=16, size=limits, image_mean=[0.5] * 3, image_std=[0.5] * 3)(
+        images=[Image.fromarray(picture).resize((width, height))], return_tensors="pt"
+    )
+    out = {"picture.0": torch.from_numpy(picture), "pixels": made["pixel_values"].half(), "grid": made["image_grid_thw"]}
+    save_file(out, OUT / "picture.safetensors")
+
+
 def sound(seed, samples):
     t = np.arange(samples) / 16000
     wave = 0.4 * np.sin(2 * np.pi * (200 + 90 * seed) * t) * np.exp(-2 * t) + 0.02 * np.random.default_rng(seed).normal(size=samples)
@@ -209,6 +225,7 @@ def main():
         save_file(tensors, OUT / "cases" / f"{name}.safetensors", metadata=meta)
     twice()
     extracted()
+    resized_twice()
     tiny.manifest(OUT, "tools/families/qwen3_omni.py")
 
 

@@ -10,6 +10,8 @@ use outro_media::{Sampling, Spread, VideoInfo, log_mel_in_chunks, log_mel_togeth
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
+use crate::families::picture;
+
 fn rows(path: &str, key: &str) -> Vec<Value> {
     let text = fs::read_to_string(crate::fixtures().join(path)).unwrap();
     let all: Value = serde_json::from_str(&text).unwrap();
@@ -94,6 +96,24 @@ fn frames_and_sizes_are_those_of_transformers() {
         }
     }
     assert!(pictures >= 4);
+    // And what is in it: Pillow's resize, then torchvision's.
+    let bytes = fs::read(crate::fixtures().join("qwen3-omni-tiny/picture.safetensors")).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let (picture, png) = (picture(&file, 0), made.path().join("picture.png"));
+    fs::write(
+        &png,
+        write_png(picture.width, picture.height, &picture.data).unwrap(),
+    )
+    .unwrap();
+    let options = preparer.media_options();
+    let media = preparer
+        .load_media(&[Part::Image(png)], &options, &mut |_| {})
+        .unwrap();
+    let (got, want) = (media.inputs.pixel_values.unwrap(), halves(&file, "pixels"));
+    assert_eq!((got.grid_thw, got.data.len()), (vec![[1, 4, 6]], want.len()));
+    for (got, want) in got.data.iter().zip(&want) {
+        assert!((got - want).abs() < 1e-3, "{got} for {want}");
+    }
 }
 
 /// LLaVA-OneVision takes 32 frames of a video; their times are their own.
@@ -145,7 +165,7 @@ fn sounds_of_a_request_are_heard_together() {
     assert_eq!((frames, plan.audio_tokens), (vec![17, 31], 3 + 4));
     let media = preparer.load_media(&parts, &options, &mut |_| {}).unwrap();
     assert_eq!(media.items, [3, 4].map(|tokens| Medium::Audio { tokens }));
-    let (heard, want) = (media.inputs.audio.unwrap(), mel(&file));
+    let (heard, want) = (media.inputs.audio.unwrap(), halves(&file, "mel"));
     assert_eq!(heard.lengths, [17, 31]);
     for (at, got) in heard.data[..128 * 17].iter().enumerate() {
         let want = want[at / 17 * 31 + at % 17];
@@ -207,8 +227,8 @@ fn samples(file: &SafeTensors, key: &str) -> Vec<f32> {
         .collect()
 }
 
-fn mel(file: &SafeTensors) -> Vec<f32> {
-    let view = file.tensor("mel").unwrap();
+fn halves(file: &SafeTensors, key: &str) -> Vec<f32> {
+    let view = file.tensor(key).unwrap();
     let values = view.data().as_chunks().0.iter();
     values.map(|b| half::f16::from_le_bytes(*b).to_f32()).collect()
 }
@@ -236,7 +256,7 @@ fn spectrograms_are_those_of_the_extractor() {
     let bytes = fs::read(crate::fixtures().join("video-salmonn2-tiny/mel.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
     let got = log_mel_in_chunks(&samples(&file, "samples"), 100);
-    let want = mel(&file);
+    let want = halves(&file, "mel");
     assert_eq!((got.frames, got.data.len()), (200, want.len()));
     for (i, want) in want.iter().enumerate() {
         let (segment, bin, t) = (i / 12_800, i / 100 % 128, i % 100);
@@ -249,7 +269,7 @@ fn spectrograms_are_those_of_the_extractor() {
     // Of two sounds the shorter one is filled up to the longer.
     let bytes = fs::read(crate::fixtures().join("qwen3-omni-tiny/mel.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
-    let want = mel(&file);
+    let want = halves(&file, "mel");
     for (i, frames) in [17, 31].into_iter().enumerate() {
         let got = log_mel_together(&samples(&file, &format!("samples.{i}")), 5000);
         assert_eq!(got.frames, frames);

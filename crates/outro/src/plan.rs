@@ -58,6 +58,11 @@ pub struct PlannedItem {
 }
 
 impl PlannedItem {
+    /// Samples of its sound, at 16,000 a second.
+    fn samples(&self) -> usize {
+        (self.seconds * 16_000.0).round() as usize
+    }
+
     /// What a caller said to get it.
     pub(crate) fn part(&self) -> Part {
         let path = self.info.path.clone();
@@ -224,11 +229,10 @@ impl Preparer {
 
     /// Sounds anew, where how long one is depends on the longest.
     fn count_together(&self, items: &mut [PlannedItem]) {
-        let samples = |item: &PlannedItem| (item.seconds * 16_000.0).round() as usize;
-        let longest = items.iter().map(samples).max().unwrap_or(0);
+        let longest = items.iter().map(PlannedItem::samples).max().unwrap_or(0);
         let Some(tower) = &self.config.audio else { return };
         for item in items {
-            item.mel_frames = tower.mel_frames(samples(item), longest);
+            item.mel_frames = tower.mel_frames(item.samples(), longest);
             item.audio_tokens = tower.tokens(item.mel_frames);
             match &mut item.medium {
                 Medium::Audio { tokens }
@@ -300,7 +304,7 @@ impl Preparer {
             let s = &options.sampling;
             let (from, to) = (s.start.unwrap_or(0.0).max(0.0), s.end.unwrap_or(f64::INFINITY));
             item.seconds = (to.min(audio.duration) - from).max(0.0);
-            let samples = (item.seconds * 16_000.0).round() as usize;
+            let samples = item.samples();
             if let Some(tower) = &self.config.audio {
                 item.mel_frames = tower.mel_frames(samples, samples);
                 item.audio_tokens = tower.tokens(item.mel_frames);

@@ -171,11 +171,14 @@ impl Preparer {
         };
         let frames = (self.processor.resize)(&pictures(&plan.indices), height, width);
         let sound = if options.audio_in_video {
-            push_sound(samples, samples.len(), &self.config, &mut media.inputs)
+            self.tokens_of(samples)
         } else {
             0
         };
         self.push_video(&frames, plan, sound, &mut media)?;
+        if sound > 0 {
+            self.hear_together(&[samples], &mut media);
+        }
         Ok(media)
     }
 
@@ -285,7 +288,7 @@ impl Preparer {
                 Medium::Audio { .. } => {
                     progress(Progress::Audio { path: path.clone() });
                     let samples = hear(&item.info, options)?;
-                    let tokens = push_sound(&samples, samples.len(), &self.config, &mut media.inputs);
+                    let tokens = self.tokens_of(&samples);
                     if tokens == 0 {
                         let problem = "its sound is too short for one token";
                         return Err(Error::input(path.display().to_string(), problem));
@@ -295,25 +298,39 @@ impl Preparer {
                 }
             }
         }
-        if sounds.len() > 1
-            && matches!(&self.config.audio, Some(a) if matches!(a.form, AudioForm::Planes { .. }))
-        {
-            self.hear_together(&sounds, &mut media);
-        }
+        let sounds: Vec<&[f32]> = sounds.iter().map(Vec::as_slice).collect();
+        self.hear_together(&sounds, &mut media);
         Ok(media)
     }
 
-    /// Takes the spectrograms anew where the extractor fills up all sounds of a request to the longest.
-    fn hear_together(&self, sounds: &[Vec<f32>], media: &mut Media) {
-        let longest = sounds.iter().map(Vec::len).max().unwrap_or(0);
-        media.inputs.audio = None;
+    /// Tokens of a sound alone.
+    fn tokens_of(&self, samples: &[f32]) -> usize {
+        let n = samples.len();
+        self.config
+            .audio
+            .as_ref()
+            .map_or(0, |tower| tower.tokens(tower.mel_frames(n, n)))
+    }
+
+    /// Spectrograms of all sounds, which some extractors fill up to the longest; each of at least a token.
+    fn hear_together(&self, sounds: &[&[f32]], media: &mut Media) {
+        let Some(tower) = &self.config.audio else { return };
+        let longest = sounds.iter().map(|s| s.len()).max().unwrap_or(0);
         let heard = media.items.iter_mut().filter_map(|item| match item {
             Medium::Audio { tokens } => Some(tokens),
             Medium::Video { sound, .. } => sound.as_mut(),
             _ => None,
         });
         for (tokens, samples) in heard.zip(sounds) {
-            *tokens = push_sound(samples, longest, &self.config, &mut media.inputs);
+            let mel = match tower.form {
+                AudioForm::Pairs => outro_media::log_mel(samples),
+                AudioForm::Queries(_) => outro_media::log_mel_in_chunks(samples, 2 * tower.n_window),
+                AudioForm::Planes { .. } => outro_media::log_mel_together(samples, longest),
+            };
+            *tokens = tower.tokens(mel.frames);
+            let bins = mel.data.len() / mel.frames;
+            let place = media.inputs.audio.get_or_insert_with(AudioFeatures::default);
+            place.push(bins, mel.frames, &mel.data);
         }
     }
 
@@ -362,7 +379,7 @@ impl Preparer {
         let mut tokens = 0;
         if let Some(samples) = samples {
             let samples = samples.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            tokens = push_sound(&samples, samples.len(), &self.config, &mut media.inputs);
+            tokens = self.tokens_of(&samples);
             if tokens == 0 {
                 media.notes.push(silent(path));
             } else {
@@ -463,24 +480,4 @@ impl Preparer {
 fn hear(file: &MediaInfo, options: &MediaOptions) -> Result<Vec<f32>> {
     let s = &options.sampling;
     Ok(outro_media::read_audio(file, s.start, s.end, &options.media)?)
-}
-
-/// Samples to a spectrogram in `inputs`; the tokens it gives. Too little sound for a token is left out. `longest` is the
-/// samples of the longest sound beside it.
-fn push_sound(samples: &[f32], longest: usize, config: &Config, inputs: &mut Inputs) -> usize {
-    let Some(tower) = &config.audio else { return 0 };
-    let mel = match tower.form {
-        AudioForm::Pairs => outro_media::log_mel(samples),
-        AudioForm::Queries(_) => outro_media::log_mel_in_chunks(samples, 2 * tower.n_window),
-        AudioForm::Planes { .. } => outro_media::log_mel_together(samples, longest),
-    };
-    let tokens = tower.tokens(mel.frames);
-    if tokens > 0 {
-        let bins = mel.data.len() / mel.frames;
-        inputs
-            .audio
-            .get_or_insert_with(AudioFeatures::default)
-            .push(bins, mel.frames, &mel.data);
-    }
-    tokens
 }

@@ -402,20 +402,28 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Frames and sound of one video in video-SALMONN 2+: both start together; the order is that of the placeholders. The
-    /// text behind the last one goes on after its times, whatever its rows and columns are.
-    fn frames_and_sound(&mut self, item: usize, audio: usize) -> Result<()> {
+    /// Grid of a video, tokens of its sound, and of both; checks that the next rows hold their placeholders.
+    fn both(&self, item: usize, audio: usize) -> Result<([usize; 3], usize, usize)> {
         let (grid, video_n) = self.grid(self.inputs.pixel_values_videos.as_ref(), item, "video")?;
         let audio_n = self.audio_len(audio)?;
         let t = &self.config.tokens;
         let n = video_n.and_then(|n| n.checked_add(audio_n));
         let n = self.take(n, &[t.video, t.audio], &format!("video {item} and its sound"))?;
-        let (here, after) = self.inputs.input_ids[self.rows.len()..].split_at(n);
+        let here = &self.inputs.input_ids[self.rows.len()..self.rows.len() + n];
         let found = here.iter().filter(|id| Some(**id) == t.audio).count();
         if found != audio_n {
             let problem = format!("video {item} holds {found} audio placeholders, its sound gives {audio_n}");
             return Err(Error::input("input_ids", problem));
         }
+        Ok((grid, audio_n, n))
+    }
+
+    /// Frames and sound of one video in video-SALMONN 2+: both start together; the order is that of the placeholders. The
+    /// text behind the last one goes on after its times, whatever its rows and columns are.
+    fn frames_and_sound(&mut self, item: usize, audio: usize) -> Result<()> {
+        let (grid, _, n) = self.both(item, audio)?;
+        let (here, after) = self.inputs.input_ids[self.rows.len()..].split_at(n);
+        let t = &self.config.tokens;
         let last = !after
             .iter()
             .any(|id| [t.video, t.audio, t.image].contains(&Some(*id)));
@@ -449,17 +457,7 @@ impl Walk<'_> {
 
     /// Frames and sound of one video.
     fn video_with_sound(&mut self, item: usize, audio: usize) -> Result<()> {
-        let (grid, video_n) = self.grid(self.inputs.pixel_values_videos.as_ref(), item, "video")?;
-        let audio_n = self.audio_len(audio)?;
-        let t = &self.config.tokens;
-        let n = video_n.and_then(|n| n.checked_add(audio_n));
-        let n = self.take(n, &[t.video, t.audio], &format!("video {item} and its sound"))?;
-        let here = &self.inputs.input_ids[self.rows.len()..self.rows.len() + n];
-        let found = here.iter().filter(|id| Some(**id) == t.audio).count();
-        if found != audio_n {
-            let problem = format!("video {item} holds {found} audio placeholders, its sound gives {audio_n}");
-            return Err(Error::input("input_ids", problem));
-        }
+        let (grid, audio_n, _) = self.both(item, audio)?;
         match self.config.positions {
             PositionRule::Tmrope {
                 per_second,

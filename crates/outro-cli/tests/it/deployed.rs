@@ -5,8 +5,8 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::lab::{answers, run_line, world};
-use crate::support::{args, command, finish, outro, shared, tiny};
+use crate::lab::{answers, run_line, run_over, world};
+use crate::support::{args, command, finish, outro, shared, tiny, tiny_in};
 
 /// The real videos of Daily-Omni, with questions as they are published, by a random checkpoint: what it says is nonsense, and
 /// every question gets there.
@@ -67,15 +67,7 @@ fn questions_are_read_before_weights() {
     fs::create_dir_all(data.join("avhbench")).unwrap();
     fs::copy(world("avhbench").join("QA.json"), data.join("avhbench/QA.json")).unwrap();
     fs::write(data.join("daily-omni/qa.json"), "[{\"Question\": \"q\"}]").unwrap();
-    let model = dir.path().join("model");
-    fs::create_dir(&model).unwrap();
-    for file in fs::read_dir(tiny())
-        .unwrap()
-        .flatten()
-        .filter(|f| f.path().is_file())
-    {
-        fs::copy(file.path(), model.join(file.file_name())).unwrap();
-    }
+    let model = tiny_in(dir.path());
     fs::write(model.join("model.safetensors"), "no weights").unwrap();
     let run = dir.path().join("run");
     let line = args![
@@ -197,17 +189,6 @@ fn what_hangs_is_a_row_with_its_reason() {
     let row = json!({"video_id": "a", "task": "AV Matching", "text": "Same?", "label": "Yes"});
     fs::write(dir.path().join("QA.json"), json!([row]).to_string()).unwrap();
     let log = dir.path().join("pipe.jsonl");
-    outro(args![
-        "eval",
-        "run",
-        "avhbench",
-        "--data",
-        dir.path(),
-        "--out",
-        &log,
-        "--model",
-        "outro-tiny"
-    ])
-    .ok();
+    outro(run_over("avhbench", dir.path(), &log)).ok();
     assert!(answers(&log)[0]["error"].as_str().unwrap().contains("not a file"));
 }

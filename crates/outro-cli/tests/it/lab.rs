@@ -1,5 +1,6 @@
 //! Benchmarks, runs that are cut, shared out or hindered, and their reports.
 
+use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -13,20 +14,26 @@ pub(crate) fn world(task: &str) -> PathBuf {
     tiny().with_file_name("world").join(task)
 }
 
-pub(crate) fn run_line(task: &str, out: &Path) -> Vec<std::ffi::OsString> {
+/// A run of a task on these files by the default model.
+pub(crate) fn run_over(task: &str, data: &Path, out: &Path) -> Vec<OsString> {
     let line = args![
         "eval",
         "run",
         task,
         "--data",
-        world(task),
+        data,
         "--out",
         out,
         "--model",
-        "outro-tiny",
-        "--quiet"
+        "outro-tiny"
     ];
     line.into()
+}
+
+pub(crate) fn run_line(task: &str, out: &Path) -> Vec<OsString> {
+    let mut line = run_over(task, &world(task), out);
+    line.push("--quiet".into());
+    line
 }
 
 /// The rows of a log without what differs between machines and moments, in a fixed order.
@@ -168,7 +175,7 @@ fn shards_threads_and_order_change_no_answer() {
         .collect();
     let merged = dir.path().join("merged.jsonl");
     let merge = |logs: &[PathBuf]| {
-        let mut line: Vec<std::ffi::OsString> = args!["eval", "merge", "--out", &merged].into();
+        let mut line: Vec<OsString> = args!["eval", "merge", "--out", &merged].into();
         line.extend(logs.iter().map(Into::into));
         outro(line)
     };
@@ -401,18 +408,7 @@ fn check_names_what_a_run_would_stumble_over() {
     );
     // The run goes on over them, and says why.
     let log = dir.path().join("log.jsonl");
-    let line = args![
-        "eval",
-        "run",
-        "avhbench",
-        "--data",
-        dir.path(),
-        "--out",
-        &log,
-        "--model",
-        "outro-tiny"
-    ];
-    outro(line).ok();
+    outro(run_over("avhbench", dir.path(), &log)).ok();
     let rows = answers(&log);
     assert_eq!(rows.len(), 8);
     assert!(rows.iter().filter(|r| r["error"].is_string()).count() == 4);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -87,6 +88,25 @@ pub(crate) use args;
 /// The repository's own tiny checkpoint, with a tokenizer.
 pub(crate) fn tiny() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/omni-tiny")
+}
+
+/// A copy of it in `dir`.
+pub(crate) fn tiny_in(dir: &Path) -> PathBuf {
+    let model = dir.join("model");
+    fs::create_dir(&model).unwrap();
+    copy_tiny(&model);
+    model
+}
+
+/// Its files, without its cases, to an empty directory.
+pub(crate) fn copy_tiny(to: &Path) {
+    for file in fs::read_dir(tiny())
+        .unwrap()
+        .flatten()
+        .filter(|f| f.path().is_file())
+    {
+        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
 }
 
 /// The shared fixtures. Absent outside the project's machines: then a test returns early, but never in CI.

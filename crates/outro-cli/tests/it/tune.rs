@@ -5,26 +5,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::support::{Ran, args, outro, tiny};
+use crate::support::{Ran, args, outro, tiny, tiny_in};
 
 fn world() -> PathBuf {
     tiny().with_file_name("world")
 }
 
-/// The random checkpoint, with two rows that count as sinks: its answers are nonsense, and settings change them.
-fn model(dir: &Path) -> PathBuf {
-    let model = dir.join("model");
-    fs::create_dir(&model).unwrap();
-    for file in fs::read_dir(tiny())
-        .unwrap()
-        .flatten()
-        .filter(|f| f.path().is_file())
-    {
-        fs::copy(file.path(), model.join(file.file_name())).unwrap();
-    }
-    model
-}
-
+/// Settings of the random checkpoint, with two rows that count as sinks: its answers are nonsense, and settings change them.
 const OWN: &str = r#"{"format": 1, "note": "mine", "method": {"sinks": [0, 3]}, "media": {"frames": 2, "max_pixels": 784}}"#;
 
 fn tune(model: &Path, out: &Path, extra: &[&str]) -> Ran {
@@ -60,7 +47,7 @@ fn read(path: &Path) -> Value {
 #[test]
 fn a_search_writes_settings_and_loses_none() {
     let dir = tempfile::tempdir().unwrap();
-    let (model, out) = (model(dir.path()), dir.path().join("tuned"));
+    let (model, out) = (tiny_in(dir.path()), dir.path().join("tuned"));
     fs::write(model.join("outro.json"), OWN).unwrap();
     let found = parsed(&tune(&model, &out, &[]).ok());
     let best = found["best"]
@@ -124,7 +111,7 @@ fn a_search_writes_settings_and_loses_none() {
 #[test]
 fn without_settings_of_its_own_a_model_gets_them() {
     let dir = tempfile::tempdir().unwrap();
-    let (model, out) = (model(dir.path()), dir.path().join("tuned"));
+    let (model, out) = (tiny_in(dir.path()), dir.path().join("tuned"));
     let own = dir.path().join("own.json");
     fs::write(&own, OWN).unwrap();
     // A random checkpoint has no sinks of its own; they come by --settings, and then the model's place is left alone.
@@ -182,7 +169,7 @@ fn without_settings_of_its_own_a_model_gets_them() {
 #[test]
 fn tuned_questions_are_not_for_results() {
     let dir = tempfile::tempdir().unwrap();
-    let (model, out) = (model(dir.path()), dir.path().join("tuned"));
+    let (model, out) = (tiny_in(dir.path()), dir.path().join("tuned"));
     fs::write(model.join("outro.json"), OWN).unwrap();
     let found = parsed(&tune(&model, &out, &["--install"]).ok());
     let log = out.join("avhbench.tuning.jsonl");

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::support::{args, command, finish, outro, tiny};
+use crate::support::{args, command, copy_tiny, finish, outro, tiny};
 
 fn read(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
@@ -123,13 +123,7 @@ fn the_programs_own_model_is_laid_down_whole() {
 /// The tiny checkpoint with an outro.json.
 fn with_settings(settings: &Value) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    for file in fs::read_dir(tiny())
-        .unwrap()
-        .flatten()
-        .filter(|f| f.path().is_file())
-    {
-        fs::copy(file.path(), dir.path().join(file.file_name())).unwrap();
-    }
+    copy_tiny(dir.path());
     fs::write(dir.path().join("outro.json"), settings.to_string()).unwrap();
     dir
 }

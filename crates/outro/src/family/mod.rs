@@ -260,17 +260,10 @@ const QWEN_VISION: VisionNames = VisionNames {
     deepstack: [""; 2],
 };
 
-/// A Qwen2.5 vision tower's configuration.
-fn qwen2_5_vision(json: &Json, text: &TextConfig, qkv: &'static [&'static str]) -> Result<VisionConfig> {
+/// What the towers of Qwen2.5 and later have in common; what a family's does differently goes on top.
+fn qwen_vision(json: &Json, text: &TextConfig, patch: usize, names: VisionNames) -> Result<VisionConfig> {
     let (hidden, heads) = tower_sizes(json, "hidden_size", "num_heads")?;
-    let (patch, merge) = patch_and_merge(json, 14)?;
-    let side = json.at("window_size").size()?;
-    if side < patch * merge {
-        return Err(json.at("window_size").error(format!(
-            "is {side}, must be at least patch_size x spatial_merge_size = {}",
-            patch * merge
-        )));
-    }
+    let (patch, merge) = patch_and_merge(json, patch)?;
     Ok(VisionConfig {
         depth: json.at("depth").size()?,
         hidden,
@@ -281,26 +274,43 @@ fn qwen2_5_vision(json: &Json, text: &TextConfig, qkv: &'static [&'static str]) 
         temporal: json.at("temporal_patch_size").size()?,
         merge,
         image_merge: merge,
-        norm: Norm::Rms,
+        norm: Norm::Layer,
         // The reference fixes it, config.json does not name it.
         norm_eps: 1e-6,
         activation: Activation::Silu,
         patch_bias: false,
         rotary: true,
         positions: None,
-        windows: Some(Windows {
-            side,
-            full_blocks: json.at("fullatt_block_indexes").list()?,
-        }),
+        windows: None,
         merger: Merger::Concat,
         deepstack: Vec::new(),
         tiles: None,
         out: tower_out(json, "out_hidden_size", text)?,
-        names: VisionNames {
-            qkv,
-            mlp: &["mlp"],
-            ..QWEN_VISION
-        },
+        names,
+    })
+}
+
+/// A Qwen2.5 vision tower's configuration.
+fn qwen2_5_vision(json: &Json, text: &TextConfig, qkv: &'static [&'static str]) -> Result<VisionConfig> {
+    let names = VisionNames {
+        qkv,
+        mlp: &["mlp"],
+        ..QWEN_VISION
+    };
+    let tower = qwen_vision(json, text, 14, names)?;
+    let (side, token) = (json.at("window_size").size()?, tower.patch * tower.merge);
+    if side < token {
+        return Err(json.at("window_size").error(format!(
+            "is {side}, must be at least patch_size x spatial_merge_size = {token}"
+        )));
+    }
+    Ok(VisionConfig {
+        norm: Norm::Rms,
+        windows: Some(Windows {
+            side,
+            full_blocks: json.at("fullatt_block_indexes").list()?,
+        }),
+        ..tower
     })
 }
 

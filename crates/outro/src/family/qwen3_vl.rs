@@ -3,10 +3,10 @@
 
 use outro_media::{Sampling, Spread};
 
-use super::{Family, Names, channels, patch_and_merge, qwen_vision_tokens, qwen3, tower_out, tower_sizes};
+use super::{Family, Names, qwen_vision, qwen_vision_tokens, qwen3};
 use crate::config::{
-    Activation, Config, FrameRule, Json, Merger, Norm, PixelRule, PositionRule, Stamps, TextConfig,
-    VisionConfig, VisionNames,
+    Activation, Config, FrameRule, Json, PixelRule, PositionRule, Stamps, TextConfig, VisionConfig,
+    VisionNames,
 };
 use crate::error::Result;
 
@@ -95,9 +95,8 @@ pub(super) fn text(json: &Json, outer: &Json, experts: Option<bool>) -> Result<T
 
 /// The tower of Qwen3-VL and Qwen3-Omni.
 pub(super) fn vision(json: &Json, text: &TextConfig, names: VisionNames) -> Result<VisionConfig> {
-    let (hidden, heads) = tower_sizes(json, "hidden_size", "num_heads")?;
-    let depth = json.at("depth").size()?;
-    let (patch, merge) = patch_and_merge(json, 16)?;
+    let tower = qwen_vision(json, text, 16, names)?;
+    let depth = tower.depth;
     let table = json.at("num_position_embeddings");
     let side = table.size()?.isqrt();
     if side * side != table.size()? {
@@ -118,27 +117,10 @@ pub(super) fn vision(json: &Json, text: &TextConfig, names: VisionNames) -> Resu
         return Err(indexes.error(problem));
     }
     Ok(VisionConfig {
-        depth,
-        hidden,
-        heads,
-        intermediate: json.at("intermediate_size").size()?,
-        channels: channels(json)?,
-        patch,
-        temporal: json.at("temporal_patch_size").size()?,
-        merge,
-        image_merge: merge,
-        norm: Norm::Layer,
-        // The reference fixes it, config.json does not name it.
-        norm_eps: 1e-6,
         activation: Activation::parse(&json.at("hidden_act"), Activation::GeluTanh)?,
         patch_bias: true,
-        rotary: true,
         positions: Some(side),
-        windows: None,
-        merger: Merger::Concat,
         deepstack,
-        tiles: None,
-        out: tower_out(json, "out_hidden_size", text)?,
-        names,
+        ..tower
     })
 }

@@ -194,11 +194,13 @@ fn attend_at(
     }
     let shared = Shared::new(out);
     let groups = heads / kv_heads;
+    // A row of a prompt goes one way wherever the prompt is cut (but a part of one row is taken for decoding).
+    let streamed = n == 1 || matches!(mask, Mask::Full);
     let directions = rotation.map(|r| Directions::new(r, shape));
     tasks
         .into_par_iter()
         .for_each_init(Scratch::default, |scratch, task| {
-            if task.rows.len() * groups <= 2 * groups.min(8) {
+            if streamed && task.rows.len() * groups <= 2 * groups.min(8) {
                 few(level, q, k, v, shape, &task, causal, scratch);
             } else {
                 many(level, q, k, v, shape, &task, causal, scratch);

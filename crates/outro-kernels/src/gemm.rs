@@ -29,8 +29,8 @@ pub enum Activations {
     #[default]
     F32,
     /// Rounded to what the processor multiplies fastest. With quantised weights: 8 bits with one scale for 32 elements, an
-    /// error of up to 1/254 of the largest of the 32 (many rows at a time only with AVX-512 VNNI). With bf16 weights: bf16,
-    /// where there are many rows and AVX512-BF16. All else stays f32.
+    /// error of up to 1/254 of the largest of the 32 (in prefill only with AVX-512 VNNI). With bf16 weights: bf16, in prefill
+    /// with AVX512-BF16. All else stays f32.
     Reduced,
 }
 
@@ -75,7 +75,17 @@ impl Weight<'_> {
     }
 }
 
-/// Up to so many rows, weights are streamed row by row instead of packed.
+/// What rows belong to, which chooses the arithmetic. A row's result depends on it and on the row, never on how many other
+/// rows there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Many rows of one prompt, and those of encoders: weights are packed panel by panel (gemm).
+    Prefill,
+    /// One row each of one or several requests: weights are streamed as they are stored (gemv).
+    Decode,
+}
+
+/// Rows that one pass over a strip of weights is multiplied with while decoding.
 const FEW: usize = 4;
 
 /// `out[m, n] = x[m, k] w[n, k]^T + bias[n]`, exact up to the order of f32 sums.
@@ -83,15 +93,16 @@ const FEW: usize = 4;
 /// # Panics
 /// When a slice's length is not what `m`, `n` and `k` say.
 pub fn linear(x: &[f32], m: usize, k: usize, w: Weight, n: usize, bias: Option<&[f32]>, out: &mut [f32]) {
-    linear_with(Activations::F32, x, m, k, w, n, bias, out);
+    linear_with(Activations::F32, Phase::Prefill, x, m, k, w, n, bias, out);
 }
 
-/// [`linear`], with quantised activations where that is asked for and there is a path for it.
+/// [`linear`] in the arithmetic of a phase, with quantised activations where that is asked for and there is a path for it.
 ///
 /// # Panics
 /// As [`linear`], and when the rows of a quantised weight are not whole blocks.
 pub fn linear_with(
     activations: Activations,
+    phase: Phase,
     x: &[f32],
     m: usize,
     k: usize,
@@ -100,12 +111,13 @@ pub fn linear_with(
     bias: Option<&[f32]>,
     out: &mut [f32],
 ) {
-    linear_at(Level::detect(), activations, x, m, k, w, n, bias, out);
+    linear_at(Level::detect(), activations, phase, x, m, k, w, n, bias, out);
 }
 
 pub(crate) fn linear_at(
     level: Level,
     activations: Activations,
+    phase: Phase,
     x: &[f32],
     m: usize,
     k: usize,
@@ -126,14 +138,11 @@ pub(crate) fn linear_at(
             k > 0 && k.is_multiple_of(w.kind().block_len()),
             "rows of a quantised weight"
         );
-        if m <= FEW {
-            return quant::few_rows(level, activations, x, m, k, w, n, bias, out);
-        }
     }
-    if m <= FEW {
-        few_rows(level, x, m, k, w, n, bias, out);
-    } else {
-        many_rows(level, activations, x, m, k, w, n, bias, out);
+    match (phase, w) {
+        (Phase::Prefill, _) => many_rows(level, activations, x, m, k, w, n, bias, out),
+        (Phase::Decode, Weight::Quant(w)) => quant::few_rows(level, activations, x, m, k, w, n, bias, out),
+        (Phase::Decode, _) => few_rows(level, x, m, k, w, n, bias, out),
     }
 }
 
@@ -180,40 +189,46 @@ fn few_rows(
     (0..n.div_ceil(STRIP)).into_par_iter().for_each(|task| {
         let n0 = task * STRIP;
         let cols = (n - n0).min(STRIP);
-        let mut y = [[0f32; STRIP]; FEW];
-        if let Some((w, x)) = &halves {
-            let w = &w[n0 * k..];
-            match m {
-                1 => bf16_strip::<1>(x, k, w, cols, &mut y),
-                2 => bf16_strip::<2>(x, k, w, cols, &mut y),
-                3 => bf16_strip::<3>(x, k, w, cols, &mut y),
-                _ => bf16_strip::<FEW>(x, k, w, cols, &mut y),
-            }
-        } else {
-            for (x, y) in x.chunks_exact(k).zip(&mut y) {
-                strip(level, x, w, n0, &mut y[..cols]);
-            }
-        }
-        for (i, y) in y.iter_mut().take(m).enumerate() {
-            if let Some(bias) = bias {
-                for (y, b) in y.iter_mut().zip(&bias[n0..n0 + cols]) {
-                    *y += b;
+        // The strip is read from memory for the first rows and from cache for the others.
+        for first in (0..m).step_by(FEW) {
+            let rows = (m - first).min(FEW);
+            let mut y = [[0f32; STRIP]; FEW];
+            if let Some((w, x)) = &halves {
+                let (w, x) = (&w[n0 * k..], &x[first * k..]);
+                match rows {
+                    1 => bf16_strip::<1>(x, k, w, cols, &mut y),
+                    2 => bf16_strip::<2>(x, k, w, cols, &mut y),
+                    3 => bf16_strip::<3>(x, k, w, cols, &mut y),
+                    _ => bf16_strip::<FEW>(x, k, w, cols, &mut y),
+                }
+            } else {
+                for (x, y) in x[first * k..].chunks_exact(k).zip(&mut y) {
+                    strip(level, x, w, n0, &mut y[..cols]);
                 }
             }
-            // SAFETY: columns n0.. belong to this task alone.
-            unsafe { shared.write(i * n + n0, &y[..cols]) };
+            for (i, y) in y.iter_mut().take(rows).enumerate() {
+                if let Some(bias) = bias {
+                    for (y, b) in y.iter_mut().zip(&bias[n0..n0 + cols]) {
+                        *y += b;
+                    }
+                }
+                // SAFETY: columns n0.. belong to this task alone.
+                unsafe { shared.write((first + i) * n + n0, &y[..cols]) };
+            }
         }
     });
 }
 
+/// Columns of x that are multiplied at a time, so that four rows of them stay in the first-level cache. The same for any
+/// number of rows: it is the order of a row's sum.
+const PART: usize = 1024;
+
 /// `y[i][j] = x[i] . w[j]` for R rows of x, as [`by_halves`] orders them.
 fn bf16_strip<const R: usize>(x: &[f32], k: usize, w: &[bf16], cols: usize, y: &mut [[f32; STRIP]; FEW]) {
-    // So many columns at a time that their part of x stays in the first-level cache, and weights are asked for at least
-    // two rows and 16 KiB before they are needed.
-    let part = 4096 / R / 64 * 64;
+    // Weights are asked for at least two rows and 16 KiB before they are needed.
     let ahead = (8192usize.div_ceil(k)).max(2) * k;
-    for k0 in (0..k).step_by(part) {
-        let len = part.min(k - k0);
+    for k0 in (0..k).step_by(PART) {
+        let len = PART.min(k - k0);
         for j in 0..cols {
             let sums = bf16_dots::<R>(&x[k0..], k, &w[j * k + k0..][..len], ahead);
             for (y, sum) in y.iter_mut().zip(sums) {
@@ -328,23 +343,16 @@ mod tests {
                     .zip(&wide)
                 {
                     let want = naive(&x, m, k, wide, n, &bias);
-                    let mut got = vec![f32::NAN; m * n];
-                    linear_at(
-                        level,
-                        Activations::F32,
-                        &x,
-                        m,
-                        k,
-                        weight,
-                        n,
-                        Some(&bias),
-                        &mut got,
-                    );
-                    for (g, w) in got.iter().zip(&want) {
-                        assert!(
-                            (f64::from(*g) - w).abs() < 2e-5 * (k as f64).sqrt(),
-                            "{level:?} {m}x{k}x{n}: {g} for {w}"
-                        );
+                    for phase in [Phase::Prefill, Phase::Decode] {
+                        let mut got = vec![f32::NAN; m * n];
+                        let kind = Activations::F32;
+                        linear_at(level, kind, phase, &x, m, k, weight, n, Some(&bias), &mut got);
+                        for (g, w) in got.iter().zip(&want) {
+                            assert!(
+                                (f64::from(*g) - w).abs() < 2e-5 * (k as f64).sqrt(),
+                                "{level:?} {phase:?} {m}x{k}x{n}: {g} for {w}"
+                            );
+                        }
                     }
                 }
             }
@@ -358,12 +366,13 @@ mod tests {
             let w: Vec<bf16> = random(2, n * k).into_iter().map(bf16::from_f32).collect();
             let wide: Vec<f32> = w.iter().map(|v| v.to_f32()).collect();
             let rounded: Vec<f32> = x.iter().map(|v| bf16::from_f32(*v).to_f32()).collect();
-            for level in Level::all() {
-                let reduced = m > FEW && level.has_bf16();
+            let phases = [Phase::Prefill, Phase::Decode];
+            for (level, phase) in Level::all().flat_map(|level| phases.map(|phase| (level, phase))) {
+                let reduced = phase == Phase::Prefill && level.has_bf16();
                 let want = naive(if reduced { &rounded } else { &x }, m, k, &wide, n, &bias);
                 let mut got = vec![f32::NAN; m * n];
                 let (kind, weight) = (Activations::Reduced, Weight::Bf16(&w));
-                linear_at(level, kind, &x, m, k, weight, n, Some(&bias), &mut got);
+                linear_at(level, kind, phase, &x, m, k, weight, n, Some(&bias), &mut got);
                 for (g, w) in got.iter().zip(&want) {
                     let tolerance = 2e-5 * (k as f64).sqrt();
                     assert!(

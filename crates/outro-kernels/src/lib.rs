@@ -17,6 +17,8 @@
 mod attention;
 mod columns;
 mod gemm;
+#[cfg(test)]
+mod laws;
 mod limits;
 mod many;
 mod math;
@@ -28,7 +30,7 @@ mod simd;
 
 pub use attention::{AttentionShape, Cached, Mask, attend, attend_rotated};
 pub use columns::{column_sums, row_lse};
-pub use gemm::{Activations, Weight, linear, linear_with};
+pub use gemm::{Activations, Phase, Weight, linear, linear_with};
 pub use limits::{f32_operations_per_second, read_bytes_per_second};
 pub use math::{add, gelu, gelu_tanh, layer_norm, quick_gelu, rms_norm, rotate_half, silu_mul};
 pub use pages::HugePages;

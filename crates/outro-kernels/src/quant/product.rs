@@ -12,7 +12,10 @@ use crate::simd::{Level, sum_lanes};
 /// Outputs of one task.
 const STRIP: usize = 32;
 
-/// `out[m, n] = x[m, k] w[n, k]^T + bias[n]` for `m <= 4`.
+/// Rows that one pass over a strip of weights is multiplied with.
+const FEW: usize = 4;
+
+/// `out[m, n] = x[m, k] w[n, k]^T + bias[n]`; a row's result does not depend on the others.
 pub(crate) fn few_rows(
     level: Level,
     activations: Activations,
@@ -24,28 +27,33 @@ pub(crate) fn few_rows(
     bias: Option<&[f32]>,
     out: &mut [f32],
 ) {
-    let x = match activations {
+    let group = |x: &[f32]| match activations {
         Activations::F32 => Rows::F32(pad(x, k)),
         Activations::Reduced => Rows::Int8(Int8Rows::new(x, k)),
     };
+    let groups: Vec<Rows> = x.chunks(FEW * k).map(group).collect();
     let shared = Shared::new(out);
     (0..n.div_ceil(STRIP)).into_par_iter().for_each(|task| {
         let n0 = task * STRIP;
         let cols = (n - n0).min(STRIP);
-        let mut y = [[0f32; 4]; STRIP];
-        match (m, &x) {
-            (1, x) => strip::<1>(level, x, k, w, n0, &mut y[..cols]),
-            (2, x) => strip::<2>(level, x, k, w, n0, &mut y[..cols]),
-            (3, x) => strip::<3>(level, x, k, w, n0, &mut y[..cols]),
-            (_, x) => strip::<4>(level, x, k, w, n0, &mut y[..cols]),
-        }
-        for i in 0..m {
-            let mut row = [0f32; STRIP];
-            for (j, (row, y)) in row.iter_mut().zip(&y[..cols]).enumerate() {
-                *row = y[i] + bias.map_or(0.0, |b| b[n0 + j]);
+        // The strip is read from memory for the first rows and from cache for the others.
+        for (first, x) in (0..m).step_by(FEW).zip(&groups) {
+            let rows = (m - first).min(FEW);
+            let mut y = [[0f32; FEW]; STRIP];
+            match rows {
+                1 => strip::<1>(level, x, k, w, n0, &mut y[..cols]),
+                2 => strip::<2>(level, x, k, w, n0, &mut y[..cols]),
+                3 => strip::<3>(level, x, k, w, n0, &mut y[..cols]),
+                _ => strip::<FEW>(level, x, k, w, n0, &mut y[..cols]),
             }
-            // SAFETY: columns n0.. belong to this task alone, and `out` is m x n.
-            unsafe { shared.write(i * n + n0, &row[..cols]) };
+            for i in 0..rows {
+                let mut row = [0f32; STRIP];
+                for (j, (row, y)) in row.iter_mut().zip(&y[..cols]).enumerate() {
+                    *row = y[i] + bias.map_or(0.0, |b| b[n0 + j]);
+                }
+                // SAFETY: columns n0.. belong to this task alone, and `out` is m x n.
+                unsafe { shared.write((first + i) * n + n0, &row[..cols]) };
+            }
         }
     });
 }
@@ -183,7 +191,7 @@ fn strip_int8<const M: usize>(x: &Int8Rows, k: usize, w: Blocks, n0: usize, y: &
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gemm::linear_at;
+    use crate::gemm::{Phase, linear_at};
     use crate::math::tests::random;
     use crate::quant::QuantType;
     use crate::quant::tests::random_blocks;
@@ -218,32 +226,29 @@ mod tests {
             w.dequantise(0, &mut wide);
             let (x, bias) = (random(seed, m * k), random(seed + 1, n));
             let want = naive(&x, m, k, &wide, n);
-            let run = |level, activations| {
+            let run = |level, phase, activations| {
                 let mut got = vec![f32::NAN; m * n];
-                linear_at(level, activations, &x, m, k, Weight::Quant(w), n, Some(&bias), &mut got);
+                linear_at(level, activations, phase, &x, m, k, Weight::Quant(w), n, Some(&bias), &mut got);
                 got
             };
-            for level in Level::all() {
-                for (at, (got, (sum, size))) in run(level, Activations::F32).iter().zip(&want).enumerate() {
+            let phases = [Phase::Prefill, Phase::Decode];
+            for (level, phase) in Level::all().flat_map(|level| phases.map(|phase| (level, phase))) {
+                for (at, (got, (sum, size))) in run(level, phase, Activations::F32).iter().zip(&want).enumerate() {
                     let want = sum + f64::from(bias[at % n]);
                     prop_assert!((f64::from(*got) - want).abs() < 1e-5 * (1.0 + size), "{:?} f32: {} for {}", level, got, want);
                 }
                 // An activation moves by at most half a step of 1/127 of its block's largest.
-                for (at, (got, (sum, size))) in run(level, Activations::Reduced).iter().zip(&want).enumerate() {
+                for (at, (got, (sum, size))) in run(level, phase, Activations::Reduced).iter().zip(&want).enumerate() {
                     let want = sum + f64::from(bias[at % n]);
                     let tolerance = 1e-4 + (size + wide.iter().fold(0f32, |a, b| a.max(b.abs())) as f64 * k as f64) / 254.0;
                     prop_assert!((f64::from(*got) - want).abs() < tolerance, "{:?} int8: {} for {}", level, got, want);
                 }
             }
-            // The integer sums are exact, so only the order of the floats differs between levels, and between many rows and
-            // a few at a time.
-            let mut portable = vec![f32::NAN; m * n];
-            for (x, y) in x.chunks(4 * k).zip(portable.chunks_mut(4 * n)) {
-                let few = x.len() / k;
-                linear_at(Level::Portable, Activations::Reduced, x, few, k, Weight::Quant(w), n, Some(&bias), y);
-            }
-            for level in Level::all().filter(|l| m <= 4 || l.has_vnni()) {
-                for ((a, b), (_, size)) in run(level, Activations::Reduced).iter().zip(&portable).zip(&want) {
+            // The integer sums are exact, so only the order of the floats differs between levels and phases.
+            let portable = run(Level::Portable, Phase::Decode, Activations::Reduced);
+            let reduced = |(level, phase): &(Level, Phase)| *phase == Phase::Decode || level.has_vnni();
+            for (level, phase) in Level::all().flat_map(|level| phases.map(|phase| (level, phase))).filter(reduced) {
+                for ((a, b), (_, size)) in run(level, phase, Activations::Reduced).iter().zip(&portable).zip(&want) {
                     // Minima and offsets are taken away from larger sums than the terms' own.
                     prop_assert!((a - b).abs() < 1e-4 * (1.0 + *size as f32), "{:?}: {} for {}", level, a, b);
                 }
@@ -261,7 +266,18 @@ mod tests {
             let weight = Weight::Quant(Blocks::new(kind, &bytes).unwrap());
             let run = |activations| {
                 let mut y = vec![0f32; m * n];
-                linear_at(Level::detect(), activations, &x, m, k, weight, n, None, &mut y);
+                linear_at(
+                    Level::detect(),
+                    activations,
+                    Phase::Decode,
+                    &x,
+                    m,
+                    k,
+                    weight,
+                    n,
+                    None,
+                    &mut y,
+                );
                 y
             };
             let (exact, int8) = (run(Activations::F32), run(Activations::Reduced));
@@ -289,7 +305,7 @@ mod tests {
             for level in Level::all() {
                 for activations in [Activations::F32, Activations::Reduced] {
                     let mut y = [0f32];
-                    linear_at(level, activations, &x, 1, 256, w, 1, None, &mut y);
+                    linear_at(level, activations, Phase::Decode, &x, 1, 256, w, 1, None, &mut y);
                     assert!(!y[0].is_finite(), "{level:?} {activations:?}");
                 }
             }

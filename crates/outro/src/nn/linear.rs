@@ -1,6 +1,6 @@
 //! Linear layers and the gated MLP, over weights of any type.
 
-use outro_kernels::{Activations, linear_with, silu_mul};
+use outro_kernels::{Activations, Phase, linear_with, silu_mul};
 
 use super::Mat;
 use crate::checkpoint::{Checkpoint, Dtype, Matrix, Quantised};
@@ -75,6 +75,10 @@ impl Weights<'_> {
     pub(crate) fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>> {
         self.checkpoint.vector(name, len)
     }
+
+    pub(crate) fn table(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        self.checkpoint.table(name, shape)
+    }
 }
 
 /// `y = x W^T + b`.
@@ -85,7 +89,7 @@ pub(crate) struct Linear {
 }
 
 impl Linear {
-    /// `x [rows, in]` to `[rows, out]`.
+    /// `x [rows, in]` to `[rows, out]`, in the arithmetic of a prefill.
     pub(crate) fn forward(&self, x: &[f32]) -> Mat {
         let mut out = Mat::default();
         self.forward_into(x, &mut out);
@@ -94,18 +98,18 @@ impl Linear {
 
     /// [`Linear::forward`] into a matrix whose memory is used again.
     pub(crate) fn forward_into(&self, x: &[f32], out: &mut Mat) {
+        self.step_into(x, 0, out);
+    }
+
+    /// [`Linear::forward_into`] of rows that share a step: the first `decode` of them in the arithmetic of decoding.
+    pub(crate) fn step_into(&self, x: &[f32], decode: usize, out: &mut Mat) {
         let (k, n) = (self.weight.cols(), self.weight.rows());
         out.reshape(x.len() / k, n);
-        linear_with(
-            self.activations,
-            x,
-            x.len() / k,
-            k,
-            self.weight.weight(),
-            n,
-            self.bias.as_deref(),
-            &mut out.data,
-        );
+        let (x, y) = (x.split_at(decode * k), out.data.split_at_mut(decode * n));
+        for (phase, x, y) in [(Phase::Decode, x.0, y.0), (Phase::Prefill, x.1, y.1)] {
+            let (rows, weight, bias) = (x.len() / k, self.weight.weight(), self.bias.as_deref());
+            linear_with(self.activations, phase, x, rows, k, weight, n, bias, y);
+        }
     }
 }
 
@@ -134,23 +138,24 @@ impl GatedMlp {
         })
     }
 
-    /// Adds the MLP's output for `norm(x)` to `x`, some rows at a time.
-    pub(crate) fn add_to(&self, x: &mut Mat, norm: &[f32], eps: f32, space: &mut Space) {
+    /// Adds the MLP's output for `norm(x)` to `x`, some rows at a time; the first `decode` rows are of decoding requests.
+    pub(crate) fn add_to(&self, x: &mut Mat, decode: usize, norm: &[f32], eps: f32, space: &mut Space) {
         let Space { h, gate, up, .. } = space;
-        for rows in x.data.chunks_mut(MLP_ROWS * x.cols) {
+        for (chunk, rows) in x.data.chunks_mut(MLP_ROWS * x.cols).enumerate() {
             h.reshape(rows.len() / x.cols, x.cols);
             outro_kernels::rms_norm(rows, norm, eps, &mut h.data);
-            self.replace(h, gate, up);
+            let decode = decode.saturating_sub(chunk * MLP_ROWS).min(h.rows());
+            self.replace(h, decode, gate, up);
             outro_kernels::add(rows, &h.data);
         }
     }
 
     /// The MLP's output in the place of its input.
-    pub(crate) fn replace(&self, h: &mut Mat, gate: &mut Mat, up: &mut Mat) {
-        self.gate.forward_into(&h.data, gate);
-        self.up.forward_into(&h.data, up);
+    pub(crate) fn replace(&self, h: &mut Mat, decode: usize, gate: &mut Mat, up: &mut Mat) {
+        self.gate.step_into(&h.data, decode, gate);
+        self.up.step_into(&h.data, decode, up);
         silu_mul(&mut gate.data, &up.data);
-        self.down.forward_into(&gate.data, h);
+        self.down.step_into(&gate.data, decode, h);
     }
 }
 

@@ -31,11 +31,11 @@ impl Mlp {
         }))
     }
 
-    /// Adds the output for `norm(x)` to `x`.
-    pub(crate) fn add_to(&self, x: &mut Mat, norm: &[f32], eps: f32, space: &mut Space) {
+    /// Adds the output for `norm(x)` to `x`; the first `decode` rows are of decoding requests.
+    pub(crate) fn add_to(&self, x: &mut Mat, decode: usize, norm: &[f32], eps: f32, space: &mut Space) {
         match self {
-            Self::Dense(mlp) => mlp.add_to(x, norm, eps, space),
-            Self::Sparse(moe) => moe.add_to(x, norm, eps, space),
+            Self::Dense(mlp) => mlp.add_to(x, decode, norm, eps, space),
+            Self::Sparse(moe) => moe.add_to(x, decode, norm, eps, space),
         }
     }
 
@@ -61,7 +61,7 @@ pub(crate) struct Moe {
 
 impl Moe {
     /// Rows are put together expert by expert, so each expert that somebody chose is read once, and no other is.
-    fn add_to(&self, x: &mut Mat, norm: &[f32], eps: f32, space: &mut Space) {
+    fn add_to(&self, x: &mut Mat, decode: usize, norm: &[f32], eps: f32, space: &mut Space) {
         let Space {
             h,
             q: part,
@@ -72,7 +72,7 @@ impl Moe {
         } = space;
         h.reshape(x.rows(), x.cols);
         outro_kernels::rms_norm(&x.data, norm, eps, &mut h.data);
-        self.router.forward_into(&h.data, gate);
+        self.router.step_into(&h.data, decode, gate);
         let mut rows_of = vec![Vec::new(); self.experts.len()];
         for row in 0..gate.rows() {
             for (expert, share) in choose(gate.row_mut(row), self.chosen, self.normalised) {
@@ -90,7 +90,9 @@ impl Moe {
             for (to, (row, _)) in part.data.chunks_exact_mut(x.cols).zip(rows) {
                 to.copy_from_slice(h.row(*row));
             }
-            expert.replace(part, gate, up);
+            // Rows are in ascending order, so those of decoding requests come first here too.
+            let decode = rows.partition_point(|(row, _)| *row < decode);
+            expert.replace(part, decode, gate, up);
             for (from, (row, share)) in part.data.chunks_exact(x.cols).zip(rows) {
                 for (to, from) in sum.row_mut(*row).iter_mut().zip(from) {
                     *to += share * from;

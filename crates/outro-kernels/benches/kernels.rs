@@ -1,0 +1,117 @@
+//! The kernels in which a request's time goes, at the shapes of Qwen2.5-Omni-3B: `cargo bench -p outro-kernels`.
+//! Items are operations (multiply and add are two) or bytes of weights that are read.
+
+use divan::counter::{BytesCount, ItemsCount};
+use divan::{Bencher, black_box};
+use half::bf16;
+use outro_kernels::{
+    Activations, AttentionShape, Blocks, Mask, Phase, QuantType, Rotation, Weight, attend_rotated,
+    linear_with, quantise, rms_norm, rotate_half,
+};
+
+const HIDDEN: usize = 2048;
+const WIDE: usize = 11_008;
+const SHAPE: AttentionShape = AttentionShape {
+    heads: 16,
+    kv_heads: 2,
+    dim: 128,
+};
+
+fn main() {
+    divan::main();
+}
+
+/// Numbers in -1..1 that do not repeat soon.
+fn numbers(n: usize) -> Vec<f32> {
+    (0..n as u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / (1 << 23) as f32 - 1.0)
+        .collect()
+}
+
+fn product(bencher: Bencher, phase: Phase, kind: Activations, rows: usize, w: Weight) {
+    let (x, mut out) = (numbers(rows * HIDDEN), vec![0.0; rows * WIDE]);
+    let run = || linear_with(kind, phase, black_box(&x), rows, HIDDEN, w, WIDE, None, &mut out);
+    if phase == Phase::Decode {
+        bencher.counter(BytesCount::new(w.size())).bench_local(run);
+    } else {
+        bencher
+            .counter(ItemsCount::new(2 * rows * HIDDEN * WIDE))
+            .bench_local(run);
+    }
+}
+
+/// The MLP's gate in prefill.
+#[divan::bench(args = [64, 512])]
+fn linear_prefill_bf16(bencher: Bencher, rows: usize) {
+    let w: Vec<bf16> = numbers(HIDDEN * WIDE).into_iter().map(bf16::from_f32).collect();
+    product(bencher, Phase::Prefill, Activations::F32, rows, Weight::Bf16(&w));
+}
+
+/// The same of one request and of several that decode together: weights are read from memory once.
+#[divan::bench(args = [1, 4, 8])]
+fn linear_decode_bf16(bencher: Bencher, rows: usize) {
+    let w: Vec<bf16> = numbers(HIDDEN * WIDE).into_iter().map(bf16::from_f32).collect();
+    product(bencher, Phase::Decode, Activations::F32, rows, Weight::Bf16(&w));
+}
+
+#[divan::bench(args = [1, 8])]
+fn linear_decode_q4_k(bencher: Bencher, rows: usize) {
+    let mut bytes = vec![0; HIDDEN * WIDE / 256 * 144];
+    quantise(QuantType::Q4K, &numbers(HIDDEN * WIDE), &mut bytes);
+    let Some(w) = Blocks::new(QuantType::Q4K, &bytes) else {
+        return;
+    };
+    product(
+        bencher,
+        Phase::Decode,
+        Activations::Reduced,
+        rows,
+        Weight::Quant(w),
+    );
+}
+
+/// Attention of `rows` new rows behind a cache of 2,000, with OutRo's rotation or without it.
+fn attention(bencher: Bencher, rows: usize, rotated: bool) {
+    let (q_width, kv_width) = (SHAPE.heads * SHAPE.dim, SHAPE.kv_heads * SHAPE.dim);
+    let seen = 2000 + rows;
+    let (q, k, v) = (
+        numbers(rows * q_width),
+        numbers(seen * kv_width),
+        numbers(seen * kv_width),
+    );
+    let rotation = rotated.then(|| Rotation {
+        vbar: numbers(kv_width),
+        gamma: 3.0,
+        temperature: 0.1,
+        rescale: true,
+        skip: Vec::new(),
+    });
+    let mut out = vec![0.0; q.len()];
+    let mask = Mask::Causal { offset: 2000 };
+    bencher
+        .counter(ItemsCount::new(4 * rows * seen * q_width))
+        .bench_local(|| attend_rotated(black_box(&q), &k, &v, SHAPE, mask, rotation.as_ref(), &mut out));
+}
+
+#[divan::bench(args = [false, true])]
+fn attention_prefill(bencher: Bencher, rotated: bool) {
+    attention(bencher, 256, rotated);
+}
+
+#[divan::bench(args = [false, true])]
+fn attention_decode(bencher: Bencher, rotated: bool) {
+    attention(bencher, 1, rotated);
+}
+
+/// What is done to each row beside products and attention.
+#[divan::bench]
+fn norm_and_rotary(bencher: Bencher) {
+    let rows = 512;
+    let (x, weight) = (numbers(rows * HIDDEN), numbers(HIDDEN));
+    let angles = numbers(rows * SHAPE.dim / 2);
+    let mut out = vec![0.0; x.len()];
+    bencher.counter(BytesCount::of_slice(&x)).bench_local(|| {
+        rms_norm(black_box(&x), &weight, 1e-6, &mut out);
+        rotate_half(&mut out, SHAPE.heads, SHAPE.dim, &angles, &angles);
+    });
+}

@@ -71,11 +71,8 @@ impl Sampling {
     /// # Errors
     /// A video of too few frames, an empty range of time, a count that the range does not hold.
     pub fn indices(&self, v: &VideoInfo) -> Result<Vec<usize>> {
-        if !(v.fps.is_finite() && v.fps > 0.0) || v.frames == 0 {
-            return Err(Error::range(
-                "video",
-                format!("has {} frames at {} frames a second", v.frames, v.fps),
-            ));
+        if v.frames == 0 {
+            return Err(Error::range("video", "holds no frame that could be decoded"));
         }
         // How many they come in, and the fewest.
         let (unit, least) = match self.spread {
@@ -84,10 +81,15 @@ impl Sampling {
             Spread::Starts | Spread::Floor => (1, 1),
         };
         if v.frames < least {
-            return Err(Error::range(
-                "video",
-                "has one frame, at least two are needed; give it with --image",
-            ));
+            let problem = "has one frame, and at least two are needed; save it as a picture \
+                           (ffmpeg -i VIDEO -frames:v 1 picture.png) and give that with --image, and the video's sound, \
+                           if it has any, with --audio";
+            return Err(Error::range("video", problem));
+        }
+        if !(v.fps.is_finite() && v.fps > 0.0) {
+            let problem = "does not say how many frames a second it has; write it anew \
+                           (ffmpeg -i VIDEO -r 25 new.mp4)";
+            return Err(Error::range("video", problem));
         }
         let (first, last) = self.range(v, least)?;
         let total = last - first + 1;

@@ -3,21 +3,56 @@
 use std::io::Read;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 
-/// Runs a command and hands its output to `sink` in pieces of `size` bytes (the last may be shorter). A command
-/// that writes nothing for `deadline` is killed.
+/// Whether more of a command's output is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum More {
+    /// Yes.
+    Yes,
+    /// No: the command is stopped, which is no failure.
+    Enough,
+}
+
+/// How a command ended.
+#[derive(Debug, Default)]
+pub(crate) struct Ended {
+    /// What it said on stderr: the first lines.
+    pub(crate) lines: Vec<String>,
+    /// How many lines that were.
+    pub(crate) said: usize,
+    /// The number behind the last `frame=`, as ffmpeg's `-progress` prints it.
+    pub(crate) frames: Option<usize>,
+    /// It ended with a failure.
+    pub(crate) failed: Option<Error>,
+}
+
+impl Ended {
+    /// The failure as an error.
+    pub(crate) fn ok(mut self) -> Result<Self> {
+        self.failed.take().map_or(Ok(self), Err)
+    }
+}
+
+/// Runs a command and hands its output to `sink` in pieces of `size` bytes (the last may be shorter). A command that
+/// neither writes anything nor reports a further frame for `deadline` is killed.
+///
+/// # Errors
+/// Commands that cannot be started, hang or crash; what `sink` refuses. That a command says by its exit status that it failed
+/// is in [`Ended`].
 pub(crate) fn run(
     mut command: Command,
     path: &Path,
     deadline: Duration,
     size: usize,
-    sink: &mut dyn FnMut(Vec<u8>) -> Result<()>,
-) -> Result<()> {
+    sink: &mut dyn FnMut(Vec<u8>) -> Result<More>,
+) -> Result<Ended> {
     let name = command.get_program().to_string_lossy().into_owned();
     let started = command
         .stdin(Stdio::null())
@@ -25,7 +60,7 @@ pub(crate) fn run(
         .stderr(Stdio::piped())
         .spawn();
     let mut child = started.map_err(|e| Error::decoder(path, format!("{name} cannot be started: {e}")))?;
-    let (Some(mut stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+    let (Some(mut stdout), Some(mut stderr)) = (child.stdout.take(), child.stderr.take()) else {
         return Err(Error::decoder(path, format!("{name} gave no pipes")));
     };
     let (send, receive) = sync_channel::<std::io::Result<Vec<u8>>>(4);
@@ -39,37 +74,53 @@ pub(crate) fn run(
             }
         }
     });
+    // Frames that it has reported, and one more, so that 0 says that there is no report.
+    let reported = Arc::new(AtomicU64::new(0));
+    let progress = Arc::clone(&reported);
     let complaints = thread::spawn(move || {
-        let mut text = Vec::new();
-        // What matters is at the end of a short text; a decoder that complains without end is not followed.
-        let _ = stderr.take(1 << 16).read_to_end(&mut text);
-        String::from_utf8_lossy(&text).into_owned()
+        let mut said = Said::default();
+        let mut buffer = [0; 4096];
+        while let Ok(n @ 1..) = stderr.read(&mut buffer) {
+            for byte in &buffer[..n] {
+                said.push(*byte, &progress);
+            }
+        }
+        said.end(&progress);
+        said
     });
+    let mut seen = 0;
     let outcome = loop {
         match receive.recv_timeout(deadline) {
             Ok(Ok(piece)) => {
                 let last = piece.len() < size;
-                if !piece.is_empty()
-                    && let Err(e) = sink(piece)
-                {
-                    break Err(e);
-                }
-                if last {
-                    break Ok(());
+                let more = if piece.is_empty() {
+                    Ok(More::Yes)
+                } else {
+                    sink(piece)
+                };
+                match more {
+                    Ok(More::Yes) if !last => {}
+                    more => break more,
                 }
             }
             Ok(Err(e)) => break Err(Error::decoder(path, format!("reading from {name}: {e}"))),
             Err(RecvTimeoutError::Timeout) => {
+                // Frames that nobody wants are work, too.
+                let now = reported.load(Ordering::Relaxed);
+                if std::mem::replace(&mut seen, now) != now {
+                    continue;
+                }
                 let problem = format!(
                     "{name} produced nothing for {} s and was stopped; --deadline gives it longer",
                     deadline.as_secs_f32()
                 );
                 break Err(Error::decoder(path, problem));
             }
-            Err(RecvTimeoutError::Disconnected) => break Ok(()),
+            Err(RecvTimeoutError::Disconnected) => break Ok(More::Yes),
         }
     };
-    if outcome.is_err() {
+    let stopped = !matches!(outcome, Ok(More::Yes));
+    if stopped {
         let _ = child.kill();
     }
     drop(receive);
@@ -77,22 +128,96 @@ pub(crate) fn run(
         .wait()
         .map_err(|e| Error::decoder(path, format!("waiting for {name}: {e}")))?;
     outcome?;
-    if status.success() {
-        return Ok(());
+    // A grandchild may keep the pipe open; who was stopped has nothing to say.
+    let said = if stopped {
+        Said::default()
+    } else {
+        complaints.join().unwrap_or_default()
+    };
+    let failed = match status.code() {
+        _ if stopped || status.success() => None,
+        Some(_) => {
+            let last = if said.last.is_empty() {
+                "without a word"
+            } else {
+                &said.last
+            };
+            Some(Error::damaged(path, format!("cannot be decoded: {last}")))
+        }
+        None => {
+            let problem = format!("{name} crashed ({status}) on this file");
+            return Err(Error::decoder(path, problem));
+        }
+    };
+    Ok(Ended {
+        lines: said.lines,
+        said: said.count,
+        frames: reported
+            .load(Ordering::Relaxed)
+            .checked_sub(1)
+            .map(|n| n as usize),
+        failed,
+    })
+}
+
+/// Lines that are kept, and bytes of each: a decoder may complain without end.
+const KEPT: (usize, usize) = (400, 2000);
+
+/// What a command says, line by line.
+#[derive(Default)]
+struct Said {
+    line: Vec<u8>,
+    lines: Vec<String>,
+    last: String,
+    count: usize,
+}
+
+impl Said {
+    fn push(&mut self, byte: u8, progress: &AtomicU64) {
+        match byte {
+            b'\n' | b'\r' => self.end(progress),
+            _ if self.line.len() < KEPT.1 => self.line.push(byte),
+            _ => {}
+        }
     }
-    let said = complaints.join().unwrap_or_default();
-    let said = said
-        .lines()
-        .rev()
-        .find(|l| !l.trim().is_empty())
-        .unwrap_or("without a word")
-        .trim()
-        .to_string();
-    match status.code() {
-        Some(_) => Err(Error::damaged(path, format!("cannot be decoded: {said}"))),
-        None => Err(Error::decoder(
-            path,
-            format!("{name} crashed ({status}) on this file"),
-        )),
+
+    fn end(&mut self, progress: &AtomicU64) {
+        let line = String::from_utf8_lossy(&std::mem::take(&mut self.line))
+            .trim_end()
+            .to_string();
+        if line.trim().is_empty() {
+            return;
+        }
+        if let Some((key, value)) = line.split_once('=')
+            && is_progress(key)
+        {
+            if let ("frame", Ok(n)) = (key, value.trim().parse::<u64>()) {
+                progress.store(n + 1, Ordering::Relaxed);
+            }
+            return;
+        }
+        self.count += 1;
+        self.last = line.trim().to_string();
+        if self.lines.len() < KEPT.0 {
+            self.lines.push(line);
+        }
     }
+}
+
+/// The keys of ffmpeg's `-progress`.
+fn is_progress(key: &str) -> bool {
+    let keys = [
+        "frame",
+        "fps",
+        "bitrate",
+        "total_size",
+        "out_time",
+        "out_time_us",
+        "out_time_ms",
+        "dup_frames",
+        "drop_frames",
+        "speed",
+        "progress",
+    ];
+    keys.contains(&key) || key.starts_with("stream_") && key.ends_with("_q")
 }

@@ -1,19 +1,18 @@
 //! Opening a media file: what it is, which decoder reads it, and its frames or samples.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::audio::{SAMPLE_RATE, resample};
 use crate::error::{Error, Result};
 use crate::frames::Frames;
+use crate::note::{Note, NoteKind};
 use crate::resize::Resize;
-use crate::worker::{self, Job};
-use crate::{builtin, ffmpeg};
+use crate::sniff::{Sniffed, sniff};
+use crate::{ffmpeg, picture, worker};
 
 /// Who decodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +63,8 @@ pub struct Options {
     /// A program that hands its arguments to [`worker::run`] when the first is [`worker::ARG`]: built-in decoders
     /// then run in a child process, so that a crash or a hang is an error.
     pub worker: Option<PathBuf>,
+    /// Whether pictures are turned as their EXIF orientation says.
+    pub exif: bool,
 }
 
 impl Default for Options {
@@ -72,6 +73,7 @@ impl Default for Options {
             decoder: Decoder::Auto,
             deadline: Duration::from_mins(2),
             worker: None,
+            exif: true,
         }
     }
 }
@@ -92,6 +94,7 @@ pub enum Kind {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MediaInfo {
     /// The file.
+    #[serde(serialize_with = "lossy")]
     pub path: PathBuf,
     /// What it is.
     pub kind: Kind,
@@ -103,6 +106,24 @@ pub struct MediaInfo {
     pub audio: Option<AudioInfo>,
     /// Who will decode it.
     pub decoder: Decoder,
+    /// What the user should know about it.
+    #[serde(default)]
+    pub notes: Vec<Note>,
+    #[serde(skip)]
+    pub(crate) streams: Streams,
+}
+
+/// Which streams of a file ffmpeg decodes, by their numbers in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Streams {
+    pub(crate) video: usize,
+    /// Sound tracks, the best first.
+    pub(crate) audio: Vec<usize>,
+}
+
+/// JSON has no place for names that are not UTF-8.
+fn lossy<S: Serializer>(path: &Path, s: S) -> std::result::Result<S::Ok, S::Error> {
+    s.serialize_str(&path.to_string_lossy())
 }
 
 /// A video stream.
@@ -135,75 +156,36 @@ pub struct AudioInfo {
     pub duration: f64,
 }
 
-/// What the first bytes of a file say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Sniffed {
-    Mp4,
-    Image,
-    Audio,
-    Other(&'static str),
-}
-
-fn sniff(path: &Path) -> Result<Sniffed> {
-    let kind = std::fs::metadata(path).map_err(Error::io(path))?.file_type();
-    // Opening a pipe waits for somebody to write, and no deadline would end that.
-    if !kind.is_file() && !kind.is_dir() {
-        return Err(Error::damaged(
-            path,
-            "is not a file: a pipe or a device cannot be read",
-        ));
-    }
-    let mut head = Vec::new();
-    File::open(path)
-        .map_err(Error::io(path))?
-        .take(16)
-        .read_to_end(&mut head)
-        .map_err(Error::io(path))?;
-    if head.is_empty() {
-        return Err(Error::damaged(path, "is empty (0 bytes)"));
-    }
-    let at = |start: usize, magic: &[u8]| head.get(start..start + magic.len()) == Some(magic);
-    // An mp4 that holds sound alone is called m4a, and the built-in decoders read it as sound.
-    let m4a = at(4, b"ftypM4A") || at(4, b"ftypM4B");
-    Ok(
-        if at(4, b"ftyp") && !m4a || at(4, b"moov") || at(4, b"mdat") || at(4, b"wide") || at(4, b"free") {
-            Sniffed::Mp4
-        } else if at(0, b"\x89PNG")
-            || at(0, b"\xFF\xD8\xFF")
-            || at(0, b"GIF8")
-            || at(0, b"RIFF") && at(8, b"WEBP")
-        {
-            Sniffed::Image
-        } else if m4a
-            || at(0, b"RIFF") && at(8, b"WAVE")
-            || at(0, b"fLaC")
-            || at(0, b"OggS")
-            || at(0, b"ID3")
-            || head.len() > 1 && head[0] == 0xFF && head[1] & 0xE0 == 0xE0
-        {
-            Sniffed::Audio
-        } else if at(0, b"\x1A\x45\xDF\xA3") {
-            Sniffed::Other("Matroska or WebM")
-        } else if at(0, b"RIFF") && at(8, b"AVI ") {
-            Sniffed::Other("AVI")
-        } else {
-            Sniffed::Other("this format")
-        },
-    )
-}
-
 /// Reads streams and sizes. No picture or sound is decoded.
 ///
 /// # Errors
 /// Empty, damaged and unreadable files, and formats that need ffmpeg while it is missing.
 pub fn probe(path: &Path, o: &Options) -> Result<MediaInfo> {
-    let kind = sniff(path)?;
-    if kind == Sniffed::Image {
-        return builtin::probe_image(path);
+    by_kind(path, sniff(path)?, o)
+}
+
+/// [`probe`] of a file that is given as a video: an animated gif is one.
+///
+/// # Errors
+/// As [`probe`], and pictures.
+pub fn probe_video(path: &Path, o: &Options) -> Result<MediaInfo> {
+    let kind = match sniff(path)? {
+        Sniffed::Gif => Sniffed::Other("a gif as a video"),
+        Sniffed::Image | Sniffed::Foreign(_) => {
+            return Err(Error::damaged(path, "is a picture; give it with --image"));
+        }
+        kind => kind,
+    };
+    by_kind(path, kind, o)
+}
+
+fn by_kind(path: &Path, kind: Sniffed, o: &Options) -> Result<MediaInfo> {
+    if matches!(kind, Sniffed::Image | Sniffed::Gif | Sniffed::Foreign(_)) {
+        return picture::probe(path, o);
     }
     match use_ffmpeg(path, o, &kind) {
         Ok(true) => ffmpeg::probe(path, o),
-        Ok(false) => worker::probe(path, kind == Sniffed::Mp4, o),
+        Ok(false) => worker::probe(path, o),
         Err(e) => Err(e),
     }
 }
@@ -227,43 +209,134 @@ fn use_ffmpeg(path: &Path, o: &Options, kind: &Sniffed) -> Result<bool> {
 /// Decodes the frames with these numbers (presentation order, ascending) of a file that was probed, at the file's own size.
 ///
 /// # Errors
-/// Files without pictures, damaged streams, decoders that hang or crash.
+/// Files without pictures, damaged streams, decoders that hang or crash, numbers that the file does not hold.
 pub fn read_frames(file: &MediaInfo, indices: &[usize], o: &Options) -> Result<Frames> {
-    collect(file, indices, None, o)
+    let picks = Picks {
+        indices: indices.to_vec(),
+        size: None,
+    };
+    let (frames, decoded) = collect(file, &picks, crate::resize::resize, o)?;
+    match frames {
+        Some(f) if f.count == indices.len() => Ok(f),
+        frames => Err(short(
+            file,
+            frames.map_or(0, |f| f.count),
+            indices.len(),
+            &decoded,
+        )),
+    }
 }
 
-/// As [`read_frames`], resized one by one as they come, so that large frames never pile up.
+/// Which frames of a video are taken, and how large.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Picks {
+    /// Numbers in presentation order, ascending.
+    pub indices: Vec<usize>,
+    /// Height and width to which each is resized as it comes; `None` keeps the file's own.
+    pub size: Option<(usize, usize)>,
+}
+
+/// Frames of a video.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pictures {
+    /// The frames.
+    pub frames: Frames,
+    /// What the video turned out to be: as it was probed, but for the number of its frames.
+    pub video: VideoInfo,
+    /// What the user should know about the decoding.
+    pub notes: Vec<Note>,
+}
+
+/// What a decoder knows when it is through.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Decoded {
+    /// How many frames there are, where it has seen all of them.
+    pub(crate) total: Option<usize>,
+    /// What the user should know.
+    pub(crate) notes: Vec<Note>,
+}
+
+/// Decodes the frames that `pick` takes of a video, each resized as it comes, so that large frames never pile up. How many
+/// frames there are is a prediction until they are decoded: where it was wrong, `pick` is asked again with the true number,
+/// and a note says so.
 ///
 /// # Errors
-/// As [`read_frames`].
-pub fn read_frames_sized(
+/// As [`read_frames`]; what `pick` refuses.
+pub fn read_video<E: From<Error>>(
     file: &MediaInfo,
-    indices: &[usize],
-    size: (usize, usize),
+    pick: &mut dyn FnMut(&VideoInfo) -> std::result::Result<Picks, E>,
     resize: Resize,
     o: &Options,
-) -> Result<Frames> {
-    collect(file, indices, Some((size, resize)), o)
+) -> std::result::Result<Pictures, E> {
+    let mut video = file.video.clone().ok_or_else(|| Error::NoStream {
+        path: file.path.clone(),
+        what: "video stream",
+    })?;
+    let mut picks = pick(&video)?;
+    let mut recounted = None;
+    loop {
+        let (frames, mut decoded) = collect(file, &picks, resize, o)?;
+        let got = frames.as_ref().map_or(0, |f| f.count);
+        match decoded.total.filter(|n| *n != video.frames) {
+            Some(total) if recounted.is_none() && total > 0 => {
+                let text = format!(
+                    "{total} frames come out of it, where {} were expected: picked from those",
+                    video.frames
+                );
+                recounted = Some(Note::new(NoteKind::Recounted, &file.path, text));
+                video.frames = total;
+                let again = pick(&video)?;
+                if again != picks || got != picks.indices.len() {
+                    picks = again;
+                    continue;
+                }
+            }
+            _ => {}
+        }
+        let Some(frames) = frames.filter(|f| f.count == picks.indices.len()) else {
+            return Err(short(file, got, picks.indices.len(), &decoded).into());
+        };
+        decoded.notes.extend(recounted);
+        return Ok(Pictures {
+            frames,
+            video,
+            notes: decoded.notes,
+        });
+    }
+}
+
+fn short(file: &MediaInfo, got: usize, wanted: usize, decoded: &Decoded) -> Error {
+    let why = decoded.notes.first().map_or_else(
+        || "it is truncated or damaged".to_string(),
+        |note| note.text.clone(),
+    );
+    Error::damaged(&file.path, format!("gave {got} of {wanted} frames: {why}"))
 }
 
 fn collect(
     file: &MediaInfo,
-    indices: &[usize],
-    size: Option<((usize, usize), Resize)>,
+    picks: &Picks,
+    resize: Resize,
     o: &Options,
-) -> Result<Frames> {
-    let path = &file.path;
+) -> Result<(Option<Frames>, Decoded)> {
+    let (path, indices) = (&file.path, &picks.indices);
     if indices.is_empty() || indices.windows(2).any(|w| w[0] >= w[1]) {
         return Err(Error::range("frames", "numbers must be ascending, and not none"));
     }
     let mut all: Option<Frames> = None;
     let mut sink = |f: Frames| -> Result<()> {
-        let f = match size {
-            Some(((h, w), resize)) => resize(&f, h, w),
+        let f = match picks.size {
+            Some((h, w)) => resize(&f, h, w),
             None => f,
         };
         match &mut all {
-            None => all = Some(f),
+            None => {
+                let mut first = f;
+                // Once and for all: growing would hold the frames twice.
+                let more = first.data.len().saturating_mul(indices.len() - 1);
+                first.data.reserve_exact(more.min(1 << 32));
+                all = Some(first);
+            }
             Some(a) if (a.height, a.width) == (f.height, f.width) => {
                 a.count += f.count;
                 a.data.extend_from_slice(&f.data);
@@ -277,54 +350,44 @@ fn collect(
         }
         Ok(())
     };
-    if file.decoder == Decoder::Ffmpeg {
-        ffmpeg::frames(file, indices, o, &mut sink)?;
+    let decoded = if file.decoder == Decoder::Ffmpeg {
+        ffmpeg::frames(file, indices, o, &mut sink)?
     } else {
-        worker::stream(path, &Job::Frames(indices.to_vec()), o, &mut sink)?;
-    }
-    let got = all.as_ref().map_or(0, |f| f.count);
-    match all {
-        Some(f) if f.count == indices.len() => Ok(f),
-        _ => Err(Error::damaged(
-            path,
-            format!(
-                "gave {got} of {} frames; it is truncated or damaged",
-                indices.len()
-            ),
-        )),
-    }
+        worker::frames(path, indices, o, &mut sink)?
+    };
+    Ok((all, decoded))
 }
 
-/// Decodes one picture: alpha on white, first frame of an animation.
+/// Decodes one picture: upright unless [`Options::exif`] is off, alpha on white, first frame of an animation. What is
+/// neither png, jpeg, webp nor gif goes through ffmpeg.
 ///
 /// # Errors
-/// Damaged or enormous pictures.
-pub fn read_image(path: &Path, _o: &Options) -> Result<Frames> {
-    match sniff(path)? {
-        Sniffed::Image => builtin::read_image(path),
-        _ => Err(Error::damaged(
-            path,
-            "is no png, jpeg, webp or gif; give videos with --video and sound with --audio",
-        )),
-    }
+/// Damaged, truncated or enormous pictures; other formats without ffmpeg.
+pub fn read_image(path: &Path, o: &Options) -> Result<Frames> {
+    picture::read(path, o)
+}
+
+/// Sound of a file.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sound {
+    /// Mono, 16,000 a second.
+    pub samples: Vec<f32>,
+    /// What the user should know about the decoding.
+    pub notes: Vec<Note>,
 }
 
 /// Decodes sound of a file that was probed: mono, 16 kHz, channels averaged before resampling, between two times in seconds.
 ///
 /// # Errors
 /// As [`read_frames`], and files without sound.
-pub fn read_audio(file: &MediaInfo, start: Option<f64>, end: Option<f64>, o: &Options) -> Result<Vec<f32>> {
+pub fn read_audio(file: &MediaInfo, start: Option<f64>, end: Option<f64>, o: &Options) -> Result<Sound> {
     for (what, time) in [("start", start), ("end", end)] {
         if time.is_some_and(|t| !t.is_finite() || t < 0.0) {
             return Err(Error::range(what, "must be 0 seconds or later"));
         }
     }
     let path = &file.path;
-    let (samples, rate) = if file.decoder == Decoder::Ffmpeg {
-        ffmpeg::audio(file, o)?
-    } else {
-        worker::audio(path, o)?
-    };
+    let (samples, rate, notes) = read_samples(file, end, o)?;
     let at = |t: f64| ((t * f64::from(rate)).round() as usize).min(samples.len());
     let range = start.map_or(0, at)..end.map_or(samples.len(), at);
     if range.is_empty() {
@@ -334,5 +397,47 @@ pub fn read_audio(file: &MediaInfo, start: Option<f64>, end: Option<f64>, o: &Op
             format!("has no sound between start and end; it lasts {seconds:.2} seconds"),
         ));
     }
-    Ok(resample(&samples[range], rate, SAMPLE_RATE))
+    let samples = resample(&samples[range], rate, SAMPLE_RATE);
+    Ok(Sound { samples, notes })
+}
+
+/// The samples of [`read_audio`] before they are resampled, with their rate: channels averaged, from the beginning to `end` or
+/// a little later.
+///
+/// # Errors
+/// As [`read_audio`].
+pub fn read_samples(file: &MediaInfo, end: Option<f64>, o: &Options) -> Result<(Vec<f32>, u32, Vec<Note>)> {
+    let path = &file.path;
+    let (samples, rate, notes) = if file.decoder == Decoder::Ffmpeg {
+        ffmpeg::audio(file, end, o)?
+    } else {
+        worker::audio(path, o)?
+    };
+    if let Some(i) = samples.iter().position(|x| !x.is_finite()) {
+        let problem = format!(
+            "its sound holds samples that are no numbers (NaN or infinite), the first at {:.3} s; make it anew",
+            i as f64 / f64::from(rate.max(1))
+        );
+        return Err(Error::damaged(path, problem));
+    }
+    Ok((samples, rate, notes))
+}
+
+/// [`read_audio`] of a video, whose pictures are there in any case: sound that cannot be decoded is left out, and a note
+/// says so.
+///
+/// # Errors
+/// Files that cannot be read, decoders that hang or crash, times below 0.
+pub fn read_track(file: &MediaInfo, start: Option<f64>, end: Option<f64>, o: &Options) -> Result<Sound> {
+    let why = match read_audio(file, start, end, o) {
+        Err(Error::Damaged { problem, .. }) => problem,
+        Err(Error::NoStream { .. }) => "there is none".into(),
+        Err(e @ Error::NeedsFfmpeg { .. }) => e.to_string(),
+        read => return read,
+    };
+    let text = format!("its sound is left out, only its frames are used: {why}");
+    Ok(Sound {
+        samples: Vec::new(),
+        notes: vec![Note::new(NoteKind::NoSound, &file.path, text)],
+    })
 }

@@ -11,9 +11,11 @@ use serde::{Deserialize, Serialize};
 use crate::builtin;
 use crate::error::{Error, Result};
 use crate::frames::Frames;
+use crate::guard::guarded;
+use crate::note::Note;
 use crate::process;
 use crate::sound;
-use crate::source::{MediaInfo, Options};
+use crate::source::{Decoded, MediaInfo, Options};
 
 /// First argument of a program that is asked to be a worker; hand all arguments after it to [`run`].
 pub const ARG: &str = "__media-worker";
@@ -21,11 +23,13 @@ pub const ARG: &str = "__media-worker";
 /// What a worker is asked for, as JSON in its first argument; the file is its second.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Job {
-    /// JSON of a [`MediaInfo`]; whether it is an mp4.
-    Probe(bool),
-    /// Frames by number: height and width in 8 bytes each, then RGB, frame after frame.
+    /// JSON of a [`MediaInfo`].
+    Probe,
+    /// Frames by number: height and width in 8 bytes each, then RGB, frame after frame; a size of 0 and JSON of a
+    /// [`Decoded`] are the end.
     Frames(Vec<usize>),
-    /// The rate in 8 bytes, then f32 samples.
+    /// The rate and the number of f32 samples in 8 bytes each, then the samples, piece after piece; a number of 0 and JSON
+    /// of a [`Decoded`] are the end.
     Audio,
 }
 
@@ -61,103 +65,143 @@ fn fail(message: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
+/// Does a job; a panic of a demuxer or decoder is an error.
 fn perform(job: &Job, path: &Path, write: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
-    match job {
-        Job::Probe(mp4) => {
-            let info = builtin::probe(path, *mp4)?;
-            let json = serde_json::to_vec(&info).map_err(|e| Error::damaged(path, e.to_string()))?;
-            write(&json)
+    guarded(path, "decoder", || match job {
+        Job::Probe => write(&json(path, &builtin::probe(path)?)?),
+        Job::Frames(indices) => {
+            let decoded = builtin::frames(path, indices, &mut |f| {
+                write(&head(f.height, f.width))?;
+                write(&f.data)
+            })?;
+            write(&head(0, 0))?;
+            write(&json(path, &decoded)?)
         }
-        Job::Frames(indices) => builtin::frames(path, indices, &mut |f| {
-            write(&(f.height as u64).to_le_bytes())?;
-            write(&(f.width as u64).to_le_bytes())?;
-            write(&f.data)
-        }),
         Job::Audio => {
-            let mut started = false;
-            sound::read(path, &mut |samples, rate| {
-                if !std::mem::replace(&mut started, true) {
-                    write(&u64::from(rate).to_le_bytes())?;
+            let notes = sound::read(path, &mut |samples, rate| {
+                if samples.is_empty() {
+                    return Ok(());
                 }
+                write(&head(rate as usize, samples.len()))?;
                 write(&samples.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>())
-            })
+            })?;
+            write(&head(0, 0))?;
+            write(&json(path, &Decoded { total: None, notes })?)
         }
-    }
+    })
+}
+
+fn json(path: &Path, value: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|e| Error::damaged(path, e.to_string()))
+}
+
+/// Two numbers in front of a piece.
+fn head(a: usize, b: usize) -> [u8; 16] {
+    (a as u128 | (b as u128) << 64).to_le_bytes()
 }
 
 /// The parent's side: starts a worker, or does the job in this process when there is none.
 fn output(path: &Path, job: &Job, o: &Options, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
     builtin::readable(path)?;
     let Some(program) = &o.worker else {
-        let guarded = std::panic::AssertUnwindSafe(|| perform(job, path, sink));
-        return std::panic::catch_unwind(guarded)
-            .unwrap_or_else(|_| Err(Error::decoder(path, "the built-in decoder failed on this file")));
+        return perform(job, path, sink);
     };
     let json = serde_json::to_string(job).map_err(|e| Error::decoder(path, e.to_string()))?;
     let mut command = Command::new(program);
     command.arg(ARG).arg(json).arg(path);
-    process::run(command, path, o.deadline, 1 << 16, &mut |piece| sink(&piece))
+    process::run(command, path, o.deadline, 1 << 16, &mut |piece| {
+        sink(&piece)?;
+        Ok(process::More::Yes)
+    })?
+    .ok()
+    .map(drop)
 }
 
-pub(crate) fn probe(path: &Path, mp4: bool, o: &Options) -> Result<MediaInfo> {
-    let mut json = Vec::new();
-    output(path, &Job::Probe(mp4), o, &mut |b| {
-        json.extend_from_slice(b);
-        Ok(())
-    })?;
-    serde_json::from_slice(&json)
-        .map_err(|e| Error::decoder(path, format!("the built-in decoder gave no answer: {e}")))
-}
-
-pub(crate) fn stream(
+/// Hands the pieces of a job to `sink`: two numbers and as many bytes as `bytes` makes of them.
+fn pieces(
     path: &Path,
     job: &Job,
     o: &Options,
-    sink: &mut dyn FnMut(Frames) -> Result<()>,
-) -> Result<()> {
-    let mut buffer: Vec<u8> = Vec::new();
-    output(path, job, o, &mut |bytes| {
-        buffer.extend_from_slice(bytes);
-        while let Some((head, rest)) = buffer.split_first_chunk::<16>() {
-            let [height, width] = [0, 8].map(|i| {
-                head[i..i + 8]
-                    .iter()
-                    .rev()
-                    .fold(0usize, |n, b| n << 8 | usize::from(*b))
-            });
-            let size = height.saturating_mul(width).saturating_mul(3);
+    bytes: fn(usize, usize) -> usize,
+    sink: &mut dyn FnMut(usize, usize, Vec<u8>) -> Result<()>,
+) -> Result<Decoded> {
+    let (mut buffer, mut ended): (Vec<u8>, bool) = (Vec::new(), false);
+    output(path, job, o, &mut |more| {
+        buffer.extend_from_slice(more);
+        while let Some((head, rest)) = buffer.split_first_chunk::<16>().filter(|_| !ended) {
+            let both = u128::from_le_bytes(*head);
+            let (a, b) = (both as u64 as usize, (both >> 64) as usize);
+            let size = bytes(a, b);
+            if size == 0 {
+                ended = true;
+                buffer.drain(..16);
+                break;
+            }
             if rest.len() < size {
                 break;
             }
+            sink(a, b, rest[..size].to_vec())?;
+            buffer.drain(..16 + size);
+        }
+        Ok(())
+    })?;
+    serde_json::from_slice(&buffer).map_err(|e| no_answer(path, &e))
+}
+
+fn no_answer(path: &Path, e: &serde_json::Error) -> Error {
+    Error::decoder(path, format!("the built-in decoder gave no answer: {e}"))
+}
+
+pub(crate) fn probe(path: &Path, o: &Options) -> Result<MediaInfo> {
+    let mut json = Vec::new();
+    output(path, &Job::Probe, o, &mut |b| {
+        json.extend_from_slice(b);
+        Ok(())
+    })?;
+    let info: MediaInfo = serde_json::from_slice(&json).map_err(|e| no_answer(path, &e))?;
+    // JSON may have changed the name.
+    Ok(MediaInfo {
+        path: path.into(),
+        ..info
+    })
+}
+
+pub(crate) fn frames(
+    path: &Path,
+    indices: &[usize],
+    o: &Options,
+    sink: &mut dyn FnMut(Frames) -> Result<()>,
+) -> Result<Decoded> {
+    let bytes = |height: usize, width: usize| height.saturating_mul(width).saturating_mul(3);
+    pieces(
+        path,
+        &Job::Frames(indices.to_vec()),
+        o,
+        bytes,
+        &mut |height, width, data| {
             sink(Frames {
                 count: 1,
                 height,
                 width,
-                data: rest[..size].to_vec(),
-            })?;
-            buffer.drain(..16 + size);
-        }
-        Ok(())
-    })
+                data,
+            })
+        },
+    )
 }
 
-pub(crate) fn audio(path: &Path, o: &Options) -> Result<(Vec<f32>, u32)> {
-    let mut bytes = Vec::new();
-    output(path, &Job::Audio, o, &mut |b| {
-        bytes.extend_from_slice(b);
-        Ok(())
-    })?;
-    let (head, samples) = bytes
-        .split_first_chunk::<8>()
-        .ok_or_else(|| Error::decoder(path, "the built-in decoder gave no answer"))?;
-    let rate = u32::try_from(u64::from_le_bytes(*head)).unwrap_or(0);
-    Ok((
-        samples
-            .as_chunks()
-            .0
-            .iter()
-            .map(|b| f32::from_le_bytes(*b))
-            .collect(),
-        rate,
-    ))
+/// Mono samples, their rate, and notes.
+pub(crate) fn audio(path: &Path, o: &Options) -> Result<(Vec<f32>, u32, Vec<Note>)> {
+    let (mut samples, mut at) = (Vec::new(), 0);
+    let decoded = pieces(
+        path,
+        &Job::Audio,
+        o,
+        |_, n| n.saturating_mul(4),
+        &mut |rate, _, bytes| {
+            at = u32::try_from(rate).unwrap_or(0);
+            samples.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)));
+            Ok(())
+        },
+    )?;
+    Ok((samples, at, decoded.notes))
 }

@@ -12,9 +12,9 @@ use image::{ExtendedColorType, ImageEncoder};
 
 use crate::audio::SAMPLE_RATE;
 use crate::error::{Error, Result};
-use crate::ffmpeg;
+use crate::ffmpeg::{self, url};
 use crate::frames::Frames;
-use crate::process::run;
+use crate::process::{More, run};
 
 /// What goes into a file.
 #[derive(Clone, Copy, Debug)]
@@ -98,11 +98,11 @@ pub fn write_mp4(path: &Path, video: &VideoToWrite) -> Result<()> {
             &video.fps.to_string(),
             "-i",
         ])
-        .arg(&pictures);
+        .arg(url(&pictures));
     if !video.samples.is_empty() {
         command
             .args(["-f", "f32le", "-ar", &SAMPLE_RATE.to_string(), "-ac", "1", "-i"])
-            .arg(&sound);
+            .arg(url(&sound));
         command.args(["-c:a", "aac", "-b:a", "64k"]);
     }
     command.args([
@@ -118,7 +118,7 @@ pub fn write_mp4(path: &Path, video: &VideoToWrite) -> Result<()> {
         "-movflags",
         "+faststart",
     ]);
-    command.arg(&whole);
+    command.arg(url(&whole));
     let written = fs::write(&pictures, &f.data)
         .and_then(|()| {
             fs::write(
@@ -132,8 +132,13 @@ pub fn write_mp4(path: &Path, video: &VideoToWrite) -> Result<()> {
         })
         .map_err(io);
     let made = written
-        .and_then(|()| run(command, path, Duration::from_mins(2), 1 << 16, &mut |_| Ok(())))
-        .and_then(|()| fs::rename(&whole, path).map_err(io));
+        .and_then(|()| {
+            run(command, path, Duration::from_mins(2), 1 << 16, &mut |_| {
+                Ok(More::Yes)
+            })?
+            .ok()
+        })
+        .and_then(|_| fs::rename(&whole, path).map_err(io));
     for part in [&pictures, &sound, &whole] {
         let _ = fs::remove_file(part);
     }

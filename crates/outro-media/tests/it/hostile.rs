@@ -50,7 +50,7 @@ fn names_it<T: std::fmt::Debug>(path: &Path, r: Result<T, Error>) {
 }
 
 fn sound(path: &Path, o: &Options) -> outro_media::Result<Vec<f32>> {
-    read_audio(&probe(path, o)?, None, None, o)
+    Ok(read_audio(&probe(path, o)?, None, None, o)?.samples)
 }
 
 #[test]
@@ -200,6 +200,7 @@ fn a_worker_that_hangs_or_crashes_is_an_error() {
             decoder: Decoder::Builtin,
             worker: Some(program),
             deadline: Duration::from_secs(1),
+            ..Options::default()
         };
         let began = Instant::now();
         let message = probe(&path, &o).unwrap_err().to_string();

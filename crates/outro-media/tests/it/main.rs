@@ -3,7 +3,13 @@
 
 mod golden;
 mod hostile;
+mod limits;
+mod mutate;
+mod pictures;
 mod real;
+mod sounds;
+mod support;
+mod video;
 
 use std::path::{Path, PathBuf};
 

@@ -1,0 +1,159 @@
+//! Packets of a file, by demuxing alone: how many frames it promises, when they are shown, where decoding can begin.
+
+use std::path::Path;
+
+use crate::error::Result;
+use crate::process::{More, run};
+use crate::source::Options;
+
+/// A packet that is shown: those that an edit list hides are left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Packet {
+    /// When, in the stream's units; `None` where the file does not say.
+    pub(super) pts: Option<i64>,
+    duration: i64,
+    /// Whether decoding can begin here.
+    pub(super) key: bool,
+}
+
+/// The packets of a stream, in decoding order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Packets {
+    /// Those that are shown.
+    pub(super) shown: Vec<Packet>,
+    /// How many are hidden.
+    pub(super) hidden: usize,
+    /// Seconds of a unit, as a fraction: rates and times must come out as exactly as a header has them.
+    unit: (i64, i64),
+    /// Units that all last, hidden ones included.
+    lasts: i64,
+}
+
+impl Packets {
+    /// When the first is shown, and when the last has been.
+    pub(super) fn span(&self) -> Option<(i64, i64)> {
+        let times = self.shown.iter().filter_map(|p| Some((p.pts?, p.duration)));
+        let first = times.clone().map(|t| t.0).min()?;
+        let last = times.map(|(at, lasts)| at.saturating_add(lasts)).max()?;
+        Some((first, last))
+    }
+
+    /// Seconds of so many units.
+    pub(super) fn seconds(&self, units: i64) -> f64 {
+        (i128::from(units) * i128::from(self.unit.0)) as f64 / self.unit.1 as f64
+    }
+
+    /// Packets a second, hidden ones included; no number where they do not say how long they last.
+    pub(super) fn rate(&self) -> f64 {
+        let count = (self.shown.len() + self.hidden) as i128;
+        (count * i128::from(self.unit.1)) as f64 / (i128::from(self.lasts) * i128::from(self.unit.0)) as f64
+    }
+}
+
+/// ffmpeg's flags of packets.
+const KEY: u32 = 1;
+const DISCARD: u32 = 4;
+
+/// The packets of these streams, in their order.
+///
+/// # Errors
+/// Files that cannot be read to their end.
+pub(super) fn list(path: &Path, streams: &[usize], o: &Options) -> Result<Vec<Packets>> {
+    let mut command = super::input(path, &["-copyts"]);
+    for stream in streams {
+        command.args(["-map", &format!("0:{stream}")]);
+    }
+    // Streams that begin without a key frame are listed from their first packet on.
+    command.args(["-c", "copy", "-copyinkf", "-f", "framecrc", "-"]);
+    let mut all = vec![Packets::default(); streams.len()];
+    let mut rest = Vec::new();
+    let ended = run(command, path, o.deadline, 1 << 16, &mut |piece| {
+        rest.extend(piece);
+        let whole = rest.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
+        for line in String::from_utf8_lossy(&rest[..whole]).lines() {
+            read(line, &mut all);
+        }
+        rest.drain(..whole);
+        Ok(More::Yes)
+    })?;
+    // What cannot be demuxed to its end is still worth decoding to there.
+    if all.iter().all(|p| p.shown.is_empty()) {
+        ended.ok()?;
+    }
+    Ok(all)
+}
+
+/// `#tb 0: 1/1000`, or `0, DTS, PTS, DURATION, SIZE, 0xCRC, F=0xFLAGS, ...`, where flags that are those of a key frame are left
+/// out.
+fn read(line: &str, all: &mut [Packets]) {
+    if let Some((stream, unit)) = line.strip_prefix("#tb ").and_then(|l| l.split_once(": ")) {
+        let of = stream.parse().ok().and_then(|i: usize| all.get_mut(i));
+        let unit = unit
+            .split_once('/')
+            .and_then(|(a, b)| Some((a.trim().parse().ok()?, b.trim().parse().ok()?)));
+        if let (Some(packets), Some(unit)) = (of, unit) {
+            packets.unit = unit;
+        }
+        return;
+    }
+    let mut fields = line.split(',').map(str::trim);
+    let stream = fields.next().and_then(|f| f.parse::<usize>().ok());
+    let Some(packets) = stream.and_then(|i| all.get_mut(i)) else {
+        return;
+    };
+    let (_dts, pts) = (fields.next(), fields.next().and_then(|f| f.parse().ok()));
+    let duration = fields.next().and_then(|f| f.parse().ok()).unwrap_or(0);
+    let flags = fields
+        .find_map(|f| f.strip_prefix("F=0x"))
+        .map_or(KEY, |f| u32::from_str_radix(f, 16).unwrap_or(0));
+    packets.lasts = packets.lasts.saturating_add(duration);
+    if flags & DISCARD != 0 {
+        packets.hidden += 1;
+        return;
+    }
+    packets.shown.push(Packet {
+        pts,
+        duration,
+        key: flags & KEY != 0,
+    });
+}
+
+/// The packets of one stream, out of lines.
+#[cfg(test)]
+pub(super) fn read_all(lines: &str) -> Packets {
+    let mut all = [Packets::default()];
+    for line in lines.lines() {
+        read(line, &mut all);
+    }
+    let [packets] = all;
+    packets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_framecrc() {
+        let mut all = vec![Packets::default(); 2];
+        for line in [
+            "#software: Lavf59.27.100",
+            "#tb 0: 1/10240",
+            "#tb 1: 1/44100",
+            "0,     -15360,     -13312,     1024,      776, 0x01991490, F=0x5",
+            "0,     -14336,     -10240,     1024,       20, 0x29d10534, F=0x4",
+            "0,      -2048,       2048,     1024,       21, 0x3d1306cd, F=0x0, S=1,       8, 0x1",
+            "0,      -1024,       1024,     1024,       15, 0x15ff038e",
+            "1,          0,          0,     1024,      100, 0x15ff038e",
+            "7, 1, 2, 3",
+        ] {
+            read(line, &mut all);
+        }
+        let [video, audio] = &all[..] else { unreachable!() };
+        assert_eq!((video.hidden, video.shown.len(), video.lasts), (2, 2, 4096));
+        assert_eq!((video.rate(), video.seconds(1024)), (10.0, 0.1));
+        assert_eq!([video.shown[0].key, video.shown[1].key], [false, true]);
+        assert_eq!(video.span(), Some((1024, 3072)));
+        assert_eq!(audio.shown.len(), 1);
+    }
+}

@@ -1,0 +1,144 @@
+//! What the first bytes of a file say it is.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// Kinds of files, by who reads them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sniffed {
+    /// mp4, mov, m4a.
+    Mp4,
+    /// Matroska and WebM: the built-in decoders read their sound.
+    Matroska,
+    /// A picture that is decoded here.
+    Image,
+    /// A picture that may be an animation, which ffmpeg can play.
+    Gif,
+    /// A picture of a format that only ffmpeg reads, by its name.
+    Foreign(&'static str),
+    /// Sound that the built-in decoders know.
+    Audio,
+    /// What only ffmpeg reads, by its name.
+    Other(&'static str),
+}
+
+pub(crate) fn sniff(path: &Path) -> Result<Sniffed> {
+    let kind = std::fs::metadata(path).map_err(Error::io(path))?.file_type();
+    // Opening a pipe waits for somebody to write, and no deadline would end that.
+    if !kind.is_file() && !kind.is_dir() {
+        return Err(Error::damaged(
+            path,
+            "is not a file: a pipe or a device cannot be read",
+        ));
+    }
+    let mut head = Vec::new();
+    File::open(path)
+        .map_err(Error::io(path))?
+        .take(16)
+        .read_to_end(&mut head)
+        .map_err(Error::io(path))?;
+    if head.is_empty() {
+        return Err(Error::damaged(path, "is empty (0 bytes)"));
+    }
+    if LISTS.iter().any(|magic| head.starts_with(magic)) {
+        let problem = "is a list of other files, not a media file; give one of those that it names";
+        return Err(Error::damaged(path, problem));
+    }
+    Ok(kind_of(&head))
+}
+
+/// How lists begin: what these name would be opened, wherever it is.
+const LISTS: [&[u8]; 7] = [
+    b"#EXTM3U",
+    b"ffconcat version",
+    b"[playlist]",
+    b"<?xml",
+    b"<MPD",
+    b"v=0\r\n",
+    b"v=0\n",
+];
+
+/// Letters at the start, letters at another place, and what they say; the first that fits.
+const MAGIC: &[(&[u8], usize, &[u8], Sniffed)] = &[
+    (b"\x89PNG", 0, b"", Sniffed::Image),
+    (b"\xFF\xD8\xFF", 0, b"", Sniffed::Image),
+    (b"GIF8", 0, b"", Sniffed::Gif),
+    (b"RIFF", 8, b"WEBP", Sniffed::Image),
+    (b"", 4, b"ftypavi", Sniffed::Foreign("AVIF")),
+    (b"", 4, b"ftyphei", Sniffed::Foreign("HEIC")),
+    (b"", 4, b"ftyphev", Sniffed::Foreign("HEIC")),
+    (b"", 4, b"ftypmif1", Sniffed::Foreign("HEIF")),
+    (b"BM", 0, b"", Sniffed::Foreign("BMP")),
+    (b"II*\0", 0, b"", Sniffed::Foreign("TIFF")),
+    (b"MM\0*", 0, b"", Sniffed::Foreign("TIFF")),
+    (b"\0\0\x01\0", 0, b"", Sniffed::Foreign("ICO")),
+    (b"8BPS", 0, b"", Sniffed::Foreign("PSD")),
+    (b"qoif", 0, b"", Sniffed::Foreign("QOI")),
+    (b"\xFF\x0A", 0, b"", Sniffed::Foreign("JPEG XL")),
+    (b"\0\0\0\x0CJXL ", 0, b"", Sniffed::Foreign("JPEG XL")),
+    (b"\0\0\0\x0CjP  ", 0, b"", Sniffed::Foreign("JPEG 2000")),
+    (b"v/1\x01", 0, b"", Sniffed::Foreign("OpenEXR")),
+    (b"DDS ", 0, b"", Sniffed::Foreign("DDS")),
+    (b"", 4, b"ftyp", Sniffed::Mp4),
+    (b"", 4, b"moov", Sniffed::Mp4),
+    (b"", 4, b"mdat", Sniffed::Mp4),
+    (b"", 4, b"wide", Sniffed::Mp4),
+    (b"", 4, b"free", Sniffed::Mp4),
+    (b"", 4, b"skip", Sniffed::Mp4),
+    (b"RIFF", 8, b"WAVE", Sniffed::Audio),
+    (b"RF64", 8, b"WAVE", Sniffed::Audio),
+    (b"BW64", 8, b"WAVE", Sniffed::Audio),
+    (b"fLaC", 0, b"", Sniffed::Audio),
+    (b"OggS", 0, b"", Sniffed::Audio),
+    (b"ID3", 0, b"", Sniffed::Audio),
+    (b"\x1A\x45\xDF\xA3", 0, b"", Sniffed::Matroska),
+    (b"RIFF", 8, b"AVI ", Sniffed::Other("AVI")),
+    (b"FORM", 8, b"AIF", Sniffed::Other("AIFF")),
+    (b"FLV", 0, b"", Sniffed::Other("Flash video")),
+    (b"\x30\x26\xB2\x75", 0, b"", Sniffed::Other("Windows Media")),
+    (b"\0\0\x01\xBA", 0, b"", Sniffed::Other("MPEG")),
+    (b"\0\0\x01\xB3", 0, b"", Sniffed::Other("MPEG")),
+];
+
+fn kind_of(head: &[u8]) -> Sniffed {
+    let at = |start: usize, magic: &[u8]| head.get(start..start + magic.len()) == Some(magic);
+    let row = MAGIC
+        .iter()
+        .find(|(first, place, more, _)| at(0, first) && at(*place, more));
+    if let Some((.., kind)) = row {
+        return *kind;
+    }
+    match head {
+        // Portable maps: a number from 1 to 7 and white space.
+        [b'P', b'1'..=b'7', b' ' | b'\t' | b'\n' | b'\r', ..] => Sniffed::Foreign("PNM"),
+        [0xFF, b, ..] if b & 0xE0 == 0xE0 => Sniffed::Audio,
+        _ => Sniffed::Other("this format"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_told_apart() {
+        for (head, kind) in [
+            (&b"\0\0\0\x1cftypisom"[..], Sniffed::Mp4),
+            (b"\0\0\0\x1cftypM4A ", Sniffed::Mp4),
+            (b"\0\0\0\x1cftypavif", Sniffed::Foreign("AVIF")),
+            (b"\0\0\0\x18ftypheic", Sniffed::Foreign("HEIC")),
+            (b"RIFF\0\0\0\0WAVEfmt ", Sniffed::Audio),
+            (b"RIFF\0\0\0\0AVI LIST", Sniffed::Other("AVI")),
+            (b"P6\n2 2\n255\n", Sniffed::Foreign("PNM")),
+            (b"Please", Sniffed::Other("this format")),
+            (b"\xFF\xFB\x90\0", Sniffed::Audio),
+            (b"\xFF\x0A\0\0", Sniffed::Foreign("JPEG XL")),
+            (b"B", Sniffed::Other("this format")),
+        ] {
+            assert_eq!(kind_of(head), kind, "{head:?}");
+        }
+    }
+}

@@ -1,9 +1,12 @@
 //! Checkpoints from a hub, end to end: the binary against a hub of our own on the loopback interface.
 
+mod files;
+mod python;
 mod server;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use tempfile::TempDir;
 
@@ -73,6 +76,10 @@ impl Home {
     }
 
     fn run(&self, server: &Server, model: &str, env: &[(&str, &str)]) -> Ran {
+        finish(&mut self.command(server, model, env))
+    }
+
+    fn command(&self, server: &Server, model: &str, env: &[(&str, &str)]) -> Command {
         let mut c = command();
         for name in [
             "HF_TOKEN",
@@ -81,6 +88,8 @@ impl Home {
             "HUGGINGFACE_HUB_CACHE",
             "HF_HUB_OFFLINE",
             "HF_HUB_DISABLE_IMPLICIT_TOKEN",
+            "HUGGING_FACE_HUB_TOKEN",
+            "TRANSFORMERS_OFFLINE",
         ] {
             c.env_remove(name);
         }
@@ -89,7 +98,8 @@ impl Home {
             .env("NO_PROXY", "127.0.0.1")
             .env("no_proxy", "127.0.0.1");
         c.envs(env.iter().copied());
-        finish(c.args(["inspect", model]))
+        c.args(["inspect", model]);
+        c
     }
 
     /// The cache holds exactly the wanted files, whole, in the layout of the Python library, and nothing half-done.

@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
+use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 pub(crate) const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -26,6 +27,12 @@ pub(crate) struct Plan {
     pub(crate) damage: bool,
     /// The hub answers a GET of a small file with this status and a text, though HEAD was fine.
     pub(crate) small_status: Option<u16>,
+    /// Small files come with a wrong byte, so often.
+    pub(crate) damage_small: usize,
+    /// The listing has no hashes of small files.
+    pub(crate) no_hashes: bool,
+    /// The listing comes in pages of so many files, where it is not 0.
+    pub(crate) page: usize,
 }
 
 /// One request as it came in.
@@ -42,12 +49,12 @@ pub(crate) struct Seen {
 struct State {
     plan: Mutex<Plan>,
     seen: Mutex<Vec<Seen>>,
+    hub: SocketAddr,
     cdn: SocketAddr,
 }
 
 /// A running hub. Its threads end with the test process.
 pub(crate) struct Server {
-    hub: SocketAddr,
     state: Arc<State>,
 }
 
@@ -61,6 +68,7 @@ impl Server {
         let state = Arc::new(State {
             plan: Mutex::new(plan),
             seen: Mutex::default(),
+            hub: address,
             cdn: cdn.local_addr().unwrap(),
         });
         for (listener, is_cdn) in [(hub, false), (cdn, true)] {
@@ -73,11 +81,11 @@ impl Server {
                 }
             });
         }
-        Self { hub: address, state }
+        Self { state }
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.hub)
+        format!("http://{}", self.state.hub)
     }
 
     /// The requests since the last call.
@@ -91,9 +99,18 @@ impl Server {
 }
 
 pub(crate) fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .fold(String::new(), |s, b| s + &format!("{b:02x}"))
+    hex(&Sha256::digest(bytes))
+}
+
+/// What git calls a file of this content.
+pub(crate) fn git_hash(bytes: &[u8]) -> String {
+    hex(&Sha1::digest(
+        [format!("blob {}\0", bytes.len()).as_bytes(), bytes].concat(),
+    ))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |s, b| s + &format!("{b:02x}"))
 }
 
 impl State {
@@ -132,7 +149,7 @@ impl State {
     }
 
     fn hub(&self, out: TcpStream, seen: &Seen) -> std::io::Result<()> {
-        let plan = self.plan.lock().unwrap();
+        let mut plan = self.plan.lock().unwrap();
         if plan.token.is_some() && plan.token != seen.token {
             return reply(
                 out,
@@ -171,33 +188,53 @@ impl State {
         }
         if path == format!("/api/models/tiny/omni/tree/{COMMIT}") {
             let entry = |(name, content): (&String, &Vec<u8>)| {
+                let oid = if plan.no_hashes {
+                    "0".into()
+                } else {
+                    git_hash(content)
+                };
                 let mut e =
-                    serde_json::json!({"type": "file", "oid": "0", "size": content.len(), "path": name});
+                    serde_json::json!({"type": "file", "oid": oid, "size": content.len(), "path": name});
                 if content.len() >= plan.large {
                     e["lfs"] = serde_json::json!({"oid": sha256(content), "size": content.len(), "pointerSize": 134});
                 }
                 e
             };
-            let body: Vec<_> = plan.files.iter().map(entry).collect();
-            return reply(out, seen, 200, &[], serde_json::to_string(&body)?.as_bytes());
+            let cursor = seen
+                .path
+                .split_once("cursor=")
+                .map_or(0, |(_, c)| c.parse().unwrap());
+            let (size, all) = (plan.files.len(), plan.files.iter().skip(cursor));
+            let end = if plan.page == 0 { size } else { cursor + plan.page };
+            let body: Vec<_> = all.take(end - cursor).map(entry).collect();
+            let next = format!("<http://{}{path}?cursor={end}>; rel=\"next\"", self.hub);
+            let headers: &[_] = if end < size {
+                &[("Link", next.as_str())]
+            } else {
+                &[]
+            };
+            return reply(out, seen, 200, headers, serde_json::to_string(&body)?.as_bytes());
         }
         let file = path.strip_prefix(&format!("/tiny/omni/resolve/{COMMIT}/"));
         let Some((name, content)) = file.and_then(|f| plan.files.get_key_value(f)) else {
             return reply(out, seen, 404, &[("X-Error-Code", "RepoNotFound")], b"");
         };
-        let etag = format!("\"{}\"", sha256(content));
         if content.len() < plan.large {
+            let etag = format!("\"{}\"", git_hash(content));
             if let Some(status) = plan.small_status.filter(|_| seen.method == "GET") {
                 return reply(out, seen, status, &[], b"try later");
             }
-            return reply(
-                out,
-                seen,
-                200,
-                &[("ETag", &etag), ("X-Repo-Commit", COMMIT)],
-                content,
+            let (mut content, headers) = (
+                content.clone(),
+                [("ETag", etag.as_str()), ("X-Repo-Commit", COMMIT)],
             );
+            if plan.damage_small > 0 && seen.method == "GET" {
+                plan.damage_small -= 1;
+                content[0] ^= 1;
+            }
+            return reply(out, seen, 200, &headers, &content);
         }
+        let etag = format!("\"{}\"", sha256(content));
         let headers = [
             ("Location", format!("http://{}/{name}?signature=1", self.cdn)),
             ("X-Linked-ETag", etag),

@@ -7,6 +7,7 @@ decoder whose attention goes through that table and nothing about a family stand
 
 import json
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -122,11 +123,29 @@ def run(model, decoder, inputs, on, steps=4, rows=2, positions=None):
     return torch.cat(logits).contiguous(), torch.tensor(tokens), state
 
 
+@contextmanager
+def rotary_positions(decoder):
+    """The positions `[1, S]` of each pass, as the decoder's rotary embedding gets them."""
+    seen = []
+
+    def look(_, args, kwargs):
+        seen.append(kwargs["position_ids"] if "position_ids" in kwargs else args[1])
+
+    handle = decoder.rotary_emb.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
 def both(model, decoder, inputs, out, meta, positions=None):
     """What comes without the method and with it, into a case's tensors and metadata; False where a greedy choice hangs by a
-    thread."""
+    thread. Positions of one axis are those that the rotary embedding was given, once for each axis of ours."""
     for mode in ("baseline", "outro"):
-        logits, tokens, state = run(model, decoder, inputs, mode == "outro", positions=positions)
+        with rotary_positions(decoder) as seen:
+            logits, tokens, state = run(model, decoder, inputs, mode == "outro", positions=positions)
+        if positions is None:
+            out["position_ids"] = seen[0].expand(3, -1).contiguous()
         out[f"{mode}.logits"], out[f"{mode}.tokens"] = logits, tokens
         best = logits[1:].topk(2).values
         if (best[:, 0] - best[:, 1]).min() < 1e-3:

@@ -27,6 +27,7 @@ pub(crate) const VISOR: Family = Family {
         // Older releases of the trainer wrote this.
         renamed: &[("brain.", "mind.")],
         skipped: &["optimizer."],
+        unused: &[],
         audio: "",
     },
     parse,

@@ -2,14 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::{Environment, ErrorKind, Value as Jinja, context};
+use minijinja::{Value as Jinja, context};
 use serde_json::Value;
 
 use crate::checkpoint::gguf::Gguf;
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::tokenizer::{absent, read_json};
+use crate::tokenizer::{absent, adds_bos, named_tokens, read_json};
+
+mod jinja;
+mod python;
 
 /// One piece of a turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,12 +61,13 @@ impl Conversation {
     }
 }
 
-/// Names of the tokens around and for media, as the tokenizer spells them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Names of the tokens for media, as the tokenizer spells them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct MediaTokens {
-    pub(crate) image: Option<String>,
-    pub(crate) video: Option<String>,
-    pub(crate) audio: Option<String>,
+    /// The placeholders of an image, a video and a sound.
+    pub(crate) names: [Option<String>; 3],
+    /// The same with the delimiters around them, where a text has no template.
+    pub(crate) blocks: [Option<String>; 3],
 }
 
 /// How a family writes a conversation down.
@@ -75,16 +78,15 @@ pub(crate) struct Template {
     system: Option<&'static str>,
     /// Text models' templates take a turn's content as one string, the others' as a list of parts.
     text_only: bool,
-    /// Names of the first and the last token of a text, which some templates spell out.
-    bos: String,
-    eos: String,
-    /// Whether a prompt begins with `bos` where the template leaves it out.
-    add_bos: bool,
+    /// Names of special tokens, which some templates spell out: `bos_token`, `eos_token`, ...
+    tokens: Vec<(String, Jinja)>,
+    /// The token with which a prompt begins where the template leaves it out.
+    first: Option<String>,
 }
 
 impl Template {
-    /// The template in `dir`: chat_template.json, chat_template.jinja, or in tokenizer_config.json; or in the metadata of
-    /// a GGUF file; else ChatML.
+    /// The template in `dir`: chat_template.json, chat_template.jinja, or in processor_config.json or tokenizer_config.json;
+    /// or in the metadata of a GGUF file; else ChatML.
     pub(crate) fn open(dir: &Path, config: &Config) -> Result<Self> {
         let text_only = config.vision.is_none() && config.audio.is_none();
         let mut this = Self {
@@ -92,9 +94,8 @@ impl Template {
             source: None,
             system: Some(config.system),
             text_only,
-            bos: String::new(),
-            eos: String::new(),
-            add_bos: false,
+            tokens: Vec::new(),
+            first: None,
         };
         if dir.is_file() {
             this.read_gguf(&Gguf::open(dir)?)?;
@@ -112,30 +113,40 @@ impl Template {
 
     fn read_gguf(&mut self, file: &Gguf) -> Result<()> {
         self.source = file.text("tokenizer.chat_template")?.map(str::to_owned);
-        let name = |key: &str| -> Result<String> {
-            match file.id(key)? {
-                None => Ok(String::new()),
-                Some(id) => file.text_at("tokenizer.ggml.tokens", id as usize),
+        for (name, key) in [
+            ("bos_token", "bos"),
+            ("eos_token", "eos"),
+            ("pad_token", "padding"),
+        ] {
+            if let Some(id) = file.id(&format!("tokenizer.ggml.{key}_token_id"))? {
+                let token = file.text_at("tokenizer.ggml.tokens", id as usize)?;
+                if name == "bos_token" && adds_bos(file)? {
+                    self.first = Some(token.clone());
+                }
+                self.tokens.push((name.into(), token.into()));
             }
-        };
-        self.bos = name("tokenizer.ggml.bos_token_id")?;
-        self.eos = name("tokenizer.ggml.eos_token_id")?;
-        self.add_bos = file.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(false);
+        }
         Ok(())
     }
 
     fn read_dir(&mut self, dir: &Path) -> Result<()> {
-        let settings = read_json(&dir.join("tokenizer_config.json"))?;
-        let name = |key: &str| {
-            let value = settings.as_ref()?.get(key)?;
-            let text = value.as_str().or_else(|| value.get("content")?.as_str());
-            text.map(str::to_owned)
-        };
-        self.bos = name("bos_token").unwrap_or_default();
-        self.eos = name("eos_token").unwrap_or_default();
+        self.tokens = named_tokens(dir)?
+            .into_iter()
+            .map(|(name, tokens)| {
+                let list = name.ends_with('s');
+                let mut tokens = tokens.into_iter().map(Jinja::from);
+                let value = if list {
+                    tokens.collect()
+                } else {
+                    tokens.next().unwrap_or_default()
+                };
+                (name, value)
+            })
+            .collect();
         for file in [
             "chat_template.json",
             "chat_template.jinja",
+            "processor_config.json",
             "tokenizer_config.json",
         ] {
             self.path = dir.join(file);
@@ -156,25 +167,27 @@ impl Template {
         Ok(())
     }
 
+    /// The name of the file that the template comes from; `None` is plain ChatML.
+    pub(crate) fn file(&self) -> Option<String> {
+        let name = self.path.file_name().filter(|_| self.source.is_some());
+        name.map(|n| n.to_string_lossy().into_owned())
+    }
+
     /// The conversation's text up to the answer, one placeholder a medium. `own` is the model's system sentence, before
     /// the family's.
     pub(crate) fn render(&self, c: &Conversation, own: Option<&str>, tokens: &MediaTokens) -> Result<String> {
         let system = c.system.as_deref().or(own).or(self.system).unwrap_or_default();
         let text = match &self.source {
             None => chatml(system, c, tokens),
-            Some(source) => self.jinja(source, system, c)?,
+            Some(source) => self.jinja(source, system, c, tokens)?,
         };
-        if self.add_bos && !text.starts_with(&self.bos) {
-            return Ok(self.bos.clone() + &text);
+        match &self.first {
+            Some(first) if !text.starts_with(first) => Ok(first.clone() + &text),
+            _ => Ok(text),
         }
-        Ok(text)
     }
 
-    fn jinja(&self, source: &str, system: &str, c: &Conversation) -> Result<String> {
-        let failed = |e: &minijinja::Error| Error::Tokenizer {
-            path: self.path.clone(),
-            problem: format!("the chat template failed: {e}"),
-        };
+    fn jinja(&self, source: &str, system: &str, c: &Conversation, tokens: &MediaTokens) -> Result<String> {
         let content: Vec<Jinja> = c
             .user
             .iter()
@@ -201,59 +214,26 @@ impl Template {
             }
             messages.push(context! { role => "user", content });
         }
-        let mut env = Environment::new();
-        // The reference's Jinja runs with these.
-        let syntax = SyntaxConfig::builder()
-            .trim_blocks(true)
-            .lstrip_blocks(true)
-            .build();
-        env.set_syntax(syntax.map_err(|e| failed(&e))?);
-        // A template from a file may loop; a conversation needs far fewer steps than this.
-        env.set_recursion_limit(64);
-        env.set_unknown_method_callback(python_method);
-        env.add_function(
-            "raise_exception",
-            |text: String| -> std::result::Result<Jinja, minijinja::Error> {
-                Err(minijinja::Error::new(ErrorKind::InvalidOperation, text))
-            },
-        );
-        let source = plain_blocks(source);
-        env.add_template("chat", &source).map_err(|e| failed(&e))?;
-        let template = env.get_template("chat").map_err(|e| failed(&e))?;
-        let text = template
-            .render(context! { messages, add_generation_prompt => true, bos_token => &self.bos, eos_token => &self.eos })
-            .map_err(|e| failed(&e))?;
-        Ok(text)
+        let mut context: Vec<(String, Jinja)> = vec![
+            ("messages".into(), messages.into()),
+            ("tools".into(), ().into()),
+            ("documents".into(), ().into()),
+            ("add_generation_prompt".into(), true.into()),
+            // VideoLLaMA3's own processor sets it: the sentence is the caller's business.
+            ("add_system_prompt".into(), false.into()),
+        ];
+        for (kind, name) in ["image_token", "video_token", "audio_token"]
+            .into_iter()
+            .zip(&tokens.names)
+        {
+            context.extend(name.clone().map(|name| (kind.to_owned(), name.into())));
+        }
+        context.extend(self.tokens.iter().cloned());
+        jinja::render(source, Jinja::from_pairs(context)).map_err(|e| Error::Tokenizer {
+            path: self.path.clone(),
+            problem: format!("the chat template failed: {e}"),
+        })
     }
-}
-
-/// Blocks that only training marks (`{% generation %}`) become ones that always hold.
-fn plain_blocks(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some((before, after)) = rest.split_once("{%") {
-        out += before;
-        out += "{%";
-        rest = after;
-        let Some((tag, _)) = after.split_once("%}") else {
-            break;
-        };
-        let plain = match tag.trim_matches(['-', '+', ' ', '\n']) {
-            "generation" => "if true",
-            "endgeneration" => "endif",
-            _ => continue,
-        };
-        let edge = |c: Option<char>| {
-            c.filter(|c| "-+".contains(*c))
-                .map(String::from)
-                .unwrap_or_default()
-        };
-        out += &edge(tag.chars().next());
-        out += &[" ", plain, " "].concat();
-        out += &edge(tag.chars().last());
-        rest = &after[tag.len()..];
-    }
-    out + rest
 }
 
 /// A template is a string, or a list of named ones.
@@ -272,50 +252,6 @@ fn source_of(value: &Value) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// The string methods of Python that chat templates call.
-fn python_method(
-    _: &mut minijinja::State,
-    value: &Jinja,
-    method: &str,
-    args: &[Jinja],
-) -> std::result::Result<Jinja, minijinja::Error> {
-    let unknown = || minijinja::Error::new(ErrorKind::UnknownMethod, format!("no method `{method}`"));
-    if method == "get" && value.kind() == minijinja::value::ValueKind::Map {
-        let found = args
-            .first()
-            .map(|k| value.get_item(k))
-            .transpose()?
-            .unwrap_or_default();
-        let default = args.get(1).cloned().unwrap_or_else(|| Jinja::from(()));
-        return Ok(if found.is_undefined() { default } else { found });
-    }
-    if method == "items" && value.kind() == minijinja::value::ValueKind::Map {
-        let pairs: Vec<Jinja> = value
-            .try_iter()?
-            .map(|k| Ok(Jinja::from(vec![k.clone(), value.get_item(&k)?])))
-            .collect::<std::result::Result<_, minijinja::Error>>()?;
-        return Ok(Jinja::from(pairs));
-    }
-    let text = value.as_str().ok_or_else(unknown)?;
-    let arg = args.first().and_then(|a| a.as_str().map(str::to_owned));
-    Ok(match (method, arg) {
-        ("strip", None) => Jinja::from(text.trim()),
-        ("lstrip", None) => Jinja::from(text.trim_start()),
-        ("rstrip", None) => Jinja::from(text.trim_end()),
-        ("strip", Some(set)) => Jinja::from(text.trim_matches(|c| set.contains(c))),
-        ("lstrip", Some(set)) => Jinja::from(text.trim_start_matches(|c| set.contains(c))),
-        ("rstrip", Some(set)) => Jinja::from(text.trim_end_matches(|c| set.contains(c))),
-        ("upper", _) => Jinja::from(text.to_uppercase()),
-        ("lower", _) => Jinja::from(text.to_lowercase()),
-        ("startswith", Some(s)) => Jinja::from(text.starts_with(&s)),
-        ("endswith", Some(s)) => Jinja::from(text.ends_with(&s)),
-        ("split", Some(s)) if !s.is_empty() => {
-            Jinja::from(text.split(&s).map(Jinja::from).collect::<Vec<_>>())
-        }
-        _ => return Err(unknown()),
-    })
-}
-
 fn chatml(system: &str, c: &Conversation, tokens: &MediaTokens) -> String {
     let mut text = String::new();
     if !system.is_empty() {
@@ -330,9 +266,9 @@ fn chatml(system: &str, c: &Conversation, tokens: &MediaTokens) -> String {
                 text += words;
                 continue;
             }
-            Part::Image(_) => &tokens.image,
-            Part::Video(_) => &tokens.video,
-            Part::Audio(_) => &tokens.audio,
+            Part::Image(_) => &tokens.blocks[0],
+            Part::Video(_) => &tokens.blocks[1],
+            Part::Audio(_) => &tokens.blocks[2],
         };
         text += token.as_deref().unwrap_or_default();
     }

@@ -10,13 +10,17 @@ use memmap2::Mmap;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
+use crate::config::read_json;
 use crate::error::{Error, Result};
 
+mod audit;
+pub mod files;
 pub(crate) mod gguf;
 mod matrix;
 mod quantise;
 mod random;
 
+pub use audit::{Audit, Misshaped, Tensor, Unreadable};
 pub use gguf::is_gguf;
 pub use matrix::Matrix;
 pub(crate) use matrix::Stored;
@@ -85,7 +89,25 @@ pub struct Checkpoint {
     skipped: usize,
     /// Where tensors are made up as they are asked for.
     random: Option<random::Pattern>,
+    /// Where requests are noted and nothing is read.
+    asked: Option<audit::Asked>,
 }
+
+/// Files that have weights in a form that is not read, and the way out.
+const OTHERS: [(&str, &str); 3] = [
+    (
+        "adapter_model.safetensors",
+        "an adapter; merge it into its base (peft: merge_and_unload)",
+    ),
+    (
+        "pytorch_model.bin",
+        "save it anew with save_pretrained of a recent transformers",
+    ),
+    (
+        "pytorch_model.bin.index.json",
+        "save it anew with save_pretrained of a recent transformers",
+    ),
+];
 
 impl Checkpoint {
     /// Opens a GGUF file, `dir/model.safetensors`, or the shards of `dir/model.safetensors.index.json` that hold
@@ -95,14 +117,14 @@ impl Checkpoint {
     /// # Errors
     /// Missing, truncated or lying files, by name.
     pub fn open(dir: &Path, skip: &[&str], renamed: &[(&str, &str)]) -> Result<Self> {
-        let single = dir.join("model.safetensors");
-        let index = dir.join("model.safetensors.index.json");
+        let (single, index) = (dir.join(files::SINGLE), dir.join(files::INDEX));
         let mut this = Self {
             dir: dir.into(),
             shards: Vec::new(),
             tensors: BTreeMap::new(),
             skipped: 0,
             random: None,
+            asked: None,
         };
         if dir.is_file() {
             let file = gguf::Gguf::open(dir)?;
@@ -110,12 +132,7 @@ impl Checkpoint {
             this.tensors = file.tensors;
             return Ok(this);
         }
-        let key = |name: &str| -> String {
-            let new = renamed
-                .iter()
-                .find_map(|(from, to)| Some((*to).to_owned() + name.strip_prefix(from)?));
-            new.unwrap_or_else(|| name.to_owned())
-        };
+        let key = |name: &str| key(name, renamed);
         let skips = |name: &str| skip.iter().any(|s| key(name).starts_with(s));
         if index.exists() {
             let weight_map = read_index(&index)?;
@@ -142,9 +159,13 @@ impl Checkpoint {
         } else if single.exists() {
             this.add_shard(&single, |name| !skips(name), &key)?;
         } else {
+            let other = OTHERS.iter().find(|(file, _)| dir.join(file).is_file());
+            let other = other.map_or(String::new(), |(file, way)| format!(". It holds {file}: {way}"));
             return Err(Error::checkpoint(
                 dir,
-                "holds neither model.safetensors nor model.safetensors.index.json; safetensors checkpoints and single GGUF files are read",
+                format!(
+                    "holds neither model.safetensors nor model.safetensors.index.json; safetensors checkpoints and single GGUF files are read{other}"
+                ),
             ));
         }
         Ok(this)
@@ -159,6 +180,7 @@ impl Checkpoint {
             tensors: BTreeMap::new(),
             skipped: 0,
             random: Some(random::Pattern::new(seed)),
+            asked: None,
         }
     }
 
@@ -229,7 +251,7 @@ impl Checkpoint {
             let problem = if self.dir.is_file() {
                 format!("holds no tensor `{}`; the file is of another architecture than it says, or incomplete", gguf::stored_name(name))
             } else {
-                format!("tensor `{name}` is missing; config.json and weights are of different models, or a shard is")
+                format!("tensor `{name}` is missing; config.json and weights are of different models, or a shard is; `outro inspect` on the directory lists all that is missing")
             };
             Error::checkpoint(&self.dir, problem)
         })?;
@@ -265,6 +287,9 @@ impl Checkpoint {
         let (rows, cols) = (shape[0], shape[1..].iter().product());
         if let Some(pattern) = &self.random {
             return Ok(pattern.matrix(name, rows, cols, dtype));
+        }
+        if self.notes(name, shape)? {
+            return Ok(Matrix::hollow(name, rows, cols));
         }
         let (info, path, map) = self.find(name, shape)?;
         let bytes = &map[info.start..info.end];
@@ -330,8 +355,19 @@ impl Checkpoint {
         if self.is_random() {
             return Ok(vec![if name.ends_with("bias") { 0.0 } else { 1.0 }; len]);
         }
-        let m = self.matrix(name, &[len], Dtype::Auto)?;
-        let mut v = vec![0f32; len];
+        self.table(name, &[len])
+    }
+
+    /// Reads a small tensor that is not multiplied with (learned positions, queries) as f32.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::vector`].
+    pub fn table(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let m = self.matrix(name, shape, Dtype::Auto)?;
+        let mut v = vec![0f32; shape.iter().product()];
+        if self.asked.is_some() {
+            return Ok(v);
+        }
         m.weight().widen(0, &mut v);
         if !v.iter().all(|x| x.is_finite()) {
             return Err(Error::NotFinite {
@@ -352,10 +388,29 @@ pub(crate) fn map(path: &Path) -> Result<Arc<Mmap>> {
     Ok(Arc::new(map))
 }
 
+/// The shards of `dir/model.safetensors.index.json` that [`Checkpoint::open`] reads with the same `skip` and `renamed`, sorted.
+///
+/// # Errors
+/// An index that cannot be read or is none.
+pub fn shards(dir: &Path, skip: &[&str], renamed: &[(&str, &str)]) -> Result<Vec<String>> {
+    let map = read_index(&dir.join(files::INDEX))?;
+    let read = map
+        .into_iter()
+        .filter(|(name, _)| !skip.iter().any(|s| key(name, renamed).starts_with(s)));
+    let shards: BTreeSet<String> = read.map(|(_, file)| file).collect();
+    Ok(shards.into_iter().collect())
+}
+
+/// The name that a tensor has here: the first prefix of `renamed` that it has is replaced.
+fn key(name: &str, renamed: &[(&str, &str)]) -> String {
+    let new = renamed
+        .iter()
+        .find_map(|(from, to)| Some((*to).to_owned() + name.strip_prefix(from)?));
+    new.unwrap_or_else(|| name.to_owned())
+}
+
 fn read_index(path: &Path) -> Result<BTreeMap<String, String>> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-    let json: Value =
-        serde_json::from_str(&text).map_err(|e| Error::config(path, "", format!("not JSON: {e}")))?;
+    let json = read_json(path)?.unwrap_or_default();
     let map = json.get("weight_map").and_then(Value::as_object);
     let map =
         map.ok_or_else(|| Error::config(path, "weight_map", "missing; it maps tensor names to shard files"))?;

@@ -1,6 +1,7 @@
 //! What a checkpoint's `config.json` says, in one shape for all families.
 
 mod json;
+mod rope;
 
 use std::path::Path;
 
@@ -13,6 +14,8 @@ use crate::family::{self, Family};
 use crate::tiles::Layout;
 
 pub use json::Json;
+pub(crate) use json::{absent, read_json, read_text};
+pub use rope::{Rope, Scaling};
 
 /// A model's hyperparameters. Built by its family from `config.json`; nothing is assumed that the file can tell.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,6 +55,8 @@ pub struct Names {
     pub audio: &'static str,
     /// Parts that are never read (speech output).
     pub skipped: &'static [&'static str],
+    /// Parts of the model that its forward pass never needs.
+    pub unused: &'static [&'static str],
     /// Prefixes as other releases write them, and what they are called above; the first that fits is replaced.
     pub renamed: &'static [(&'static str, &'static str)],
 }
@@ -73,16 +78,10 @@ pub struct TextConfig {
     pub intermediate: usize,
     /// Vocabulary size.
     pub vocab: usize,
-    /// Longest sequence (`max_position_embeddings`).
+    /// Longest sequence (`max_position_embeddings`, or what `rope_scaling` stretches it to).
     pub max_positions: usize,
-    /// Rotary base (`rope_theta`).
-    pub rope_theta: f64,
-    /// Frequencies that follow time, height and width (`rope_scaling.mrope_section`); `None` is plain rotary.
-    pub rope_sections: Option<[usize; 3]>,
-    /// Whether the axes take turns among the frequencies (`mrope_interleaved`) instead of one section after the other.
-    pub rope_in_turn: bool,
-    /// What each of the D / 2 rotary frequencies is divided by, for long contexts (`rope_scaling`).
-    pub rope_divisors: Option<Vec<f64>>,
+    /// Rotary positions (`rope_theta`, `rope_scaling`).
+    pub rope: Rope,
     /// RMS norm epsilon (`rms_norm_eps`).
     pub norm_eps: f32,
     /// Whether q, k and v have biases.
@@ -288,6 +287,9 @@ pub struct FrameRule {
     pub sampling: Sampling,
     /// How large pictures become.
     pub pixels: PixelRule,
+    /// Fewest and most pixels of a frame that the processor's code sets, whatever the checkpoint's files say; for
+    /// [`PixelRule::Own`].
+    pub limits: Option<PixelLimits>,
     /// Whether a grid step lasts as long as its frames do, and not as long as the wanted rate says.
     pub timed: bool,
     /// Each frame stands apart, after its time.
@@ -520,18 +522,51 @@ impl Config {
             return family::gguf(&Gguf::open(dir)?);
         }
         let path = dir.join("config.json");
-        let text = std::fs::read_to_string(&path).map_err(|e| {
-            if e.kind() == std::io::ErrorKind::NotFound {
-                Error::checkpoint(
-                    dir,
-                    "holds no config.json; give a checkpoint directory as the hub stores it",
-                )
-            } else {
-                Error::io(&path)(e)
-            }
-        })?;
-        let value: Value =
-            serde_json::from_str(&text).map_err(|e| Error::config(&path, "", format!("not JSON: {e}")))?;
-        family::parse(&Json::new(&path, &value), own)
+        let Some(value) = read_json(&path)? else {
+            return Err(without_config(dir));
+        };
+        family::parse(&Json::of_transformers(&path, &value), own)
+    }
+}
+
+/// What a directory without config.json may be.
+fn without_config(dir: &Path) -> Error {
+    let adapter = dir.join("adapter_config.json");
+    if adapter.is_file() {
+        return match read_json(&adapter) {
+            Ok(json) => adapter_alone(&adapter, &json.unwrap_or_default()),
+            Err(e) => e,
+        };
+    }
+    let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut ggufs: Vec<_> = files
+        .map(|f| f.path())
+        .filter(|p| p.extension().is_some_and(|e| e == "gguf"))
+        .collect();
+    ggufs.sort();
+    match ggufs.first() {
+        Some(file) => Error::checkpoint(
+            dir,
+            format!(
+                "holds no config.json; to run a GGUF file give the file itself: {}",
+                file.display()
+            ),
+        ),
+        None => Error::checkpoint(
+            dir,
+            "holds no config.json; give a checkpoint directory as the hub stores it",
+        ),
+    }
+}
+
+/// A complaint about a LoRA adapter (peft) that stands where a model is needed.
+fn adapter_alone(path: &Path, value: &Value) -> Error {
+    let base = Json::new(path, value).at("base_model_name_or_path");
+    match base.str() {
+        Ok(name) => base.error(format!(
+            "is {name}: this is an adapter of it, which is not read; merge the two first (peft: merge_and_unload, then \
+             save_pretrained) and give the merged checkpoint"
+        )),
+        Err(e) => e,
     }
 }

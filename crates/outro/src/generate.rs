@@ -1,77 +1,13 @@
 //! From logits to tokens: sampling, stop rules, the loop.
 
-use crate::error::{Error, Result};
-use crate::random::Random;
+mod config;
+mod sampler;
+
+pub use config::{FILE, GenerationConfig, Sampling};
+pub use sampler::Sampler;
+
+use crate::error::Result;
 use crate::session::Stream;
-
-/// How the next token is chosen.
-#[derive(Clone, Debug)]
-pub struct Sampler {
-    temperature: f32,
-    top_p: f32,
-    random: Random,
-}
-
-impl Sampler {
-    /// The most likely token, always.
-    pub fn greedy() -> Self {
-        Self {
-            temperature: 0.0,
-            top_p: 1.0,
-            random: Random(0),
-        }
-    }
-
-    /// Samples from the smallest set of tokens whose probability reaches `top_p`, at `temperature`; 0 is greedy.
-    /// The same seed gives the same choices.
-    ///
-    /// # Errors
-    /// A negative temperature; `top_p` outside (0, 1].
-    pub fn new(temperature: f32, top_p: f32, seed: u64) -> Result<Self> {
-        let bad = |key: &str, problem: String| {
-            Err(Error::Setting {
-                key: key.into(),
-                problem,
-            })
-        };
-        if !(temperature.is_finite() && temperature >= 0.0) {
-            return bad("temperature", format!("is {temperature}, must be 0 or above"));
-        }
-        if !(top_p > 0.0 && top_p <= 1.0) {
-            return bad("top-p", format!("is {top_p}, must be above 0 and at most 1"));
-        }
-        Ok(Self {
-            temperature,
-            top_p,
-            random: Random(seed),
-        })
-    }
-
-    /// Chooses a token id.
-    pub fn choose(&mut self, logits: &[f32]) -> u32 {
-        if self.temperature == 0.0 {
-            return argmax(logits);
-        }
-        let scaled: Vec<f32> = logits.iter().map(|l| l / self.temperature).collect();
-        let candidates = top(&scaled, scaled.len());
-        let mut kept = 0.0;
-        let n = candidates.iter().take_while(|(_, p)| {
-            let more = kept < self.top_p;
-            kept += p;
-            more
-        });
-        let kept: Vec<_> = n.copied().collect();
-        let total: f32 = kept.iter().map(|(_, p)| p).sum();
-        let mut at = self.random.uniform() * total;
-        for (id, p) in &kept {
-            at -= p;
-            if at < 0.0 {
-                return *id;
-            }
-        }
-        kept.last().map_or(0, |(id, _)| *id)
-    }
-}
 
 /// The id of the largest logit; the first of equals.
 pub fn argmax(logits: &[f32]) -> u32 {
@@ -142,26 +78,6 @@ pub fn generate(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sampling_follows_the_distribution_and_the_seed() {
-        let logits = [0.0, 3f32.ln(), -50.0];
-        let mut s = Sampler::new(1.0, 1.0, 7).unwrap();
-        let ones = (0..4000).filter(|_| s.choose(&logits) == 1).count();
-        assert!((2900..3100).contains(&ones), "{ones} of 4000 for 3/4");
-        let mut nucleus = Sampler::new(1.0, 0.7, 7).unwrap();
-        assert!(
-            (0..100).all(|_| nucleus.choose(&logits) == 1),
-            "one token already has 0.7"
-        );
-        let run = |seed| {
-            let mut s = Sampler::new(2.0, 0.9, seed).unwrap();
-            (0..50).map(|_| s.choose(&logits)).collect::<Vec<_>>()
-        };
-        assert_eq!(run(1), run(1));
-        assert_ne!(run(1), run(2));
-        assert!(Sampler::new(-1.0, 1.0, 0).is_err() && Sampler::new(1.0, 0.0, 0).is_err());
-    }
 
     #[test]
     fn top_is_sorted_and_sums_to_one() {

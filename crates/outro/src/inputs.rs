@@ -61,10 +61,15 @@ pub struct AudioFeatures {
 
 impl Pixels {
     /// Appends one item.
-    pub(crate) fn push(&mut self, grid: [usize; 3], cols: usize, data: &[f32]) {
+    pub(crate) fn push(&mut self, grid: [usize; 3], cols: usize, data: Vec<f32>) {
         self.grid_thw.push(grid);
         self.cols = cols;
-        self.data.extend_from_slice(data);
+        // A long video alone is large: it is not copied.
+        if self.data.is_empty() {
+            self.data = data;
+        } else {
+            self.data.extend(data);
+        }
     }
 
     /// Whole pictures to patches. Where images are padded to as many parts, the surplus goes.

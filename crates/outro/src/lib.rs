@@ -7,6 +7,7 @@
 pub mod chat;
 pub mod checkpoint;
 pub mod config;
+pub mod domain;
 mod encoder;
 mod error;
 pub mod family;
@@ -16,6 +17,8 @@ pub mod inputs;
 pub mod method;
 mod model;
 mod nn;
+#[cfg(test)]
+mod packed;
 mod plan;
 pub mod positions;
 pub mod prepare;

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use outro_kernels::Activations;
 
-use crate::checkpoint::{Checkpoint, Dtype, Matrix, Quantised, Quantize};
-use crate::config::Config;
+use crate::checkpoint::{Audit, Checkpoint, Dtype, Matrix, Quantised, Quantize};
+use crate::config::{Config, Scaling};
+use crate::domain::Domain;
 use crate::encoder::{AudioTower, VisionTower};
 use crate::error::{Error, Result};
 use crate::inputs::{Inputs, Pixels};
@@ -58,6 +59,7 @@ impl From<Dtype> for LoadOptions {
 /// Weights and configuration. `Send + Sync`; all methods take `&self`.
 pub struct Model {
     config: Config,
+    domain: Option<Domain>,
     notes: Vec<String>,
     decoder: Decoder,
     vision: Option<VisionTower>,
@@ -135,7 +137,27 @@ impl Model {
     /// As [`Model::load`].
     pub fn open(config: Config, dir: &Path, options: impl Into<LoadOptions>) -> Result<Self> {
         let checkpoint = Checkpoint::open(dir, config.names.skipped, config.names.renamed)?;
-        Self::build(config, &checkpoint, &options.into())
+        let domain = Domain::load(dir, config.text.hidden)?;
+        let model = Self::build(config, &checkpoint, &options.into())?;
+        Ok(Self { domain, ..model })
+    }
+
+    /// Which tensors the model needs beside those that the checkpoint holds, from config.json and headers alone.
+    ///
+    /// # Errors
+    /// As [`Model::load`], but for what is wrong with single tensors.
+    pub fn audit(dir: &Path) -> Result<Audit> {
+        let config = Config::load(dir)?;
+        let names = config.names;
+        let checkpoint = Checkpoint::open(dir, names.skipped, names.renamed)?.noting();
+        let model = Self::build(config, &checkpoint, &LoadOptions::default())?;
+        let mut unused = names.unused.to_vec();
+        // A tied model may have a copy.
+        unused.push(names.lm_head);
+        Ok(Audit {
+            notes: model.notes,
+            ..checkpoint.audit(&unused)
+        })
     }
 
     /// A model of this size with random weights, made in memory: for measurements. `options.cache` is not used, and
@@ -151,8 +173,18 @@ impl Model {
         Self::build(config, &Checkpoint::random(seed), &options)
     }
 
-    fn build(config: Config, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
+    fn build(mut config: Config, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
         let names = config.names;
+        let mut notes = Vec::new();
+        let embedding = format!("{}embed_tokens.weight", names.text);
+        if !config.text.tied && !checkpoint.holds(names.lm_head) && checkpoint.holds(&embedding) {
+            config.text.tied = true;
+            notes.push(format!(
+                "the checkpoint has no output head (`{}`): its embedding serves as one; if this is a model that makes \
+                 embeddings, its answers mean nothing",
+                names.lm_head
+            ));
+        }
         let w = Weights {
             checkpoint,
             dtype: options.dtype,
@@ -164,18 +196,19 @@ impl Model {
             Some(to) => {
                 let layers = format!("{}layers.", names.text);
                 let head = if config.text.tied {
-                    format!("{}embed_tokens.weight", names.text)
+                    embedding.as_str()
                 } else {
-                    names.lm_head.to_owned()
+                    names.lm_head
                 };
                 let cache = options.cache.as_deref();
-                Some(Quantised::open(checkpoint, to, &layers, &head, cache)?)
+                Some(Quantised::open(checkpoint, to, &layers, head, cache)?)
             }
         };
         let smaller = Weights {
             quantised: quantised.as_ref(),
             ..w
         };
+        notes.extend(quantised.iter().flat_map(|q| q.notes.iter().cloned()));
         let decoder = Decoder::load(smaller, names.text, names.lm_head, &config.text)?;
         let vision = config
             .vision
@@ -189,7 +222,8 @@ impl Model {
             .transpose()?;
         Ok(Self {
             config,
-            notes: quantised.map(|q| q.notes).unwrap_or_default(),
+            domain: None,
+            notes,
             decoder,
             vision,
             audio,
@@ -201,9 +235,27 @@ impl Model {
         &self.config
     }
 
+    /// Whether rows that prompts begin with can be run before the rest is known ([`crate::Session::prefill_prefix`]): not where
+    /// positions turn by the length of the whole.
+    pub fn shares_rows(&self) -> bool {
+        !matches!(self.config.text.rope.scaling, Scaling::Dynamic { .. })
+    }
+
     /// What the user should know about how the weights were loaded.
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// What is to be known of media that are unlike those that the checkpoint was trained on, or of a question without media,
+    /// in a line. `None` where they are like them, or the checkpoint does not say what it was trained on ([`Domain`]).
+    pub fn unfamiliar(&self, media: &MediaEmbeds) -> Option<String> {
+        let kinds = [
+            ("image", &media.image),
+            ("video", &media.video),
+            ("audio", &media.audio),
+        ];
+        let kinds = kinds.map(|(kind, rows)| (kind, rows.data.as_slice()));
+        self.domain.as_ref()?.unfamiliar(&kinds, self.config.text.hidden)
     }
 
     pub(crate) fn decoder(&self) -> &Decoder {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use outro_media::{Kind, MediaInfo, Sampling, VideoInfo};
+use outro_media::{Kind, MediaInfo, Note, NoteKind, Sampling, VideoInfo};
 
 use crate::chat::{Conversation, Part};
 use crate::config::{AudioConfig, AudioForm, Config};
@@ -45,7 +45,10 @@ pub struct PlannedItem {
     pub size: [usize; 2],
     /// Patches along time, height and width; zeros for sound.
     pub grid: [usize; 3],
-    /// Seconds of sound that will be used; 0 for none. From the header: the decoded length may differ a little.
+    /// Whether its sound is used.
+    pub hears: bool,
+    /// Seconds of that sound. From the header: the decoded length may differ a little, and where the header has none the
+    /// picture's is taken.
     pub seconds: f64,
     /// Mel frames of that sound.
     pub mel_frames: usize,
@@ -123,7 +126,7 @@ pub struct Plan {
     /// The most that the model takes.
     pub limit: usize,
     /// Things that the user should know.
-    pub notes: Vec<String>,
+    pub notes: Vec<Note>,
 }
 
 impl Plan {
@@ -250,7 +253,7 @@ impl Preparer {
         part: &Part,
         alone: bool,
         options: &MediaOptions,
-        notes: &mut Vec<String>,
+        notes: &mut Vec<Note>,
     ) -> Result<PlannedItem> {
         let (path, wanted) = match part {
             Part::Image(p) => (p, Kind::Image),
@@ -267,12 +270,16 @@ impl Preparer {
                 self.config.model_type
             )));
         }
-        let info = outro_media::probe(path, &options.media)?;
+        let info = match wanted {
+            Kind::Video => outro_media::probe_video(path, &options.media)?,
+            _ => outro_media::probe(path, &options.media)?,
+        };
         let mut item = PlannedItem {
             info,
             indices: Vec::new(),
             size: [0; 2],
             grid: [0; 3],
+            hears: false,
             seconds: 0.0,
             mel_frames: 0,
             visual_tokens: 0,
@@ -303,7 +310,11 @@ impl Preparer {
         if let Some(audio) = item.info.audio.clone().filter(|_| hears) {
             let s = &options.sampling;
             let (from, to) = (s.start.unwrap_or(0.0).max(0.0), s.end.unwrap_or(f64::INFINITY));
-            item.seconds = (to.min(audio.duration) - from).max(0.0);
+            item.hears = true;
+            // A header without a duration does not say that there is no sound.
+            let picture = item.info.video.as_ref().map_or(0.0, |v| v.duration);
+            let lasts = Some(audio.duration).filter(|d| *d > 0.0).unwrap_or(picture);
+            item.seconds = (to.min(lasts) - from).max(0.0);
             let samples = item.samples();
             if let Some(tower) = &self.config.audio {
                 item.mel_frames = tower.mel_frames(samples, samples);
@@ -311,17 +322,17 @@ impl Preparer {
             }
             let cut = |a: &AudioConfig| a.form == AudioForm::Pairs;
             if item.seconds > 300.0 && self.config.audio.as_ref().is_some_and(cut) {
-                let problem = "only the first 300 seconds of the sound are heard (the processor's limit)";
-                notes.push(format!(
-                    "{}: {problem}; use --start/--end for another part",
-                    path.display()
-                ));
+                let problem = "only the first 300 seconds of the sound are heard (the processor's limit); \
+                               use --start/--end for another part";
+                notes.push(Note::new(NoteKind::Cut, path, problem));
             }
         } else if wanted == Kind::Audio {
             return Err(refuse("holds no sound".into()));
         } else if hears && wanted == Kind::Video {
             notes.push(silent(path));
         }
+        let unheard = |n: &&Note| item.hears || !n.kind.is_about_sound();
+        notes.extend(item.info.notes.iter().filter(unheard).cloned());
         item.medium = match (wanted, planned) {
             (Kind::Video, Some(plan)) => {
                 plan.medium(&self.config, Some(item.audio_tokens).filter(|n| *n > 0), &[])
@@ -378,6 +389,6 @@ pub(crate) fn one_image<'a>(parts: impl Iterator<Item = &'a Part>) -> bool {
     parts.filter(|p| matches!(p, Part::Image(_))).count() == 1
 }
 
-pub(crate) fn silent(path: &Path) -> String {
-    format!("{}: has no sound; only its frames are used", path.display())
+pub(crate) fn silent(path: &Path) -> Note {
+    Note::new(NoteKind::NoSound, path, "has no sound; only its frames are used")
 }

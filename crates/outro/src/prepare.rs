@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::thread::{self, ScopedJoinHandle};
 
-use outro_media::{Frames, MediaInfo, PatchConfig, VideoInfo};
+use outro_media::{Frames, MAX_SECONDS, MediaInfo, Note, PatchConfig, Picks, Sound, VideoInfo};
 
 use crate::chat::{Conversation, MediaTokens, Part, Template};
 use crate::config::{AudioForm, Config};
@@ -61,7 +61,7 @@ pub struct Media {
     /// What was taken of each file; empty for media that are no files.
     pub taken: Vec<PlannedItem>,
     /// Things that the user should know.
-    pub notes: Vec<String>,
+    pub notes: Vec<Note>,
 }
 
 /// A question ready for the model.
@@ -72,7 +72,7 @@ pub struct Prepared {
     /// What each row of the prompt is.
     pub spans: Vec<Span>,
     /// Things that the user should know.
-    pub notes: Vec<String>,
+    pub notes: Vec<Note>,
 }
 
 /// Everything about a checkpoint that preparation needs; no weights.
@@ -151,6 +151,11 @@ impl Preparer {
         self.tokenizer.as_ref()
     }
 
+    /// The name of the file that the chat template comes from; `None` is plain ChatML.
+    pub fn template_file(&self) -> Option<String> {
+        self.template.file()
+    }
+
     /// What [`Preparer::load_media`] would make of a file with these pictures and samples (mono, 16,000 a second; none
     /// for a file without a track). `pictures` gives frames by number.
     ///
@@ -205,7 +210,7 @@ impl Preparer {
         let patches = self.processor.image(picture, alone, options.max_pixels)?;
         let inputs = &mut media.inputs;
         let place = inputs.pixel_values.get_or_insert_with(Pixels::default);
-        place.push(patches.grid_thw, patches.cols, &patches.data);
+        place.push(patches.grid_thw, patches.cols, patches.data);
         let size = [picture.height, picture.width];
         if self.processor.tiles.is_some() {
             inputs.image_sizes.push(size);
@@ -220,20 +225,20 @@ impl Preparer {
     /// Patches of a video and how it stands in the prompt; `sound` is the tokens of its track.
     fn push_video(&self, frames: &Frames, plan: VideoPlan, sound: usize, media: &mut Media) -> Result<()> {
         let patches = self.processor.video(frames, plan.size)?;
-        let inputs = &mut media.inputs;
-        let place = inputs.pixel_values_videos.get_or_insert_with(Pixels::default);
-        place.push(patches.grid_thw, patches.cols, &patches.data);
-        inputs.second_per_grid.push(plan.second_per_grid as f32);
-        inputs.use_audio_in_video |= sound > 0;
         let kept = if self.processor.drops_still {
             self.processor.kept(&patches)
         } else {
             Vec::new()
         };
+        let inputs = &mut media.inputs;
+        inputs.second_per_grid.push(plan.second_per_grid as f32);
+        inputs.use_audio_in_video |= sound > 0;
         let plan = VideoPlan {
             grid: patches.grid_thw,
             ..plan
         };
+        let place = inputs.pixel_values_videos.get_or_insert_with(Pixels::default);
+        place.push(patches.grid_thw, patches.cols, patches.data);
         let sound = Some(sound).filter(|n| *n > 0);
         media.items.push(plan.medium(&self.config, sound, &kept));
         media.inputs.kept.extend(kept);
@@ -273,21 +278,21 @@ impl Preparer {
         };
         let alone = one_image(media.parts.iter());
         let mut sounds = Vec::new();
-        for item in &plan.items {
+        for (place, item) in plan.items.iter().enumerate() {
             let path = item.info.path.clone();
             match item.medium {
                 Medium::Frames { .. } | Medium::Video { .. } => {
-                    self.load_video(item, options, &mut media, &mut sounds, progress)?;
+                    self.load_video(place, options, &mut media, &mut sounds, progress)?;
                 }
                 Medium::Image { .. } => {
                     progress(Progress::Image { path: path.clone() });
                     let picture = outro_media::read_image(&path, &options.media)?;
-                    // The decoder may know better than the header (orientation).
                     self.push_image(&picture, alone, &mut media, options)?;
                 }
                 Medium::Audio { .. } => {
                     progress(Progress::Audio { path: path.clone() });
-                    let samples = hear(&item.info, options)?;
+                    let Sound { samples, notes } = self.hear(outro_media::read_audio, &item.info, options)?;
+                    media.notes.extend(notes);
                     let tokens = self.tokens_of(&samples);
                     if tokens == 0 {
                         let problem = "its sound is too short for one token";
@@ -334,59 +339,83 @@ impl Preparer {
         }
     }
 
+    /// The wanted part of a file's sound.
+    fn hear(&self, read: Read, file: &MediaInfo, options: &MediaOptions) -> Result<Sound> {
+        let s = &options.sampling;
+        let mut end = s.end;
+        // What the extractor cuts off is not decoded either; a second more leaves the cut to it.
+        if self
+            .config
+            .audio
+            .as_ref()
+            .is_some_and(|a| a.form == AudioForm::Pairs)
+        {
+            let last = s.start.unwrap_or(0.0) + (MAX_SECONDS + 1) as f64;
+            end = Some(end.map_or(last, |end| end.min(last)));
+        }
+        Ok(read(file, s.start, end, &options.media)?)
+    }
+
     /// Decodes a video and its sound, which also goes to `sounds`.
     fn load_video(
         &self,
-        item: &PlannedItem,
+        place: usize,
         options: &MediaOptions,
         media: &mut Media,
         sounds: &mut Vec<Vec<f32>>,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<()> {
-        let path = &item.info.path;
+        let item = &mut media.taken[place];
+        let path = item.info.path.clone();
         progress(Progress::Frames {
             path: path.clone(),
             frames: item.indices.len(),
         });
-        // Cheap, and the same as when it was planned.
-        let plan = match &item.info.video {
-            Some(video) => self.plan_video(video, options)?,
-            None => return Err(Error::input(path.display().to_string(), "holds no picture")),
-        };
-        let size = plan.first_size.into();
-        let heard = matches!(item.medium, Medium::Video { sound: Some(_), .. });
-        if heard {
+        if item.hears {
             progress(Progress::Audio { path: path.clone() });
         }
         // Pictures and sound are decoded by programs of their own, so at the same time.
-        let (frames, samples) = thread::scope(|scope| {
-            let samples = heard.then(|| scope.spawn(|| hear(&item.info, options)));
-            let read = outro_media::read_frames_sized;
-            let frames = read(
-                &item.info,
-                &item.indices,
-                size,
-                self.processor.resize,
-                &options.media,
-            );
-            (frames, samples.map(ScopedJoinHandle::join))
+        let (pictures, samples) = thread::scope(|scope| {
+            let samples = item
+                .hears
+                .then(|| scope.spawn(|| self.hear(outro_media::read_track, &item.info, options)));
+            let mut pick = |video: &VideoInfo| -> Result<Picks> {
+                let plan = self.plan_video(video, options)?;
+                Ok(Picks {
+                    indices: plan.indices,
+                    size: Some(plan.first_size.into()),
+                })
+            };
+            let resize = self.processor.resize;
+            let pictures = outro_media::read_video(&item.info, &mut pick, resize, &options.media);
+            (pictures, samples.map(ScopedJoinHandle::join))
         });
-        let frames = frames?;
+        let pictures = pictures?;
+        // Cheap, and the same as when it was planned unless another number of frames came than was expected.
+        let plan = self.plan_video(&pictures.video, options)?;
+        (item.size, item.grid) = (plan.size, plan.grid);
+        item.indices.clone_from(&plan.indices);
+        item.info.video = Some(pictures.video);
+        media.notes.extend(pictures.notes);
         progress(Progress::Patches {
             path: path.clone(),
             patches: item.grid.iter().product(),
         });
         let mut tokens = 0;
-        if let Some(samples) = samples {
-            let samples = samples.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        if let Some(sound) = samples {
+            let sound = sound.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            let Sound { samples, notes } = sound?;
+            item.seconds = samples.len() as f64 / f64::from(outro_media::SAMPLE_RATE);
             tokens = self.tokens_of(&samples);
-            if tokens == 0 {
-                media.notes.push(silent(path));
-            } else {
+            if tokens == 0 && notes.is_empty() {
+                media.notes.push(silent(&path));
+            }
+            media.notes.extend(notes);
+            if tokens > 0 {
                 sounds.push(samples);
             }
         }
-        self.push_video(&frames, plan, tokens, media)
+        self.push_video(&pictures.frames, plan, tokens, media)
     }
 
     /// The prompt's token ids, placeholders expanded; empty without a tokenizer.
@@ -406,9 +435,12 @@ impl Preparer {
             id.map(|id| name(start) + &name(Some(id)) + &name(end) + self.config.frames.after)
         };
         let tokens = MediaTokens {
-            image: block(t.vision_start, t.image, t.vision_end),
-            video: block(t.vision_start, t.video, t.vision_end),
-            audio: block(t.audio_start, t.audio, t.audio_end),
+            names: [t.image, t.video, t.audio].map(|id| id.map(|id| name(Some(id)))),
+            blocks: [
+                block(t.vision_start, t.image, t.vision_end),
+                block(t.vision_start, t.video, t.vision_end),
+                block(t.audio_start, t.audio, t.audio_end),
+            ],
         };
         let mut text = self
             .template
@@ -476,8 +508,5 @@ impl Preparer {
     }
 }
 
-/// The wanted part of a file's sound.
-fn hear(file: &MediaInfo, options: &MediaOptions) -> Result<Vec<f32>> {
-    let s = &options.sampling;
-    Ok(outro_media::read_audio(file, s.start, s.end, &options.media)?)
-}
+/// How sound is read: as a file of its own, or as a video's.
+type Read = fn(&MediaInfo, Option<f64>, Option<f64>, &outro_media::Options) -> outro_media::Result<Sound>;

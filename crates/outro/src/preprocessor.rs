@@ -1,11 +1,11 @@
-//! preprocessor_config.json and its siblings: how pictures are cut, normalised and limited.
+//! preprocessor_config.json and its siblings: how pictures are cut, normalised and limited, and what sounds must be.
 
 use std::path::{Path, PathBuf};
 
-use outro_media::{FrameLimits, Frames, PatchConfig, Patches, Resize, Sampling};
+use outro_media::{FrameLimits, Frames, MAX_SECONDS, PatchConfig, Patches, Resize, Sampling};
 use serde_json::Value;
 
-use crate::config::{Config, PixelLimits, PixelRule, Tiles};
+use crate::config::{AudioConfig, AudioForm, Config, PixelLimits, PixelRule, Tiles};
 use crate::error::{Error, Result};
 use crate::tokenizer::read_json;
 
@@ -13,10 +13,12 @@ use crate::tokenizer::read_json;
 pub(crate) struct Processor {
     /// Patches of videos.
     pub(crate) patches: PatchConfig,
-    /// Patches on the side of an image's token.
-    pub(crate) image_merge: usize,
+    /// Patches of images.
+    image_patches: PatchConfig,
     /// Fewest and most pixels of an image.
-    pub(crate) image: (usize, usize),
+    pub(crate) image: PixelLimits,
+    /// Fewest and most pixels of a frame that has the size of the authors' utils; where frames have limits of their own.
+    frame: PixelLimits,
     /// How large pictures become, in this checkpoint's numbers.
     pixels: PixelRule,
     /// How images and how frames are resized.
@@ -33,13 +35,49 @@ pub(crate) struct Processor {
 /// Grey on the scale 0 to 1, to which the processors of families with shared pixels normalise.
 const GREY: [f32; 3] = [0.5; 3];
 
+/// What transformers' processors may read, and in which files: each part of processor_config.json where it is nested there
+/// (releases from 5 on write nothing else), else a file of its own.
+struct Files {
+    /// processor_config.json itself.
+    both: File,
+    images: File,
+    /// Empty where there is none.
+    videos: File,
+    sounds: File,
+}
+
+impl Files {
+    fn open(dir: &Path) -> Result<Self> {
+        let both = File::open(dir, "processor_config.json")?;
+        let part = |names: &[&str], file: &str| match names.iter().find_map(|name| both.part(name)) {
+            Some(part) => Ok(part),
+            None => File::open(dir, file),
+        };
+        Ok(Self {
+            images: part(&["image_processor"], "preprocessor_config.json")?,
+            videos: part(&["video_processor"], "video_preprocessor_config.json")?,
+            sounds: part(
+                &["feature_extractor", "audio_processor"],
+                "preprocessor_config.json",
+            )?,
+            both,
+        })
+    }
+}
+
 pub(crate) fn load(dir: &Path, config: &Config) -> Result<Processor> {
     let rule = &config.frames;
-    let images = File::open(dir, "preprocessor_config.json")?;
+    let Files {
+        both,
+        images,
+        videos,
+        sounds,
+    } = Files::open(dir)?;
     let mut this = Processor {
         patches: PatchConfig::default(),
-        image_merge: 1,
+        image_patches: PatchConfig::default(),
         image: (4 * 28 * 28, 16384 * 28 * 28),
+        frame: (4 * 28 * 28, 16384 * 28 * 28),
         pixels: rule.pixels,
         image_resize: outro_media::resize_image,
         resize: outro_media::resize,
@@ -47,16 +85,12 @@ pub(crate) fn load(dir: &Path, config: &Config) -> Result<Processor> {
         drops_still: rule.drops_still,
         tiles: config.vision.as_ref().and_then(|v| v.tiles.clone()),
     };
-    let p = &mut this.patches;
-    if let Some(v) = &config.vision {
-        (p.patch, p.temporal, p.merge) = (v.patch, v.temporal, v.merge);
-        this.image_merge = v.image_merge;
-        images.same(&[
-            ("patch_size", v.patch),
-            ("temporal_patch_size", v.temporal),
-            ("merge_size", v.image_merge),
-        ])?;
+    if let Some(tower) = &config.audio {
+        sounds.hears(tower)?;
     }
+    let Some(v) = &config.vision else { return Ok(this) };
+    let p = &mut this.patches;
+    (p.patch, p.temporal, p.merge) = (v.patch, v.temporal, v.merge);
     let shared = !matches!(rule.pixels, PixelRule::Own | PixelRule::Twice(_));
     if !matches!(rule.pixels, PixelRule::Own | PixelRule::Fixed { .. }) || this.tiles.is_some() {
         (p.mean, p.std) = (GREY, GREY);
@@ -64,13 +98,40 @@ pub(crate) fn load(dir: &Path, config: &Config) -> Result<Processor> {
     if shared || this.tiles.is_some() {
         (this.image_resize, this.resize) = (outro_media::resize_bytes, outro_media::resize_bytes);
     }
-    images.triple("image_mean", &mut p.mean, |_| true)?;
-    images.triple("image_std", &mut p.std, |x| x > 0.0)?;
-    let side = |merge: usize| this.patches.patch * merge;
-    let (of_image, of_tokens) = (side(this.image_merge), side(this.patches.merge));
+    this.image_patches = PatchConfig {
+        merge: v.image_merge,
+        ..p.clone()
+    };
+    // Without settings of their own, frames have those of images.
+    let of_frames = if videos.is_empty() { &images } else { &videos };
+    for (file, p, merge) in [
+        (&images, &mut this.image_patches, v.image_merge),
+        (of_frames, p, v.merge),
+    ] {
+        file.same(&[("patch_size", v.patch), ("temporal_patch_size", v.temporal)])?;
+        // One file that is for both speaks of images.
+        let merge = if std::ptr::eq(file, &raw const images) {
+            v.image_merge
+        } else {
+            merge
+        };
+        file.same(&[("merge_size", merge)])?;
+        file.triple("image_mean", &mut p.mean, |_| true)?;
+        file.triple("image_std", &mut p.std, |x| x > 0.0)?;
+        file.usual()?;
+        if let Some(tiles) = &this.tiles {
+            file.same(&[("size.height", tiles.side), ("size.width", tiles.side)])?;
+        }
+    }
+    let side = |merge: usize| v.patch * merge;
+    let (of_image, of_tokens) = (side(v.image_merge), side(v.merge));
     let (image, video) = match &mut this.pixels {
         PixelRule::Own | PixelRule::Twice(_) => {
             this.image = images.limits(this.image, of_image)?;
+            this.frame = match rule.limits {
+                Some(limits) => limits,
+                None => of_frames.limits(this.frame, of_tokens)?,
+            };
             return Ok(this);
         }
         PixelRule::Fixed { image, .. } => {
@@ -84,20 +145,8 @@ pub(crate) fn load(dir: &Path, config: &Config) -> Result<Processor> {
     if images.has("min_tokens") || images.has("max_tokens") {
         *video = images.limits(*video, of_tokens)?;
     }
-    let videos = File::open(dir, "video_preprocessor_config.json")?;
     *video = videos.limits(*video, of_tokens)?;
-    if let Some(v) = &config.vision {
-        videos.same(&[
-            ("patch_size", v.patch),
-            ("temporal_patch_size", v.temporal),
-            ("merge_size", v.merge),
-        ])?;
-    }
-    let both = File::open(dir, "processor_config.json")?;
-    both.same(&[
-        ("image_merge_size", this.image_merge),
-        ("video_merge_size", this.patches.merge),
-    ])?;
+    both.same(&[("image_merge_size", v.image_merge), ("video_merge_size", v.merge)])?;
     for file in [&both, &videos] {
         let s = &mut this.sampling;
         s.min_frames = file.number("min_frames", s.min_frames)?;
@@ -121,7 +170,7 @@ impl Processor {
         alone: bool,
         max: Option<usize>,
     ) -> Result<([usize; 2], [usize; 3])> {
-        let patch = self.patches.patch;
+        let patch = self.image_patches.patch;
         if let Some(tiles) = &self.tiles {
             let side = tiles.side / patch;
             let size = [height, width];
@@ -139,7 +188,7 @@ impl Processor {
 
     /// Heights and widths of an image after both resizes; `max` is the caller's limit on its pixels.
     fn image_sizes(&self, height: usize, width: usize, max: Option<usize>) -> Result<Sizes> {
-        let side = self.patches.patch * self.image_merge;
+        let side = self.image_patches.patch * self.image_patches.merge;
         let most = max.unwrap_or(self.image.1).min(self.image.1);
         let limits = (self.image.0.min(most), most);
         let mut first = FrameLimits::image();
@@ -178,7 +227,13 @@ impl Processor {
         let size = match self.pixels {
             PixelRule::Own => {
                 limits.factor = side;
-                outro_media::video_size(height, width, frames, &limits)?
+                let first = outro_media::video_size(height, width, frames, &limits)?;
+                let most = max.unwrap_or(self.frame.1).min(self.frame.1);
+                let least = self.frame.0.min(most);
+                return Ok([
+                    first,
+                    outro_media::smart_resize(first.0, first.1, side, least, most)?,
+                ]);
             }
             PixelRule::Twice((least, most)) => {
                 let (h, w) = outro_media::video_size(height, width, frames, &limits)?;
@@ -212,15 +267,11 @@ impl Processor {
             return self.parts(picture, tiles, alone);
         }
         let [first, last] = self.image_sizes(picture.height, picture.width, max)?;
-        let config = PatchConfig {
-            merge: self.image_merge,
-            ..self.patches.clone()
-        };
         let mut resized = (self.image_resize)(picture, first.0, first.1);
         if last != first {
             resized = outro_media::resize_bytes(&resized, last.0, last.1);
         }
-        Ok(outro_media::patches(&resized, &config)?)
+        Ok(outro_media::patches(&resized, &self.image_patches)?)
     }
 
     /// The whole picture as a square, and, where it stands `alone`, then the squares of its parts. What is filled up is
@@ -229,12 +280,9 @@ impl Processor {
         let square = |f: &Frames| (self.image_resize)(f, tiles.side, tiles.side);
         let size = [picture.height, picture.width];
         if !alone {
-            let grey = self.patches.mean.map(|m| (m * 255.0) as u8);
-            return self.cut(&square(&outro_media::pad(
-                picture,
-                [size[0].max(size[1]); 2],
-                grey,
-            )));
+            let grey = self.image_patches.mean.map(|m| (m * 255.0) as u8);
+            let whole = outro_media::pad(picture, [size[0].max(size[1]); 2], grey);
+            return cut(&square(&whole), &self.image_patches);
         }
         let best = tiles.best(size);
         let [height, width] = Tiles::within(size, best);
@@ -247,16 +295,7 @@ impl Processor {
                 all.count += 1;
             }
         }
-        self.cut(&all)
-    }
-
-    /// Patches of pictures whose last rows and columns may be fewer than a patch's, and are left out.
-    fn cut(&self, f: &Frames) -> Result<Patches> {
-        let whole = [f.height, f.width].map(|n| n / self.patches.patch * self.patches.patch);
-        Ok(outro_media::patches(
-            &outro_media::crop(f, [0; 2], whole),
-            &self.patches,
-        )?)
+        cut(&all, &self.image_patches)
     }
 
     /// Patches of a video's frames, resized once before.
@@ -268,7 +307,7 @@ impl Processor {
             )?);
         }
         if self.tiles.is_some() {
-            return self.cut(frames);
+            return cut(frames, &self.patches);
         }
         Ok(outro_media::patches(frames, &self.patches)?)
     }
@@ -303,6 +342,15 @@ impl Processor {
     }
 }
 
+/// Patches of pictures whose last rows and columns may be fewer than a patch's, and are left out.
+fn cut(f: &Frames, config: &PatchConfig) -> Result<Patches> {
+    let whole = [f.height, f.width].map(|n| n / config.patch * config.patch);
+    Ok(outro_media::patches(
+        &outro_media::crop(f, [0; 2], whole),
+        config,
+    )?)
+}
+
 /// Height and width after the first and after the second resize, which mostly changes nothing.
 pub(crate) type Sizes = [(usize, usize); 2];
 
@@ -312,9 +360,11 @@ fn lower(limits: &mut FrameLimits, max: Option<usize>) {
     limits.min_pixels = limits.min_pixels.min(limits.max_pixels);
 }
 
-/// A JSON file that need not be there.
+/// A JSON file that need not be there, or an object in one.
 struct File {
     path: PathBuf,
+    /// Before the names of fields, in messages.
+    within: String,
     content: Value,
 }
 
@@ -322,7 +372,29 @@ impl File {
     fn open(dir: &Path, name: &str) -> Result<Self> {
         let path = dir.join(name);
         let content = read_json(&path)?.unwrap_or(Value::Null);
-        Ok(Self { path, content })
+        Ok(Self {
+            path,
+            within: String::new(),
+            content,
+        })
+    }
+
+    /// The object in a field.
+    fn part(&self, name: &str) -> Option<Self> {
+        let content = self.get(name).filter(|v| v.is_object())?.clone();
+        Some(Self {
+            path: self.path.clone(),
+            within: format!("{name}."),
+            content,
+        })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.content.is_null()
+    }
+
+    fn error(&self, key: &str, problem: String) -> Error {
+        Error::config(&self.path, format!("{}{key}", self.within), problem)
     }
 
     fn get(&self, key: &str) -> Option<&Value> {
@@ -341,7 +413,7 @@ impl File {
         v.as_u64()
             .filter(|n| (1..=1 << 40).contains(n))
             .map(|n| n as usize)
-            .ok_or_else(|| Error::config(&self.path, key, format!("is {v}, must be a whole number above 0")))
+            .ok_or_else(|| self.error(key, format!("is {v}, must be a whole number above 0")))
     }
 
     /// Numbers that config.json, or the family, gives already.
@@ -350,10 +422,53 @@ impl File {
             let given = self.number(key, *have)?;
             if given != *have {
                 let problem = format!("is {given}, the model has {have}");
-                return Err(Error::config(&self.path, *key, problem));
+                return Err(self.error(key, problem));
             }
         }
         Ok(())
+    }
+
+    /// Refuses settings that make other pixels than all published processors do.
+    fn usual(&self) -> Result<()> {
+        for (key, usual) in [
+            ("do_resize", true),
+            ("do_rescale", true),
+            ("do_normalize", true),
+            ("do_center_crop", false),
+            ("cap_pixels_per_frame", false),
+        ] {
+            if self.get(key).is_some_and(|v| v.as_bool() == Some(!usual)) {
+                return Err(self.error(key, format!("{} is not supported; remove the field", !usual)));
+            }
+        }
+        let close = |key: &str, usual: f64| match self.get(key).and_then(Value::as_f64) {
+            Some(x) if (x - usual).abs() > 1e-6 => {
+                Err(self.error(key, format!("is {x}; only {usual} is supported")))
+            }
+            _ => Ok(()),
+        };
+        close("rescale_factor", 1.0 / 255.0)?;
+        // Pillow's number for bicubic.
+        close("resample", 3.0)
+    }
+
+    /// Refuses settings of spectrograms that are not those of the models.
+    fn hears(&self, tower: &AudioConfig) -> Result<()> {
+        self.same(&[
+            ("feature_size", tower.mel_bins),
+            ("sampling_rate", outro_media::SAMPLE_RATE as usize),
+            ("n_fft", 400),
+            ("hop_length", 160),
+        ])?;
+        if tower.form == AudioForm::Pairs {
+            self.same(&[("chunk_length", MAX_SECONDS)])?;
+        }
+        match self.get("dither").and_then(Value::as_f64) {
+            Some(x) if x != 0.0 => {
+                Err(self.error("dither", format!("is {x}; noise is not supported, set it to 0")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Fewest and most pixels, under any of the names that they have; tokens are `side x side` pixels.
@@ -379,7 +494,7 @@ impl File {
         *place = list
             .and_then(|l| <[f32; 3]>::try_from(l).ok())
             .filter(|l| l.iter().all(|x| x.is_finite() && fits(*x)))
-            .ok_or_else(|| Error::config(&self.path, key, format!("is {value}, must be three numbers")))?;
+            .ok_or_else(|| self.error(key, format!("is {value}, must be three numbers")))?;
         Ok(())
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use outro_kernels::Phase;
+
 use crate::error::{Error, Result};
 use crate::hook::{self, Hook};
 use crate::model::{Model, Prompt};
@@ -95,7 +97,8 @@ impl<'m> Session<'m> {
     /// thresholds depend on a median over all rows, so the rows before the question depend on it.
     ///
     /// # Errors
-    /// A session with a hook, or one that has run something; no rows, or all of them; and as [`Session::prefill`].
+    /// A session with a hook, or one that has run something; a model whose rows depend on all ([`Model::shares_rows`]); no
+    /// rows, or all of them; and as [`Session::prefill`].
     pub fn prefill_prefix(
         &mut self,
         prompt: &Prompt,
@@ -104,6 +107,8 @@ impl<'m> Session<'m> {
     ) -> Result<()> {
         let problem = if self.hook.is_some() {
             "has a hook, which must see the prompt whole"
+        } else if !self.model.shares_rows() {
+            "is of a model with dynamic rotary scaling, whose prompts share no rows"
         } else if self.prefilled || self.prefix.is_some() {
             "has run something before"
         } else if rows == 0 || rows >= prompt.embeds.rows() {
@@ -169,7 +174,9 @@ impl<'m> Session<'m> {
         self.next = prompt.positions.next;
         let x = self.forward(rest, true, progress)?;
         let first = x.rows().saturating_sub(rows);
-        self.model.decoder().logits(&x.data[first * x.cols..])
+        // What the next token is chosen from is computed as in decoding.
+        let phase = if rows == 1 { Phase::Decode } else { Phase::Prefill };
+        self.model.decoder().logits(&x.data[first * x.cols..], phase)
     }
 
     /// Feeds one token and returns the logits `[vocab]` for the next.
@@ -201,7 +208,7 @@ impl<'m> Session<'m> {
         // On a thread of the pool: from outside, every product of the step would wake a thread and wait to be woken.
         rayon::scope(|_| {
             let x = self.forward(step, false, &mut |_| {})?;
-            Ok(self.model.decoder().logits(&x.data)?.data)
+            Ok(self.model.decoder().logits(&x.data, Phase::Decode)?.data)
         })
     }
 

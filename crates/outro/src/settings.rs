@@ -21,11 +21,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::checkpoint::files;
 use crate::error::{Error, Result};
 use crate::tokenizer::read_json;
 
 /// The file's name.
-pub const FILE: &str = "outro.json";
+pub const FILE: &str = files::SETTINGS;
 
 /// What `outro.json` says; everything absent where there is no file.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

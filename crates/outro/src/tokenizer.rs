@@ -1,27 +1,31 @@
 //! Text to token ids and back, from the files of a checkpoint directory.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
+use tokenizers::Tokenizer as Inner;
 use tokenizers::models::bpe::BPE;
 use tokenizers::normalizers::NFC;
-use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::sequence::Sequence;
-use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::{AddedToken, SplitDelimiterBehavior, Tokenizer as Inner};
 
+use crate::config::read_text;
+pub(crate) use crate::config::{absent, read_json};
 use crate::error::{Error, Result};
 
+mod added;
 mod gguf;
+mod words;
 
-/// How Qwen2 cuts text into words before merging bytes.
-const QWEN2_WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+use added::Listed;
+pub(crate) use added::named_tokens;
+pub(crate) use gguf::adds_bos;
 
 /// A checkpoint's tokenizer. `Send + Sync`.
 pub struct Tokenizer {
     inner: Inner,
     path: PathBuf,
+    form: String,
     ends: Vec<u32>,
 }
 
@@ -44,25 +48,37 @@ impl Tokenizer {
             return gguf::open(dir);
         }
         let settings = read_json(&dir.join("tokenizer_config.json"))?;
-        let (mut inner, path) = if dir.join("tokenizer.json").is_file() {
-            let path = dir.join("tokenizer.json");
-            let inner = Inner::from_file(&path).map_err(|e| failed(&path, format!("cannot be read: {e}")))?;
-            (inner, path)
-        } else if dir.join("vocab.json").is_file() && dir.join("merges.txt").is_file() {
-            (byte_pairs(dir)?, dir.join("vocab.json"))
+        let listed = added::listed(dir)?;
+        let (path, vocab) = (dir.join("tokenizer.json"), dir.join("vocab.json"));
+        let (mut inner, path, form) = if path.is_file() {
+            (whole(&path, &listed)?, path, "tokenizer.json")
+        } else if vocab.is_file() && dir.join("merges.txt").is_file() {
+            (
+                byte_pairs(dir, &listed, settings.as_ref())?,
+                vocab,
+                "vocab.json and merges.txt",
+            )
         } else {
             return Ok(None);
         };
-        if let Some(settings) = &settings {
-            add_tokens(&mut inner, settings, &dir.join("tokenizer_config.json"))?;
-        }
+        added::add(&mut inner, listed)?;
         // A limit or padding that a training script left in the file must not cut prompts.
         inner
             .with_truncation(None)
             .map_err(|e| failed(&path, e.to_string()))?;
         inner.with_padding(None);
         let ends = end_tokens(dir, &inner, settings.as_ref())?;
-        Ok(Some(Self { inner, path, ends }))
+        Ok(Some(Self {
+            inner,
+            path,
+            form: form.into(),
+            ends,
+        }))
+    }
+
+    /// What it was read from, for displays: file names, or the kind of tokenizer in a GGUF file.
+    pub fn form(&self) -> &str {
+        &self.form
     }
 
     /// Ids of `text`; the names of special tokens in it become those tokens.
@@ -169,30 +185,32 @@ fn failed(path: &Path, problem: impl Into<String>) -> Error {
     }
 }
 
-/// A JSON file, `None` where it is not there.
-pub(crate) fn read_json(path: &Path) -> Result<Option<Value>> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => {
-            let value = serde_json::from_str(&text);
-            value
-                .map(Some)
-                .map_err(|e| Error::config(path, "", format!("not JSON: {e}")))
-        }
-        Err(e) if absent(&e) => Ok(None),
-        Err(e) => Err(Error::io(path)(e)),
+/// tokenizer.json, with the listed tokens that it lacks.
+fn whole(path: &Path, listed: &[Listed]) -> Result<Inner> {
+    let unreadable = |e: &dyn std::fmt::Display| failed(path, format!("cannot be read: {e}"));
+    let text = read_text(path).map_err(Error::io(path))?;
+    let inner = Inner::from_bytes(&text).map_err(|e| unreadable(&e))?;
+    let missing = added::missing(listed, |t| inner.token_to_id(t), |id| inner.id_to_token(id))?;
+    if missing.is_empty() {
+        return Ok(inner);
     }
+    let mut json: Value = serde_json::from_str(&text).map_err(|e| unreadable(&e))?;
+    let vocab = json.pointer_mut("/model/vocab").and_then(Value::as_object_mut);
+    let vocab = vocab.ok_or_else(|| {
+        failed(
+            path,
+            format!(
+                "lacks `{}`, and has no vocabulary that could get it",
+                missing[0].0
+            ),
+        )
+    })?;
+    vocab.extend(missing.into_iter().map(|(token, id)| (token, id.into())));
+    Inner::from_bytes(json.to_string()).map_err(|e| unreadable(&e))
 }
 
-/// No such file, also where the model is one file and has none beside it.
-pub(crate) fn absent(e: &std::io::Error) -> bool {
-    matches!(
-        e.kind(),
-        std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
-    )
-}
-
-/// The byte-level BPE of Qwen2 from its two older files.
-fn byte_pairs(dir: &Path) -> Result<Inner> {
+/// The byte-level BPE of Qwen2 from its two older files, with the listed tokens that they lack.
+fn byte_pairs(dir: &Path, listed: &[Listed], settings: Option<&Value>) -> Result<Inner> {
     let (vocab, merges) = (dir.join("vocab.json"), dir.join("merges.txt"));
     let wrong = |e: tokenizers::Error| failed(&vocab, format!("cannot be used with merges.txt: {e}"));
     let name = |p: &Path| {
@@ -200,84 +218,28 @@ fn byte_pairs(dir: &Path) -> Result<Inner> {
             .map(str::to_owned)
             .ok_or_else(|| failed(p, "the path is not UTF-8"))
     };
-    let bpe = BPE::from_file(&name(&vocab)?, &name(&merges)?)
+    let (mut tokens, merges) = BPE::read_file(&name(&vocab)?, &name(&merges)?).map_err(wrong)?;
+    let name_of = |id| tokens.iter().find(|t| *t.1 == id).map(|t| t.0.clone());
+    let missing = added::missing(listed, |t| tokens.get(t).copied(), name_of)?;
+    tokens.extend(missing);
+    let bpe = BPE::builder()
+        .vocab_and_merges(tokens, merges)
         .build()
         .map_err(wrong)?;
     let mut inner = Inner::new(bpe);
-    let words = words(&[QWEN2_WORDS]).map_err(wrong)?;
-    let bytes = ByteLevel::new(false, false, false);
+    let space = settings
+        .and_then(|s| s.get("add_prefix_space"))
+        .and_then(Value::as_bool);
+    let words = words::cut(&[words::QWEN2], space.unwrap_or(false)).map_err(wrong)?;
     inner.with_normalizer(Some(NFC)).map_err(wrong)?;
     inner.with_pre_tokenizer(Some(words));
-    inner.with_decoder(Some(bytes));
+    inner.with_decoder(Some(ByteLevel::new(false, false, false)));
     Ok(inner)
 }
 
-/// Cuts text by each expression in turn, then turns bytes into the letters of a byte-level vocabulary.
-fn words(expressions: &[&str]) -> tokenizers::Result<Sequence> {
-    let mut steps: Vec<PreTokenizerWrapper> = Vec::new();
-    for e in expressions {
-        let pattern = SplitPattern::Regex((*e).into());
-        steps.push(Split::new(pattern, SplitDelimiterBehavior::Isolated, false)?.into());
-    }
-    steps.push(ByteLevel::new(false, false, false).into());
-    Ok(Sequence::new(steps))
-}
-
-/// Adds the tokens of `added_tokens_decoder` that the tokenizer does not know yet, and checks the ids of all.
-fn add_tokens(inner: &mut Inner, settings: &Value, path: &Path) -> Result<()> {
-    let Some(listed) = settings.get("added_tokens_decoder").and_then(Value::as_object) else {
-        return Ok(());
-    };
-    let mut tokens: Vec<(u32, &Value)> = Vec::new();
-    for (id, token) in listed {
-        let id = id.parse().map_err(|_| {
-            Error::config(
-                path,
-                format!("added_tokens_decoder.{id}"),
-                "the key must be a token id",
-            )
-        })?;
-        tokens.push((id, token));
-    }
-    tokens.sort_by_key(|t| t.0);
-    for (id, token) in tokens {
-        let field = format!("added_tokens_decoder.{id}");
-        let Some(content) = token.get("content").and_then(Value::as_str) else {
-            return Err(Error::config(path, field, "has no `content`"));
-        };
-        if inner.token_to_id(content).is_none() {
-            let flag = |key: &str| token.get(key).and_then(Value::as_bool).unwrap_or(false);
-            let added = AddedToken::from(content, flag("special"))
-                .single_word(flag("single_word"))
-                .lstrip(flag("lstrip"))
-                .rstrip(flag("rstrip"))
-                .normalized(flag("normalized"));
-            let done = if flag("special") {
-                inner.add_special_tokens([added])
-            } else {
-                inner.add_tokens([added])
-            };
-            done.map_err(|e| Error::config(path, &field, e.to_string()))?;
-        }
-        if inner.token_to_id(content) != Some(id) {
-            let problem = format!(
-                "`{content}` has the id {:?} in the tokenizer",
-                inner.token_to_id(content)
-            );
-            return Err(Error::config(path, field, problem));
-        }
-    }
-    Ok(())
-}
-
-/// Ends of an answer: what generation_config.json or config.json name, the tokenizer's own, and ChatML's two.
+/// Ends of an answer: what generation_config.json names, else config.json, with the tokenizer's own and ChatML's two.
 fn end_tokens(dir: &Path, inner: &Inner, settings: Option<&Value>) -> Result<Vec<u32>> {
-    let mut ends = Vec::new();
-    let mut add = |id: Option<u32>| {
-        if let Some(id) = id.filter(|id| !ends.contains(id)) {
-            ends.push(id);
-        }
-    };
+    let mut ends: Vec<u32> = Vec::new();
     let number = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
     for file in ["generation_config.json", "config.json"] {
         let Some(value) = read_json(&dir.join(file))? else {
@@ -285,20 +247,26 @@ fn end_tokens(dir: &Path, inner: &Inner, settings: Option<&Value>) -> Result<Vec
         };
         for place in [
             "/eos_token_id",
+            "/thinker_eos_token_id",
             "/thinker_config/eos_token_id",
             "/thinker_config/text_config/eos_token_id",
+            "/text_config/eos_token_id",
         ] {
             match value.pointer(place) {
-                Some(Value::Array(list)) => list.iter().for_each(|v| add(number(v))),
-                Some(v) => add(number(v)),
+                Some(Value::Array(list)) => ends.extend(list.iter().filter_map(number)),
+                Some(v) => ends.extend(number(v)),
                 None => {}
             }
+        }
+        if !ends.is_empty() {
+            break;
         }
     }
     let eos = settings.and_then(|s| s.get("eos_token"));
     let eos = eos.and_then(|e| e.as_str().or_else(|| e.get("content").and_then(Value::as_str)));
-    for name in eos.into_iter().chain(["<|im_end|>", "<|endoftext|>"]) {
-        add(inner.token_to_id(name));
-    }
+    let names = eos.into_iter().chain(["<|im_end|>", "<|endoftext|>"]);
+    ends.extend(names.filter_map(|name| inner.token_to_id(name)));
+    let mut seen = BTreeSet::new();
+    ends.retain(|id| seen.insert(*id));
     Ok(ends)
 }

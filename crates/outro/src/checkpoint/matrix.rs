@@ -185,7 +185,8 @@ impl Matrix {
         let raw = self.raw();
         let row = raw.len() / self.rows.max(1);
         let mut out = Vec::with_capacity(raw.len());
-        for head in raw.chunks(row * dim) {
+        // A hollow one has no rows.
+        for head in raw.chunks((row * dim).max(1)) {
             for j in 0..2 {
                 for pair in head.chunks(2 * row) {
                     out.extend_from_slice(&pair[j * row..(j + 1) * row]);

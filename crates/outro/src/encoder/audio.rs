@@ -114,10 +114,7 @@ impl AudioTower {
                 ))),
             },
             positions: if let AudioForm::Queries(_) = c.form {
-                let table = w.matrix(&format!("{prefix}embed_positions.weight"), &[c.n_window, d])?;
-                let mut all = vec![0.0; c.n_window * d];
-                table.weight().widen(0, &mut all);
-                all
+                w.table(&format!("{prefix}embed_positions.weight"), &[c.n_window, d])?
             } else {
                 sinusoids(c.rows(2 * c.n_window), d)
             },

@@ -58,9 +58,7 @@ impl Queries {
                 })
             })
             .collect::<Result<_>>()?;
-        let tokens = w.matrix(&format!("{prefix}q_tokens"), &[1, c.count, h])?;
-        let mut start = vec![0.0; c.count * h];
-        tokens.weight().widen(0, &mut start);
+        let start = w.table(&format!("{prefix}q_tokens"), &[1, c.count, h])?;
         Ok(Self {
             config: c.clone(),
             start: norm(&format!("{bert}embeddings.LayerNorm"))?.forward(&start),

@@ -3,7 +3,8 @@
 
 use outro_media::{Sampling, Spread};
 
-use super::{Family, Names, qwen2_text, siglip_vision};
+use super::decoder::{QWEN2, decoder, tied};
+use super::{Family, Names, siglip_vision};
 use crate::config::{
     Config, FrameRule, Json, PositionRule, SpecialTokens, TextConfig, Tiles, VisionConfig, VisionNames,
 };
@@ -23,6 +24,11 @@ const NAMES: Names = Names {
     merger: "multi_modal_projector.",
     audio: "",
     skipped: &[],
+    // Features are taken before them.
+    unused: &[
+        "vision_tower.vision_model.post_layernorm.",
+        "vision_tower.vision_model.head.",
+    ],
     renamed: &[
         ("model.language_model.", "language_model.model."),
         ("model.vision_tower.vision_model.", "vision_tower.vision_model."),
@@ -47,18 +53,14 @@ const VISION: VisionNames = VisionNames {
 };
 
 fn parse(json: &Json) -> Result<Config> {
-    let text = json.at("text_config");
-    let kind = text.at("model_type");
-    if kind.present() && kind.str()? != "qwen2" {
-        return Err(kind.error(format!("is {}, only a qwen2 decoder is supported", kind.str()?)));
-    }
-    let tied =
-        json.at("tie_word_embeddings").bool_or(false)? || text.at("tie_word_embeddings").bool_or(false)?;
-    let text = qwen2_text(&text, tied)?;
+    let json = &json.of_class("LlavaOnevisionConfig");
+    let text = json.object("text_config", "Qwen2Config")?;
+    text.at("model_type").only(&["qwen2"])?;
+    let text = decoder(&text, tied(json, &text)?, QWEN2)?;
     // Older releases of transformers call an id an index.
     let id = |new: &str, old: &str| {
-        let given = json.at(new);
-        if given.present() { given } else { json.at(old) }.id().map(Some)
+        let (given, old) = (json.at(new), json.at(old));
+        if given.present() { given } else { old }.id().map(Some)
     };
     Ok(Config {
         model_type: FAMILY.model_type.into(),
@@ -88,20 +90,11 @@ fn parse(json: &Json) -> Result<Config> {
     })
 }
 
-/// What a field must say, where it is there.
-fn only(json: &Json, key: &str, value: &str) -> Result<()> {
-    let field = json.at(key);
-    if field.present() && field.str()? != value {
-        return Err(field.error(format!("is {}, only {value} is supported", field.str()?)));
-    }
-    Ok(())
-}
-
 fn tower(json: &Json, text: &TextConfig) -> Result<VisionConfig> {
-    only(json, "vision_feature_select_strategy", "full")?;
-    only(json, "projector_hidden_act", "gelu")?;
-    let v = json.at("vision_config");
-    only(&v, "model_type", "siglip_vision_model")?;
+    json.at("vision_feature_select_strategy").only(&["full"])?;
+    json.at("projector_hidden_act").only(&["gelu"])?;
+    let v = json.object("vision_config", "SiglipVisionConfig")?;
+    v.at("model_type").only(&["siglip_vision_model"])?;
     let tower = siglip_vision(&v, text, VISION)?;
     let side = v.at("image_size").size()?;
     if side < tower.patch {

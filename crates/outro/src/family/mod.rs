@@ -1,6 +1,8 @@
 //! The model families: how `config.json` reads and what the tensors are called. Everything else is shared.
 
+mod decoder;
 mod llava_onevision;
+mod quantised;
 mod qwen2_5_omni;
 mod qwen2_5_vl;
 mod qwen2_vl;
@@ -41,6 +43,8 @@ pub const FAMILIES: &[&Family] = &[
     &qwen3::MOE,
     &qwen3_vl::FAMILY,
     &qwen3_omni::FAMILY,
+    &qwen2_5_omni::THINKER,
+    &qwen3_omni::THINKER,
 ];
 
 pub(crate) use text::gguf;
@@ -67,7 +71,10 @@ pub(crate) fn parse(json: &Json, own: &[&Family]) -> Result<Config> {
             nearest.unwrap_or(&"none")
         ))
     })?;
-    (family.parse)(json)
+    quantised::refuse(json)?;
+    let config = (family.parse)(json)?;
+    json.unread()?;
+    Ok(config)
 }
 
 /// How far two names are from each other: letters to change, add or remove (Levenshtein), less twice those with which
@@ -107,89 +114,24 @@ fn qwen_vision_tokens(json: &Json) -> Result<SpecialTokens> {
     })
 }
 
-/// What says how positions are rotated: newer releases of transformers have another name for it.
-fn rope<'a>(json: &Json<'a>) -> Json<'a> {
-    let newer = json.at("rope_parameters");
-    if newer.present() {
-        newer
-    } else {
-        json.at("rope_scaling")
+/// That a tower's patches turn as the reference's do: releases of transformers from 5 on write how.
+fn axial(json: &Json) -> Result<()> {
+    for key in ["rope_parameters", "rope_scaling"] {
+        let rope = json.at(key);
+        rope.has_fields()?;
+        for kind in ["rope_type", "type"] {
+            rope.at(kind).only(&["axial", "default"])?;
+        }
+        let theta = rope.at("rope_theta");
+        if theta.positive_or(THETA)? != THETA {
+            return Err(theta.error(format!("is {}, only {THETA} is supported", theta.positive()?)));
+        }
     }
+    Ok(())
 }
 
-/// A Qwen2-style decoder's configuration.
-fn qwen2_text(json: &Json, tied: bool) -> Result<TextConfig> {
-    let hidden = json.at("hidden_size").size()?;
-    let heads = json.at("num_attention_heads").size()?;
-    let kv_heads = json.at("num_key_value_heads").size_or(heads)?;
-    if !heads.is_multiple_of(kv_heads) {
-        return Err(json.at("num_key_value_heads").error(format!(
-            "is {kv_heads}, must divide num_attention_heads = {heads}"
-        )));
-    }
-    let head_dim = match json.at("head_dim") {
-        given if given.present() => given.size()?,
-        _ if hidden.is_multiple_of(heads) => hidden / heads,
-        _ => {
-            return Err(json.at("hidden_size").error(format!(
-                "is {hidden}, must be a multiple of num_attention_heads = {heads}"
-            )));
-        }
-    };
-    if !head_dim.is_multiple_of(2) {
-        return Err(json
-            .at("head_dim")
-            .error(format!("is {head_dim}, must be even for rotary embedding")));
-    }
-    if json.at("use_sliding_window").bool_or(false)? {
-        return Err(json.at("use_sliding_window").error(
-            "sliding-window attention is not supported; no released checkpoint of the family uses it",
-        ));
-    }
-    let act = json.at("hidden_act");
-    if act.present() && act.str()? != "silu" {
-        return Err(act.error(format!("is {}, only silu is supported", act.str()?)));
-    }
-    let rope = rope(json);
-    let sections = rope.at("mrope_section");
-    let rope_sections = if sections.present() {
-        let list = sections.list()?;
-        match <[usize; 3]>::try_from(list.clone()) {
-            Ok(s) if s.iter().sum::<usize>() == head_dim / 2 => Some(s),
-            _ => {
-                return Err(sections.error(format!(
-                    "is {list:?}, must be three numbers with the sum head_dim / 2 = {}",
-                    head_dim / 2
-                )));
-            }
-        }
-    } else {
-        None
-    };
-    Ok(TextConfig {
-        hidden,
-        layers: json.at("num_hidden_layers").size()?,
-        heads,
-        kv_heads,
-        head_dim,
-        intermediate: json.at("intermediate_size").size()?,
-        vocab: json.at("vocab_size").size()?,
-        max_positions: json.at("max_position_embeddings").size_or(32768)?,
-        rope_theta: match json.at("rope_theta") {
-            given if given.present() => given.positive()?,
-            _ => rope.at("rope_theta").positive_or(10000.0)?,
-        },
-        rope_sections,
-        rope_in_turn: rope.at("mrope_interleaved").bool_or(false)?,
-        norm_eps: json.at("rms_norm_eps").positive_or(1e-6)? as f32,
-        rope_divisors: None,
-        qkv_bias: true,
-        qk_norm: false,
-        moe: None,
-        interleaved: false,
-        tied,
-    })
-}
+/// The base of all towers' rotary embeddings.
+const THETA: f64 = 10_000.0;
 
 /// Width, heads and width of the MLP of a vision tower, `heads` under that key.
 fn tower_sizes(json: &Json, width: &str, heads: &str) -> Result<(usize, usize)> {
@@ -262,6 +204,7 @@ const QWEN_VISION: VisionNames = VisionNames {
 
 /// What the towers of Qwen2.5 and later have in common; what a family's does differently goes on top.
 fn qwen_vision(json: &Json, text: &TextConfig, patch: usize, names: VisionNames) -> Result<VisionConfig> {
+    axial(json)?;
     let (hidden, heads) = tower_sizes(json, "hidden_size", "num_heads")?;
     let (patch, merge) = patch_and_merge(json, patch)?;
     Ok(VisionConfig {
@@ -271,7 +214,7 @@ fn qwen_vision(json: &Json, text: &TextConfig, patch: usize, names: VisionNames)
         intermediate: json.at("intermediate_size").size()?,
         channels: channels(json)?,
         patch,
-        temporal: json.at("temporal_patch_size").size()?,
+        temporal: json.at("temporal_patch_size").size_or(2)?,
         merge,
         image_merge: merge,
         norm: Norm::Layer,
@@ -297,6 +240,7 @@ fn qwen2_5_vision(json: &Json, text: &TextConfig, qkv: &'static [&'static str]) 
         mlp: &["mlp"],
         ..QWEN_VISION
     };
+    json.at("hidden_act").only(&["silu"])?;
     let tower = qwen_vision(json, text, 14, names)?;
     let (side, token) = (json.at("window_size").size()?, tower.patch * tower.merge);
     if side < token {
@@ -316,6 +260,7 @@ fn qwen2_5_vision(json: &Json, text: &TextConfig, qkv: &'static [&'static str]) 
 
 /// A SigLIP tower's configuration, without positions; what a family does differently goes on top.
 fn siglip_vision(json: &Json, text: &TextConfig, names: VisionNames) -> Result<VisionConfig> {
+    axial(json)?;
     let (hidden, heads) = tower_sizes(json, "hidden_size", "num_attention_heads")?;
     Ok(VisionConfig {
         depth: json.at("num_hidden_layers").size()?,

@@ -1,6 +1,7 @@
 //! Qwen2.5-Omni: the thinker. The talker and token2wav only make speech and are never read.
 
-use super::{Family, Names, qwen2_5_vision, qwen2_text, rate};
+use super::decoder::{self, Kind, QWEN2_AXES, decoder};
+use super::{Family, Names, qwen2_5_vision, rate};
 use crate::config::{
     AudioConfig, AudioForm, Config, FrameRule, Json, PositionRule, SpecialTokens, TextConfig,
 };
@@ -9,8 +10,17 @@ use crate::error::Result;
 pub(super) const FAMILY: Family = Family {
     model_type: "qwen2_5_omni",
     names: NAMES,
-    parse,
+    parse: |json| thinker(&whole(json, "a Qwen2.5-Omni")?, FAMILY.model_type, NAMES),
 };
+
+/// The thinker's part of a whole model's configuration.
+pub(super) fn whole<'a>(json: &Json<'a>, model: &str) -> Result<Json<'a>> {
+    let thinker = json.at("thinker_config");
+    if thinker.has_fields()? {
+        return Ok(thinker);
+    }
+    Err(thinker.error(format!("missing; {model} checkpoint has it")))
+}
 
 /// The system sentence of the model card, with which the authors' release asks.
 const OMNI_SYSTEM: &str = "You are Qwen, a virtual human developed by the Qwen Team, Alibaba Group, capable of \
@@ -23,26 +33,56 @@ pub(super) const NAMES: Names = Names {
     merger: "thinker.visual.merger.",
     audio: "thinker.audio_tower.",
     skipped: &["talker.", "token2wav."],
+    // The reference has it and never uses it.
+    unused: &["thinker.audio_tower.audio_bos_eos_token."],
     renamed: &[],
 };
 
-fn parse(json: &Json) -> Result<Config> {
-    let thinker = json.at("thinker_config");
-    if !thinker.present() {
-        return Err(thinker.error("missing; a Qwen2.5-Omni checkpoint has it"));
+/// The thinker alone, as what is trained of it is saved: its configuration is the whole, its names have no prefix.
+pub(super) const THINKER: Family = Family {
+    model_type: "qwen2_5_omni_thinker",
+    names: THINKER_NAMES,
+    parse: |json| thinker(json, THINKER.model_type, THINKER_NAMES),
+};
+
+pub(super) const THINKER_NAMES: Names = Names {
+    text: "model.",
+    lm_head: "lm_head.weight",
+    vision: "visual.",
+    merger: "visual.merger.",
+    audio: "audio_tower.",
+    skipped: &[],
+    unused: &["audio_tower.audio_bos_eos_token."],
+    renamed: &[],
+};
+
+/// Whether its output head is the embedding: the decoder's fields say it. What stands beside them is a default of all
+/// configuration classes, which means nothing here.
+pub(super) fn tied<'a>(thinker: &Json<'a>, text: &Json<'a>) -> Result<bool> {
+    let inner = text.at("tie_word_embeddings");
+    if inner.present() {
+        inner
+    } else {
+        thinker.at("tie_word_embeddings")
     }
-    let text = thinker.at("text_config");
-    let tied = text.at("tie_word_embeddings").bool_or(false)?;
-    let text = qwen2_text(&text, tied)?;
-    let vision = qwen2_5_vision(
-        &thinker.at("vision_config"),
-        &text,
-        &["attn.q", "attn.k", "attn.v"],
-    )?;
-    let audio = audio(&thinker.at("audio_config"), &text)?;
+    .bool_or(false)
+}
+
+fn thinker(json: &Json, model_type: &str, names: Names) -> Result<Config> {
+    let thinker = json.of_class("Qwen2_5OmniThinkerConfig");
+    let text = thinker.object("text_config", "Qwen2_5OmniTextConfig")?;
+    let kind = Kind {
+        axes: Some(QWEN2_AXES),
+        ..decoder::QWEN2
+    };
+    let text = decoder(&text, tied(&thinker, &text)?, kind)?;
+    let vision = thinker.object("vision_config", "Qwen2_5OmniVisionEncoderConfig")?;
+    let vision = qwen2_5_vision(&vision, &text, &["attn.q", "attn.k", "attn.v"])?;
+    let audio = thinker.object("audio_config", "Qwen2_5OmniAudioEncoderConfig")?;
+    let audio = self::audio(&audio, &text)?;
     let id = |key: &str| thinker.at(key).id().map(Some);
     Ok(Config {
-        model_type: FAMILY.model_type.into(),
+        model_type: model_type.into(),
         vision: Some(vision),
         audio: Some(audio),
         tokens: SpecialTokens {
@@ -58,8 +98,11 @@ fn parse(json: &Json) -> Result<Config> {
             per_second: rate(&thinker.at("position_id_per_seconds"), 25.0)?,
             seconds_per_chunk: rate(&thinker.at("seconds_per_chunk"), 2.0)?,
         },
-        frames: FrameRule::default(),
-        names: NAMES,
+        frames: FrameRule {
+            limits: Some((128 * 28 * 28, 768 * 28 * 28)),
+            ..FrameRule::default()
+        },
+        names,
         system: OMNI_SYSTEM,
         text,
     })
@@ -74,10 +117,7 @@ pub(super) fn audio(json: &Json, text: &TextConfig) -> Result<AudioConfig> {
             "is {hidden}, must be even, at least 4 and a multiple of encoder_attention_heads = {heads}"
         )));
     }
-    let act = json.at("activation_function");
-    if act.present() && act.str()? != "gelu" {
-        return Err(act.error(format!("is {}, only gelu is supported", act.str()?)));
-    }
+    json.at("activation_function").only(&["gelu"])?;
     if json.at("scale_embedding").bool_or(false)? {
         return Err(json
             .at("scale_embedding")

@@ -1,9 +1,8 @@
 //! Qwen2-VL: the tower without windows, layer norms and a plain MLP; a grid step of a video is one position.
 
-use super::qwen2_5_vl::NAMES;
+use super::qwen2_5_vl::{NAMES, text};
 use super::{
-    Family, QWEN_VISION, SYSTEM, channels, patch_and_merge, qwen_vision_tokens, qwen2_text, tower_out,
-    tower_sizes,
+    Family, QWEN_VISION, SYSTEM, axial, channels, patch_and_merge, qwen_vision_tokens, tower_out, tower_sizes,
 };
 use crate::config::{
     Activation, Config, FrameRule, Json, Merger, Norm, PositionRule, TextConfig, VisionConfig,
@@ -17,13 +16,14 @@ pub(super) const FAMILY: Family = Family {
 };
 
 fn parse(json: &Json) -> Result<Config> {
-    let nested = json.at("text_config");
-    let text = if nested.present() { &nested } else { json };
-    let tied = json.at("tie_word_embeddings").bool_or(false)?;
-    let text = qwen2_text(text, tied)?;
+    let json = &json.of_class("Qwen2VLConfig");
+    let text = text(json, "Qwen2VLTextConfig")?;
     Ok(Config {
         model_type: FAMILY.model_type.into(),
-        vision: Some(vision(&json.at("vision_config"), &text)?),
+        vision: Some(vision(
+            &json.object("vision_config", "Qwen2VLVisionConfig")?,
+            &text,
+        )?),
         audio: None,
         tokens: qwen_vision_tokens(json)?,
         positions: PositionRule::Grid,
@@ -35,6 +35,7 @@ fn parse(json: &Json) -> Result<Config> {
 }
 
 fn vision(json: &Json, text: &TextConfig) -> Result<VisionConfig> {
+    axial(json)?;
     let (hidden, heads) = tower_sizes(json, "embed_dim", "num_heads")?;
     let ratio = json.at("mlp_ratio").positive_or(4.0)?;
     let (patch, merge) = patch_and_merge(json, 14)?;

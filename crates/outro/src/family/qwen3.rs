@@ -1,37 +1,51 @@
 //! Qwen3: no biases, RMS norms of queries and keys, a head size of its own; dense or with experts.
 
-use super::text::{NAMES, divisors, only};
-use super::{Family, qwen2_text};
+use super::Family;
+use super::decoder::{self, Kind, tied};
+use super::text::{NAMES, only};
 use crate::config::{Json, MoeConfig, TextConfig};
 use crate::error::Result;
 
 pub(super) const DENSE: Family = Family {
     model_type: "qwen3",
-    parse: |json| Ok(only("qwen3", decoder(json, None)?)),
+    parse: |json| {
+        let json = json.of_class("Qwen3Config");
+        Ok(only("qwen3", decoder(&json, tied(&json, &json)?, None, None)?))
+    },
     names: NAMES,
 };
 
 pub(super) const MOE: Family = Family {
     model_type: "qwen3_moe",
-    parse: |json| Ok(only("qwen3_moe", decoder(json, Some(false))?)),
+    parse: |json| {
+        let json = json.of_class("Qwen3MoeConfig");
+        Ok(only(
+            "qwen3_moe",
+            decoder(&json, tied(&json, &json)?, None, Some(false))?,
+        ))
+    },
     names: NAMES,
 };
 
 /// A Qwen3 decoder's configuration. Experts' shares are normalised where it does not say, or not.
-pub(super) fn decoder(json: &Json, experts: Option<bool>) -> Result<TextConfig> {
-    // Unlike in Qwen2 it does not follow from the width.
-    json.at("head_dim").size()?;
-    if json.at("attention_bias").bool_or(false)? {
-        return Err(json
-            .at("attention_bias")
-            .error("true is not supported; no released checkpoint of the family uses it"));
+pub(super) fn decoder(
+    json: &Json,
+    tied: bool,
+    axes: Option<[usize; 3]>,
+    experts: Option<bool>,
+) -> Result<TextConfig> {
+    let bias = json.at("attention_bias");
+    if bias.bool_or(false)? {
+        return Err(bias.error("true is not supported; no released checkpoint of the family uses it"));
     }
-    let tied = json.at("tie_word_embeddings").bool_or(false)?;
-    let text = qwen2_text(json, tied)?;
-    Ok(TextConfig {
+    let kind = Kind {
         qkv_bias: false,
         qk_norm: true,
-        rope_divisors: divisors(json, &text)?,
+        experts: experts.is_some(),
+        axes,
+    };
+    let text = decoder::decoder(json, tied, kind)?;
+    Ok(TextConfig {
         moe: experts
             .map(|normalised| moe(json, text.layers, normalised))
             .transpose()?,
@@ -40,14 +54,12 @@ pub(super) fn decoder(json: &Json, experts: Option<bool>) -> Result<TextConfig> 
 }
 
 fn moe(json: &Json, layers: usize, normalised: bool) -> Result<MoeConfig> {
-    // Newer releases of transformers write the second name.
-    let newer = json.at("num_local_experts");
-    let experts = if newer.present() {
-        newer
-    } else {
-        json.at("num_experts")
+    // Newer releases of transformers write the first name.
+    let [newer, older] = ["num_local_experts", "num_experts"].map(|key| json.at(key));
+    let experts = if newer.present() { &newer } else { &older }.size()?;
+    if older.present() && older.size()? != experts {
+        return Err(older.error(format!("is {}, num_local_experts is {experts}", older.size()?)));
     }
-    .size()?;
     let chosen = json.at("num_experts_per_tok").size()?;
     if chosen > experts {
         return Err(json

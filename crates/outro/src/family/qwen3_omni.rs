@@ -1,6 +1,7 @@
 //! Qwen3-Omni: the thinker, a mixture of experts with Qwen3-VL's tower and an audio tower of its own. The talker and
 //! code2wav only make speech and are never read.
 
+use super::qwen2_5_omni::{THINKER_NAMES, tied, whole};
 use super::{Family, Names, qwen2_5_omni, qwen3_vl, rate};
 use crate::config::{
     AudioConfig, AudioForm, Config, FrameRule, Json, PixelRule, PositionRule, SpecialTokens, TextConfig,
@@ -11,11 +12,19 @@ use crate::error::Result;
 pub(super) const FAMILY: Family = Family {
     model_type: "qwen3_omni_moe",
     names: NAMES,
-    parse,
+    parse: |json| thinker(&whole(json, "a Qwen3-Omni")?, FAMILY.model_type, NAMES),
+};
+
+/// The thinker alone, as what is trained of it is saved.
+pub(super) const THINKER: Family = Family {
+    model_type: "qwen3_omni_moe_thinker",
+    names: THINKER_NAMES,
+    parse: |json| thinker(json, THINKER.model_type, THINKER_NAMES),
 };
 
 const NAMES: Names = Names {
     skipped: &["talker.", "code2wav."],
+    unused: &[],
     ..qwen2_5_omni::NAMES
 };
 
@@ -26,14 +35,14 @@ const VISION: VisionNames = VisionNames {
     ..qwen3_vl::VISION
 };
 
-fn parse(json: &Json) -> Result<Config> {
-    let thinker = json.at("thinker_config");
-    if !thinker.present() {
-        return Err(thinker.error("missing; a Qwen3-Omni checkpoint has it"));
-    }
-    let text = qwen3_vl::text(&thinker.at("text_config"), &thinker, Some(true))?;
-    let vision = qwen3_vl::vision(&thinker.at("vision_config"), &text, VISION)?;
-    let audio = audio(&thinker.at("audio_config"), &text)?;
+fn thinker(json: &Json, model_type: &str, names: Names) -> Result<Config> {
+    let thinker = json.of_class("Qwen3OmniMoeThinkerConfig");
+    let text = thinker.object("text_config", "Qwen3OmniMoeTextConfig")?;
+    let text = qwen3_vl::text(&text, tied(&thinker, &text)?, Some(true))?;
+    let vision = thinker.object("vision_config", "Qwen3OmniMoeVisionEncoderConfig")?;
+    let vision = qwen3_vl::vision(&vision, &text, VISION)?;
+    let audio = thinker.object("audio_config", "Qwen3OmniMoeAudioEncoderConfig")?;
+    let audio = self::audio(&audio, &text)?;
     let id = |key: &str| thinker.at(key).id();
     // Some releases write only the start tokens; the end tokens follow them in the vocabulary.
     let end = |key: &str, start: u32| {
@@ -46,7 +55,7 @@ fn parse(json: &Json) -> Result<Config> {
     let (vision_start, audio_start) = (id("vision_start_token_id")?, id("audio_start_token_id")?);
     let token = (vision.patch * vision.merge).pow(2);
     Ok(Config {
-        model_type: FAMILY.model_type.into(),
+        model_type: model_type.into(),
         vision: Some(vision),
         audio: Some(audio),
         tokens: SpecialTokens {
@@ -67,7 +76,7 @@ fn parse(json: &Json) -> Result<Config> {
             pixels: PixelRule::Twice((128 * token, 768 * token)),
             ..FrameRule::default()
         },
-        names: NAMES,
+        names,
         system: "",
         text,
     })

@@ -3,6 +3,7 @@
 
 use outro_media::{Sampling, Spread};
 
+use super::decoder::{QWEN3_AXES, tied};
 use super::{Family, Names, qwen_vision, qwen_vision_tokens, qwen3};
 use crate::config::{
     Activation, Config, FrameRule, Json, PixelRule, PositionRule, Stamps, TextConfig, VisionConfig,
@@ -23,6 +24,7 @@ const NAMES: Names = Names {
     merger: "model.visual.merger.",
     audio: "",
     skipped: &[],
+    unused: &[],
     renamed: &[],
 };
 
@@ -40,10 +42,13 @@ pub(super) const VISION: VisionNames = VisionNames {
 };
 
 fn parse(json: &Json) -> Result<Config> {
-    let text = text(&json.at("text_config"), json, None)?;
-    let vision = vision(&json.at("vision_config"), &text, VISION)?;
-    // The processors' defaults, in tokens of a picture, where the checkpoint does not say; without `cap_pixels_per_frame`,
-    // which was not there when the models came out.
+    let json = &json.of_class("Qwen3VLConfig");
+    let text = json.object("text_config", "Qwen3VLTextConfig")?;
+    let text = self::text(&text, tied(json, &text)?, None)?;
+    let vision = json.object("vision_config", "Qwen3VLVisionConfig")?;
+    let vision = self::vision(&vision, &text, VISION)?;
+    // Where the checkpoint does not say: of images the processor's default, in tokens of a picture; of videos what all
+    // published sizes have, which is 32 times the processor's default.
     let token = (vision.patch * vision.merge).pow(2);
     Ok(Config {
         model_type: FAMILY.model_type.into(),
@@ -58,7 +63,7 @@ fn parse(json: &Json) -> Result<Config> {
             },
             pixels: PixelRule::Volume {
                 image: (64 * token, 16384 * token),
-                video: (128 * token, 768 * token),
+                video: (4096, 25_165_824),
             },
             stamps: Some(Stamps {
                 before: "<",
@@ -74,23 +79,18 @@ fn parse(json: &Json) -> Result<Config> {
     })
 }
 
-/// The decoder's configuration; `outer` is what it stands in.
-pub(super) fn text(json: &Json, outer: &Json, experts: Option<bool>) -> Result<TextConfig> {
-    let mut text = qwen3::decoder(json, experts)?;
-    text.tied |= outer.at("tie_word_embeddings").bool_or(false)?;
-    let rope = super::rope(json);
-    if text.rope_sections.is_none() {
-        return Err(rope
-            .at("mrope_section")
-            .error("missing: how many frequencies follow time, height and width"));
-    }
-    let turns = rope.at("mrope_interleaved");
+/// The decoder's configuration, with experts or without.
+pub(super) fn text(json: &Json, tied: bool, experts: Option<bool>) -> Result<TextConfig> {
+    let mut text = qwen3::decoder(json, tied, Some(QWEN3_AXES), experts)?;
     // Later releases of transformers do not write it any more.
-    text.rope_in_turn = turns.bool_or(true)?;
-    if text.rope_in_turn {
-        return Ok(text);
+    for rope in ["rope_scaling", "rope_parameters"] {
+        let turns = json.at(rope).at("mrope_interleaved");
+        if !turns.bool_or(true)? {
+            return Err(turns.error("false is not supported; no released checkpoint of the family has it"));
+        }
     }
-    Err(turns.error("false is not supported; no released checkpoint of the family has it"))
+    text.rope.in_turn = true;
+    Ok(text)
 }
 
 /// The tower of Qwen3-VL and Qwen3-Omni.
@@ -101,6 +101,10 @@ pub(super) fn vision(json: &Json, text: &TextConfig, names: VisionNames) -> Resu
     let side = table.size()?.isqrt();
     if side * side != table.size()? {
         return Err(table.error(format!("is {}, must be a square", table.size()?)));
+    }
+    let learned = json.at("apply_vit_abs_pos_embed");
+    if !learned.bool_or(true)? {
+        return Err(learned.error("false is not supported; no released checkpoint of the family has it"));
     }
     let indexes = json.at("deepstack_visual_indexes");
     let deepstack: Vec<usize> = indexes.list()?;

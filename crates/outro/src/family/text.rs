@@ -2,9 +2,10 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Family, Names, SYSTEM, qwen2_text, qwen3, rope};
+use super::decoder::{self, Kind, decoder, tied};
+use super::{Family, Names, SYSTEM, qwen3};
 use crate::checkpoint::gguf::Gguf;
-use crate::config::{Config, FrameRule, Json, PositionRule, SpecialTokens, TextConfig};
+use crate::config::{Config, FrameRule, Json, PositionRule, Scaling, SpecialTokens, TextConfig};
 use crate::error::{Error, Result};
 
 pub(super) const NAMES: Names = Names {
@@ -14,42 +15,25 @@ pub(super) const NAMES: Names = Names {
     merger: "",
     audio: "",
     skipped: &[],
+    unused: &[],
     renamed: &[],
 };
 
 pub(super) const QWEN2: Family = Family {
     model_type: "qwen2",
     names: NAMES,
-    parse: |json| text("qwen2", json, true),
+    parse: |json| text("qwen2", json, "Qwen2Config", decoder::QWEN2),
 };
 
 pub(super) const LLAMA: Family = Family {
     model_type: "llama",
     names: NAMES,
-    parse: |json| {
-        for key in ["attention_bias", "mlp_bias"] {
-            if json.at(key).bool_or(false)? {
-                return Err(json
-                    .at(key)
-                    .error("true is not supported; no released checkpoint of the family uses it"));
-            }
-        }
-        text("llama", json, false)
-    },
+    parse: |json| text("llama", json, "LlamaConfig", Kind::default()),
 };
 
-fn text(model_type: &str, json: &Json, qkv_bias: bool) -> Result<Config> {
-    let tied = json.at("tie_word_embeddings").bool_or(false)?;
-    let text = qwen2_text(json, tied)?;
-    let rope_divisors = divisors(json, &text)?;
-    Ok(only(
-        model_type,
-        TextConfig {
-            rope_divisors,
-            qkv_bias,
-            ..text
-        },
-    ))
+fn text(model_type: &str, json: &Json, class: &str, kind: Kind) -> Result<Config> {
+    let json = json.of_class(class);
+    Ok(only(model_type, decoder(&json, tied(&json, &json)?, kind)?))
 }
 
 /// A decoder and nothing else.
@@ -64,47 +48,6 @@ pub(super) fn only(model_type: &str, text: TextConfig) -> Config {
         frames: FrameRule::default(),
         names: NAMES,
         system: SYSTEM,
-    }
-}
-
-/// What `rope_scaling` (`rope_parameters`) divides each rotary frequency by.
-pub(super) fn divisors(json: &Json, text: &TextConfig) -> Result<Option<Vec<f64>>> {
-    let scaling = rope(json);
-    let kind = if scaling.at("rope_type").present() {
-        scaling.at("rope_type")
-    } else {
-        scaling.at("type")
-    };
-    if !kind.present() || kind.str()? == "default" {
-        return Ok(None);
-    }
-    let half = text.head_dim / 2;
-    match kind.str()? {
-        "linear" => Ok(Some(vec![scaling.at("factor").positive()?; half])),
-        "llama3" => {
-            let [factor, low, high, context] = [
-                "factor",
-                "low_freq_factor",
-                "high_freq_factor",
-                "original_max_position_embeddings",
-            ]
-            .map(|key| scaling.at(key).positive());
-            let (factor, low, high, context) = (factor?, low?, high?, context?);
-            if high <= low {
-                return Err(scaling
-                    .at("high_freq_factor")
-                    .error("must be above low_freq_factor"));
-            }
-            let divisor = |i: usize| {
-                let frequency = text.rope_theta.powf(-2.0 * i as f64 / text.head_dim as f64);
-                let turns = context * frequency / std::f64::consts::TAU;
-                // Slow frequencies are divided by the factor, fast ones are kept, between them it goes smoothly.
-                let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
-                1.0 / ((1.0 - kept) / factor + kept)
-            };
-            Ok(Some((0..half).map(divisor).collect()))
-        }
-        other => Err(kind.error(format!("is {other}; default, linear and llama3 are supported"))),
     }
 }
 
@@ -132,6 +75,9 @@ const ARCHITECTURES: [(&str, &Family); 4] = [
     ("qwen3moe", &qwen3::MOE),
 ];
 
+/// Parts of names of architectures that take pictures or sound, or are the towers alone.
+const MEDIA: [&str; 5] = ["vl", "omni", "clip", "mmproj", "audio"];
+
 /// Configuration of a GGUF file.
 pub(crate) fn gguf(file: &Gguf) -> Result<Config> {
     let key = "general.architecture";
@@ -140,9 +86,14 @@ pub(crate) fn gguf(file: &Gguf) -> Result<Config> {
     let family = ARCHITECTURES.iter().find(|a| a.0 == architecture);
     let (_, family) = family.ok_or_else(|| {
         let known = ARCHITECTURES.map(|a| a.0).join(", ");
+        let media = if MEDIA.iter().any(|m| architecture.contains(m)) {
+            "; pictures and sound need the safetensors checkpoint"
+        } else {
+            ""
+        };
         file.error(
             key,
-            &format!("is `{architecture}`; of GGUF files these are read: {known}"),
+            &format!("is `{architecture}`; of GGUF files these are read: {known}{media}"),
         )
     })?;
     let own = |key: &str| format!("{architecture}.{key}");
@@ -204,7 +155,7 @@ pub(crate) fn gguf(file: &Gguf) -> Result<Config> {
                 "tensor `rope_freqs.weight` holds numbers that are not above 0",
             ));
         }
-        text.rope_divisors = Some(factors.into_iter().map(f64::from).collect());
+        text.rope.scaling = Scaling::Divided(factors.into_iter().map(f64::from).collect());
     }
     text.interleaved = architecture == "llama";
     Ok(config)
@@ -212,16 +163,40 @@ pub(crate) fn gguf(file: &Gguf) -> Result<Config> {
 
 /// Long-context scaling of rotary frequencies.
 fn scaling(file: &Gguf, own: &dyn Fn(&str) -> String, fields: &mut Map<String, Value>) -> Result<()> {
-    let key = own("rope.scaling.type");
-    let factor = file.float(&own("rope.scaling.factor"))?;
-    match (file.text(&key)?, factor) {
-        (None | Some("none"), _) | (Some("linear"), None) => {}
-        (Some("linear"), Some(factor)) => {
-            fields.insert("rope_scaling".into(), json!({"type": "linear", "factor": factor}));
+    let key = |name: &str| own(&format!("rope.scaling.{name}"));
+    let factor = file.float(&key("factor"))?;
+    match (file.text(&key("type"))?, factor) {
+        (None | Some("none"), _) | (Some("linear" | "yarn"), None) => Ok(()),
+        (Some(kind @ ("linear" | "yarn")), Some(factor)) => {
+            let mut rope = json!({"type": kind, "factor": factor});
+            if let Some(n) = file.int(&key("original_context_length"))? {
+                rope["original_max_position_embeddings"] = json!(i64::try_from(n).unwrap_or(-1));
+            }
+            for beta in ["beta_fast", "beta_slow"] {
+                if let Some(x) = file.float(&key(&format!("yarn_{beta}")))? {
+                    rope[beta] = json!(x);
+                }
+            }
+            // Corrections of what YaRN says by itself, each with the value that is none; below 0 is unset.
+            for (name, none) in [
+                ("attn_factor", 1.0),
+                ("yarn_attn_factor", 1.0),
+                ("yarn_ext_factor", 1.0),
+                ("yarn_log_multiplier", 0.0),
+            ] {
+                if let Some(x) = file.float(&key(name))?
+                    && x != none
+                    && x >= 0.0
+                {
+                    return Err(file.error(&key(name), &format!("is {x}, only {none} is supported")));
+                }
+            }
+            fields.insert("rope_scaling".into(), rope);
+            Ok(())
         }
         (Some(other), _) => {
-            return Err(file.error(&key, &format!("is `{other}`; none and linear are supported")));
+            let problem = format!("is `{other}`; none, linear and yarn are supported");
+            Err(file.error(&key("type"), &problem))
         }
     }
-    Ok(())
 }

@@ -74,6 +74,11 @@ fn width(json: &Json, key: &str, heads: &str) -> Result<(usize, usize)> {
 }
 
 fn sound(json: &Json, text: &TextConfig) -> Result<AudioConfig> {
+    json.at("activation_function").only(&["gelu"])?;
+    let scaled = json.at("scale_embedding");
+    if scaled.bool_or(false)? {
+        return Err(scaled.error("true is not supported; no released checkpoint of the family uses it"));
+    }
     let (hidden, heads) = width(json, "d_model", "encoder_attention_heads")?;
     let positions = json.at("max_source_positions").size()?;
     // Whisper's 1500 rows are 30 seconds; the reference counts so whatever the encoder has.
@@ -88,6 +93,8 @@ fn sound(json: &Json, text: &TextConfig) -> Result<AudioConfig> {
         )))
     };
     let q = json.at("qformer_config");
+    q.at("hidden_act").only(&["gelu"])?;
+    q.at("position_embedding_type").only(&["absolute"])?;
     let (wide, q_heads) = width(&q, "hidden_size", "num_attention_heads")?;
     let inner = q.at("encoder_width").size_or(hidden)?;
     if inner != hidden {

@@ -5,7 +5,8 @@
 
 use outro_media::{Sampling, Spread};
 
-use super::{Family, Names, qwen2_text, siglip_vision};
+use super::decoder::{QWEN2, decoder, tied};
+use super::{Family, Names, siglip_vision};
 use crate::config::{
     Config, FrameRule, Json, PixelRule, PositionRule, SpecialTokens, Stamps, TextConfig, VisionConfig,
     VisionNames,
@@ -16,16 +17,16 @@ pub(super) const FAMILY: Family = Family {
     model_type: "video_llama_3",
     names: NAMES,
     parse: |json| {
-        let text = json.at("text_config");
-        let tied = json.at("tie_word_embeddings").bool_or(false)?
-            || text.at("tie_word_embeddings").bool_or(false)?;
+        let json = json.of_class("VideoLlama3Config");
+        let text = json.object("text_config", "Qwen2Config")?;
+        let tied = tied(&json, &text)?;
         let id = |key: &str| json.at(key).id().map(Some);
         let tokens = (id("image_token_id")?, id("video_token_id")?);
         config(
             FAMILY.model_type,
             &text,
             tied,
-            &json.at("vision_config"),
+            &json.object("vision_config", "VideoLlama3VisionConfig")?,
             tokens,
             NAMES,
         )
@@ -37,14 +38,12 @@ pub(super) const AUTHORS: Family = Family {
     model_type: "videollama3_qwen2",
     names: AUTHORS_NAMES,
     parse: |json| {
-        let projector = json.at("mm_projector_type");
-        if projector.present() && projector.str()? != "mlp2x_gelu" {
-            return Err(projector.error(format!("is {}, only mlp2x_gelu is supported", projector.str()?)));
-        }
-        let tied = json.at("tie_word_embeddings").bool_or(false)?;
+        json.at("mm_projector_type").only(&["mlp2x_gelu"])?;
         let id = Some(json.at("image_token_index").id()?);
-        let vision = json.at("vision_encoder_config");
-        let mut config = config(AUTHORS.model_type, json, tied, &vision, (id, id), AUTHORS_NAMES)?;
+        let vision = json.object("vision_encoder_config", "VideoLlama3VisionConfig")?;
+        let text = json.of_class("Qwen2Config");
+        let tied = tied(json, &text)?;
+        let mut config = config(AUTHORS.model_type, &text, tied, &vision, (id, id), AUTHORS_NAMES)?;
         config.frames.drops_still = json.at("use_token_compression").bool_or(true)?;
         Ok(config)
     },
@@ -57,6 +56,7 @@ const NAMES: Names = Names {
     merger: "model.projector.",
     audio: "",
     skipped: &[],
+    unused: &[],
     renamed: &[],
 };
 
@@ -88,7 +88,7 @@ fn config(
     (image, video): (Option<u32>, Option<u32>),
     names: Names,
 ) -> Result<Config> {
-    let text = qwen2_text(text, tied)?;
+    let text = decoder(text, tied, QWEN2)?;
     let vision = tower(vision, &text)?;
     // Tokens of a picture, of one image or of all frames; a side of a token is its patches'.
     let limits = |merge: usize| {

@@ -1,7 +1,10 @@
 //! THE decoder: packed rows of one or several requests, each with its own caches and hook.
 
-use outro_kernels::{Activations, AttentionShape, Mask, attend_rotated, linear_with, rms_norm, rotate_half};
+use outro_kernels::{
+    Activations, AttentionShape, Mask, Phase, attend_rotated, linear_with, rms_norm, rotate_half,
+};
 
+use super::rotary::{Rotary, length};
 use super::{Deepstack, LayerCache, Linear, Mat, Mlp, Space, Weights};
 use crate::checkpoint::Matrix;
 use crate::config::TextConfig;
@@ -16,8 +19,7 @@ pub(crate) struct Decoder {
     norm: Vec<f32>,
     head: Option<Linear>,
     activations: Activations,
-    /// Rotary frequencies, `[D / 2]`, and the axis (time, height, width) that each follows.
-    frequencies: Vec<(f32, usize)>,
+    rotary: Rotary,
 }
 
 struct Layer {
@@ -104,21 +106,6 @@ impl Decoder {
         } else {
             Some(head(lm_head)?)
         };
-        let axis = |i: usize| match c.rope_sections {
-            Some(sections) if c.rope_in_turn => match i % 3 {
-                turn @ 1..=2 if i < 3 * sections[turn] => turn,
-                _ => 0,
-            },
-            Some([t, h, _]) => usize::from(i >= t) + usize::from(i >= t + h),
-            None => 0,
-        };
-        let frequencies = (0..c.head_dim / 2)
-            .map(|i| {
-                let frequency = 1.0 / (c.rope_theta as f32).powf((2 * i) as f32 / c.head_dim as f32);
-                let divisor = c.rope_divisors.as_ref().map_or(1.0, |d| d[i] as f32);
-                (frequency / divisor, axis(i))
-            })
-            .collect();
         let norm = w.vector(&format!("{prefix}norm.weight"), c.hidden)?;
         Ok(Self {
             config: c.clone(),
@@ -127,7 +114,7 @@ impl Decoder {
             norm,
             head,
             activations: w.activations,
-            frequencies,
+            rotary: Rotary::new(c),
         })
     }
 
@@ -156,8 +143,9 @@ impl Decoder {
     }
 
     /// Rows of several requests through every layer. Linear layers run once over all rows; attention and hooks
-    /// run per request, so a hook can only ever see its own request's rows. Returns each request's rows after
-    /// the last layer, before the final norm. `progress` is called after each layer.
+    /// run per request, so a hook can only ever see its own request's rows. Requests that decode come first: their rows
+    /// go through the arithmetic of decoding, so that no request's numbers depend on what shares its step. Returns each
+    /// request's rows after the last layer, before the final norm. `progress` is called after each layer.
     pub(crate) fn forward(&self, steps: &mut [Step], progress: &mut dyn FnMut(usize)) -> Result<Vec<Mat>> {
         let c = &self.config;
         let mut x = Mat {
@@ -175,7 +163,9 @@ impl Decoder {
             }
             spans.push(start..x.rows());
         }
-        let (mut cos, mut sin) = self.angles(steps);
+        // Of the rows that came in, whichever a hook removes.
+        let lengths: Vec<f32> = steps.iter().map(|s| length(&s.positions)).collect();
+        let (mut cos, mut sin) = self.angles(steps, &lengths);
         let mut space = Space::default();
         for (index, layer) in self.layers.iter().enumerate() {
             let at = |prefill| At {
@@ -211,10 +201,14 @@ impl Decoder {
                 start = span.end;
             }
             if pruned {
-                (cos, sin) = self.angles(steps);
+                (cos, sin) = self.angles(steps, &lengths);
             }
-            self.attention(layer, &mut x, steps, &spans, &at, &cos, &sin, &mut space)?;
-            layer.mlp.add_to(&mut x, &layer.mlp_norm, c.norm_eps, &mut space);
+            let decode = steps.iter().zip(&spans).take_while(|(s, _)| !s.prefill);
+            let decode = decode.map(|(_, span)| span.len()).sum();
+            self.attention(layer, &mut x, decode, steps, &spans, &at, &cos, &sin, &mut space)?;
+            layer
+                .mlp
+                .add_to(&mut x, decode, &layer.mlp_norm, c.norm_eps, &mut space);
             for (step, span) in steps.iter().zip(&spans) {
                 let rows = span.start * c.hidden..span.end * c.hidden;
                 step.deepstack.add_to(index, &mut x.data[rows]);
@@ -240,6 +234,7 @@ impl Decoder {
         &self,
         layer: &Layer,
         x: &mut Mat,
+        decode: usize,
         steps: &mut [Step],
         spans: &[std::ops::Range<usize>],
         at: &dyn Fn(bool) -> At,
@@ -251,9 +246,9 @@ impl Decoder {
         let Space { h, q, k, v, o, .. } = space;
         h.reshape(x.rows(), x.cols);
         rms_norm(&x.data, &layer.input_norm, self.config.norm_eps, &mut h.data);
-        layer.q.forward_into(&h.data, q);
-        layer.k.forward_into(&h.data, k);
-        layer.v.forward_into(&h.data, v);
+        layer.q.step_into(&h.data, decode, q);
+        layer.k.step_into(&h.data, decode, k);
+        layer.v.step_into(&h.data, decode, v);
         if let Some(norms) = &layer.qk_norm {
             for (x, norm) in [&mut *q, &mut *k].into_iter().zip(norms) {
                 h.reshape(x.rows(), x.cols);
@@ -296,27 +291,23 @@ impl Decoder {
                 hook.head_outputs(at, qkv, o)?;
             }
         }
-        layer.o.forward_into(&o.data, h);
+        layer.o.step_into(&o.data, decode, h);
         outro_kernels::add(&mut x.data, &h.data);
         Ok(())
     }
 
-    /// Cosines and sines `[rows, D / 2]` of all steps' positions.
-    fn angles(&self, steps: &[Step]) -> (Vec<f32>, Vec<f32>) {
-        let angle = |p: &[f32; 3]| {
-            let p = *p;
-            self.frequencies.iter().map(move |(f, axis)| p[*axis] * f)
-        };
-        steps
-            .iter()
-            .flat_map(|s| &s.positions)
-            .flat_map(angle)
-            .map(|a| (a.cos(), a.sin()))
-            .unzip()
+    /// Cosines and sines `[rows, D / 2]` of all steps' positions, each in a pass of its length.
+    fn angles(&self, steps: &[Step], lengths: &[f32]) -> (Vec<f32>, Vec<f32>) {
+        let (mut cos, mut sin) = (Vec::new(), Vec::new());
+        for (step, length) in steps.iter().zip(lengths) {
+            self.rotary.append(&step.positions, *length, &mut cos, &mut sin);
+        }
+        (cos, sin)
     }
 
-    /// Logits `[rows, vocab]` of some rows of the last layer's output.
-    pub(crate) fn logits(&self, x: &[f32]) -> Result<Mat> {
+    /// Logits `[rows, vocab]` of some rows of the last layer's output: of one row each of requests that go on to decode,
+    /// or of many of one prompt.
+    pub(crate) fn logits(&self, x: &[f32], phase: Phase) -> Result<Mat> {
         let c = &self.config;
         let mut h = vec![0.0; x.len()];
         rms_norm(x, &self.norm, c.norm_eps, &mut h);
@@ -326,6 +317,7 @@ impl Decoder {
         let (activations, weight) = (self.activations, head.weight());
         linear_with(
             activations,
+            phase,
             &h,
             rows,
             c.hidden,

@@ -6,6 +6,7 @@ mod deepstack;
 mod linear;
 mod mat;
 mod moe;
+mod rotary;
 
 pub use cache::KvType;
 pub(crate) use cache::LayerCache;

@@ -8,18 +8,15 @@ use tokenizers::normalizers::NFC;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer as Inner};
 
-use super::{QWEN2_WORDS, Tokenizer, failed, words};
+use super::words::{Words, cut};
+use super::{Tokenizer, failed};
 use crate::checkpoint::gguf::Gguf;
 use crate::error::Result;
 
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const TYPES: &str = "tokenizer.ggml.token_type";
 const MERGES: &str = "tokenizer.ggml.merges";
-
-/// How Llama 3 cuts text: as Qwen2, with up to three digits together.
-const LLAMA3_WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-/// How GPT-2 cuts text.
-const GPT2_WORDS: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
+const PRE: &str = "tokenizer.ggml.pre";
 
 /// Types of a token that are not plain text.
 const CONTROL: i128 = 3;
@@ -53,32 +50,17 @@ pub(super) fn open(path: &Path) -> Result<Option<Tokenizer>> {
         }
     }
     let wrong = |e: tokenizers::Error| failed(path, format!("its tokenizer cannot be used: {e}"));
-    let kind = file.text("tokenizer.ggml.pre")?.unwrap_or("default");
-    let (expressions, whole_words, nfc): (&[&str], bool, bool) = match kind {
-        "qwen2" => (&[QWEN2_WORDS], false, true),
-        "llama-bpe" | "llama3" | "llama-v3" => (&[LLAMA3_WORDS], true, false),
-        "smollm" => (&[r"\p{N}", GPT2_WORDS], false, false),
-        "gpt-2" | "gpt2" => (&[GPT2_WORDS], false, false),
-        "default" => (
-            &[r"[\p{P}\$\+<=>\^~\|]+", GPT2_WORDS, r"\p{N}+", "[0-9][0-9][0-9]"],
-            false,
-            false,
-        ),
-        other => {
-            let problem = format!("is `{other}`; qwen2, llama-bpe, smollm, gpt-2 and default are read");
-            return Err(file.error("tokenizer.ggml.pre", &problem));
-        }
-    };
+    let words = words(&file)?;
     let bpe = BPE::builder()
         .vocab_and_merges(vocab, merges)
-        .ignore_merges(whole_words)
+        .ignore_merges(words.whole)
         .build()
         .map_err(wrong)?;
     let mut inner = Inner::new(bpe);
-    if nfc {
+    if words.composed {
         inner.with_normalizer(Some(NFC)).map_err(wrong)?;
     }
-    inner.with_pre_tokenizer(Some(words(expressions).map_err(wrong)?));
+    inner.with_pre_tokenizer(Some(cut(words.expressions, false).map_err(wrong)?));
     inner.with_decoder(Some(ByteLevel::new(false, false, false)));
     let of_type = |wanted: i128, special: bool| {
         let named = tokens.iter().zip(&types).filter(move |(_, t)| **t == wanted);
@@ -94,8 +76,26 @@ pub(super) fn open(path: &Path) -> Result<Option<Tokenizer>> {
     Ok(Some(Tokenizer {
         inner,
         path: path.into(),
+        form: format!("{PRE} = {}", file.text(PRE)?.unwrap_or("default")),
         ends,
     }))
+}
+
+/// How the file's tokenizer cuts text.
+fn words(file: &Gguf) -> Result<&'static Words> {
+    let name = file.text(PRE)?.unwrap_or("default");
+    Words::named(name).ok_or_else(|| {
+        file.error(
+            PRE,
+            &format!("is `{name}`; these are read: {}", Words::names().join(", ")),
+        )
+    })
+}
+
+/// Whether a prompt begins with the token for beginnings.
+pub(crate) fn adds_bos(file: &Gguf) -> Result<bool> {
+    let default = || words(file).is_ok_and(|w| w.begins);
+    Ok(file.flag("tokenizer.ggml.add_bos_token")?.unwrap_or_else(default))
 }
 
 /// Pairs of tokens in the order in which they are merged; each pair and what it makes are in the vocabulary.

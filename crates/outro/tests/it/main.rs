@@ -2,14 +2,20 @@
 #![cfg(test)]
 
 mod checkpoint;
+mod checkpoints;
+mod config;
 mod families;
 mod gguf;
 mod golden;
 mod laws;
+mod levels;
 mod prepare;
 mod processors;
+mod published;
 mod quantise;
 mod qwen3;
+mod rope;
+mod sampling;
 mod strategies;
 mod text;
 mod videollama3;

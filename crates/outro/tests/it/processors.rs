@@ -298,12 +298,7 @@ fn a_configuration_names_what_is_wrong() {
             json!(false),
             &["mrope_interleaved"],
         ),
-        (
-            "vl",
-            "/text_config/head_dim",
-            json!(null),
-            &["text_config.head_dim"],
-        ),
+        ("vl", "/text_config/head_dim", json!(7), &["text_config.head_dim"]),
         (
             "vl",
             "/vision_config/num_position_embeddings",

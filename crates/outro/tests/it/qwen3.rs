@@ -149,14 +149,15 @@ fn a_configuration_names_what_is_wrong() {
     fields.insert("rope_scaling".into(), Value::Null);
     assert_eq!(read(&published).unwrap(), read(&newer).unwrap());
     for (key, value, words) in [
-        ("head_dim", Value::Null, "head_dim"),
-        ("num_local_experts", Value::Null, "num_experts"),
+        ("head_dim", json!(7), "head_dim"),
+        ("num_local_experts", json!(0), "num_local_experts"),
+        ("num_experts", json!(5), "num_experts"),
         ("num_experts_per_tok", json!(7), "num_experts_per_tok"),
         ("num_experts_per_tok", Value::Null, "num_experts_per_tok"),
         ("moe_intermediate_size", Value::Null, "moe_intermediate_size"),
         ("mlp_only_layers", json!([14]), "mlp_only_layers"),
         ("attention_bias", json!(true), "attention_bias"),
-        ("rope_parameters", json!({"rope_type": "yarn"}), "yarn"),
+        ("rope_parameters", json!({"rope_type": "longrope"}), "longrope"),
     ] {
         let mut broken = newer.clone();
         broken[key] = value;

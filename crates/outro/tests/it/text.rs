@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use outro::config::{Config, PositionRule};
+use outro::config::{Config, PositionRule, Rope, Scaling};
 use serde_json::{Value, json};
 
 fn load(value: &Value) -> outro::Result<Config> {
@@ -45,19 +45,24 @@ fn a_llama() {
     assert_eq!(c.positions, PositionRule::Text);
     assert!(c.text.tied && !c.text.qkv_bias && !c.text.interleaved && c.vision.is_none());
     // transformers' own frequencies without and with the scaling, divided.
-    let d = c.text.rope_divisors.unwrap();
-    assert_eq!(d.len(), 32);
+    let plain = Rope {
+        scaling: Scaling::None,
+        ..c.text.rope.clone()
+    };
+    let (scaled, plain) = (c.text.rope.frequencies(64, 0.0), plain.frequencies(64, 0.0));
+    assert_eq!(scaled.len(), 32);
     for (i, want) in GOLDEN {
-        assert!((d[i] - want).abs() < 1e-4 * want, "{i}: {} for {want}", d[i]);
+        let divisor = f64::from(plain[i]) / f64::from(scaled[i]);
+        assert!((divisor - want).abs() < 1e-4 * want, "{i}: {divisor} for {want}");
     }
     let linear = load(&llama(&[(
         "rope_scaling",
         json!({"type": "linear", "factor": 4.0}),
     )]))
     .unwrap();
-    assert_eq!(linear.text.rope_divisors, Some(vec![4.0; 32]));
+    assert_eq!(linear.text.rope.scaling, Scaling::Linear { factor: 4.0 });
     let none = load(&llama(&[("rope_scaling", Value::Null)])).unwrap();
-    assert_eq!(none.text.rope_divisors, None);
+    assert_eq!(none.text.rope.scaling, Scaling::None);
 }
 
 #[test]
@@ -75,15 +80,19 @@ fn what_is_not_supported_is_named() {
     for (key, value, parts) in [
         (
             "rope_scaling",
-            json!({"rope_type": "yarn"}),
-            ["rope_scaling.rope_type", "yarn"],
+            json!({"rope_type": "longrope"}),
+            ["rope_scaling.rope_type", "longrope"],
         ),
         (
             "rope_scaling",
             json!({"type": "linear"}),
             ["rope_scaling.factor", "missing"],
         ),
-        ("attention_bias", json!(true), ["attention_bias", "not supported"]),
+        (
+            "attention_bias",
+            json!(true),
+            ["attention_bias", "only false is supported"],
+        ),
         ("mlp_bias", json!(true), ["mlp_bias", "not supported"]),
         ("num_key_value_heads", json!(5), ["num_key_value_heads", "divide"]),
     ] {

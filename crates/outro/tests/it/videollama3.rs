@@ -270,12 +270,7 @@ fn what_is_missing_or_contradictory_is_named() {
             json!("tanh"),
             "vision_config.hidden_act",
         ),
-        (
-            &whole,
-            "/vision_config",
-            Value::Null,
-            "vision_config.hidden_size: missing",
-        ),
+        (&whole, "/vision_config", Value::Null, "vision_config: missing"),
         (&whole, "/video_token_id", Value::Null, "video_token_id: missing"),
         (&other, "/image_token_index", json!(-1), "image_token_index"),
         (&other, "/mm_projector_type", json!("linear"), "mm_projector_type"),

@@ -1,0 +1,150 @@
+//! What a model asks of a checkpoint, noted instead of read: the code that loads it says itself which tensors it needs.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use super::{Checkpoint, Matrix, Stored, gguf};
+use crate::error::{Error, Result};
+
+/// What is wrong with a checkpoint's tensors, by their headers alone. Names are those in the files.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Audit {
+    /// Needed and in no shard.
+    pub missing: Vec<Tensor>,
+    /// There, of another shape than config.json asks for.
+    pub misshaped: Vec<Misshaped>,
+    /// Needed and of an element type that is not read.
+    pub unreadable: Vec<Unreadable>,
+    /// There, and nothing that the model, or the part of it that makes speech, has.
+    pub unexpected: Vec<Tensor>,
+    /// What [`crate::Model::notes`] would say.
+    pub notes: Vec<String>,
+}
+
+/// A tensor's name and shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tensor {
+    /// Its name.
+    pub name: String,
+    /// Its dimensions.
+    pub shape: Vec<usize>,
+}
+
+/// A tensor of the wrong shape.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Misshaped {
+    /// Its name.
+    pub name: String,
+    /// As it is.
+    pub shape: Vec<usize>,
+    /// As it should be.
+    pub wanted: Vec<usize>,
+}
+
+/// A tensor of a type that is not read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Its name.
+    pub name: String,
+    /// The format's name of its element type.
+    pub dtype: String,
+}
+
+impl Audit {
+    /// Whether the model would load. Unexpected tensors are left alone.
+    pub fn loads(&self) -> bool {
+        self.missing.is_empty() && self.misshaped.is_empty() && self.unreadable.is_empty()
+    }
+}
+
+/// More missing tensors than any model has: sizes in config.json that cannot be.
+const MOST: usize = 1 << 18;
+
+/// Buffers that older releases of transformers and llama.cpp store, and that follow from the configuration or are read
+/// elsewhere.
+const BUFFERS: [&str; 3] = ["rotary_emb.inv_freq", ".position_ids", "rope_freqs.weight"];
+
+/// Shapes that were asked for, by name.
+#[derive(Default)]
+pub(super) struct Asked(Mutex<Shapes>);
+
+#[derive(Default)]
+struct Shapes {
+    all: BTreeMap<String, Vec<usize>>,
+    missing: usize,
+}
+
+impl Checkpoint {
+    /// The same, from which nothing is read any more: whatever is asked for is noted.
+    pub(crate) fn noting(self) -> Self {
+        Self {
+            asked: Some(Asked::default()),
+            ..self
+        }
+    }
+
+    /// Whether requests are only noted; notes this one.
+    pub(super) fn notes(&self, name: &str, shape: &[usize]) -> Result<bool> {
+        let Some(Asked(asked)) = &self.asked else {
+            return Ok(false);
+        };
+        let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.missing += usize::from(!self.tensors.contains_key(name));
+        if asked.missing > MOST {
+            let problem =
+                format!("asks for more than {MOST} tensors that no shard holds, `{name}` among them");
+            return Err(Error::checkpoint(self.dir.join("config.json"), problem));
+        }
+        asked.all.insert(name.to_owned(), shape.to_vec());
+        Ok(true)
+    }
+
+    /// What was asked for beside what is there; `unused` are beginnings of names of the model's tensors that it never needs.
+    pub(crate) fn audit(&self, unused: &[&str]) -> Audit {
+        let mut audit = Audit::default();
+        let Some(Asked(asked)) = &self.asked else {
+            return audit;
+        };
+        let asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, wanted) in &asked.all {
+            let Some(info) = self.tensors.get(name) else {
+                let name = if self.dir.is_file() {
+                    gguf::stored_name(name)
+                } else {
+                    name.clone()
+                };
+                let shape = wanted.clone();
+                audit.missing.push(Tensor { name, shape });
+                continue;
+            };
+            let name = info.name.clone();
+            if Stored::of_name(&info.dtype).is_none() {
+                let dtype = info.dtype.clone();
+                audit.unreadable.push(Unreadable { name, dtype });
+            } else if info.shape != *wanted {
+                let (shape, wanted) = (info.shape.clone(), wanted.clone());
+                audit.misshaped.push(Misshaped { name, shape, wanted });
+            }
+        }
+        for (key, info) in &self.tensors {
+            let known = unused.iter().any(|u| key.starts_with(u)) || BUFFERS.iter().any(|b| key.ends_with(b));
+            if !known && !asked.all.contains_key(key) {
+                let (name, shape) = (info.name.clone(), info.shape.clone());
+                audit.unexpected.push(Tensor { name, shape });
+            }
+        }
+        audit
+    }
+}
+
+impl Matrix {
+    /// One that stands for a tensor that was not read.
+    pub(super) fn hollow(name: &str, rows: usize, cols: usize) -> Self {
+        Self {
+            name: name.into(),
+            rows,
+            cols,
+            data: super::own(&[], Stored::F32),
+        }
+    }
+}

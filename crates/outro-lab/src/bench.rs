@@ -222,7 +222,7 @@ pub fn bench(
     };
     // Mapped weights are read from the file once, by nobody's clock and into nobody's memory.
     let first = prompt.embeds.rows().min(8) - 1;
-    if first > 0 {
+    if first > 0 && model.shares_rows() {
         Session::with_kv(model, None, kv).prefill_prefix(&prompt, first, &mut |_| {})?;
     }
     let n = strategies.len();

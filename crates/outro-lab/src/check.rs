@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use outro::chat::{Conversation, Part};
 use outro::prepare::{MediaOptions, Preparer};
+use outro_media::{NoteKind, Picks, VideoInfo, read_video, resize};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -26,7 +27,7 @@ pub struct Check {
     pub videos: usize,
     /// Videos that are not there.
     pub missing: Vec<PathBuf>,
-    /// Videos that are there and cannot be used, and why.
+    /// Videos that are there and cannot be used, or not whole, and why.
     pub unusable: Vec<(PathBuf, String)>,
     /// Questions that are there twice about the same video, by their ids.
     pub twice: Vec<(String, String)>,
@@ -138,16 +139,21 @@ fn look(path: &Path, samples: &[&Sample], preparer: &Preparer, options: &MediaOp
         // Once a video; a header that can be read says little about what follows it.
         if tokens.is_empty() {
             for item in &media.items {
-                let mut ends: Vec<usize> = item
-                    .indices
-                    .first()
-                    .into_iter()
-                    .chain(item.indices.last())
-                    .copied()
-                    .collect();
-                ends.dedup();
-                if let Err(e) = outro_media::read_frames(&item.info, &ends, &options.media) {
-                    return Found::Unusable(e.to_string());
+                let mut ends = |video: &VideoInfo| -> outro_media::Result<Picks> {
+                    let all = options.sampling.indices(video)?;
+                    let mut indices: Vec<usize> =
+                        all.first().into_iter().chain(all.last()).copied().collect();
+                    indices.dedup();
+                    Ok(Picks { indices, size: None })
+                };
+                let read = match read_video(&item.info, &mut ends, resize, &options.media) {
+                    Ok(read) => read,
+                    Err(e) => return Found::Unusable(e.to_string()),
+                };
+                // A run would take what is left of it, and its answers would count.
+                let mut notes = item.info.notes.iter().chain(&read.notes);
+                if let Some(damage) = notes.find(|n| n.kind == NoteKind::Damaged) {
+                    return Found::Unusable(damage.text.clone());
                 }
             }
         }

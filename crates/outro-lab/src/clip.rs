@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use outro_media::{
-    Frames, MediaInfo, Options, VideoInfo, probe, read_audio, read_frames_sized, read_image, resize,
+    Frames, MediaInfo, Note, Options, Picks, Pictures, Sound, VideoInfo, probe_video, read_image, read_track,
+    read_video, resize,
 };
 
 use crate::error::{Error, Result};
@@ -25,7 +26,7 @@ pub(crate) struct Clip<'a> {
 
 impl<'a> Clip<'a> {
     /// # Errors
-    /// As [`outro_media::probe`]; a file or a directory without pictures.
+    /// As [`outro_media::probe_video`]; a file or a directory without pictures.
     pub(crate) fn open(path: &Path, options: &'a Options) -> Result<Self> {
         let mut clip = Self {
             options,
@@ -41,7 +42,7 @@ impl<'a> Clip<'a> {
             pictures: Vec::new(),
         };
         if !path.is_dir() {
-            let info = probe(path, options)?;
+            let info = probe_video(path, options)?;
             clip.video = info
                 .video
                 .clone()
@@ -69,43 +70,48 @@ impl<'a> Clip<'a> {
         Ok(clip)
     }
 
-    /// Frames by number, resized to rows and columns.
+    /// The frames that `pick` takes, resized.
     ///
     /// # Errors
-    /// As [`outro_media::read_frames`].
-    pub(crate) fn frames(&self, indices: &[usize], (height, width): (usize, usize)) -> Result<Frames> {
+    /// As [`outro_media::read_video`].
+    pub(crate) fn take(&self, pick: &mut dyn FnMut(&VideoInfo) -> Result<Picks>) -> Result<Pictures> {
         if let Some(file) = &self.file {
-            return Ok(read_frames_sized(
-                file,
-                indices,
-                (height, width),
-                resize,
-                self.options,
-            )?);
+            return read_video(file, pick, resize, self.options);
         }
-        let mut all = Frames {
+        let picks = pick(&self.video)?;
+        let (height, width) = picks.size.unwrap_or((self.video.height, self.video.width));
+        let mut frames = Frames {
             count: 0,
             height,
             width,
             data: Vec::new(),
         };
-        for path in indices.iter().filter_map(|i| self.pictures.get(*i)) {
+        for path in picks.indices.iter().filter_map(|i| self.pictures.get(*i)) {
             let picture = read_image(path, self.options)?;
-            all.data.extend(resize(&picture, height, width).data);
-            all.count += 1;
+            frames.data.extend(resize(&picture, height, width).data);
+            frames.count += 1;
         }
-        Ok(all)
+        Ok(Pictures {
+            frames,
+            video: self.video.clone(),
+            notes: Vec::new(),
+        })
     }
 
     /// Sound between two times, mono, 16,000 samples a second; none of a file without it.
     ///
     /// # Errors
-    /// As [`outro_media::read_audio`].
-    pub(crate) fn samples(&self, start: Option<f64>, end: Option<f64>) -> Result<Vec<f32>> {
+    /// As [`outro_media::read_track`].
+    pub(crate) fn sound(&self, start: Option<f64>, end: Option<f64>) -> Result<Sound> {
         match &self.file {
-            Some(file) if file.audio.is_some() => Ok(read_audio(file, start, end, self.options)?),
-            _ => Ok(Vec::new()),
+            Some(file) if file.audio.is_some() => Ok(read_track(file, start, end, self.options)?),
+            _ => Ok(Sound::default()),
         }
+    }
+
+    /// What is to be known about the file.
+    pub(crate) fn notes(&self) -> Vec<Note> {
+        self.file.as_ref().map_or_else(Vec::new, |f| f.notes.clone())
     }
 }
 

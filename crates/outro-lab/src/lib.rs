@@ -10,6 +10,7 @@ pub mod log;
 pub mod page;
 pub mod probe;
 pub mod report;
+pub mod rescore;
 pub mod run;
 pub mod stats;
 pub mod strategy;

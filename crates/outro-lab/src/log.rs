@@ -1,15 +1,16 @@
 //! A run's log: a header and then one line per sample and strategy, only ever appended to.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use outro_media::Note;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::choice::Invalid;
+use crate::choice::{Invalid, Parser, is_right};
 use crate::error::{Error, Result};
 use crate::strategy::Strategy;
 use crate::task::Gold;
@@ -61,6 +62,13 @@ pub struct Header {
     pub max_new_tokens: usize,
 }
 
+impl Header {
+    /// Whether pictures were turned upright: logs that do not say so are older than the choice.
+    pub fn exif(&self) -> bool {
+        self.media["exif"].as_bool().unwrap_or(false)
+    }
+}
+
 /// One answer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -100,6 +108,9 @@ pub struct Row {
     /// Why there is no reply.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What is to be known about the media; none in older logs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<Note>,
     /// Frames that the model saw.
     pub frames: usize,
     /// Frames a second of the video, as they were taken.
@@ -137,6 +148,27 @@ pub struct Row {
     /// Prompt positions that were sinks in any layer.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sinks: Vec<usize>,
+}
+
+impl Row {
+    /// Takes what a reply, or a readout, says.
+    pub(crate) fn settle(&mut self, said: std::result::Result<String, Invalid>) {
+        self.invalid = said.as_ref().err().copied();
+        self.parsed = said.ok();
+        let right = self
+            .parsed
+            .as_ref()
+            .zip(self.gold.as_ref())
+            .map(|(p, g)| is_right(p, g));
+        self.right = right.unwrap_or(false);
+    }
+
+    /// Reads its reply; without one, or without a question, nothing changes.
+    pub(crate) fn read(&mut self, parser: Parser) {
+        if let Some(gold) = self.gold.as_ref().filter(|_| self.error.is_none()) {
+            self.settle(parser.read(&self.reply, gold, &self.options));
+        }
+    }
 }
 
 /// The options' first tokens after the prompt, against each other.
@@ -303,6 +335,44 @@ pub fn write(path: &Path, header: &Header, rows: &[Row]) -> Result<()> {
     std::fs::rename(&part, path).map_err(Error::io(path))
 }
 
+/// Writes a whole log, or appends to one of the same run the answers that it lacks. Says how many were written.
+///
+/// # Errors
+/// A file of another run; a full disk.
+pub fn complete(path: &Path, header: &Header, rows: &[Row]) -> Result<usize> {
+    if !path.exists() {
+        write(path, header, rows)?;
+        return Ok(rows.len());
+    }
+    let (mut log, there) = Log::open(path, header)?;
+    let key = |r: &Row| (r.id.clone(), r.strategy.clone());
+    let there: BTreeSet<_> = there.iter().filter(|r| r.error.is_none()).map(key).collect();
+    let lacking = rows.iter().filter(|r| !there.contains(&key(r)));
+    lacking
+        .map(|row| log.append(row))
+        .try_fold(0, |n, written| written.map(|()| n + 1))
+}
+
+/// The header of the log that a run was begun with; `None` where there is none yet.
+///
+/// # Errors
+/// A file that is no log.
+pub fn begun(path: &Path) -> Result<Option<Header>> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io(path)(e)),
+    };
+    let mut line = Vec::new();
+    BufReader::new(file)
+        .read_until(b'\n', &mut line)
+        .map_err(Error::io(path))?;
+    // A first line that was cut is written again.
+    let whole = if line.ends_with(b"\n") { line } else { Vec::new() };
+    let line = std::str::from_utf8(&whole).map_err(|_| Error::file(path, "is not a log: not UTF-8"))?;
+    Ok(parse(path, line)?.0)
+}
+
 /// A part of a run's videos: `index` of `of`, from 1 on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shard {
@@ -388,7 +458,13 @@ fn parse(path: &Path, text: &str) -> Result<(Option<Header>, Vec<Row>)> {
 
 fn same(path: &Path, there: &Header, wanted: &Header) -> Result<()> {
     let fields = |h: &Header| match serde_json::to_value(h) {
-        Ok(Value::Object(map)) => map,
+        Ok(Value::Object(mut map)) => {
+            // What older logs do not say, they mean.
+            if let Some(Value::Object(media)) = map.get_mut("media") {
+                media.insert("exif".into(), h.exif().into());
+            }
+            map
+        }
         _ => serde_json::Map::new(),
     };
     let (a, b) = (fields(there), fields(wanted));

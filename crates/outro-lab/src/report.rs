@@ -199,6 +199,7 @@ impl Report {
         let mut out = csv::Writer::from_writer(Vec::new());
         out.write_record([
             "task",
+            "parser",
             "strategy",
             "division",
             "part",
@@ -226,7 +227,8 @@ impl Report {
                     s.valid_accuracy,
                     s.clustered_error,
                 ];
-                let mut line = vec![self.run.task.clone(), result.strategy.clone(), division, part];
+                let mut line = vec![self.run.task.clone(), self.run.parser.clone()];
+                line.extend([result.strategy.clone(), division, part]);
                 line.extend([s.total, s.right].map(|n| n.to_string()));
                 line.extend(numbers.map(|n| format!("{n:.6}")));
                 line.extend([s.invalid, s.failed].map(|n| n.to_string()));
@@ -239,6 +241,18 @@ impl Report {
 
     /// As tables in Markdown, aligned so that they also read well as plain text.
     pub fn markdown(&self) -> String {
+        let run = &self.run;
+        format!(
+            "Profile {}, parser {}, read from {}.\n\n{}",
+            run.profile,
+            run.parser,
+            run.readout,
+            self.tables()
+        )
+    }
+
+    /// The tables alone.
+    fn tables(&self) -> String {
         let percent = |x: f64| format!("{:.1}", x * 100.0);
         let mut out = String::new();
         let headings = [
@@ -334,7 +348,8 @@ impl Report {
     }
 }
 
-fn table<R: AsRef<[String]>>(out: &mut String, headings: &[&str], rows: impl Iterator<Item = R>) {
+/// Adds a table in Markdown, aligned.
+pub(crate) fn table<R: AsRef<[String]>>(out: &mut String, headings: &[&str], rows: impl Iterator<Item = R>) {
     let rows: Vec<R> = rows.collect();
     let width = |i: usize| {
         let cells = rows.iter().map(|r| r.as_ref()[i].chars().count());

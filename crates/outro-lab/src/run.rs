@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use outro::prepare::MediaOptions;
 
-use crate::choice::{Parser, is_right};
+use crate::choice::Parser;
 use crate::error::{Error, Result};
 use crate::log::{Log, Row, Shard};
 use crate::strategy::Strategy;
@@ -174,7 +174,7 @@ pub fn run(
                         ..Row::default()
                     };
                     match sitting.answer(place, sample, by, &mut row) {
-                        Ok(()) => runner.score(sample, &mut row),
+                        Ok(()) => runner.score(&mut row),
                         Err(Refusal::Question(why)) => row.error = Some(why),
                         Err(Refusal::Stop(why)) => return Err(Error::Answerer(why)),
                     }
@@ -248,17 +248,10 @@ fn look_ahead<'a>(
 
 impl Runner<'_> {
     /// Reads a reply.
-    fn score(&self, sample: &Sample, row: &mut Row) {
-        let said = match row.readout.as_ref().filter(|_| self.by_logits) {
-            Some(readout) => Ok(readout.answer.clone()),
-            None => self.parser.read(&row.reply, &sample.gold, &sample.options),
-        };
-        match said {
-            Ok(parsed) => {
-                row.right = is_right(&parsed, &sample.gold);
-                row.parsed = Some(parsed);
-            }
-            Err(why) => row.invalid = Some(why),
+    fn score(&self, row: &mut Row) {
+        match row.readout.as_ref().filter(|_| self.by_logits) {
+            Some(readout) => row.settle(Ok(readout.answer.clone())),
+            None => row.read(self.parser),
         }
     }
 }

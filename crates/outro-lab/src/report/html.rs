@@ -62,7 +62,7 @@ fn section(out: &mut String, report: &Report) {
         escape(&run.readout),
         escape(&run.ablation),
     );
-    tables(out, &report.markdown());
+    tables(out, &report.tables());
     differences(out, report);
     for division in report.divisions() {
         let mut bars: BTreeMap<&str, Vec<(&str, &Score)>> = BTreeMap::new();

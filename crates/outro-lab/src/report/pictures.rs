@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use outro_media::{Options, write_jpeg};
+use outro_media::{Options, Picks, VideoInfo, write_jpeg};
 use rayon::prelude::*;
 
 use crate::clip::Clip;
@@ -40,9 +40,14 @@ fn thumbnail(sample: &Sample, options: &Options) -> Result<String> {
     let middle = sample
         .clip
         .map_or(0.5, |(a, b)| f64::midpoint(a, b) / clip.video.duration.max(1e-9));
-    let last = clip.video.frames.saturating_sub(1);
-    let frame = (last as f64 * middle.clamp(0.0, 1.0)).round() as usize;
-    let frames = clip.frames(&[frame], (side(height), side(width)))?;
+    let mut pick = |video: &VideoInfo| {
+        let last = video.frames.saturating_sub(1);
+        Ok(Picks {
+            indices: vec![(last as f64 * middle.clamp(0.0, 1.0)).round() as usize],
+            size: Some((side(height), side(width))),
+        })
+    };
+    let frames = clip.take(&mut pick)?.frames;
     let jpeg = write_jpeg(frames.width, frames.height, &frames.data, QUALITY)?;
     Ok(format!("data:image/jpeg;base64,{}", base64(&jpeg)))
 }

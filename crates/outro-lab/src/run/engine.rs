@@ -1,6 +1,7 @@
 //! The engine as an answerer: media prepared for the model, encoders run once a video, first rows shared by the plain model.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Instant;
 
 use outro::chat::{Conversation, Part};
@@ -11,6 +12,7 @@ use outro::prepare::{Media, MediaOptions, Preparer};
 use outro::strategy::{NoisyMedia, Request};
 use outro::tokenizer::Tokenizer;
 use outro::{KvType, MediaEmbeds, Model, Prompt, Session, Stream};
+use outro_media::{Note, NoteKind, Picks};
 
 use super::Ablation;
 use crate::clip::{Clip, rate};
@@ -40,6 +42,8 @@ pub(super) struct Seen {
     fps: f64,
     pixels: [usize; 2],
     audio_seconds: f64,
+    /// Whether something was taken away from it, and it is nobody's any more.
+    ablated: bool,
 }
 
 /// A model in front of one video. What questions about it share is made when it is first needed.
@@ -49,6 +53,8 @@ pub(super) struct Sitting<'a> {
     /// Ids of every question's prompt.
     ids: Vec<outro::Result<Vec<u32>>>,
     embeds: Option<MediaEmbeds>,
+    /// Where the media are unlike those that the model was trained on.
+    unfamiliar: Option<String>,
     shared: Option<Shared<'a>>,
     noisy: NoisyMedia,
 }
@@ -73,6 +79,7 @@ impl<'a> Engine<'a> {
                 fps: 0.0,
                 pixels: [0; 2],
                 audio_seconds: 0.0,
+                ablated: false,
             };
             if let Some(taken) = seen.media.taken.first() {
                 (seen.frames, seen.pixels, seen.audio_seconds) =
@@ -82,6 +89,7 @@ impl<'a> Engine<'a> {
             }
             seen
         };
+        seen.ablated = ablation != Ablation::None;
         if ablation == Ablation::Picture {
             self.preparer.blacken(&mut seen.media);
         }
@@ -93,13 +101,18 @@ impl<'a> Engine<'a> {
         let video = &clip.video;
         let indices = options.sampling.indices(video)?;
         // The preparation resizes them once more, to what the model takes.
-        let frames = clip.frames(&indices, (video.height, video.width))?;
+        let picks = Picks {
+            indices: indices.clone(),
+            size: None,
+        };
+        let frames = clip.take(&mut |_| Ok(picks.clone()))?.frames;
         let media = self.preparer.media_of(video, |_| frames, &[], options)?;
         Ok(Seen {
             frames: indices.len(),
             fps: rate(&indices, video),
             pixels: [video.height, video.width],
             audio_seconds: 0.0,
+            ablated: false,
             media,
         })
     }
@@ -115,6 +128,7 @@ impl<'a> Engine<'a> {
             ids: questions.iter().map(ids).collect(),
             seen,
             embeds: None,
+            unfamiliar: None,
             shared: None,
             noisy: NoisyMedia::default(),
         }
@@ -128,6 +142,7 @@ impl Sitting<'_> {
         let seen = &mut self.seen;
         (row.frames, row.fps, row.pixels, row.audio_seconds) =
             (seen.frames, seen.fps, seen.pixels, seen.audio_seconds);
+        row.notes.clone_from(&seen.media.notes);
         match &self.ids[place] {
             Ok(ids) => seen.media.inputs.input_ids.clone_from(ids),
             Err(e) => return Err(outro::Error::input("question", e.to_string()).into()),
@@ -142,9 +157,14 @@ impl Sitting<'_> {
             slot @ None => {
                 let made = slot.insert(engine.model.encode(inputs, &mut |_| {})?);
                 row.encode_seconds = since.elapsed().as_secs_f64();
+                self.unfamiliar = engine.model.unfamiliar(made).filter(|_| !seen.ablated);
                 made
             }
         };
+        if let Some(text) = &self.unfamiliar {
+            let note = Note::new(NoteKind::Unfamiliar, Path::new(&row.video), text.clone());
+            row.notes.push(note);
+        }
         (row.video_tokens, row.audio_tokens) = (embeds.video.rows(), embeds.audio.rows());
         let prompt = engine.model.prompt(inputs, embeds)?;
         let spans = spans(engine.preparer.config(), inputs)?;
@@ -175,7 +195,7 @@ impl Sitting<'_> {
     /// same arithmetic.
     fn begin(&mut self, prompt: &Prompt, by: &Strategy) -> outro::Result<()> {
         let rows = common_start(&self.ids);
-        if self.shared.is_none() && by.uses_prefix() && rows > 0 {
+        if self.shared.is_none() && by.uses_prefix() && rows > 0 && self.engine.model.shares_rows() {
             let since = Instant::now();
             let mut session = Session::with_kv(self.engine.model, None, self.engine.kv);
             session.prefill_prefix(prompt, rows, &mut |_| {})?;

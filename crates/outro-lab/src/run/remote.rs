@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use outro::prepare::MediaOptions;
-use outro_media::{FrameLimits, Frames, SAMPLE_RATE, video_size, write_jpeg};
+use outro_media::{FrameLimits, Frames, Note, Picks, SAMPLE_RATE, Sound, video_size, write_jpeg};
 use serde_json::Value;
 
 use super::{Ablation, Refusal};
@@ -29,6 +29,7 @@ pub struct Shown {
     fps: f64,
     pixels: [usize; 2],
     audio_seconds: f64,
+    notes: Vec<Note>,
 }
 
 /// What came back.
@@ -113,22 +114,31 @@ impl Shown {
     /// Decodes what a sample is about, frames sampled and sized as for the engine.
     pub(super) fn of(sample: &Sample, options: &MediaOptions, ablation: Ablation) -> Result<Self> {
         let clip = Clip::open(&sample.video, &options.media)?;
-        let (sampling, video) = (&options.sampling, &clip.video);
-        let indices = sampling.indices(video)?;
+        let sampling = &options.sampling;
         let mut limits = FrameLimits::default();
         if let Some(max) = options.max_pixels {
             limits.max_pixels = max;
             limits.min_pixels = limits.min_pixels.min(max);
         }
-        let size = video_size(video.height, video.width, indices.len(), &limits)?;
-        let mut frames = clip.frames(&indices, size)?;
+        let mut indices = Vec::new();
+        let taken = clip.take(&mut |video| {
+            indices = sampling.indices(video)?;
+            let size = video_size(video.height, video.width, indices.len(), &limits)?;
+            Ok(Picks {
+                indices: indices.clone(),
+                size: Some(size),
+            })
+        })?;
+        let mut frames = taken.frames;
         if ablation == Ablation::Picture {
             frames.data.fill(0);
         }
-        let mut samples = Vec::new();
+        let mut sound = Sound::default();
         if options.audio_in_video {
-            samples = clip.samples(sampling.start, sampling.end)?;
+            sound = clip.sound(sampling.start, sampling.end)?;
         }
+        let samples = sound.samples;
+        let notes = [clip.notes(), taken.notes, sound.notes].concat();
         Ok(Self {
             frames: pictures(&frames)?,
             wav: if samples.is_empty() {
@@ -136,9 +146,10 @@ impl Shown {
             } else {
                 base64(&wav(&samples))
             },
-            fps: rate(&indices, video),
+            fps: rate(&indices, &taken.video),
             pixels: [frames.height, frames.width],
             audio_seconds: samples.len() as f64 / f64::from(SAMPLE_RATE),
+            notes,
         })
     }
 }
@@ -154,6 +165,7 @@ impl Remote<'_> {
     ) -> std::result::Result<(), Refusal> {
         (row.frames, row.fps, row.pixels, row.audio_seconds) =
             (shown.frames.len(), shown.fps, shown.pixels, shown.audio_seconds);
+        row.notes.clone_from(&shown.notes);
         row.prompt_sha256 = hex(sample.prompt.as_bytes());
         let since = Instant::now();
         let said = (self.say)(sample, by, shown)?;
@@ -214,7 +226,9 @@ mod tests {
             ..outro_media::Options::default()
         };
         let file = outro_media::probe(&path, &options).unwrap();
-        let read = outro_media::read_audio(&file, None, None, &options).unwrap();
+        let read = outro_media::read_audio(&file, None, None, &options)
+            .unwrap()
+            .samples;
         assert_eq!(read.len(), samples.len());
         for (a, b) in samples.iter().zip(&read) {
             assert!((a - b).abs() < 1e-3, "{a} {b}");

@@ -35,7 +35,7 @@ pub struct Profile {
     pub letters: &'static [Template],
     /// Questions answered by a word of a fixed list.
     pub words: &'static str,
-    /// How replies are read.
+    /// How replies are read, unless it is said otherwise.
     pub parser: Parser,
 }
 
@@ -83,13 +83,13 @@ pub const PROFILES: [Profile; 5] = [
         name: "letter",
         letters: &[lettered("", "{q}\n{o}\nAnswer with the letter.")],
         words: ONE_WORD,
-        parser: Parser::Outro,
+        parser: Parser::Outro2,
     },
     Profile {
         name: "option",
         letters: &[lettered("", "{q}\n{o}\nAnswer with an option.")],
         words: ONE_WORD,
-        parser: Parser::Outro,
+        parser: Parser::Outro2,
     },
     // The authors' files leave the letters of Daily-Omni's options out.
     Profile {
@@ -103,7 +103,7 @@ pub const PROFILES: [Profile; 5] = [
             lettered("", AUTHORS),
         ],
         words: ONE_WORD,
-        parser: Parser::Outro,
+        parser: Parser::Outro2,
     },
     Profile {
         name: "official",
@@ -136,7 +136,7 @@ pub const PROFILES: [Profile; 5] = [
             ),
         ],
         words: "{q}\nAnswer the question using a single word or phrase.",
-        parser: Parser::Outro,
+        parser: Parser::Outro2,
     },
 ];
 

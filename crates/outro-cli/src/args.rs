@@ -4,6 +4,7 @@
 pub(crate) mod bench;
 pub(crate) mod eval;
 pub(crate) mod flags;
+pub(crate) mod sampling;
 pub(crate) mod sinks;
 pub(crate) mod synth;
 pub(crate) mod tune;
@@ -112,27 +113,6 @@ impl Switches {
     }
 }
 
-/// How tokens are chosen, and how many at most.
-#[derive(Clone, Debug)]
-pub(crate) struct Sampled {
-    pub(crate) max_new_tokens: usize,
-    pub(crate) temperature: f32,
-    pub(crate) top_p: f32,
-    pub(crate) seed: u64,
-}
-
-impl Sampled {
-    /// The likeliest token, every time.
-    pub(crate) fn greedy(max_new_tokens: usize) -> Self {
-        Self {
-            max_new_tokens,
-            temperature: 0.0,
-            top_p: 1.0,
-            seed: 0,
-        }
-    }
-}
-
 /// How weights, and keys and values, are held.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Weights {
@@ -158,7 +138,7 @@ pub(crate) struct Ask {
     pub(crate) media: Media,
     pub(crate) questions: Vec<String>,
     pub(crate) strategies: Strategies,
-    pub(crate) sampled: Sampled,
+    pub(crate) sampled: sampling::Sampled,
     pub(crate) system: Option<String>,
     pub(crate) weights: Weights,
     pub(crate) prune: Option<PruneConfig>,
@@ -279,32 +259,12 @@ fn ask(f: AskFlags, typed: &ArgMatches) -> anyhow::Result<Ask> {
         (None, one) => vec![question(one.unwrap_or_default())?],
     };
     let strategies = strategies(&f.strategy, Switches::new(switches(&f.method)?)?)?;
-    if !(f.temperature.is_finite() && f.temperature >= 0.0) {
-        return Err(Fault::usage(format!("--temperature is {}", f.temperature))
-            .hint("give 0 (greedy) or a number above 0")
-            .into());
-    }
-    if !(f.top_p > 0.0 && f.top_p <= 1.0) {
-        return Err(Fault::usage(format!("--top-p is {}", f.top_p))
-            .hint("give a probability above 0 and up to 1")
-            .into());
-    }
-    if f.max_new_tokens == 0 {
-        return Err(Fault::usage("--max-new-tokens is 0")
-            .hint("give a number from 1 up")
-            .into());
-    }
     Ok(Ask {
         model: f.model.model,
         media: media(f.media, typed)?,
         questions,
         strategies,
-        sampled: Sampled {
-            max_new_tokens: f.max_new_tokens,
-            temperature: f.temperature,
-            top_p: f.top_p,
-            seed: f.seed,
-        },
+        sampled: sampling::sampled(&f.sampling)?,
         system: f.system,
         weights: weights(&f.weights)?,
         prune: f.prune.prune,
@@ -491,6 +451,7 @@ fn reading(f: &ReadingFlags) -> anyhow::Result<Reading> {
             deadline: Duration::from_secs_f64(f.deadline),
             // Our own binary is the decoder's child process; without a path to it the library decodes in-process.
             worker: std::env::current_exe().ok(),
+            exif: !f.no_exif,
         },
     })
 }

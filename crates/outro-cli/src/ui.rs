@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+pub(crate) use outro_hub::human_bytes as bytes;
 
 /// The terminal, as far as the commands may use it.
 #[derive(Clone, Debug)]
@@ -114,6 +115,11 @@ impl Bar {
         self.bar.set_message(label.to_owned());
     }
 
+    /// Lets something be written while the bar is away.
+    pub(crate) fn aside(&self, say: impl FnOnce()) {
+        self.bar.suspend(say);
+    }
+
     /// Clears the bar and returns the seconds since it appeared.
     pub(crate) fn done(self) -> f64 {
         self.bar.finish_and_clear();
@@ -147,22 +153,6 @@ pub(crate) fn duration(seconds: f64) -> String {
         0..60 => format!("{s} s"),
         60..3600 => format!("{} min {:02} s", s / 60, s % 60),
         _ => format!("{} h {:02} min", s / 3600, s / 60 % 60),
-    }
-}
-
-/// Bytes for a reader: `1.5 GiB`.
-pub(crate) fn bytes(n: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = n as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 {
-        format!("{n} B")
-    } else {
-        format!("{value:.1} {}", UNITS[unit])
     }
 }
 

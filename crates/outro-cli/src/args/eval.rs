@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand, ValueEnum};
+use outro_lab::choice::Parser;
 use outro_lab::log::Shard;
 use outro_lab::run::Ablation;
 
@@ -28,6 +30,18 @@ pub(crate) enum EvalCommand {
         logs: Vec<PathBuf>,
         /// The log of the whole run; must not be there yet.
         #[arg(long, value_name = "FILE")]
+        out: PathBuf,
+    },
+    /// Read the replies of a log anew by another parser, into a new log, and say what changed. The log itself stays.
+    Rescore {
+        /// The log.
+        #[arg(value_name = "LOG")]
+        log: PathBuf,
+        /// How replies are read.
+        #[arg(long, value_name = "NAME", value_parser = parsers())]
+        parser: String,
+        /// The new log; where it is there already and of the same run, what it lacks is added.
+        #[arg(long, value_name = "NEW")]
         out: PathBuf,
     },
     /// Sum logs up. A directory stands for the logs in it.
@@ -162,13 +176,22 @@ const ENGINE_ONLY: [&str; 8] = [
     "no_quantize_cache",
 ];
 
+/// Names of parsers.
+fn parsers() -> PossibleValuesParser {
+    PossibleValuesParser::new(Parser::ALL.map(Parser::name))
+}
+
 /// How questions are asked, by `eval run` and `tune`.
 #[derive(Debug, Args)]
 pub(crate) struct AskingFlags {
-    /// How questions are put and replies read: letter, option, outro, official or lmms-eval [default: the model's own,
+    /// How questions are put: letter, option, outro, official or lmms-eval [default: the model's own,
     /// else letter].
     #[arg(long, value_name = "NAME")]
     profile: Option<String>,
+    /// How replies are read [default: as the log that is gone on with, else as the profile says: release-1 with official,
+    /// outro-2 with all others].
+    #[arg(long, value_name = "NAME", value_parser = parsers())]
+    parser: Option<String>,
     /// What an answer is taken from.
     #[arg(long, value_enum, default_value = "text")]
     readout: ReadFlag,
@@ -191,6 +214,8 @@ pub(crate) struct AskingFlags {
 #[derive(Debug)]
 pub(crate) struct Asking {
     pub(crate) profile: Option<String>,
+    /// `None`: the log's, else the profile's.
+    pub(crate) parser: Option<Parser>,
     pub(crate) by_logits: bool,
     pub(crate) limit: Option<usize>,
     pub(crate) max_new_tokens: usize,
@@ -212,6 +237,7 @@ pub(crate) fn asking(f: AskingFlags) -> anyhow::Result<Asking> {
     }
     Ok(Asking {
         profile: f.profile,
+        parser: f.parser.as_deref().map(Parser::named).transpose()?,
         by_logits: f.readout == ReadFlag::Logits,
         limit: f.limit,
         max_new_tokens: f.max_new_tokens,
@@ -227,7 +253,15 @@ pub(crate) enum Eval {
     List,
     Check(Box<EvalCheck>),
     Run(Box<EvalRun>),
-    Merge { logs: Vec<PathBuf>, out: PathBuf },
+    Merge {
+        logs: Vec<PathBuf>,
+        out: PathBuf,
+    },
+    Rescore {
+        log: PathBuf,
+        parser: Parser,
+        out: PathBuf,
+    },
     Report(EvalReport),
 }
 
@@ -300,6 +334,10 @@ pub(super) fn eval(command: EvalCommand) -> anyhow::Result<Eval> {
             return Ok(Eval::Report(EvalReport { logs, format, data }));
         }
         EvalCommand::Merge { logs, out } => return Ok(Eval::Merge { logs, out }),
+        EvalCommand::Rescore { log, parser, out } => {
+            let parser = Parser::named(&parser)?;
+            return Ok(Eval::Rescore { log, parser, out });
+        }
         EvalCommand::Check(f) => {
             return Ok(Eval::Check(Box::new(EvalCheck {
                 task: f.task,

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::bench::BenchFlags;
 use super::eval::EvalCommand;
+use super::sampling::SamplingFlags;
 use super::sinks::{PruneFlags, SinksFlags};
 use super::synth::SynthFlags;
 use super::tune::TuneFlags;
@@ -41,6 +42,9 @@ pub(crate) enum Cmd {
     #[command(long_about = PREPARE_HELP)]
     Prepare(PrepareFlags),
     /// Say what a checkpoint or a media file is, how many tokens it becomes and what memory a run needs.
+    ///
+    /// Of a checkpoint also which tokenizer and chat template are in use, and which tensors are missing, of another shape, or
+    /// there and not needed, from headers alone. Exits with 1 where the model would not run.
     Inspect(InspectFlags),
     /// Measure accuracy on a benchmark, with and without OutRo, with paired statistics.
     #[command(subcommand)]
@@ -163,6 +167,9 @@ pub(crate) struct ReadingFlags {
     /// Ignore the sound of videos.
     #[arg(long)]
     pub(crate) no_audio_in_video: bool,
+    /// Leave pictures as they are stored, as the Qwen utils do, instead of turning them upright by their EXIF orientation.
+    #[arg(long)]
+    pub(crate) no_exif: bool,
     /// What decodes video and sound.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) decoder: DecoderFlag,
@@ -330,26 +337,16 @@ pub(crate) struct AskFlags {
     pub(crate) method: MethodFlags,
     #[command(flatten)]
     pub(crate) prune: PruneFlags,
-    /// Longest answer, in tokens.
-    #[arg(long, value_name = "N", default_value_t = 256)]
-    pub(crate) max_new_tokens: usize,
-    /// Sampling temperature; 0 is greedy.
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
-    pub(crate) temperature: f32,
-    /// Sample from the smallest set of tokens with this probability.
-    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
-    pub(crate) top_p: f32,
-    /// Seed of the sampler.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) seed: u64,
     /// System prompt [default: the sentence of the model's card].
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
-    #[command(flatten)]
-    pub(crate) weights: WeightFlags,
     /// One JSON object per question on stdout instead of text.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingFlags,
+    #[command(flatten)]
+    pub(crate) weights: WeightFlags,
 }
 
 #[derive(Debug, Args)]

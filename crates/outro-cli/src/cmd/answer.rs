@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use outro_media::Note;
 use serde::Serialize;
+
+use super::sampling::Chosen;
 
 /// One strategy's answer to one question.
 #[derive(Clone, Debug, Serialize)]
@@ -68,7 +71,11 @@ pub(crate) struct Record<'a> {
     /// True for the program's own demonstration model.
     pub(crate) builtin_model: bool,
     pub(crate) prompt_tokens: PromptTokens,
+    /// How the answers' tokens were chosen.
+    pub(crate) sampling: &'a Chosen,
     pub(crate) answers: Vec<Answer>,
+    /// What is to be known about the media.
+    pub(crate) notes: &'a [Note],
     /// Work that questions share.
     pub(crate) shared_seconds: Shared,
 }

@@ -1,6 +1,7 @@
 //! `outro ask`: media and questions in, answers out.
 
 use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -14,15 +15,17 @@ use outro::strategy::{NoisyMedia, Request};
 use outro::tokenizer::Tokenizer;
 use outro::{KvType, MediaEmbeds, Model, Prompt};
 use outro_lab::strategy::{Extra, Strategy};
+use outro_media::{Note, NoteKind};
 
 use super::answer::{Answer, PromptTokens, Record, Shared, Spent, side_by_side, top5};
+use super::sampling::{self, Chosen};
 use super::{encode, media, source};
-use crate::args::{Ask, Sampled};
+use crate::args::Ask;
 use crate::ui::{Ui, Unit};
 
 /// Answers every question.
 pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
-    let source = source::open(args.model.as_deref(), ui)?;
+    let source = source::choose(args.model.as_deref(), ui)?;
     let preparer = Preparer::open(&source.dir)?;
     let tokenizer = media::tokenizer(&preparer, &source.dir)?;
     let conversations: Vec<Conversation> = args
@@ -30,6 +33,7 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
         .iter()
         .map(|q| media::conversation(&args.media, args.system.as_deref(), q))
         .collect();
+    let chosen = sampling::settle(&args.sampled, &source.dir, ui)?;
     // Every prompt is counted before anything is decoded or loaded.
     let options = media::options(&args.media.reading, &preparer);
     let plan = media::plan(&preparer, &conversations, &options)?;
@@ -64,6 +68,7 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
     }
     shared.load = since.elapsed().as_secs_f64();
 
+    let mut notes = loaded.notes.clone();
     let mut embeds: Option<MediaEmbeds> = None;
     let mut prefix: Option<Session> = None;
     let noisy = NoisyMedia::default();
@@ -76,6 +81,13 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
                 let since = Instant::now();
                 let made = encode(&model, &inputs, ui)?;
                 shared.encode = since.elapsed().as_secs_f64();
+                let unfamiliar = model.unfamiliar(&made);
+                source::introduce(&source, unfamiliar.as_deref(), ui);
+                let file = plan
+                    .items
+                    .first()
+                    .map_or(Path::new(""), |i| i.info.path.as_path());
+                notes.extend(unfamiliar.map(|text| Note::new(NoteKind::Unfamiliar, file, text)));
                 slot.insert(made)
             }
         };
@@ -104,7 +116,8 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
             asker: Asker {
                 request,
                 tokenizer,
-                sampled: args.sampled.clone(),
+                ids: &inputs.input_ids,
+                chosen: &chosen,
                 ui,
             },
             tokens: count(&inputs, embeds),
@@ -116,7 +129,9 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
                 model: source.dir.display().to_string(),
                 builtin_model: source.tiny,
                 prompt_tokens: run.tokens,
+                sampling: &chosen,
                 answers,
+                notes: &notes,
                 shared_seconds: shared,
             };
             emit(&format!("{}\n", serde_json::to_string(&record)?))?;
@@ -141,7 +156,7 @@ fn shared_rows<'m>(
         ids.push(preparer.assemble(loaded, conversation)?.inputs.input_ids);
     }
     let rows = common_start(&ids);
-    if rows == 0 {
+    if rows == 0 || !model.shares_rows() {
         return Ok(None);
     }
     let mut session = Session::with_kv(model, None, kv);
@@ -238,7 +253,9 @@ impl Run<'_> {
 pub(crate) struct Asker<'a> {
     pub(crate) request: Request<'a>,
     pub(crate) tokenizer: &'a Tokenizer,
-    pub(crate) sampled: Sampled,
+    /// The prompt's ids, which a repetition penalty counts.
+    pub(crate) ids: &'a [u32],
+    pub(crate) chosen: &'a Chosen,
     pub(crate) ui: &'a Ui,
 }
 
@@ -263,8 +280,8 @@ impl Asker<'_> {
         let prefill = since.elapsed().as_secs_f64();
 
         let since = Instant::now();
-        let s = &self.sampled;
-        let mut sampler = Sampler::new(s.temperature, s.top_p, s.seed)?;
+        // Every strategy begins with the same seed, so that what differs is theirs.
+        let mut sampler = Sampler::new(self.chosen.sampling.clone(), self.ids);
         let mut decoder = self.tokenizer.stream();
         let (mut text, mut tokens, mut failed) = (String::new(), 0, None);
         let stop = generate(
@@ -272,7 +289,7 @@ impl Asker<'_> {
             &logits,
             &mut sampler,
             self.tokenizer.end_tokens(),
-            s.max_new_tokens,
+            self.chosen.max_new_tokens,
             &mut |token| {
                 tokens += 1;
                 match decoder.push(token) {

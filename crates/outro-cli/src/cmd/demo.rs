@@ -15,8 +15,9 @@ use outro_lab::task::Profile;
 use outro_media::{VideoToWrite, write_mp4};
 
 use super::ask::{Asker, emit};
+use super::sampling::Chosen;
 use super::{encode, media, source};
-use crate::args::{Sampled, Switches};
+use crate::args::Switches;
 use crate::ui::Ui;
 
 /// `outro demo`.
@@ -72,7 +73,8 @@ pub(crate) fn run(args: &Demo, ui: &Ui) -> anyhow::Result<()> {
                 noisy: &|noise| noisy.prompt(&model, &inputs, noise),
             },
             tokenizer,
-            sampled: Sampled::greedy(8),
+            ids: &inputs.input_ids,
+            chosen: &Chosen::greedy(8),
             ui,
         };
         let answer = |name: &str| asker.answer(&Strategy::parse(name, &method)?, &mut |_| Ok(()));

@@ -12,13 +12,14 @@ use outro_media::{Decoder, Options};
 use serde_json::{Value, json};
 
 use crate::fault::Fault;
-use crate::hub;
 use crate::ui::bytes;
 
 /// H.264 with B-frames in mp4: what the builtin decoder is for.
 const CLIP: &[u8] = include_bytes!("../../../../fixtures/clip.mp4");
 /// First, middle and last frame of the clip.
 const FRAMES: [usize; 3] = [0, 20, 39];
+/// Its samples at 16 kHz.
+const SAMPLES: usize = 64_273;
 /// A program that has not told its version by then hangs.
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -164,13 +165,8 @@ fn ffmpeg() -> Line {
                 let version = line
                     .strip_prefix("ffmpeg version ")
                     .and_then(|r| r.split(' ').next())
-                    .unwrap_or(&line)
-                    .to_owned();
-                Line::new(
-                    "ffmpeg",
-                    format!("{version} at {}", path.display()),
-                    json!({"path": path, "version": version}),
-                )
+                    .unwrap_or(&line);
+                works(&path, version)
             }
             Err(e) => Line::new(
                 "ffmpeg",
@@ -186,6 +182,29 @@ fn ffmpeg() -> Line {
         (None, false) => {
             let text = format!("OUTRO_FFMPEG={} is not there", Path::new(&name).display());
             Line::new("ffmpeg", text.clone(), json!({"error": text}))
+        }
+    }
+}
+
+/// Whether an ffmpeg that runs can also decode: versions differ in what they understand.
+fn works(path: &Path, version: &str) -> Line {
+    let probes = outro_media::ffprobe_found();
+    let beside = if probes { "" } else { ", without ffprobe" };
+    let what = format!("{version} at {}{beside}", path.display());
+    let mut value = json!({"path": path.display().to_string(), "version": version, "ffprobe": probes});
+    let decoded = decode(Decoder::Ffmpeg);
+    value["works"] = decoded.is_ok().into();
+    match decoded {
+        Ok(_) => Line::new("ffmpeg", format!("works: {what}"), value),
+        Err(e) => {
+            value["error"] = format!("{e:#}").into();
+            let text = format!(
+                "does not work: {what}: {e:#}; set OUTRO_FFMPEG to another one, or use --decoder builtin"
+            );
+            Line {
+                broken: true,
+                ..Line::new("ffmpeg", text, value)
+            }
         }
     }
 }
@@ -240,7 +259,7 @@ fn first_line(program: &Path) -> anyhow::Result<String> {
 /// Decodes a clip that this binary carries, in a child process as `outro ask` does.
 fn builtin() -> Line {
     let since = Instant::now();
-    match decode() {
+    match decode(Decoder::Builtin) {
         Ok((w, h)) => {
             let seconds = since.elapsed().as_secs_f64();
             let text = format!(
@@ -263,17 +282,26 @@ fn builtin() -> Line {
     }
 }
 
-fn decode() -> anyhow::Result<(usize, usize)> {
-    let path = std::env::temp_dir().join(format!("outro-doctor-{}.mp4", std::process::id()));
+fn decode(decoder: Decoder) -> anyhow::Result<(usize, usize)> {
+    let path = std::env::temp_dir().join(format!("outro-doctor-{}-{decoder}.mp4", std::process::id()));
     let _gone_after = Remove(&path);
     fs::write(&path, CLIP).with_context(|| format!("{}: cannot be written", path.display()))?;
     let worker = std::env::current_exe().context("this program's own path")?;
     let options = Options {
-        decoder: Decoder::Builtin,
+        decoder,
         deadline: LIMIT * 3,
         worker: Some(worker),
+        ..Options::default()
     };
-    let frames = outro_media::read_frames(&outro_media::probe(&path, &options)?, &FRAMES, &options)?;
+    let file = outro_media::probe(&path, &options)?;
+    let frames = outro_media::read_frames(&file, &FRAMES, &options)?;
+    let samples = outro_media::read_audio(&file, None, None, &options)?
+        .samples
+        .len();
+    anyhow::ensure!(
+        samples.abs_diff(SAMPLES) < 1000,
+        "{samples} samples instead of {SAMPLES}"
+    );
     anyhow::ensure!(
         frames.count == FRAMES.len(),
         "{} frames instead of {}",
@@ -306,7 +334,8 @@ impl Drop for Remove<'_> {
 }
 
 fn cache() -> Line {
-    let dir = hub::cache_dir();
+    let settings = outro_hub::Settings::from_env();
+    let dir = settings.cache;
     let (mut models, mut size) = (0, 0);
     for repo in fs::read_dir(&dir).into_iter().flatten().flatten() {
         if !repo.file_name().to_string_lossy().starts_with("models--") {
@@ -322,7 +351,7 @@ fn cache() -> Line {
             .map(|m| m.len())
             .sum::<u64>();
     }
-    let offline = hub::offline();
+    let offline = settings.offline;
     let note = if offline {
         "; HF_HUB_OFFLINE forbids the network"
     } else {

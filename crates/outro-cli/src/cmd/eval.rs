@@ -5,12 +5,15 @@ pub(crate) mod run;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::path::Path;
 
 use anyhow::Context;
 use outro::prepare::Preparer;
 use outro_lab::check::check;
+use outro_lab::choice::Parser;
 use outro_lab::log::{self, Header, Row};
 use outro_lab::report::{Pictures, page, report, thumbnails};
+use outro_lab::rescore::{markdown, rescore};
 use outro_lab::strategy::KINDS;
 use outro_lab::task::{PROFILES, Profile, TASKS, Task};
 use outro_lab::tune::TUNING;
@@ -31,8 +34,9 @@ pub(crate) fn run(args: &Eval, ui: &Ui) -> anyhow::Result<()> {
             }
             let profiles: Vec<_> = PROFILES.iter().map(|p| p.name).collect();
             emit(&format!(
-                "profiles       {}\nstrategies, joined by +\n",
-                profiles.join(", ")
+                "profiles       {}\nparsers        {}\nstrategies, joined by +\n",
+                profiles.join(", "),
+                Parser::ALL.map(Parser::name).join(", ")
             ))?;
             for kind in &KINDS {
                 let switches = if kind.switches.is_empty() { "" } else { ":" };
@@ -47,9 +51,39 @@ pub(crate) fn run(args: &Eval, ui: &Ui) -> anyhow::Result<()> {
             log::write(out, &header, &rows)?;
             emit(&report(&header, &rows).markdown())
         }
+        Eval::Rescore { log, parser, out } => read_anew(log, *parser, out, ui),
         Eval::Report(args) => sum_up(args, ui),
         Eval::Run(args) => run::run(args, ui),
     }
+}
+
+/// Reads a log's replies by another parser, into another log.
+fn read_anew(path: &Path, parser: Parser, out: &Path, ui: &Ui) -> anyhow::Result<()> {
+    if out.exists() && out.canonicalize().ok() == path.canonicalize().ok() {
+        return Err(
+            Fault::usage(format!("--out: {} is the log itself", out.display()))
+                .hint("give another file")
+                .into(),
+        );
+    }
+    let (before, rows) = log::read(path)?;
+    let (header, read, changes) = rescore(&before, &rows, parser)?;
+    let written = log::complete(out, &header, &read)?;
+    ui.note(&format!(
+        "{}: {} answers written",
+        out.display(),
+        thousands(written as u64)
+    ));
+    let changed: usize = changes.iter().map(|c| c.changed).sum();
+    emit(&format!(
+        "{}: {} of {} answers changed from {} to {}.\n\n{}",
+        header.task,
+        thousands(changed as u64),
+        thousands(rows.len() as u64),
+        before.parser,
+        header.parser,
+        markdown(&changes)
+    ))
 }
 
 fn sum_up(args: &EvalReport, ui: &Ui) -> anyhow::Result<()> {

@@ -8,27 +8,34 @@ use std::path::{Path, PathBuf};
 use super::ask::emit;
 use super::source;
 use crate::args::Inspect;
+use crate::fault::Fault;
 use crate::hub;
 use crate::ui::Ui;
 
 /// Looks at one thing.
 pub(crate) fn run(args: &Inspect, ui: &Ui) -> anyhow::Result<()> {
     let target = PathBuf::from(&args.target);
-    let (json, text) = if target.is_file() && !outro::checkpoint::is_gguf(&target) {
+    let (json, text, fault) = if target.is_file() && !outro::checkpoint::is_gguf(&target) {
         let model = match &args.model {
             Some(model) => Some(source::open(Some(model), ui)?.dir),
             None => None,
         };
         let report = file::read(&target, &args.reading, model.as_deref())?;
-        (report.json(), report.text())
+        (report.json(), report.text(), None)
     } else {
         let report = checkpoint::read(&directory(&target, &args.target, ui)?)?;
-        (report.json(), report.text())
+        (report.json(), report.text(), report.fault())
     };
     if args.json {
-        emit(&format!("{}\n", serde_json::to_string_pretty(&json)?))
+        emit(&format!("{}\n", serde_json::to_string_pretty(&json)?))?;
     } else {
-        emit(&text)
+        emit(&text)?;
+    }
+    match fault {
+        None => Ok(()),
+        Some(fault) => Err(Fault::failure(format!("{}: would not run: {fault}", args.target))
+            .hint("config.json and weights are of different models, or files are incomplete; fetch the checkpoint again")
+            .into()),
     }
 }
 

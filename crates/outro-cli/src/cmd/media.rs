@@ -132,7 +132,7 @@ pub(crate) fn load(
     })?;
     let seconds = bar.done();
     for note in &loaded.notes {
-        ui.note(note);
+        ui.note(&note.to_string());
     }
     ui.line(&format!("read {} media in {seconds:.1} s", plan.items.len()));
     Ok(loaded)

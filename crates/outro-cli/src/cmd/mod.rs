@@ -10,6 +10,7 @@ pub(crate) mod inspect;
 mod media;
 mod output;
 pub(crate) mod prepare;
+mod sampling;
 pub(crate) mod sinks;
 mod source;
 pub(crate) mod synth;

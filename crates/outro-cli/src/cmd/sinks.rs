@@ -100,6 +100,9 @@ pub(crate) fn run(args: &Sinks, ui: &Ui) -> anyhow::Result<()> {
     let one = match &bench {
         Bench::Prepared(inputs) => {
             let media = encode(&model, inputs, ui)?;
+            if let Some(text) = model.unfamiliar(&media) {
+                source::warn(&text, ui);
+            }
             let rows = spans(model.config(), inputs)?;
             let shown = lab.look(inputs, &media, &rows)?;
             numbers.add(&shown.profile);
@@ -228,6 +231,7 @@ impl Lab<'_> {
             ui: &Ui::new(true),
             ..*self
         };
+        let mut warned = false;
         for group in samples.chunk_by(|a, b| a.video == b.video) {
             let part = Part::Video(group[0].video.clone());
             let loaded = self.preparer.load_media(&[part], &options, &mut |_| {})?;
@@ -235,9 +239,15 @@ impl Lab<'_> {
             for sample in group {
                 let asked = Conversation::new(None, &loaded.parts, &sample.prompt);
                 let prepared = self.preparer.assemble(&loaded, &asked)?;
-                let embeds = match &embeds {
-                    Some(embeds) => embeds,
-                    None => embeds.insert(self.model.encode(&prepared.inputs, &mut |_| {})?),
+                let embeds = if let Some(embeds) = &embeds {
+                    embeds
+                } else {
+                    let made = embeds.insert(self.model.encode(&prepared.inputs, &mut |_| {})?);
+                    if let Some(text) = self.model.unfamiliar(made).filter(|_| !warned) {
+                        warned = true;
+                        bar.aside(|| source::warn(&text, self.ui));
+                    }
+                    &*made
                 };
                 let prompt = self.model.prompt(&prepared.inputs, embeds)?;
                 let profile = probe(quiet.model, &prompt, &prepared.spans, quiet.options, &mut |_| {})

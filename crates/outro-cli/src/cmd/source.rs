@@ -23,15 +23,20 @@ macro_rules! tiny {
 }
 
 /// Its files, in the program itself, so that an installed binary needs nothing beside it.
-const FILES: [(&str, &[u8]); 7] = tiny![
+const FILES: [(&str, &[u8]); 8] = tiny![
     "config.json",
     "generation_config.json",
     "preprocessor_config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "outro.json",
+    "domain.safetensors",
     "model.safetensors"
 ];
+
+/// What to do about media that the program's own model does not know.
+const REAL: &str = "a model of real videos: --model Qwen/Qwen2.5-Omni-3B (downloads 12 GB, takes 10 GB of memory); smaller, for \
+pictures without sound: --model llava-hf/llava-onevision-qwen2-0.5b-ov-hf (1.8 GB)";
 
 const TINY_NOTE: &str = "no --model was given: using outro-tiny, a small demonstration model of a synthetic world of \
 coloured shapes and sounds (outro demo shows it)";
@@ -43,10 +48,35 @@ pub(crate) struct Source {
     pub(crate) dir: PathBuf,
     /// Whether it is the program's own demonstration model.
     pub(crate) tiny: bool,
+    /// Whether it is that because no other was named.
+    pub(crate) unasked: bool,
 }
 
 /// `--model`, else `OUTRO_MODEL`, else the program's own model, with a note.
 pub(crate) fn open(model: Option<&str>, ui: &Ui) -> anyhow::Result<Source> {
+    let source = choose(model, ui)?;
+    if source.unasked {
+        ui.note(TINY_NOTE);
+    }
+    Ok(source)
+}
+
+/// Says in one line that the program's own model is used unasked, or, which says that too, what `unfamiliar` media mean.
+pub(crate) fn introduce(source: &Source, unfamiliar: Option<&str>, ui: &Ui) {
+    match unfamiliar {
+        Some(text) => warn(text, ui),
+        None if source.unasked => ui.note(TINY_NOTE),
+        None => {}
+    }
+}
+
+/// What unfamiliar media mean, and which model knows them.
+pub(crate) fn warn(unfamiliar: &str, ui: &Ui) {
+    ui.note(&format!("{unfamiliar}; {REAL}"));
+}
+
+/// As [`open`], with no note about the program's own model.
+pub(crate) fn choose(model: Option<&str>, ui: &Ui) -> anyhow::Result<Source> {
     if let Some(model) = model {
         return named(model, ui);
     }
@@ -55,8 +85,10 @@ pub(crate) fn open(model: Option<&str>, ui: &Ui) -> anyhow::Result<Source> {
         ui.note(&format!("no --model was given: using OUTRO_MODEL = {model}"));
         return Ok(source);
     }
-    ui.note(TINY_NOTE);
-    tiny()
+    Ok(Source {
+        unasked: true,
+        ..tiny()?
+    })
 }
 
 fn named(model: &str, ui: &Ui) -> anyhow::Result<Source> {
@@ -64,7 +96,11 @@ fn named(model: &str, ui: &Ui) -> anyhow::Result<Source> {
         return tiny();
     }
     let dir = hub::resolve(model, ui)?;
-    Ok(Source { dir, tiny: false })
+    Ok(Source {
+        dir,
+        tiny: false,
+        unasked: false,
+    })
 }
 
 /// The method's settings for a model: the defaults, then its outro.json, then what was typed.
@@ -84,7 +120,13 @@ fn tiny() -> anyhow::Result<Source> {
     for place in cache::places() {
         let dir = place.join(&name);
         match lay_down(&dir) {
-            Ok(()) => return Ok(Source { dir, tiny: true }),
+            Ok(()) => {
+                return Ok(Source {
+                    dir,
+                    tiny: true,
+                    unasked: false,
+                });
+            }
             Err(e) => failed = Some((dir, e)),
         }
     }

@@ -27,7 +27,7 @@ pub(crate) fn run(args: &Tune, ui: &Ui) -> anyhow::Result<()> {
         .map(|s| Strategy::parse(s, &checkpoint.method))
         .collect::<outro_lab::Result<_>>()?;
     let asked = Asked::Checkpoint(Box::new(checkpoint));
-    let questions = Questions::read(&args.task, &args.data, &asked, &args.asking, ui)?;
+    let mut questions = Questions::read(&args.task, &args.data, &asked, &args.asking, ui)?;
     let all = questions.loaded.samples.len();
     let used = args
         .split
@@ -39,13 +39,14 @@ pub(crate) fn run(args: &Tune, ui: &Ui) -> anyhow::Result<()> {
         );
         return Err(Fault::usage(problem).hint("give a greater share").into());
     }
+    fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
+    let path = args.out.join(format!("{}.tuning.jsonl", args.task));
+    questions.go_on(&path, &args.asking, ui)?;
     let header = Header {
         split: Some(args.split.name()),
         questions: used.len(),
         ..questions.header(&asked, &args.asking, &strategies)
     };
-    fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
-    let path = args.out.join(format!("{}.tuning.jsonl", args.task));
     let (mut log, mut rows) = open(&path, &header)?;
     if !rows.is_empty() {
         let n = thousands(rows.len() as u64);
@@ -61,7 +62,7 @@ pub(crate) fn run(args: &Tune, ui: &Ui) -> anyhow::Result<()> {
             answerer: Answerer::Engine(checkpoint.engine(&model, &args.asking)?),
             options: questions.options.clone(),
             ablation: Ablation::None,
-            parser: questions.profile.parser,
+            parser: questions.parser,
             by_logits: args.asking.by_logits,
         };
         let mut wanted = |rows: &[Row]| search.wanted(rows);

@@ -32,6 +32,24 @@ fn without_ffmpeg_and_with_a_broken_one() {
         .ok()
         .stdout;
     assert!(text.contains("not installed; mp4"), "{text}");
+    // One that runs and cannot decode, as an ffmpeg 9 did for whoever passed -vsync, is broken: ask would take it.
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let bad = empty.path().join("bad");
+        std::fs::write(&bad, "#!/bin/sh\ncase $1 in -version) echo ffmpeg version 99 x;; *) echo Option not found >&2; exit 8;; esac\n")
+            .unwrap();
+        std::fs::set_permissions(&bad, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let ran = finish(command().env("OUTRO_FFMPEG", &bad).arg("doctor"));
+        assert_ne!(ran.code, Some(0));
+        let says = [
+            "does not work: 99 at",
+            "without ffprobe",
+            "Option not found",
+            "--decoder builtin",
+        ];
+        assert!(says.iter().all(|s| ran.stdout.contains(s)), "{}", ran.stdout);
+    }
     let missing = empty.path().join("ffmpeg");
     let text = finish(command().env("OUTRO_FFMPEG", &missing).arg("doctor"))
         .ok()

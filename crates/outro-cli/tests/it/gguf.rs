@@ -55,7 +55,7 @@ fn inspect_says_what_it_is() {
         "qwen2",
         "1 layers",
         "Q4_K",
-        "tokenizer    yes",
+        "tokenizer    tokenizer.ggml.pre",
         "vision       none",
         "output head",
     ] {

@@ -337,8 +337,8 @@ fn several_tasks_and_all_forms_of_report() {
     }
     let report = |form: &str| outro(args!["eval", "report", &run, "--format", form]).ok().stdout;
     let csv = report("csv");
-    assert_eq!(csv.matches("task,strategy").count(), 1);
-    assert!(csv.contains("daily-omni,outro,all,,6,"), "{csv}");
+    assert_eq!(csv.matches("task,parser,strategy").count(), 1);
+    assert!(csv.contains("daily-omni,outro-2,outro,all,,6,"), "{csv}");
     let json: Value = serde_json::from_str(&report("json")).unwrap();
     assert_eq!(json.as_array().unwrap().len(), 2);
     assert!(report("markdown").contains("McNemar"));

@@ -48,14 +48,31 @@ impl Ran {
     }
 }
 
+/// Set where the tests are to run without ffmpeg, with OUTRO_FFMPEG pointing nowhere (.ci/run).
+const WITHOUT_FFMPEG: &str = "OUTRO_WITHOUT_FFMPEG";
+
 /// The binary, in a clean environment: no ffmpeg by accident of the caller's variables, no default model.
 pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_outro"));
+    command.env_remove("OUTRO_MODEL").stdin(Stdio::null());
+    if std::env::var_os(WITHOUT_FFMPEG).is_none() {
+        command.env_remove("OUTRO_FFMPEG");
+    }
     command
-        .env_remove("OUTRO_MODEL")
-        .env_remove("OUTRO_FFMPEG")
-        .stdin(Stdio::null());
-    command
+}
+
+/// Whether ffmpeg is there, with which tests write videos. Where it is not, a test returns early, but in CI only on purpose.
+pub(crate) fn ffmpeg() -> bool {
+    let report: serde_json::Value = serde_json::from_str(&outro(["doctor", "--json"]).ok().stdout).unwrap();
+    let there = report["ffmpeg"]["works"] == true;
+    if !there {
+        assert!(
+            std::env::var_os("CI").is_none() || std::env::var_os(WITHOUT_FFMPEG).is_some(),
+            "ffmpeg is missing"
+        );
+        println!("skipped: there is no ffmpeg");
+    }
+    there
 }
 
 /// Runs `outro` with these arguments; no run may ever show a panic.

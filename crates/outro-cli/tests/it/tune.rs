@@ -27,7 +27,7 @@ fn tune(model: &Path, out: &Path, extra: &[&str]) -> Ran {
         "--share",
         "0.6",
         "--gamma",
-        "1,2,8",
+        "1,2,16",
         "--readout",
         "logits",
         "--json",

@@ -1,19 +1,18 @@
 //! An OpenAI-compatible server as an answerer: what is sent, what comes back, and whose fault it is when nothing does.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::sleep;
 use std::time::Duration;
 
-use anyhow::Context;
 use outro_lab::run::{Refusal, Said, Shown};
 use outro_lab::task::Sample;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
-use tokio::runtime::Runtime;
-use tokio::time::sleep;
+use ureq::http::HeaderValue;
+use ureq::http::header::{AUTHORIZATION, RETRY_AFTER};
 
 use crate::args::eval::Endpoint;
 use crate::fault::Fault;
+use crate::hub;
 
 /// The environment variable of the key, which no flag, log or message ever shows.
 const KEY: &str = "OUTRO_API_KEY";
@@ -21,7 +20,9 @@ const KEY: &str = "OUTRO_API_KEY";
 const PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Most bytes of an answer.
-const ANSWER: usize = 16 << 20;
+const ANSWER: u64 = 16 << 20;
+/// Where nobody answers, the connection need not take as long as an answer may.
+const CONNECT: Duration = Duration::from_secs(20);
 /// Questions in a row over which a server may stumble before it counts as ill.
 const STUMBLES: u32 = 3;
 
@@ -30,8 +31,7 @@ pub(super) struct Client<'a> {
     endpoint: &'a Endpoint,
     key: Option<String>,
     max_new_tokens: usize,
-    http: reqwest::Client,
-    runtime: Runtime,
+    http: ureq::Agent,
     stumbles: AtomicU32,
 }
 
@@ -57,22 +57,18 @@ impl<'a> Client<'a> {
                 .hint("look for a line end at its end")
                 .into());
         }
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("outro/", env!("CARGO_PKG_VERSION")))
-            .timeout(endpoint.timeout)
-            .redirect(reqwest::redirect::Policy::none())
+        let http = outro_hub::http::client(&endpoint.url)
+            .map_err(|e| hub::fault(&e))?
+            .timeout_global(Some(endpoint.timeout))
+            .timeout_resolve(Some(endpoint.timeout.min(CONNECT)))
+            .timeout_connect(Some(endpoint.timeout.min(CONNECT)))
             .build()
-            .context("starting the network client")?;
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .context("starting the network runtime")?;
+            .new_agent();
         Ok(Self {
             endpoint,
             key,
             max_new_tokens,
             http,
-            runtime,
             stumbles: AtomicU32::new(0),
         })
     }
@@ -81,40 +77,34 @@ impl<'a> Client<'a> {
     pub(super) fn say(&self, sample: &Sample, shown: &Shown) -> Result<Said, Refusal> {
         let body = request(&self.endpoint.model, &sample.prompt, shown, self.max_new_tokens);
         let url = format!("{}/chat/completions", self.endpoint.url);
-        self.runtime.block_on(async {
-            let mut pause = PAUSE;
-            for attempt in 1.. {
-                let trouble = match self
-                    .send(Method::POST, &url, Some(&body))
-                    .await
-                    .and_then(|a| said(&a))
-                {
-                    Ok(said) => {
-                        self.stumbles.store(0, Ordering::Relaxed);
-                        return Ok(said);
-                    }
-                    Err(trouble) => trouble,
-                };
-                let last = attempt >= self.endpoint.attempts;
-                match trouble {
-                    Trouble::Question(why) => return Err(Refusal::Question(why)),
-                    Trouble::Refused(why) => return Err(self.stop(&why)),
-                    Trouble::Ill(why) if last => return Err(self.blame(why).await),
-                    Trouble::Busy(why, _) | Trouble::Away(why) if last => return Err(self.stop(&why)),
-                    Trouble::Busy(_, Some(wait)) => sleep(wait.min(LONGEST_PAUSE)).await,
-                    Trouble::Busy(..) | Trouble::Ill(_) | Trouble::Away(_) => sleep(pause).await,
+        let mut pause = PAUSE;
+        for attempt in 1.. {
+            let trouble = match self.send(&url, Some(&body)).and_then(|a| said(&a)) {
+                Ok(said) => {
+                    self.stumbles.store(0, Ordering::Relaxed);
+                    return Ok(said);
                 }
-                pause = (pause * 2).min(LONGEST_PAUSE);
+                Err(trouble) => trouble,
+            };
+            let last = attempt >= self.endpoint.attempts;
+            match trouble {
+                Trouble::Question(why) => return Err(Refusal::Question(why)),
+                Trouble::Refused(why) => return Err(self.stop(&why)),
+                Trouble::Ill(why) if last => return Err(self.blame(why)),
+                Trouble::Busy(why, _) | Trouble::Away(why) if last => return Err(self.stop(&why)),
+                Trouble::Busy(_, Some(wait)) => sleep(wait.min(LONGEST_PAUSE)),
+                Trouble::Busy(..) | Trouble::Ill(_) | Trouble::Away(_) => sleep(pause),
             }
-            Err(self.stop("no attempt was allowed"))
-        })
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        Err(self.stop("no attempt was allowed"))
     }
 
     /// A server that still says which models it has is well: it stumbled over this question. If it stumbles over one after
     /// the other, it is ill all the same.
-    async fn blame(&self, why: String) -> Refusal {
+    fn blame(&self, why: String) -> Refusal {
         let models = format!("{}/models", self.endpoint.url);
-        let well = match self.send(Method::GET, &models, None).await {
+        let well = match self.send(&models, None) {
             Ok(_) | Err(Trouble::Question(_) | Trouble::Refused(_) | Trouble::Busy(..)) => true,
             Err(Trouble::Ill(_) | Trouble::Away(_)) => false,
         };
@@ -129,34 +119,34 @@ impl<'a> Client<'a> {
         Refusal::Stop(format!("{}: {why}", self.endpoint.url))
     }
 
-    async fn send(&self, method: Method, url: &str, body: Option<&Value>) -> Result<Value, Trouble> {
-        let mut request = self.http.request(method, url);
-        if let Some(key) = &self.key
-            && let Ok(mut value) = HeaderValue::from_str(&format!("Bearer {key}"))
-        {
+    /// A POST of `body`, or a GET.
+    fn send(&self, url: &str, body: Option<&Value>) -> Result<Value, Trouble> {
+        let key = self.key.iter().filter_map(|key| {
+            let mut value = HeaderValue::from_str(&format!("Bearer {key}")).ok()?;
             value.set_sensitive(true);
-            request = request.header(AUTHORIZATION, value);
-        }
-        if let Some(body) = body {
-            request = request
-                .header(CONTENT_TYPE, "application/json")
-                .body(body.to_string());
-        }
-        let mut response = request.send().await.map_err(|e| self.broken(&e))?;
+            Some(value)
+        });
+        let response = match body {
+            Some(body) => key
+                .fold(self.http.post(url), |r, key| r.header(AUTHORIZATION, key))
+                .content_type("application/json")
+                .send(body.to_string()),
+            None => key
+                .fold(self.http.get(url), |r, key| r.header(AUTHORIZATION, key))
+                .call(),
+        };
+        let response = response.map_err(|e| self.broken(&e))?;
         let status = response.status();
         let header = response.headers().get(RETRY_AFTER).and_then(|v| v.to_str().ok());
         let wait = header
             .and_then(|s| s.trim().parse().ok())
             .map(Duration::from_secs);
-        let mut bytes = Vec::new();
-        while let Some(piece) = response.chunk().await.map_err(|e| self.broken(&e))? {
-            if bytes.len() + piece.len() > ANSWER {
-                return Err(Trouble::Question(format!(
-                    "the answer is longer than {ANSWER} bytes"
-                )));
-            }
-            bytes.extend_from_slice(&piece);
-        }
+        let bytes = response
+            .into_body()
+            .into_with_config()
+            .limit(ANSWER)
+            .read_to_vec();
+        let bytes = bytes.map_err(|e| self.broken(&e))?;
         let text = String::from_utf8_lossy(&bytes);
         let value = serde_json::from_str::<Value>(&text).ok();
         if status.is_success() {
@@ -167,14 +157,12 @@ impl<'a> Client<'a> {
             status.as_u16(),
             self.complaint(value.as_ref(), &text)
         );
-        Err(match status {
-            StatusCode::TOO_MANY_REQUESTS => Trouble::Busy(why, wait),
-            StatusCode::BAD_REQUEST
-            | StatusCode::PAYLOAD_TOO_LARGE
-            | StatusCode::UNSUPPORTED_MEDIA_TYPE
-            | StatusCode::UNPROCESSABLE_ENTITY => Trouble::Question(why),
-            StatusCode::REQUEST_TIMEOUT => Trouble::Ill(why),
-            s if s.is_server_error() => Trouble::Ill(why),
+        Err(match status.as_u16() {
+            429 => Trouble::Busy(why, wait),
+            // Bad request, too large, of an unknown type, not to be processed.
+            400 | 413 | 415 | 422 => Trouble::Question(why),
+            // Timed out there, or an error of the server's own.
+            408 | 500..=599 => Trouble::Ill(why),
             _ => Trouble::Refused(why),
         })
     }
@@ -191,21 +179,32 @@ impl<'a> Client<'a> {
         }
     }
 
-    fn broken(&self, error: &reqwest::Error) -> Trouble {
-        if error.is_timeout() && !error.is_connect() {
-            return Trouble::Ill(format!(
+    fn broken(&self, error: &ureq::Error) -> Trouble {
+        use std::io::ErrorKind::{AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable};
+        use ureq::{Error, Timeout};
+        match error {
+            Error::BodyExceedsLimit(_) => {
+                Trouble::Question(format!("the answer is longer than {ANSWER} bytes"))
+            }
+            Error::Timeout(Timeout::Resolve | Timeout::Connect) => {
+                Trouble::Away("cannot be reached: no connection in time".into())
+            }
+            Error::Timeout(_) => Trouble::Ill(format!(
                 "no answer within {} s; --request-timeout gives it longer",
                 self.endpoint.timeout.as_secs_f64()
-            ));
-        }
-        let mut cause: &dyn std::error::Error = error;
-        while let Some(next) = cause.source() {
-            cause = next;
-        }
-        if error.is_connect() {
-            Trouble::Away(format!("cannot be reached: {cause}"))
-        } else {
-            Trouble::Ill(format!("the connection broke: {cause}"))
+            )),
+            Error::Io(e)
+                if !matches!(
+                    e.kind(),
+                    AddrNotAvailable | ConnectionRefused | HostUnreachable | NetworkUnreachable
+                ) =>
+            {
+                Trouble::Ill(format!("the connection broke: {e}"))
+            }
+            Error::Protocol(_) => Trouble::Ill(format!("the connection broke: {error}")),
+            Error::Io(e) => Trouble::Away(format!("cannot be reached: {e}")),
+            // Names, proxies, certificates.
+            e => Trouble::Away(format!("cannot be reached: {e}")),
         }
     }
 }

@@ -9,12 +9,14 @@ use outro::Model;
 use outro::method::OutRoConfig;
 use outro::prepare::{MediaOptions, Preparer};
 use outro::settings::Settings;
+use outro_lab::choice::Parser;
 use outro_lab::log::{self, Header, Log, Row};
 use outro_lab::report::report;
 use outro_lab::run::{Answerer, Engine, Remote, Replies, Runner, Say, Step, part, run as answer_all};
 use outro_lab::strategy::Strategy;
 use outro_lab::task::{Loaded, Profile, Sample, Task};
 use outro_lab::tune::hold_out;
+use outro_media::NoteKind;
 use serde_json::json;
 
 use super::endpoint::Client;
@@ -139,8 +141,11 @@ impl<'a> Asked<'a> {
 pub(crate) struct Questions {
     pub(crate) task: &'static Task,
     pub(crate) profile: &'static Profile,
+    pub(crate) parser: Parser,
     pub(crate) options: MediaOptions,
     pub(crate) loaded: Loaded,
+    /// The program's version; of a run that goes on, the one that began it.
+    version: String,
 }
 
 impl Questions {
@@ -165,9 +170,40 @@ impl Questions {
         Ok(Self {
             task,
             profile,
+            parser: asking.parser.unwrap_or(profile.parser),
             options,
             loaded,
+            version: env!("CARGO_PKG_VERSION").into(),
         })
+    }
+
+    /// Takes from the log that is there, if one is, the settings that it was begun with, where nothing else was typed and
+    /// this version has other defaults. What was typed stays, and a log that it does not fit is refused later.
+    pub(crate) fn go_on(&mut self, log: &Path, asking: &Asking, ui: &Ui) -> anyhow::Result<()> {
+        let Some(begun) = log::begun(log)? else {
+            return Ok(());
+        };
+        let mut kept = Vec::new();
+        if begun.version != self.version {
+            kept.push(format!("version = {}", begun.version));
+            self.version.clone_from(&begun.version);
+        }
+        if asking.parser.is_none() && begun.parser != self.parser.name() {
+            self.parser = Parser::named(&begun.parser).with_context(|| log.display().to_string())?;
+            kept.push(format!("parser = {}", begun.parser));
+        }
+        if self.options.media.exif && !begun.exif() {
+            self.options.media.exif = false;
+            kept.push("exif = false".into());
+        }
+        if !kept.is_empty() {
+            let kept = kept.join(", ");
+            ui.note(&format!(
+                "{}: goes on with what it was begun with: {kept}",
+                log.display()
+            ));
+        }
+        Ok(())
     }
 
     /// The identity of a run of these questions.
@@ -181,7 +217,7 @@ impl Questions {
         };
         Header {
             outro_eval: log::FORM,
-            version: env!("CARGO_PKG_VERSION").into(),
+            version: self.version.clone(),
             task: self.task.name.into(),
             split: None,
             questions_sha256: self.loaded.sha256.clone(),
@@ -189,7 +225,7 @@ impl Questions {
             shard: None,
             profile: self.profile.name.into(),
             profile_sha256: self.profile.sha256(self.task.name),
-            parser: self.profile.parser.name().into(),
+            parser: self.parser.name().into(),
             readout: if asking.by_logits { "logits" } else { "text" }.into(),
             answerer,
             model,
@@ -199,6 +235,7 @@ impl Questions {
             media: json!({
                 "fps": options.sampling.fps, "frames": options.sampling.frames, "start": options.sampling.start,
                 "end": options.sampling.end, "max_pixels": options.max_pixels, "audio_in_video": options.audio_in_video,
+                "exif": options.media.exif,
             }),
             max_new_tokens: asking.max_new_tokens,
         }
@@ -218,6 +255,8 @@ impl Job {
     fn open(args: &EvalRun, task: &str, asked: &Asked, ui: &Ui) -> anyhow::Result<Self> {
         let asking = &args.asking;
         let mut questions = Questions::read(task, &args.data, asked, asking, ui)?;
+        let out = log_of(args, task)?;
+        questions.go_on(&out, asking, ui)?;
         let base = match asked {
             Asked::Checkpoint(c) => c.method.clone(),
             Asked::Remote { .. } => OutRoConfig::default(),
@@ -246,7 +285,6 @@ impl Job {
         if let Some(shard) = args.shard {
             questions.loaded.samples = part(&questions.loaded.samples, shard);
         }
-        let out = log_of(args, task)?;
         let (log, mut rows) = Log::open(&out, &header)?;
         if !rows.is_empty() {
             let n = thousands(rows.len() as u64);
@@ -273,7 +311,7 @@ impl Job {
             answerer,
             options: self.questions.options.clone(),
             ablation: args.ablation,
-            parser: self.questions.profile.parser,
+            parser: self.questions.parser,
             by_logits: args.asking.by_logits,
         };
         let mut wanted = |_: &[Row]| self.strategies.clone();
@@ -322,7 +360,13 @@ pub(crate) fn carry_out(
     let bar = ui.bar("answering", samples.len() as u64, Unit::Answers);
     let since = Instant::now();
     let mut noted = since;
+    let mut warned = false;
     let done = answer_all(runner, samples, wanted, log, rows, &mut |step: Step| {
+        let unfamiliar = step.row.notes.iter().find(|n| n.kind == NoteKind::Unfamiliar);
+        if let Some(note) = unfamiliar.filter(|_| !warned) {
+            warned = true;
+            bar.aside(|| source::warn(&note.text, ui));
+        }
         let rate = (step.done - here) as f64 / since.elapsed().as_secs_f64().max(1e-9);
         let left = step.total.saturating_sub(step.done) as f64 / rate.max(1e-9);
         let label = format!("{}; {rate:.1} a second, {} left", count(step.row), duration(left));

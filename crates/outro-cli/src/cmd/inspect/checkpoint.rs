@@ -5,13 +5,18 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use outro::checkpoint::Checkpoint;
+use outro::Model;
+use outro::checkpoint::{Audit, Checkpoint};
 use outro::config::{Config, TextConfig};
 use outro::family::Names;
+use outro::prepare::Preparer;
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::ui::{bytes, thousands};
+
+/// Tensors of a kind that the text names.
+const SHOWN: usize = 12;
 
 /// How many prompt tokens the memory estimate assumes: half a minute of video with sound.
 const TYPICAL_PROMPT: u64 = 10_000;
@@ -48,14 +53,22 @@ pub(crate) struct Report {
     parts: BTreeMap<&'static str, Part>,
     skipped: usize,
     dtypes: BTreeMap<String, u64>,
-    tokenizer: bool,
+    audit: Audit,
+    /// What the tokenizer was read from.
+    tokenizer: Option<String>,
+    /// The chat template's file.
+    template: Option<String>,
+    /// What is wrong with the files of tokenizer, template and processor.
+    problem: Option<String>,
 }
 
-/// Reads `dir`'s config and shard headers, and checks that they fit each other and the files' lengths.
+/// Reads `dir`'s config and shard headers, and checks that they fit each other, the files' lengths and what the model needs,
+/// and the files that prepare prompts.
 pub(crate) fn read(dir: &Path) -> anyhow::Result<Report> {
     let config = Config::load(dir)?;
     let names = config.names;
     let checkpoint = Checkpoint::open(dir, names.skipped, names.renamed)?;
+    let preparer = Preparer::of(config.clone(), dir);
     let mut report = Report {
         dir: dir.to_path_buf(),
         config,
@@ -63,12 +76,18 @@ pub(crate) fn read(dir: &Path) -> anyhow::Result<Report> {
         parts: BTreeMap::new(),
         skipped: checkpoint.skipped(),
         dtypes: BTreeMap::new(),
-        tokenizer: if dir.is_file() {
-            outro::tokenizer::Tokenizer::open(dir)?.is_some()
-        } else {
-            dir.join("tokenizer.json").is_file()
-        },
+        audit: Model::audit(dir)?,
+        tokenizer: None,
+        template: None,
+        problem: None,
     };
+    match preparer {
+        Ok(p) => {
+            report.tokenizer = p.tokenizer().map(|t| t.form().to_owned());
+            report.template = p.template_file();
+        }
+        Err(e) => report.problem = Some(e.to_string()),
+    }
     for (path, length) in checkpoint.shards() {
         let file = path
             .file_name()
@@ -161,6 +180,49 @@ impl Report {
         self.parts.values().fold(0, |n, p| n.saturating_add(p.bytes))
     }
 
+    /// What keeps the model from running, in a line; `None` for nothing.
+    pub(crate) fn fault(&self) -> Option<String> {
+        let counts = [
+            (self.audit.missing.len(), "missing"),
+            (self.audit.misshaped.len(), "of another shape"),
+            (self.audit.unreadable.len(), "of a type that is not read"),
+        ];
+        let told: Vec<String> = counts
+            .iter()
+            .filter(|(n, _)| *n > 0)
+            .map(|(n, what)| format!("{n} {what}"))
+            .collect();
+        let tensors = (!told.is_empty()).then(|| format!("tensors: {}", told.join(", ")));
+        let parts: Vec<String> = tensors.into_iter().chain(self.problem.clone()).collect();
+        (!parts.is_empty()).then(|| parts.join("; "))
+    }
+
+    /// Tensors with something to say about them, by what that is.
+    fn tensors(&self) -> [(&'static str, Vec<String>); 4] {
+        let a = &self.audit;
+        let named = |list: &[outro::checkpoint::Tensor]| -> Vec<String> {
+            list.iter().map(|t| format!("{} {:?}", t.name, t.shape)).collect()
+        };
+        let shapes = a.misshaped.iter();
+        [
+            ("missing", named(&a.missing)),
+            (
+                "shapes",
+                shapes
+                    .map(|t| format!("{} {:?}, needed {:?}", t.name, t.shape, t.wanted))
+                    .collect(),
+            ),
+            (
+                "unreadable",
+                a.unreadable
+                    .iter()
+                    .map(|t| format!("{} {}", t.name, t.dtype))
+                    .collect(),
+            ),
+            ("unexpected", named(&a.unexpected)),
+        ]
+    }
+
     fn parameters(&self) -> u64 {
         self.parts.values().fold(0, |n, p| n.saturating_add(p.parameters))
     }
@@ -195,6 +257,18 @@ impl Report {
                 "layers": a.layers, "hidden": a.hidden, "heads": a.heads, "mel_bins": a.mel_bins,
             })),
             "tokenizer": self.tokenizer,
+            "template": self.template,
+            "problem": self.problem,
+            "loads": self.audit.loads(),
+            "tensors": {
+                "missing": tensors(&self.audit.missing),
+                "misshaped": self.audit.misshaped.iter()
+                    .map(|t| json!({"name": t.name, "shape": t.shape, "needed": t.wanted})).collect::<Vec<_>>(),
+                "unreadable": self.audit.unreadable.iter()
+                    .map(|t| json!({"name": t.name, "type": t.dtype})).collect::<Vec<_>>(),
+                "unexpected": tensors(&self.audit.unexpected),
+            },
+            "notes": self.audit.notes,
             "parameters": self.parameters(),
             "parts": self.parts.iter().map(|(k, p)| ((*k).to_owned(), json!(p))).collect::<serde_json::Map<_, _>>(),
             "skipped_tensors": self.skipped,
@@ -265,15 +339,13 @@ impl Report {
             }
             None => out.push_str("audio        none\n"),
         }
-        let _ = writeln!(
-            out,
-            "tokenizer    {}",
-            if self.tokenizer {
-                "yes"
-            } else {
-                "none: prepared inputs only (outro trace)"
-            }
-        );
+        let none = "none: prepared inputs only (outro trace)";
+        let read = |what: &Option<String>, none: &str| match (&self.problem, what) {
+            (Some(_), _) => "see problem".to_owned(),
+            (None, what) => what.as_deref().unwrap_or(none).to_owned(),
+        };
+        let _ = writeln!(out, "tokenizer    {}", read(&self.tokenizer, none));
+        let _ = writeln!(out, "template     {}", read(&self.template, "none: plain ChatML"));
         let _ = writeln!(out, "parameters   {}", thousands(self.parameters()));
         for (name, p) in &self.parts {
             let _ = writeln!(
@@ -293,6 +365,19 @@ impl Report {
             .map(|(k, n)| format!("{k} {}", thousands(*n)))
             .collect();
         let _ = writeln!(out, "types        {}", types.join(", "));
+        for (kind, list) in self.tensors() {
+            for (i, tensor) in list.iter().take(SHOWN).enumerate() {
+                let _ = writeln!(out, "{:<12} {tensor}", if i == 0 { kind } else { "" });
+            }
+            if list.len() > SHOWN {
+                let _ = writeln!(
+                    out,
+                    "{:<12} and {} more (--json lists them)",
+                    "",
+                    list.len() - SHOWN
+                );
+            }
+        }
         for s in &self.shards {
             let _ = writeln!(
                 out,
@@ -323,6 +408,18 @@ impl Report {
             bytes(self.typical()),
             thousands(TYPICAL_PROMPT),
         );
+        for note in &self.audit.notes {
+            let _ = writeln!(out, "note         {note}");
+        }
+        if let Some(problem) = &self.problem {
+            let _ = writeln!(out, "problem      {problem}");
+        }
         out
     }
+}
+
+fn tensors(list: &[outro::checkpoint::Tensor]) -> Vec<Value> {
+    list.iter()
+        .map(|t| json!({"name": t.name, "shape": t.shape}))
+        .collect()
 }

@@ -9,7 +9,8 @@ use outro::chat::{Conversation, Part};
 use outro::config::Config;
 use outro::prepare::Preparer;
 use outro_media::{
-    FrameLimits, Kind, MediaInfo, PatchConfig, Sampling, VideoInfo, image_size, probe, read_audio, video_size,
+    FrameLimits, Kind, MediaInfo, Note, NoteKind, PatchConfig, Sampling, VideoInfo, image_size, probe,
+    read_audio, read_track, video_size,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -45,18 +46,18 @@ pub(crate) struct Report {
     model: Option<(PathBuf, Config)>,
     weights: u64,
     limit: Option<usize>,
-    notes: Vec<String>,
+    notes: Vec<Note>,
 }
 
 /// Probes `path`, and counts what it becomes for the checkpoint in `model`.
 pub(crate) fn read(path: &Path, reading: &Reading, model: Option<&Path>) -> anyhow::Result<Report> {
     let info = probe(path, &reading.options)?;
     let mut report = Report {
+        notes: info.notes.clone(),
         info,
         becomes: Becomes::default(),
         model: None,
         weights: 0,
-        notes: Vec::new(),
         limit: None,
     };
     report
@@ -113,8 +114,7 @@ impl Report {
     fn count_sound(&mut self, reading: &Reading) -> anyhow::Result<()> {
         let Some(audio) = &self.info.audio else {
             if self.info.kind == Kind::Video && reading.audio_in_video {
-                self.notes
-                    .push("it has no sound: its frames are used alone".into());
+                self.note(NoteKind::NoSound, "it has no sound: its frames are used alone");
             }
             return Ok(());
         };
@@ -123,11 +123,18 @@ impl Report {
         }
         let (start, end) = (reading.start, reading.end);
         self.becomes.samples = if audio.duration <= LONG_SOUND {
-            read_audio(&self.info, start, end, &reading.options)?.len()
+            let read = if self.info.kind == Kind::Video {
+                read_track
+            } else {
+                read_audio
+            };
+            let sound = read(&self.info, start, end, &reading.options)?;
+            self.notes.extend(sound.notes);
+            sound.samples.len()
         } else {
-            self.notes
-                .push("its sound is long: samples are estimated from the stated duration".into());
+            let text = "its sound is long: samples are estimated from the stated duration";
             let seconds = end.unwrap_or(audio.duration).min(audio.duration) - start.unwrap_or(0.0);
+            self.note(NoteKind::Other, text);
             (seconds.max(0.0) * 16_000.0) as usize
         };
         // The extractor's mask is the samples' mask at every hop of 160; two strided steps make tokens of the frames.
@@ -168,29 +175,35 @@ impl Report {
         if config.audio.is_none() && self.becomes.samples > 0 {
             let b = &mut self.becomes;
             (b.samples, b.mel_frames, b.audio_tokens) = (0, 0, 0);
-            self.notes
-                .push("the model does not listen: its sound is not used".into());
+            self.note(
+                NoteKind::NoSound,
+                "the model does not listen: its sound is not used",
+            );
         }
         if config.frames.drops_still && self.becomes.video_tokens > 0 {
-            self.notes.push(
-                "parts that stand still are left out, so the tokens are the most that there can be".into(),
-            );
+            let text = "parts that stand still are left out, so the tokens are the most that there can be";
+            self.note(NoteKind::Other, text);
         }
         if plan.text_tokens.is_some() {
             let others = plan.prompt_tokens.saturating_sub(plan.audio_tokens + 1);
             self.becomes.prompt_tokens = Some(others + self.becomes.audio_tokens);
         } else {
-            self.notes
-                .push("the checkpoint has no tokenizer: the prompt's length is not known".into());
+            let text = "the checkpoint has no tokenizer: the prompt's length is not known";
+            self.note(NoteKind::Other, text);
         }
         self.limit = Some(plan.limit);
         if self.tokens() > plan.limit as u64 {
-            self.notes.push(format!(
+            let text = format!(
                 "too long for the model, which takes {} tokens: use less with --frames, --fps, --max-pixels, --start, --end",
                 thousands(plan.limit as u64),
-            ));
+            );
+            self.note(NoteKind::Other, &text);
         }
         Ok(())
+    }
+
+    fn note(&mut self, kind: NoteKind, text: &str) {
+        self.notes.push(Note::new(kind, &self.info.path, text));
     }
 
     /// Prompt tokens, or at least the media's.
@@ -296,7 +309,7 @@ impl Report {
             );
         }
         for note in &self.notes {
-            let _ = writeln!(out, "{:<12} {note}", "note");
+            let _ = writeln!(out, "{:<12} {}", "note", note.text);
         }
         out
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use crate::lab::run_line;
-use crate::support::{args, outro, tiny};
+use crate::support::{File, args, outro, tiny};
 
 fn picture(name: &str) -> PathBuf {
     tiny().with_file_name("pictures").join(name)
@@ -58,7 +58,7 @@ fn what_the_model_gets() {
         .to_vec();
         line.extend(flags.iter().map(Into::into));
         outro(line).ok();
-        fs::read(out).unwrap()
+        File::read(&out).tensors
     };
     let stored = prepared("exif1.png", &[]);
     assert_ne!(prepared("exif6.png", &[]), stored);

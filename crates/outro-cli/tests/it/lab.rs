@@ -406,10 +406,12 @@ fn check_names_what_a_run_would_stumble_over() {
         "{}",
         text.stdout
     );
-    // The run goes on over them, and says why.
+    // The run goes on over what is missing and says why; of what was cut it takes what is left, with a note.
     let log = dir.path().join("log.jsonl");
     outro(run_over("avhbench", dir.path(), &log)).ok();
     let rows = answers(&log);
     assert_eq!(rows.len(), 8);
-    assert!(rows.iter().filter(|r| r["error"].is_string()).count() == 4);
+    assert_eq!(rows.iter().filter(|r| r["error"].is_string()).count(), 2);
+    let noted = |r: &&Value| r["notes"].to_string().contains("b.mp4");
+    assert_eq!(rows.iter().filter(noted).count(), 2);
 }

@@ -276,7 +276,9 @@ fn a_minute_with_sound_is_answered() {
         tokens["video"].as_u64() >= Some(60) && tokens["audio"] == 1500,
         "{tokens}"
     );
-    assert_eq!(record["notes"], Value::Array(Vec::new()));
+    // Nothing but that it is not of the model's world.
+    let notes = record["notes"].as_array().unwrap();
+    assert!(notes.iter().all(|n| n["kind"] == "unfamiliar"), "{record}");
     let report: Value = serde_json::from_str(&outro(args!["inspect", &video, "--json"]).ok().stdout).unwrap();
     assert_eq!(report["becomes"]["frames"], 120);
 }

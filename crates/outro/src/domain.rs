@@ -1,7 +1,7 @@
 //! What a checkpoint says of the media that it was trained on, and how far others are from them.
 //!
-//! `domain.safetensors` beside the weights has, for each KIND of `image`, `video`, `audio` that it speaks of, `KIND.mean` [H] and
-//! `KIND.whiten` [K, H] of f32; as metadata `about`, the media in words, and `limit.KIND`, the distance below which they lie. Of a
+//! `domain.safetensors` beside the weights has, for each KIND of `image`, `video`, `audio` that it speaks of, `KIND.mean` `[H]` and
+//! `KIND.whiten` `[K, H]` of f32; as metadata `about`, the media in words, and `limit.KIND`, the distance below which they lie. Of a
 //! medium the towers make tokens, `[tokens, hidden]`; a token's distance is Mahalanobis's, divided by the root of K: the norm of
 //! `whiten (token - mean)`, whose square is 1 on average over the media that the file was made from. A medium's is the mean over its tokens.
 

@@ -81,6 +81,9 @@ def row(name, kind, processor, text, ids, grid, pixels, placeholder):
     out = {"checkpoint": name, "kind": kind, "grid": list(map(int, grid)), "prompt": len(ids), "placeholders": ids.count(placeholder),
            "fnv": fnv(ids)}
     if pixels is not None:
+        if pixels.ndim > 3:  # whole pictures: the tower's convolution leaves out what is less than a patch of 14
+            side = pixels.shape[-1] // 14 * 14
+            pixels = pixels[..., :side, :side]
         pixels = pixels.double()
         out |= {"mean": round(float(pixels.mean()), 6), "square": round(float((pixels**2).mean()), 6)}
     return out

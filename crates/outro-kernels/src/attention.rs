@@ -6,20 +6,10 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
-use crate::gemm::{Shared, dot};
 use crate::rotation::{Directions, Rotation};
-use crate::simd::{Level, NR, exp_negative, fma, gemm_panel, multiversion};
-
-/// Head counts and dimension of an attention layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AttentionShape {
-    /// Query heads H.
-    pub heads: usize,
-    /// Key/value heads G; H is a multiple of G, and query head h reads `h / (H / G)`.
-    pub kv_heads: usize,
-    /// Head dimension D.
-    pub dim: usize,
-}
+use crate::shape::AttentionShape;
+use crate::shared::Shared;
+use crate::simd::{Level, NR, dot, exp_negative, fma, gemm_panel, multiversion};
 
 /// Which keys a query sees.
 #[derive(Clone, Copy, Debug)]

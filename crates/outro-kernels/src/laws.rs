@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use proptest::prelude::*;
 
-use crate::gemm::linear_at;
+use crate::linear::linear_at;
 use crate::math::tests::random;
 use crate::quant::tests::random_blocks;
 use crate::simd::Level;

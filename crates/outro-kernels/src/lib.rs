@@ -14,26 +14,31 @@
     reason = "bodies must inline into the function compiled for each instruction set"
 )]
 
+mod arithmetic;
 mod attention;
-mod columns;
-mod gemm;
+mod attention_mass;
+mod huge_pages;
 #[cfg(test)]
 mod laws;
-mod limits;
-mod many;
+mod linear;
 mod math;
-mod pack;
-mod pages;
 mod quant;
+mod roofline;
 mod rotation;
+mod shape;
+mod shared;
 mod simd;
+mod weight;
 
-pub use attention::{AttentionShape, Cached, Mask, attend, attend_rotated};
-pub use columns::{column_sums, row_lse};
-pub use gemm::{Activations, Phase, Weight, linear, linear_with};
-pub use limits::{f32_operations_per_second, read_bytes_per_second};
+pub use arithmetic::{Activations, Phase};
+pub use attention::{Cached, Mask, attend, attend_rotated};
+pub use attention_mass::{column_sums, row_lse};
+pub use huge_pages::HugePages;
+pub use linear::{linear, linear_with};
 pub use math::{add, gelu, gelu_tanh, layer_norm, quick_gelu, rms_norm, rotate_half, silu_mul};
-pub use pages::HugePages;
 pub use quant::{Blocks, QuantType, quantise};
+pub use roofline::{f32_operations_per_second, read_bytes_per_second};
 pub use rotation::Rotation;
+pub use shape::AttentionShape;
 pub use simd::Level;
+pub use weight::Weight;

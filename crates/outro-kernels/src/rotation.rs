@@ -1,8 +1,7 @@
 //! The gated rotation of head outputs towards a direction: attention's epilogue, applied while a row is in cache.
 
-use crate::attention::AttentionShape;
-use crate::gemm::dot;
-use crate::simd::{Level, multiversion};
+use crate::shape::AttentionShape;
+use crate::simd::{Level, dot, multiversion};
 
 /// What is done to every head output `o [D]` of key/value head g, with `v = vbar[g]`:
 /// `o + tanh(max(cos(o, v), 0) / temperature) * gamma * |o . v| / (|v|^2 + 1e-8) * v`, brought back to `|o|` by `rescale`.

@@ -277,6 +277,25 @@ fn tile_portable<const PACKED: bool>(
     }
 }
 
+/// A sum of products in 64 lanes.
+#[inline(always)]
+pub(crate) fn dot<const FMA: bool, T: Copy>(x: &[f32], w: &[T], widen: impl Fn(T) -> f32) -> f32 {
+    const LANES: usize = 64;
+    let mut lanes = [0f32; LANES];
+    let (xs, ws) = (x.chunks_exact(LANES), w.chunks_exact(LANES));
+    let (xr, wr) = (xs.remainder(), ws.remainder());
+    for (x, w) in xs.zip(ws) {
+        for l in 0..LANES {
+            lanes[l] = fma::<FMA>(x[l], widen(w[l]), lanes[l]);
+        }
+    }
+    let mut sum = sum_lanes(lanes);
+    for (x, w) in xr.iter().zip(wr) {
+        sum = fma::<FMA>(*x, widen(*w), sum);
+    }
+    sum
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use super::{MR, NR};

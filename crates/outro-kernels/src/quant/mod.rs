@@ -5,16 +5,17 @@
 //! dequantisation and all products start from there.
 
 mod encode;
-mod many;
-mod product;
+mod gemm;
+mod gemv;
+mod int8_rows;
 #[cfg(target_arch = "x86_64")]
 mod tile;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
 pub use encode::quantise;
-pub(crate) use many::{Int8Panel, Int8Tiles};
-pub(crate) use product::few_rows;
+pub(crate) use gemm::{Int8Panel, Int8Tiles};
+pub(crate) use gemv::gemv;
 
 use crate::simd::Level;
 

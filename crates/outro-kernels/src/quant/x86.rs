@@ -20,7 +20,7 @@ use std::arch::x86_64::{
     _mm512_ternarylogic_epi64,
 };
 
-use super::product::Int8Rows;
+use super::int8_rows::Int8Rows;
 use super::{Blocks, CHUNK, GROUP, GROUPS, Open, QuantType, chunks};
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -5,10 +5,12 @@ use std::cell::RefCell;
 
 use rayon::prelude::*;
 
-use crate::gemm::{Activations, Shared, Weight};
-use crate::pack;
+use super::pack;
+use crate::arithmetic::Activations;
 use crate::quant::{self, Int8Panel, Int8Tiles};
+use crate::shared::Shared;
 use crate::simd::{Level, MR, NR, bf16_tile, f32_tile};
+use crate::weight::Weight;
 
 /// In what form rows and panels are multiplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,7 +155,7 @@ impl Scratch {
 }
 
 /// `out[m, n] = x[m, k] w[n, k]^T + bias[n]`.
-pub(crate) fn many_rows(
+pub(super) fn gemm(
     level: Level,
     activations: Activations,
     x: &[f32],

@@ -3,8 +3,8 @@
 
 use half::bf16;
 
-use crate::gemm::Weight;
 use crate::simd::{Level, MR, NR};
+use crate::weight::Weight;
 
 /// Two numbers rounded to bf16, the first in the low half.
 fn pair(a: f32, b: Option<&f32>) -> u32 {

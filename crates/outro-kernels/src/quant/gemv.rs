@@ -2,11 +2,12 @@
 
 use rayon::prelude::*;
 
-use super::many::{SHARED, round};
+use super::int8_rows::{Int8Rows, pad};
 #[cfg(target_arch = "x86_64")]
 use super::x86;
 use super::{Blocks, CHUNK, GROUP, GROUPS, Open, QuantType, chunks};
-use crate::gemm::{Activations, Shared};
+use crate::arithmetic::Activations;
+use crate::shared::Shared;
 use crate::simd::{Level, sum_lanes};
 
 /// Outputs of one task.
@@ -16,7 +17,7 @@ const STRIP: usize = 32;
 const FEW: usize = 4;
 
 /// `out[m, n] = x[m, k] w[n, k]^T + bias[n]`; a row's result does not depend on the others.
-pub(crate) fn few_rows(
+pub(crate) fn gemv(
     level: Level,
     activations: Activations,
     x: &[f32],
@@ -62,56 +63,6 @@ pub(crate) fn few_rows(
 enum Rows {
     F32(Vec<f32>),
     Int8(Int8Rows),
-}
-
-fn pad(x: &[f32], k: usize) -> Vec<f32> {
-    let wide = k.next_multiple_of(CHUNK);
-    let mut out = Vec::with_capacity(x.len() / k.max(1) * wide);
-    for row in x.chunks_exact(k.max(1)) {
-        out.extend_from_slice(row);
-        out.resize(out.len() + wide - k, 0.0);
-    }
-    out
-}
-
-/// Activations as `scale * q` with one scale for 32 elements, stored once for each group of 16.
-pub(super) struct Int8Rows {
-    pub(super) q: Vec<i8>,
-    pub(super) scale: Vec<f32>,
-    /// `scale` times the sum of the group's `q`.
-    pub(super) sum: Vec<f32>,
-}
-
-impl Int8Rows {
-    /// Whether there are `n` elements, padding included; SIMD code relies on it.
-    #[cfg(target_arch = "x86_64")]
-    pub(super) fn check(&self, n: usize) {
-        let groups = n / GROUP;
-        assert!(
-            self.q.len() == n && self.scale.len() == groups && self.sum.len() == groups,
-            "rows of quantised activations"
-        );
-    }
-
-    fn new(x: &[f32], k: usize) -> Self {
-        let wide = pad(x, k);
-        let mut this = Self {
-            q: vec![0; wide.len()],
-            scale: vec![0.0; wide.len() / GROUP],
-            sum: vec![0.0; wide.len() / GROUP],
-        };
-        let groups = this.scale.chunks_exact_mut(2).zip(this.sum.chunks_exact_mut(2));
-        let blocks = wide.as_chunks::<SHARED>().0.iter();
-        for ((x, q), (scale, sum)) in blocks.zip(this.q.as_chunks_mut::<SHARED>().0).zip(groups) {
-            let d = round(x, q);
-            for (half, (scale, sum)) in scale.iter_mut().zip(sum).enumerate() {
-                *scale = d;
-                let q = &q[half * GROUP..(half + 1) * GROUP];
-                *sum = d * q.iter().map(|q| i32::from(*q)).sum::<i32>() as f32;
-            }
-        }
-        this
-    }
 }
 
 /// `y[j][i] = x[i] . w[n0 + j]`.
@@ -191,7 +142,8 @@ fn strip_int8<const M: usize>(x: &Int8Rows, k: usize, w: Blocks, n0: usize, y: &
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gemm::{Phase, linear_at};
+    use crate::arithmetic::Phase;
+    use crate::linear::linear_at;
     use crate::math::tests::random;
     use crate::quant::QuantType;
     use crate::quant::tests::random_blocks;

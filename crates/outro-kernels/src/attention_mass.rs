@@ -2,8 +2,9 @@
 
 use rayon::prelude::*;
 
-use crate::attention::AttentionShape;
-use crate::gemm::{Weight, linear};
+use crate::linear::linear;
+use crate::shape::AttentionShape;
+use crate::weight::Weight;
 
 /// Query rows, and keys, whose scores exist at one time.
 const ROWS: usize = 64;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
-use crate::gemm::dot;
+use crate::simd::dot;
 use crate::simd::{Level, fma, multiversion};
 
 /// Bytes that all threads together read from memory in a second: the best of some passes over a buffer that no cache

@@ -11,10 +11,10 @@ use openh264::formats::YUVSource;
 use crate::colour::{to_rgb, turned};
 use crate::error::{Error, Result};
 use crate::frames::Frames;
+use crate::info::{Decoded, Decoder, Kind, MediaInfo};
 use crate::mp4::Movie;
 use crate::sniff::{Sniffed, sniff};
 use crate::sound;
-use crate::source::{Decoded, Decoder, Kind, MediaInfo};
 
 /// Most pictures that a decoder holds back to bring them in order (H.264, A.3.1), and one that is being decoded.
 const MAX_HELD: usize = 17;

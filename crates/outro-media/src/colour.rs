@@ -3,7 +3,7 @@
 use openh264::formats::YUVSource;
 
 use crate::frames::Frames;
-use crate::mp4::{Look, Turn};
+use crate::look::{Look, Turn};
 
 /// What swscale takes for each `matrix_coefficients` (ITU-T H.273, table 4): parts of Cr in red, Cb in blue, Cb and Cr in
 /// green, in 1/65536. BT.601 stands for what says nothing.

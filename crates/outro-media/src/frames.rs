@@ -1,7 +1,7 @@
 //! Frames, and the arithmetic that decides how many and how large (qwen-omni-utils 0.0.8, transformers 4.52.3).
 
 use crate::error::{Error, Result};
-use crate::source::VideoInfo;
+use crate::info::VideoInfo;
 
 /// Pictures of one size, RGB, `[count, height, width, 3]`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,6 +11,8 @@ mod ffmpeg;
 mod frames;
 mod guard;
 mod h264;
+mod info;
+mod look;
 mod mel;
 mod mp4;
 mod note;
@@ -31,12 +33,13 @@ pub use ffmpeg::{prober_found as ffprobe_found, version as ffmpeg_version};
 pub use frames::{
     FrameLimits, Frames, Sampling, Spread, image_size, shared_size, smart_resize, video_size, volume_size,
 };
+pub use info::{AudioInfo, Decoder, Kind, MediaInfo, Options, VideoInfo};
 pub use mel::{MAX_SECONDS, MEL_BINS, Mel, log_mel, log_mel_in_chunks, log_mel_together};
 pub use note::{Note, NoteKind};
 pub use patch::{PatchConfig, Patches, patches};
 pub use resize::{Resize, crop, pad, resize, resize_bytes, resize_image};
 pub use source::{
-    AudioInfo, Decoder, Kind, MediaInfo, Options, Picks, Pictures, Sound, VideoInfo, probe, probe_video,
-    read_audio, read_frames, read_image, read_samples, read_track, read_video,
+    Picks, Pictures, Sound, probe, probe_video, read_audio, read_frames, read_image, read_samples,
+    read_track, read_video,
 };
 pub use write::{VideoToWrite, write_jpeg, write_mp4, write_png};

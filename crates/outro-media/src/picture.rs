@@ -11,10 +11,10 @@ use crate::error::{Error, Result};
 use crate::ffmpeg;
 use crate::frames::Frames;
 use crate::guard::guarded;
+use crate::info::{Decoder, Kind, MediaInfo, Options, Streams, VideoInfo};
 use crate::note::{Note, NoteKind};
 use crate::process;
 use crate::sniff::{Sniffed, sniff};
-use crate::source::{Decoder, Kind, MediaInfo, Options, Streams, VideoInfo};
 
 /// Largest picture that is decoded, in pixels.
 const MAX_PIXELS: u64 = 100_000_000;

@@ -21,10 +21,10 @@ use symphonia::core::units::{Duration, Timestamp};
 
 use crate::audio::mono;
 use crate::error::{Error, Result};
+use crate::info::{AudioInfo, Decoder, Kind, MediaInfo, Streams, VideoInfo};
 use crate::mp4::{self, Movie, Sample, SoundEntry};
 use crate::note::{Note, NoteKind};
 use crate::sniff::{Sniffed, sniff};
-use crate::source::{AudioInfo, Decoder, Kind, MediaInfo, Streams, VideoInfo};
 use crate::wave::Wave;
 use decode::{SoundDecoder, codec_id, codec_name, of_aac};
 

@@ -1,160 +1,15 @@
 //! Opening a media file: what it is, which decoder reads it, and its frames or samples.
 
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
-use std::time::Duration;
-
-use serde::{Deserialize, Serialize, Serializer};
+use std::path::Path;
 
 use crate::audio::{SAMPLE_RATE, resample};
 use crate::error::{Error, Result};
 use crate::frames::Frames;
+use crate::info::{Decoded, Decoder, MediaInfo, Options, VideoInfo};
 use crate::note::{Note, NoteKind};
 use crate::resize::Resize;
 use crate::sniff::{Sniffed, sniff};
 use crate::{ffmpeg, picture, worker};
-
-/// Who decodes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Decoder {
-    /// ffmpeg where it is found, otherwise the built-in decoders.
-    #[default]
-    Auto,
-    /// The built-in decoders.
-    Builtin,
-    /// The ffmpeg program.
-    Ffmpeg,
-}
-
-impl FromStr for Decoder {
-    type Err = Error;
-
-    fn from_str(s: &str) -> Result<Self> {
-        match s {
-            "auto" => Ok(Self::Auto),
-            "builtin" => Ok(Self::Builtin),
-            "ffmpeg" => Ok(Self::Ffmpeg),
-            _ => Err(Error::range(
-                "decoder",
-                format!("is `{s}`; possible: auto, builtin, ffmpeg"),
-            )),
-        }
-    }
-}
-
-impl std::fmt::Display for Decoder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Builtin => "builtin",
-            Self::Ffmpeg => "ffmpeg",
-        })
-    }
-}
-
-/// How files are opened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// Who decodes.
-    pub decoder: Decoder,
-    /// How long a decoder may go without producing anything.
-    pub deadline: Duration,
-    /// A program that hands its arguments to [`worker::run`] when the first is [`worker::ARG`]: built-in decoders
-    /// then run in a child process, so that a crash or a hang is an error.
-    pub worker: Option<PathBuf>,
-    /// Whether pictures are turned as their EXIF orientation says.
-    pub exif: bool,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            decoder: Decoder::Auto,
-            deadline: Duration::from_mins(2),
-            worker: None,
-            exif: true,
-        }
-    }
-}
-
-/// What a file is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    /// Moving pictures, with or without sound.
-    Video,
-    /// One picture.
-    Image,
-    /// Sound alone.
-    Audio,
-}
-
-/// What is known of a file without decoding it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct MediaInfo {
-    /// The file.
-    #[serde(serialize_with = "lossy")]
-    pub path: PathBuf,
-    /// What it is.
-    pub kind: Kind,
-    /// The container's name.
-    pub container: String,
-    /// Its first video stream, or the image.
-    pub video: Option<VideoInfo>,
-    /// Its first audio stream.
-    pub audio: Option<AudioInfo>,
-    /// Who will decode it.
-    pub decoder: Decoder,
-    /// What the user should know about it.
-    #[serde(default)]
-    pub notes: Vec<Note>,
-    #[serde(skip)]
-    pub(crate) streams: Streams,
-}
-
-/// Which streams of a file ffmpeg decodes, by their numbers in it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Streams {
-    pub(crate) video: usize,
-    /// Sound tracks, the best first.
-    pub(crate) audio: Vec<usize>,
-}
-
-/// JSON has no place for names that are not UTF-8.
-fn lossy<S: Serializer>(path: &Path, s: S) -> std::result::Result<S::Ok, S::Error> {
-    s.serialize_str(&path.to_string_lossy())
-}
-
-/// A video stream.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct VideoInfo {
-    /// Codec name, such as `h264`.
-    pub codec: String,
-    /// Columns of pixels as displayed.
-    pub width: usize,
-    /// Rows of pixels as displayed.
-    pub height: usize,
-    /// Average frames a second.
-    pub fps: f64,
-    /// Number of frames.
-    pub frames: usize,
-    /// Seconds.
-    pub duration: f64,
-}
-
-/// An audio stream.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct AudioInfo {
-    /// Codec name, such as `aac`.
-    pub codec: String,
-    /// Channels.
-    pub channels: usize,
-    /// Samples a second.
-    pub sample_rate: u32,
-    /// Seconds.
-    pub duration: f64,
-}
 
 /// Reads streams and sizes. No picture or sound is decoded.
 ///
@@ -245,15 +100,6 @@ pub struct Pictures {
     pub video: VideoInfo,
     /// What the user should know about the decoding.
     pub notes: Vec<Note>,
-}
-
-/// What a decoder knows when it is through.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Decoded {
-    /// How many frames there are, where it has seen all of them.
-    pub(crate) total: Option<usize>,
-    /// What the user should know.
-    pub(crate) notes: Vec<Note>,
 }
 
 /// Decodes the frames that `pick` takes of a video, each resized as it comes, so that large frames never pile up. How many

@@ -12,10 +12,10 @@ use crate::builtin;
 use crate::error::{Error, Result};
 use crate::frames::Frames;
 use crate::guard::guarded;
+use crate::info::{Decoded, MediaInfo, Options};
 use crate::note::Note;
 use crate::process;
 use crate::sound;
-use crate::source::{Decoded, MediaInfo, Options};
 
 /// First argument of a program that is asked to be a worker; hand all arguments after it to [`run`].
 pub const ARG: &str = "__media-worker";

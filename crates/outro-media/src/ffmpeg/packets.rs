@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use crate::error::Result;
+use crate::info::Options;
 use crate::process::{More, run};
-use crate::source::Options;
 
 /// A packet that is shown: those that an edit list hides are left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

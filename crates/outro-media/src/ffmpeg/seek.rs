@@ -3,8 +3,8 @@
 
 use crate::error::Result;
 use crate::frames::Frames;
+use crate::info::{MediaInfo, Options};
 use crate::process::{More, run};
-use crate::source::{MediaInfo, Options};
 
 use super::packets::{self, Packet, Packets};
 use super::ppm::Ppm;

@@ -3,40 +3,26 @@
 //! A checkpoint becomes a [`config::Config`] and immutable weights ([`Model`]); media and a question become
 //! [`inputs::Inputs`]; towers and embeddings make a [`Prompt`]; a [`Session`] runs it, with [`method::OutRo`] or any
 //! other [`hook::Hook`] on its activations.
+//!
+//! Folders, each of which uses only those above it: `weights` (files and matrices), `spec` (what a model is), `prompt` (from files
+//! to the model's inputs), `hook` (what may look in and change), `compute` (rows to rows), `run` (requests).
 
-pub mod chat;
-pub mod checkpoint;
-pub mod config;
-pub mod domain;
-mod encoder;
+mod compute;
 mod error;
-pub mod family;
-pub mod generate;
 pub mod hook;
-pub mod inputs;
-pub mod method;
-mod model;
-mod nn;
-#[cfg(test)]
-mod packed;
-mod plan;
-pub mod positions;
-pub mod prepare;
-mod preprocessor;
 pub mod prompt;
-mod random;
-mod session;
-pub mod settings;
-pub mod shapes;
-pub mod strategy;
-mod tiles;
-pub mod tokenizer;
+mod run;
+mod spec;
+mod weights;
 
-pub use checkpoint::{Dtype, Quantize};
-pub use encoder::audio_tokens;
+pub use compute::encoder::audio_tokens;
+pub use compute::nn::{Deepstack, KvType, Mat};
 pub use error::{Error, Result};
-pub use method::{OutRo, OutRoConfig, Prune, PruneConfig};
-pub use model::{LoadOptions, MediaEmbeds, Model, Progress, Prompt};
-pub use nn::{Deepstack, KvType, Mat};
+pub use hook::method::{self, OutRo, OutRoConfig, Prune, PruneConfig};
 pub use outro_kernels::{Activations, HugePages, Level, f32_operations_per_second, read_bytes_per_second};
-pub use session::{Session, Stream};
+pub use prompt::{chat, inputs, positions, prepare, tokenizer};
+pub use run::model::{LoadOptions, MediaEmbeds, Model, Progress, Prompt};
+pub use run::session::{Session, Stream};
+pub use run::{domain, generate, strategy};
+pub use spec::{config, family, settings, shapes};
+pub use weights::checkpoint::{self, Dtype, Quantize};

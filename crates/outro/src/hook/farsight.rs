@@ -3,9 +3,9 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Settings, Switch};
+use super::settings_grammar::{Settings, Switch};
 use crate::error::Result;
-use crate::hook::{At, Hook, Qkv, row_lse};
+use crate::hook::seam::{At, Hook, Qkv, row_lse};
 
 /// Settings, with the published defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -2,9 +2,9 @@
 
 use rayon::prelude::*;
 
-use super::Kind;
+use super::modality::Modality;
 use crate::error::Result;
-use crate::hook::{At, Hook, Qkv};
+use crate::hook::seam::{At, Hook, Qkv};
 
 /// Attention of the prompt's last row, summed over layers: observes ONE prefill and changes nothing.
 pub(crate) struct LastRow {
@@ -86,14 +86,14 @@ impl Hook for LastRow {
 /// Silences heads at the rows of some kinds to which the last row pays more attention than a threshold: their head outputs
 /// are zero, which is what zeroing their rows of the attention map is. The last layer stays.
 pub(crate) struct Silence {
-    kinds: Vec<Kind>,
-    silenced: Vec<Kind>,
+    kinds: Vec<Modality>,
+    silenced: Vec<Modality>,
     threshold: f32,
 }
 
 impl Silence {
     /// `kinds` of the prompt's rows; those in `silenced` are. Decoded tokens are language.
-    pub(crate) fn new(kinds: Vec<Kind>, silenced: Vec<Kind>, threshold: f32) -> Self {
+    pub(crate) fn new(kinds: Vec<Modality>, silenced: Vec<Modality>, threshold: f32) -> Self {
         Self {
             kinds,
             silenced,
@@ -104,7 +104,7 @@ impl Silence {
 
 impl Hook for Silence {
     fn reads_cache(&self, at: At) -> bool {
-        at.layer + 1 < at.layers && (at.prefill || self.silenced.contains(&Kind::Language))
+        at.layer + 1 < at.layers && (at.prefill || self.silenced.contains(&Modality::Language))
     }
 
     fn head_outputs(&mut self, at: At, qkv: Qkv, o: &mut [f32]) -> Result<()> {
@@ -121,7 +121,7 @@ impl Hook for Silence {
             let kind = if at.prefill {
                 self.kinds[row]
             } else {
-                Kind::Language
+                Modality::Language
             };
             if !self.silenced.contains(&kind) {
                 continue;

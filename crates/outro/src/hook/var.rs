@@ -6,11 +6,12 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Settings, Switch};
+use super::modality::Modality;
+use super::settings_grammar::{Settings, Switch};
 use crate::error::Result;
-use crate::hook::{At, Flow, Hook, Qkv};
-use crate::method::{OutRoConfig, massive_tokens};
-use crate::positions::Span;
+use crate::hook::method::{OutRoConfig, massive_tokens};
+use crate::hook::seam::{At, Flow, Hook, Qkv};
+use crate::prompt::positions::Span;
 
 /// Settings, with the published defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -65,7 +66,7 @@ impl Settings for VarConfig {
 pub struct Var {
     config: VarConfig,
     sinks: OutRoConfig,
-    kinds: Vec<Kind>,
+    kinds: Vec<Modality>,
     /// Rows that are sinks of the layer at hand.
     found: Vec<usize>,
     /// Keys of each layer that gain or lose: `(key, whether it is a sink, whether it is visual)`.
@@ -79,7 +80,7 @@ impl Var {
         Self {
             config,
             sinks: sinks.clone(),
-            kinds: spans.iter().map(Kind::of).collect(),
+            kinds: spans.iter().map(Modality::of).collect(),
             found: Vec::new(),
             keys: BTreeMap::new(),
             moved: 0,
@@ -106,7 +107,7 @@ impl Var {
             return Ok(massive_tokens(x, hidden, s.abs_threshold, s.median_multiple));
         }
         if let Some(d) = dims.iter().find(|d| **d >= hidden) {
-            return Err(crate::Error::Setting {
+            return Err(crate::error::Error::Setting {
                 key: "var:dims".into(),
                 problem: format!("has {d}, the model's hidden dimensions are 0 to {}", hidden - 1),
             });
@@ -137,7 +138,7 @@ impl Hook for Var {
             return Ok(());
         }
         let (rows, all) = (qkv.rows(at), qkv.keys(at));
-        let visual = |key: usize| self.kinds[key] == Kind::Visual;
+        let visual = |key: usize| self.kinds[key] == Modality::Visual;
         let first = if at.prefill {
             let Some(last) = (0..rows).rfind(|row| visual(*row)) else {
                 return Ok(());

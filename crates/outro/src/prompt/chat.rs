@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use minijinja::{Value as Jinja, context};
 use serde_json::Value;
 
-use crate::checkpoint::gguf::Gguf;
-use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::tokenizer::{absent, adds_bos, named_tokens, read_json};
+use crate::prompt::tokenizer::{adds_bos, named_tokens};
+use crate::spec::config::Config;
+use crate::weights::checkpoint::gguf::Gguf;
+use crate::weights::json::{absent, read_json};
 
+mod arguments;
 mod jinja;
 mod python;
 

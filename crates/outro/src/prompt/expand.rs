@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use crate::config::{Config, PositionRule, Stamps, VisionConfig};
 use crate::error::{Error, Result};
-use crate::positions::{chunk_ends, interleave};
-use crate::tiles::Layout;
+use crate::prompt::positions::{chunk_ends, interleave};
+use crate::spec::config::{Config, PositionRule, Stamps, VisionConfig};
+use crate::spec::tiles::Layout;
 
 /// What the prompt must know of one medium, in the order of the conversation.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,7 +26,7 @@ pub enum Medium {
         /// Tokens of its sound, if it is used.
         sound: Option<usize>,
     },
-    /// A video whose frames stand apart, each after its time ([`crate::config::Stamps`]).
+    /// A video whose frames stand apart, each after its time ([`crate::spec::config::Stamps`]).
     Frames {
         /// Patches along time, height and width.
         grid: [usize; 3],

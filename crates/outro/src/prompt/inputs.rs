@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::config::{AudioForm, Config, VisionConfig};
 use crate::error::{Error, Result};
-use crate::tiles::Layout;
+use crate::spec::config::{AudioForm, Config, VisionConfig};
+use crate::spec::tiles::Layout;
 
 /// One request's tensors. Media rows come in the order of their placeholders in `input_ids`, kind by kind.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -4,11 +4,11 @@ use std::path::Path;
 
 use outro_media::{Kind, MediaInfo, Note, NoteKind, Sampling, VideoInfo};
 
-use crate::chat::{Conversation, Part};
-use crate::config::{AudioConfig, AudioForm, Config};
 use crate::error::{Error, Result};
-use crate::prepare::Preparer;
-use crate::prompt::Medium;
+use crate::prompt::chat::Part;
+use crate::prompt::expand::Medium;
+use crate::prompt::preprocessor::Processor;
+use crate::spec::config::{AudioConfig, AudioForm, Config};
 
 /// How media are read.
 #[derive(Clone, Debug)]
@@ -165,37 +165,18 @@ impl Plan {
     }
 }
 
-impl Preparer {
-    /// Frames, sizes and tokens of a conversation, from the files' headers. Refuses nothing for its length: see
-    /// [`Plan::check`].
+/// Plans media from their headers; knows a model's configuration and processor, not its words.
+pub(crate) struct Planner<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) processor: &'a Processor,
+}
+
+impl Planner<'_> {
+    /// Frames, sizes and tokens of media.
     ///
     /// # Errors
     /// Files that cannot be read or that this model cannot take.
-    pub fn plan(&self, conversation: &Conversation, options: &MediaOptions) -> Result<Plan> {
-        self.plan_words(&self.plan_media(conversation.media(), options)?, conversation)
-    }
-
-    /// The plan of a conversation about media that were planned: its words are counted, no file is opened.
-    ///
-    /// # Errors
-    /// As [`Preparer::ids`].
-    pub fn plan_words(&self, media: &Plan, conversation: &Conversation) -> Result<Plan> {
-        let mut plan = media.clone();
-        if self.tokenizer.is_some() {
-            let media: Vec<Medium> = plan.items.iter().map(|i| i.medium.clone()).collect();
-            let total = self.ids(conversation, &media)?.len();
-            let of_media = plan.image_tokens + plan.video_tokens + plan.audio_tokens;
-            plan.text_tokens = Some(total.saturating_sub(of_media));
-            plan.prompt_tokens = total;
-        }
-        Ok(plan)
-    }
-
-    /// The media's part of [`Preparer::plan`].
-    ///
-    /// # Errors
-    /// Files that cannot be read or that this model cannot take.
-    pub fn plan_media<'a>(
+    pub(crate) fn media<'a>(
         &self,
         parts: impl Iterator<Item = &'a Part>,
         options: &MediaOptions,
@@ -213,12 +194,12 @@ impl Preparer {
         let parts: Vec<&Part> = parts.collect();
         let alone = one_image(parts.iter().copied());
         for part in parts {
-            let item = self.plan_item(part, alone, options, &mut plan.notes)?;
+            let item = self.item(part, alone, options, &mut plan.notes)?;
             plan.items.push(item);
         }
         self.count_together(&mut plan.items);
         for item in &plan.items {
-            let [image, video, audio, _] = item.medium.tokens(&self.config);
+            let [image, video, audio, _] = item.medium.tokens(self.config);
             plan.image_tokens = plan.image_tokens.saturating_add(image);
             plan.video_tokens = plan.video_tokens.saturating_add(video);
             plan.audio_tokens = plan.audio_tokens.saturating_add(audio);
@@ -248,7 +229,7 @@ impl Preparer {
     }
 
     /// `alone` is whether an image is the only one.
-    fn plan_item(
+    fn item(
         &self,
         part: &Part,
         alone: bool,
@@ -294,7 +275,7 @@ impl Preparer {
                 .clone()
                 .ok_or_else(|| refuse("holds no picture".into()))?;
             if wanted == Kind::Video {
-                let plan = self.plan_video(&video, options)?;
+                let plan = self.video(&video, options)?;
                 (item.size, item.grid) = (plan.size, plan.grid);
                 item.indices.clone_from(&plan.indices);
                 planned = Some(plan);
@@ -335,7 +316,7 @@ impl Preparer {
         notes.extend(item.info.notes.iter().filter(unheard).cloned());
         item.medium = match (wanted, planned) {
             (Kind::Video, Some(plan)) => {
-                plan.medium(&self.config, Some(item.audio_tokens).filter(|n| *n > 0), &[])
+                plan.medium(self.config, Some(item.audio_tokens).filter(|n| *n > 0), &[])
             }
             (Kind::Image, _) => Medium::Image {
                 grid: item.grid,
@@ -345,7 +326,7 @@ impl Preparer {
                 tokens: item.audio_tokens,
             },
         };
-        let [image, video, _, _] = item.medium.tokens(&self.config);
+        let [image, video, _, _] = item.medium.tokens(self.config);
         item.visual_tokens = image + video;
         Ok(item)
     }
@@ -354,7 +335,7 @@ impl Preparer {
     ///
     /// # Errors
     /// A part of it that holds too few frames, and pictures that are too narrow.
-    pub fn plan_video(&self, v: &VideoInfo, options: &MediaOptions) -> Result<VideoPlan> {
+    pub(crate) fn video(&self, v: &VideoInfo, options: &MediaOptions) -> Result<VideoPlan> {
         let p = &self.processor.patches;
         let indices = options.sampling.indices(v)?;
         let count = indices.len();

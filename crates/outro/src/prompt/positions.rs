@@ -5,10 +5,10 @@
 //! before it. In Qwen2.5-Omni sound and frames of one video start together and alternate in chunks of time; in Qwen3-Omni,
 //! which transformers 5.23.0 has, token by token. Positions are whole numbers but for times in Qwen3-Omni.
 
-use crate::config::{Config, PositionRule};
 use crate::error::{Error, Result};
-use crate::inputs::{Inputs, Pixels};
-use crate::tiles::Layout;
+use crate::prompt::inputs::{Inputs, Pixels};
+use crate::spec::config::{Config, PositionRule};
+use crate::spec::tiles::Layout;
 
 /// Rotary positions of a prompt.
 #[derive(Clone, Debug, PartialEq)]

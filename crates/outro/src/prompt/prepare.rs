@@ -8,17 +8,17 @@ use std::thread::{self, ScopedJoinHandle};
 
 use outro_media::{Frames, MAX_SECONDS, MediaInfo, Note, PatchConfig, Picks, Sound, VideoInfo};
 
-use crate::chat::{Conversation, MediaTokens, Part, Template};
-use crate::config::{AudioForm, Config};
 use crate::error::{Error, Result};
-use crate::inputs::{AudioFeatures, Inputs, Pixels};
-pub use crate::plan::{MediaOptions, Plan, PlannedItem, VideoPlan};
-use crate::plan::{one_image, silent};
-use crate::positions::{Span, spans};
-use crate::preprocessor::{self, Processor};
-use crate::prompt::{Medium, expand, stamp};
-use crate::settings::Settings;
-use crate::tokenizer::Tokenizer;
+use crate::prompt::chat::{Conversation, MediaTokens, Part, Template};
+use crate::prompt::expand::{Medium, expand, stamp};
+use crate::prompt::inputs::{AudioFeatures, Inputs, Pixels};
+pub use crate::prompt::plan::{MediaOptions, Plan, PlannedItem, VideoPlan};
+use crate::prompt::plan::{Planner, one_image, silent};
+use crate::prompt::positions::{Span, spans};
+use crate::prompt::preprocessor::{self, Processor};
+use crate::prompt::tokenizer::Tokenizer;
+use crate::spec::config::{AudioForm, Config};
+use crate::spec::settings::Settings;
 
 /// What is being done; for progress displays.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -134,6 +134,58 @@ impl Preparer {
         options.sampling.frames = own.frames;
         options.max_pixels = own.max_pixels;
         options
+    }
+
+    /// Frames, sizes and tokens of a conversation, from the files' headers. Refuses nothing for its length: see
+    /// [`Plan::check`].
+    ///
+    /// # Errors
+    /// Files that cannot be read or that this model cannot take.
+    pub fn plan(&self, conversation: &Conversation, options: &MediaOptions) -> Result<Plan> {
+        self.plan_words(&self.plan_media(conversation.media(), options)?, conversation)
+    }
+
+    /// The plan of a conversation about media that were planned: its words are counted, no file is opened.
+    ///
+    /// # Errors
+    /// As [`Preparer::ids`].
+    pub fn plan_words(&self, media: &Plan, conversation: &Conversation) -> Result<Plan> {
+        let mut plan = media.clone();
+        if self.tokenizer.is_some() {
+            let media: Vec<Medium> = plan.items.iter().map(|i| i.medium.clone()).collect();
+            let total = self.ids(conversation, &media)?.len();
+            let of_media = plan.image_tokens + plan.video_tokens + plan.audio_tokens;
+            plan.text_tokens = Some(total.saturating_sub(of_media));
+            plan.prompt_tokens = total;
+        }
+        Ok(plan)
+    }
+
+    /// The media's part of [`Preparer::plan`].
+    ///
+    /// # Errors
+    /// Files that cannot be read or that this model cannot take.
+    pub fn plan_media<'a>(
+        &self,
+        parts: impl Iterator<Item = &'a Part>,
+        options: &MediaOptions,
+    ) -> Result<Plan> {
+        self.planner().media(parts, options)
+    }
+
+    /// What is looked at of a video.
+    ///
+    /// # Errors
+    /// A part of it that holds too few frames, and pictures that are too narrow.
+    pub fn plan_video(&self, v: &VideoInfo, options: &MediaOptions) -> Result<VideoPlan> {
+        self.planner().video(v, options)
+    }
+
+    fn planner(&self) -> Planner<'_> {
+        Planner {
+            config: &self.config,
+            processor: &self.processor,
+        }
     }
 
     /// The model's configuration.

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use outro_media::{FrameLimits, Frames, MAX_SECONDS, PatchConfig, Patches, Resize, Sampling};
 use serde_json::Value;
 
-use crate::config::{AudioConfig, AudioForm, Config, PixelLimits, PixelRule, Tiles};
 use crate::error::{Error, Result};
-use crate::tokenizer::read_json;
+use crate::spec::config::{AudioConfig, AudioForm, Config, PixelLimits, PixelRule, Tiles};
+use crate::weights::json::read_json;
 
 /// How a checkpoint's processor looks at pictures and videos.
 pub(crate) struct Processor {

@@ -9,9 +9,8 @@ use tokenizers::models::bpe::BPE;
 use tokenizers::normalizers::NFC;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
-use crate::config::read_text;
-pub(crate) use crate::config::{absent, read_json};
 use crate::error::{Error, Result};
+use crate::weights::json::{read_json, read_text};
 
 mod added;
 mod gguf;

@@ -1,22 +1,12 @@
 //! From logits to tokens: sampling, stop rules, the loop.
 
-mod config;
 mod sampler;
 
-pub use config::{FILE, GenerationConfig, Sampling};
-pub use sampler::Sampler;
+pub use sampler::{Sampler, argmax};
 
 use crate::error::Result;
-use crate::session::Stream;
-
-/// The id of the largest logit; the first of equals.
-pub fn argmax(logits: &[f32]) -> u32 {
-    let best = logits.iter().enumerate().fold(
-        (0, f32::NEG_INFINITY),
-        |b, (i, l)| if *l > b.1 { (i, *l) } else { b },
-    );
-    best.0 as u32
-}
+use crate::run::session::Stream;
+pub use crate::spec::generation::{FILE, GenerationConfig, Sampling};
 
 /// The `n` most likely ids with their probabilities, most likely first.
 pub fn top(logits: &[f32], n: usize) -> Vec<(u32, f32)> {

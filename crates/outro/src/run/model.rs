@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use outro_kernels::Activations;
 
-use crate::checkpoint::{Audit, Checkpoint, Dtype, Matrix, Quantised, Quantize};
-use crate::config::{Config, Scaling};
-use crate::domain::Domain;
-use crate::encoder::{AudioTower, VisionTower};
+use crate::compute::encoder::{AudioTower, VisionTower};
+use crate::compute::nn::{Decoder, Deepstack, Mat, Weights};
 use crate::error::{Error, Result};
-use crate::inputs::{Inputs, Pixels};
-use crate::nn::{Decoder, Deepstack, Mat, Weights};
-use crate::positions::{Positions, positions};
-use crate::tiles::Layout;
+use crate::prompt::inputs::{Inputs, Pixels};
+use crate::prompt::positions::{Positions, positions};
+use crate::run::domain::Domain;
+use crate::spec::config::{Config, Scaling};
+use crate::spec::tiles::Layout;
+use crate::weights::checkpoint::{Audit, Checkpoint, Dtype, Matrix, Quantised, Quantize};
 
 /// What happens while media are encoded and a prompt is run; for progress displays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

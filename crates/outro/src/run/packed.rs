@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use outro_kernels::{Activations, Phase};
 
+use crate::compute::nn::{Deepstack, KvType, LayerCache, Mat, Step};
+use crate::hook::method::{OutRo, OutRoConfig, Prune, PruneConfig};
 use crate::hook::{Chain, Hook};
-use crate::inputs::Inputs;
-use crate::model::{LoadOptions, Model, Prompt};
-use crate::nn::{Deepstack, KvType, LayerCache, Mat, Step};
-use crate::strategy::{FarSight, FarSightConfig};
-use crate::{Dtype, OutRo, OutRoConfig, Prune, PruneConfig, Quantize};
+use crate::prompt::inputs::Inputs;
+use crate::run::model::{LoadOptions, Model, Prompt};
+use crate::run::strategy::{FarSight, FarSightConfig};
+use crate::weights::checkpoint::{Dtype, Quantize};
 
 /// A request on its way: what a session keeps.
 struct Request {
@@ -220,7 +221,9 @@ fn packed_is_alone() {
                     input_ids: ids,
                     ..Inputs::default()
                 };
-                model.prompt(&inputs, &crate::MediaEmbeds::default()).unwrap()
+                model
+                    .prompt(&inputs, &crate::run::model::MediaEmbeds::default())
+                    .unwrap()
             });
             law(name, &model, &prompts, KvType::F32);
         }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use outro_kernels::Phase;
 
+use crate::compute::nn::{Deepstack, KvType, LayerCache, Mat, Step};
 use crate::error::{Error, Result};
 use crate::hook::{self, Hook};
-use crate::model::{Model, Prompt};
-use crate::nn::{Deepstack, KvType, LayerCache, Mat, Step};
-use crate::positions::Positions;
+use crate::prompt::positions::Positions;
+use crate::run::model::{Model, Prompt};
 
 /// The next token's logits of one request, by one pass of the model or several.
 pub trait Stream {

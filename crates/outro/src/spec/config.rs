@@ -1,20 +1,11 @@
 //! What a checkpoint's `config.json` says, in one shape for all families.
 
-mod json;
 mod rope;
 
-use std::path::Path;
-
+use crate::error::Result;
 use outro_media::{MAX_SECONDS, Sampling};
-use serde_json::Value;
 
-use crate::checkpoint::gguf::Gguf;
-use crate::error::{Error, Result};
-use crate::family::{self, Family};
-use crate::tiles::Layout;
-
-pub use json::Json;
-pub(crate) use json::{absent, read_json, read_text};
+pub use crate::weights::json::Json;
 pub use rope::{Rope, Scaling};
 
 /// A model's hyperparameters. Built by its family from `config.json`; nothing is assumed that the file can tell.
@@ -167,21 +158,6 @@ pub struct VisionConfig {
     pub out: usize,
     /// What its tensors are called.
     pub names: VisionNames,
-}
-
-impl VisionConfig {
-    /// Tokens of a video of so many patches along time, height and width.
-    pub fn video_tokens(&self, grid: [usize; 3]) -> usize {
-        Layout::video(self, grid).count(self.positions.unwrap_or(1))
-    }
-
-    /// Tokens of a frame of a video of so many patches, down and across.
-    pub fn frame_tokens(&self, [h, w]: [usize; 2]) -> [usize; 2] {
-        match Layout::video(self, [1, h, w]) {
-            Layout::Grid([_, h, w]) | Layout::Frames([_, h, w]) => [h, w],
-            Layout::Whole | Layout::Parts(_) => [0; 2],
-        }
-    }
 }
 
 /// Pictures in parts (LLaVA-OneVision): an image that stands alone is also looked at in squares, others and frames once.
@@ -502,71 +478,4 @@ pub enum PositionRule {
         /// `position_id_per_seconds`.
         per_second: f64,
     },
-}
-
-impl Config {
-    /// Reads `dir/config.json`, or the metadata of a GGUF file.
-    ///
-    /// # Errors
-    /// An unreadable file, an unknown architecture, and fields that are missing, mistyped or contradictory, each by name.
-    pub fn load(dir: &Path) -> Result<Self> {
-        Self::load_among(dir, &[])
-    }
-
-    /// [`Config::load`] with families of the caller, which come before [`family::FAMILIES`].
-    ///
-    /// # Errors
-    /// As [`Config::load`].
-    pub fn load_among(dir: &Path, own: &[&Family]) -> Result<Self> {
-        if dir.is_file() {
-            return family::gguf(&Gguf::open(dir)?);
-        }
-        let path = dir.join("config.json");
-        let Some(value) = read_json(&path)? else {
-            return Err(without_config(dir));
-        };
-        family::parse(&Json::of_transformers(&path, &value), own)
-    }
-}
-
-/// What a directory without config.json may be.
-fn without_config(dir: &Path) -> Error {
-    let adapter = dir.join("adapter_config.json");
-    if adapter.is_file() {
-        return match read_json(&adapter) {
-            Ok(json) => adapter_alone(&adapter, &json.unwrap_or_default()),
-            Err(e) => e,
-        };
-    }
-    let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut ggufs: Vec<_> = files
-        .map(|f| f.path())
-        .filter(|p| p.extension().is_some_and(|e| e == "gguf"))
-        .collect();
-    ggufs.sort();
-    match ggufs.first() {
-        Some(file) => Error::checkpoint(
-            dir,
-            format!(
-                "holds no config.json; to run a GGUF file give the file itself: {}",
-                file.display()
-            ),
-        ),
-        None => Error::checkpoint(
-            dir,
-            "holds no config.json; give a checkpoint directory as the hub stores it",
-        ),
-    }
-}
-
-/// A complaint about a LoRA adapter (peft) that stands where a model is needed.
-fn adapter_alone(path: &Path, value: &Value) -> Error {
-    let base = Json::new(path, value).at("base_model_name_or_path");
-    match base.str() {
-        Ok(name) => base.error(format!(
-            "is {name}: this is an adapter of it, which is not read; merge the two first (peft: merge_and_unload, then \
-             save_pretrained) and give the merged checkpoint"
-        )),
-        Err(e) => e,
-    }
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::config::Json;
 use crate::error::{Error, Result};
-use crate::tokenizer::read_json;
+use crate::weights::json::Json;
+use crate::weights::json::read_json;
 
 /// The file's name.
 pub const FILE: &str = "generation_config.json";

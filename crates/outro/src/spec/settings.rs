@@ -21,9 +21,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::checkpoint::files;
 use crate::error::{Error, Result};
-use crate::tokenizer::read_json;
+use crate::weights::checkpoint::files;
+use crate::weights::json::read_json;
 
 /// The file's name.
 pub const FILE: &str = files::SETTINGS;

@@ -4,9 +4,9 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use crate::config::{Config, Json};
 use crate::error::{Error, Result};
-use crate::family;
+use crate::spec::config::{Config, Json};
+use crate::spec::family;
 
 /// Fields of the published `config.json` files that say sizes.
 const SHAPES: &str = include_str!("shapes.json");

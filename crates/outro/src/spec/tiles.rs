@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::config::{Tiles, VisionConfig};
+use crate::spec::config::{Tiles, VisionConfig};
 
 /// How the parts of one picture become rows of tokens. The whole picture, small, comes before them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +80,13 @@ impl Layout {
             Self::Whole => area(side, side).saturating_add(1),
             Self::Parts(p) => area(side, side).saturating_add(area(p.tokens[0], p.tokens[1] + 1)),
         }
+    }
+}
+
+impl VisionConfig {
+    /// Tokens of a video of so many patches along time, height and width.
+    pub fn video_tokens(&self, grid: [usize; 3]) -> usize {
+        Layout::video(self, grid).count(self.positions.unwrap_or(1))
     }
 }
 

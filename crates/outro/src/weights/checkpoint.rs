@@ -10,8 +10,8 @@ use memmap2::Mmap;
 use safetensors::SafeTensors;
 use serde_json::Value;
 
-use crate::config::read_json;
 use crate::error::{Error, Result};
+use crate::weights::json::read_json;
 
 mod audit;
 pub mod files;

@@ -77,7 +77,7 @@ const IDLE: [&str; 18] = [
 ];
 
 fn classes() -> Map<String, Value> {
-    serde_json::from_str(include_str!("../../src/config/classes.json")).unwrap()
+    serde_json::from_str(include_str!("../../src/weights/classes.json")).unwrap()
 }
 
 fn read(name: &str) -> Value {

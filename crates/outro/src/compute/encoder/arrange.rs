@@ -1,7 +1,7 @@
 //! Rows of a tower in the order of the prompt, where pictures go through it in parts.
 
-use crate::nn::Mat;
-use crate::tiles::{Layout, Parts};
+use crate::compute::nn::Mat;
+use crate::spec::tiles::{Layout, Parts};
 
 /// Puts a picture's rows, part by part as the tower gives them, into the prompt's order. A part has `side` rows of `side`.
 pub(super) fn arrange(rows: Mat, layout: &Layout, side: usize, newline: &[f32]) -> Mat {

@@ -9,10 +9,10 @@ use super::AUDIO_NORM_EPS;
 use super::block::{Mlp, Norm};
 use super::planes::Planes;
 use super::queries::Queries;
-use crate::checkpoint::Matrix;
-use crate::config::{Activation, AudioConfig, AudioForm, Norm as Kind};
+use crate::compute::nn::{Linear, Mat, Space, Weights};
 use crate::error::{Error, Result};
-use crate::nn::{Linear, Mat, Space, Weights};
+use crate::spec::config::{Activation, AudioConfig, AudioForm, Norm as Kind};
+use crate::weights::checkpoint::Matrix;
 
 pub(crate) struct AudioTower {
     config: AudioConfig,

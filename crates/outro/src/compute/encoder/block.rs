@@ -2,9 +2,9 @@
 
 use outro_kernels::{gelu, gelu_tanh, layer_norm, quick_gelu, rms_norm, silu_mul};
 
-use crate::config::{Activation, Norm as Kind};
+use crate::compute::nn::{Linear, Mat, Space, Weights};
 use crate::error::Result;
-use crate::nn::{Linear, Mat, Space, Weights};
+use crate::spec::config::{Activation, Norm as Kind};
 
 /// A norm with its weights.
 pub(super) struct Norm {

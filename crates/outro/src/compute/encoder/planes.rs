@@ -5,9 +5,9 @@ use std::ops::Range;
 
 use outro_kernels::gelu;
 
-use crate::checkpoint::Matrix;
+use crate::compute::nn::{Linear, Mat, Weights};
 use crate::error::Result;
-use crate::nn::{Linear, Mat, Weights};
+use crate::weights::checkpoint::Matrix;
 
 pub(super) struct Planes {
     convolutions: [Linear; 3],

@@ -3,10 +3,10 @@
 use outro_kernels::gelu;
 
 use super::block::Norm;
-use crate::checkpoint::Matrix;
-use crate::config::{AudioConfig, Norm as Kind, QueryConfig};
+use crate::compute::nn::{Linear, Mat, Weights};
 use crate::error::Result;
-use crate::nn::{Linear, Mat, Weights};
+use crate::spec::config::{AudioConfig, Norm as Kind, QueryConfig};
+use crate::weights::checkpoint::Matrix;
 
 pub(super) struct Queries {
     config: QueryConfig,

@@ -5,11 +5,11 @@ use outro_kernels::{AttentionShape, Mask, attend, rotate_half};
 
 use super::arrange::arrange;
 use super::block::{Mlp, Norm};
-use crate::checkpoint::Matrix;
-use crate::config::{Activation, Merger, Names, VisionConfig, Windows};
+use crate::compute::nn::{GatedMlp, Linear, Mat, Space, Weights};
 use crate::error::{Error, Result};
-use crate::nn::{GatedMlp, Linear, Mat, Space, Weights};
-use crate::tiles::Layout;
+use crate::spec::config::{Activation, Merger, Names, VisionConfig, Windows};
+use crate::spec::tiles::Layout;
+use crate::weights::checkpoint::Matrix;
 
 pub(crate) struct VisionTower {
     config: VisionConfig,

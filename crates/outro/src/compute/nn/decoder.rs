@@ -6,10 +6,10 @@ use outro_kernels::{
 
 use super::rotary::{Rotary, length};
 use super::{Deepstack, LayerCache, Linear, Mat, Mlp, Space, Weights};
-use crate::checkpoint::Matrix;
-use crate::config::TextConfig;
 use crate::error::{Error, Result};
 use crate::hook::{At, Flow, Hook, Qkv};
+use crate::spec::config::TextConfig;
+use crate::weights::checkpoint::Matrix;
 
 /// Immutable weights of a text decoder.
 pub(crate) struct Decoder {

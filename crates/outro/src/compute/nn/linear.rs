@@ -3,8 +3,8 @@
 use outro_kernels::{Activations, Phase, linear_with, silu_mul};
 
 use super::Mat;
-use crate::checkpoint::{Checkpoint, Dtype, Matrix, Quantised};
 use crate::error::Result;
+use crate::weights::checkpoint::{Checkpoint, Dtype, Matrix, Quantised};
 
 /// What to read weights from, and how matrices are kept.
 #[derive(Clone, Copy)]

@@ -1,9 +1,9 @@
 //! A layer's MLP, or a mixture of experts in its place.
 
 use super::{GatedMlp, Linear, Mat, Space, Weights};
-use crate::checkpoint::Matrix;
-use crate::config::TextConfig;
 use crate::error::Result;
+use crate::spec::config::TextConfig;
+use crate::weights::checkpoint::Matrix;
 
 /// What follows attention in a layer.
 pub(crate) enum Mlp {

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::config::{Rope, Scaling, TextConfig};
+use crate::spec::config::{Rope, Scaling, TextConfig};
 
 /// A decoder's rotary embedding.
 pub(crate) struct Rotary {

@@ -1,20 +1,14 @@
-//! OutRo (arXiv 2603.14337): rotate head outputs towards the value of the attention sinks.
-
-mod config;
-mod prune;
-mod rotate;
-mod sinks;
+//! The method as a hook: detection, relaxation and rotation on one request.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use outro_kernels::{Mask, Rotation, attend};
 
-pub use config::{DecodeRule, OutRoConfig};
-pub use prune::{Prune, PruneConfig};
-pub use sinks::{massive_tokens, median_abs};
-
+use super::config::{DecodeRule, OutRoConfig};
+use super::rotate;
+use super::sinks::massive_tokens;
 use crate::error::Result;
-use crate::hook::{At, Flow, Hook, Qkv};
+use crate::hook::seam::{At, Flow, Hook, Qkv};
 
 /// The method on ONE request: it is made for a prefill and dropped with its session.
 pub struct OutRo {
@@ -73,7 +67,7 @@ impl OutRo {
     }
 
     /// Where a prompt position is now, if it was not dropped.
-    fn row_of(&self, position: usize) -> Option<usize> {
+    pub(super) fn row_of(&self, position: usize) -> Option<usize> {
         match &self.rows {
             None => Some(position),
             Some(rows) => rows.binary_search(&position).ok(),

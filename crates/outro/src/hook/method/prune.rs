@@ -4,9 +4,10 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::{OutRo, OutRoConfig};
+use super::config::OutRoConfig;
+use super::outro::OutRo;
 use crate::error::{Error, Result};
-use crate::hook::{At, Flow, Hook, Qkv};
+use crate::hook::seam::{At, Flow, Hook, Qkv};
 
 /// Where tokens are ranked and how many stay (the paper prunes to 0.2 at layer 5 of 36, and finds 3 too early).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 use outro_kernels::{AttentionShape, Rotation};
 use rayon::prelude::*;
 
-use crate::hook::dot;
+use crate::hook::seam::dot;
 
 /// `vbar[g] = mean over sinks of v[g]`; `v` is `[all, G * D]`, the result `[G * D]`.
 pub(super) fn mean_value(v: &[f32], sinks: &[usize], shape: AttentionShape) -> Vec<f32> {

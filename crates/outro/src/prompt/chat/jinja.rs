@@ -2,14 +2,13 @@
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Rest, Tuple, Value, ValueKind, from_args};
-use minijinja::{Environment, Error, ErrorKind, State, filters};
+use minijinja::{Environment, Error, State, filters};
 use minijinja_contrib::{filters as more, globals, pycompat};
 
+use super::arguments::{Result, named, wrong};
 use super::python::{float, python_float, tojson};
 
 mod rewrite;
-
-pub(super) type Result<T> = std::result::Result<T, Error>;
 
 /// The text of a template in a context (`messages`, `tools`, names of special tokens, ...).
 pub(super) fn render(source: &str, context: Value) -> Result<String> {
@@ -136,24 +135,6 @@ fn add_filters(env: &mut Environment) {
     clippy::needless_pass_by_value,
     reason = "filters own their arguments and hand them on"
 )]
-pub(super) fn named(plain: &[Value], own: Kwargs, names: &[&str]) -> Result<Kwargs> {
-    if plain.len() > names.len() {
-        return Err(Error::from(ErrorKind::TooManyArguments));
-    }
-    let (first, rest) = names.split_at(plain.len());
-    if let Some(name) = own.args().find(|name| !rest.contains(name)) {
-        return Err(wrong(format!("unexpected argument `{name}`")));
-    }
-    let mut all: Vec<(String, Value)> = Vec::new();
-    for (name, value) in first.iter().zip(plain) {
-        all.push(((*name).to_owned(), value.clone()));
-    }
-    for name in own.args() {
-        all.push((name.to_owned(), own.get(name)?));
-    }
-    Ok(all.into_iter().collect())
-}
-
 /// [`named`] arguments of a method.
 fn method_args(args: &[Value], names: &[&str]) -> Result<Kwargs> {
     let (plain, own): (Rest<Value>, Kwargs) = from_args(args)?;
@@ -209,10 +190,6 @@ fn method(state: &mut State, value: &Value, name: &str, args: &[Value]) -> Resul
         }
         _ => pycompat::unknown_method_callback(state, value, name, args),
     }
-}
-
-pub(super) fn wrong(problem: impl Into<String>) -> Error {
-    Error::new(ErrorKind::InvalidOperation, problem.into())
 }
 
 fn of_text(text: &str, name: &str, args: &[Value]) -> Result<Option<Value>> {

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use minijinja::value::{Kwargs, Rest, Value, ValueKind};
 
-use super::jinja::{Result, named, wrong};
+use super::arguments::{Result, named, wrong};
 
 /// A number that Python has as a float.
 pub(super) fn float(value: &Value) -> Option<f64> {
@@ -192,15 +192,15 @@ pub(super) mod clock {
     use std::ffi::CString;
     use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-    use crate::chat::jinja::{Result, wrong};
+    use crate::prompt::chat::arguments::{Result, wrong};
 
-    pub(in crate::chat) fn now(format: &str) -> Result<String> {
+    pub(in crate::prompt::chat) fn now(format: &str) -> Result<String> {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         at(since, format)
     }
 
     /// The local time so long after 1970.
-    pub(in crate::chat) fn at(since: Duration, format: &str) -> Result<String> {
+    pub(in crate::prompt::chat) fn at(since: Duration, format: &str) -> Result<String> {
         let refused = || wrong(format!("strftime_now: `{format}` is not a format"));
         // What Python writes itself; a time without a zone has an empty one.
         let micros = format!("{:06}", since.subsec_micros());

@@ -10,8 +10,8 @@ use tokenizers::{AddedToken, Tokenizer as Inner};
 
 use super::words::{Words, cut};
 use super::{Tokenizer, failed};
-use crate::checkpoint::gguf::Gguf;
 use crate::error::Result;
+use crate::weights::checkpoint::gguf::Gguf;
 
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const TYPES: &str = "tokenizer.ggml.token_type";

@@ -4,9 +4,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use super::argmax;
-use super::config::Sampling;
-use crate::random::Random;
+use crate::run::random::Random;
+use crate::spec::generation::Sampling;
 
 /// Chooses the tokens of one answer.
 #[derive(Clone, Debug)]
@@ -104,6 +103,15 @@ impl Sampler {
         }
         logits.into()
     }
+}
+
+/// The id of the largest logit; the first of equals.
+pub fn argmax(logits: &[f32]) -> u32 {
+    let best = logits.iter().enumerate().fold(
+        (0, f32::NEG_INFINITY),
+        |b, (i, l)| if *l > b.1 { (i, *l) } else { b },
+    );
+    best.0 as u32
 }
 
 #[cfg(test)]

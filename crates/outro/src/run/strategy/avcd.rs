@@ -3,12 +3,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::rows::{LastRow, Silence};
-use super::{Hooks, Kind, Request, Settings, Switch, entropy, keep_plausible, mix};
-use crate::Prompt;
+use super::logits::{entropy, keep_plausible, mix};
+use super::request::{Hooks, Request};
 use crate::error::Result;
 use crate::hook::Hook;
-use crate::session::{Session, Stream};
+use crate::hook::modality::Modality;
+use crate::hook::rows::{LastRow, Silence};
+use crate::hook::settings_grammar::{Settings, Switch};
+use crate::run::model::Prompt;
+use crate::run::session::{Session, Stream};
 
 /// Settings, with the published defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -60,7 +63,7 @@ struct Pass<'a> {
 pub struct Avcd<'a> {
     config: AvcdConfig,
     request: Request<'a>,
-    kinds: Vec<Kind>,
+    kinds: Vec<Modality>,
     plain: Session<'a>,
     /// Hooks of the silenced passes until they begin.
     hooks: Vec<Vec<Box<dyn Hook>>>,
@@ -83,7 +86,7 @@ impl<'a> Avcd<'a> {
         };
         Ok(Self {
             config,
-            kinds: request.spans.iter().map(Kind::of).collect(),
+            kinds: request.spans.iter().map(Modality::of).collect(),
             plain: request.session(first)?,
             request,
             hooks: (0..3).map(|_| hooks()).collect(),
@@ -94,17 +97,17 @@ impl<'a> Avcd<'a> {
 
     /// Whether there is more than text to weigh.
     fn contrasts(&self) -> bool {
-        self.kinds.iter().any(|k| *k != Kind::Language)
+        self.kinds.iter().any(|k| *k != Modality::Language)
     }
 
     /// The modalities of the prompt that are not dominant, and the attention above which a row is silenced.
-    fn others(&self) -> (Vec<Kind>, f32) {
+    fn others(&self) -> (Vec<Modality>, f32) {
         let Some(seen) = self.plain.hook::<LastRow>() else {
             return (Vec::new(), f32::INFINITY);
         };
         let mean = seen.mean();
-        let present = Kind::ALL.into_iter().filter(|k| self.kinds.contains(k));
-        let mut by_dominance: Vec<(f32, Kind)> = present
+        let present = Modality::ALL.into_iter().filter(|k| self.kinds.contains(k));
+        let mut by_dominance: Vec<(f32, Modality)> = present
             .map(|kind| {
                 let of = self.kinds.iter().zip(&mean).filter(|(k, _)| **k == kind);
                 let (n, sum) = of.fold((0.0, 0.0), |(n, sum), (_, a)| (n + 1.0, sum + a));
@@ -120,7 +123,7 @@ impl<'a> Avcd<'a> {
     }
 
     /// Which modalities are silenced in each pass, and how much its logits count.
-    fn plan(&self, others: &[Kind]) -> Vec<(f32, Vec<Kind>)> {
+    fn plan(&self, others: &[Modality]) -> Vec<(f32, Vec<Modality>)> {
         let alpha = self.config.alpha;
         match *others {
             [m] => vec![(-alpha, vec![m])],

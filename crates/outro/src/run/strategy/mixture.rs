@@ -3,11 +3,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::rows::LastRow;
-use super::{Hooks, Kind, Request, Settings, Switch, jensen_shannon, keep_plausible, mix};
-use crate::Prompt;
+use super::logits::{jensen_shannon, keep_plausible, mix};
+use super::request::{Hooks, Request};
 use crate::error::{Error, Result};
-use crate::session::{Session, Stream};
+use crate::hook::modality::Modality;
+use crate::hook::rows::LastRow;
+use crate::hook::settings_grammar::{Settings, Switch};
+use crate::run::model::Prompt;
+use crate::run::session::{Session, Stream};
 
 /// Settings, with the published defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -77,7 +80,7 @@ impl<'a> Mixture<'a> {
     /// # Errors
     /// As [`Request::session`].
     pub fn new(config: MixtureConfig, request: &Request<'a>, hooks: &Hooks) -> Result<Self> {
-        let ranked = |kind: Kind| kind == Kind::Visual || kind == Kind::Audio && config.audio;
+        let ranked = |kind: Modality| kind == Modality::Visual || kind == Modality::Audio && config.audio;
         let spans = request.spans.iter().enumerate();
         let mut first = hooks();
         first.push(Box::new(LastRow::new(request.spans.len(), 0)));
@@ -90,7 +93,7 @@ impl<'a> Mixture<'a> {
             plain: whole.session(first)?,
             focused: whole.session(hooks())?,
             visual: spans
-                .filter(|(_, s)| ranked(Kind::of(s)))
+                .filter(|(_, s)| ranked(Modality::of(s)))
                 .map(|(row, _)| row)
                 .collect(),
             divergence: None,

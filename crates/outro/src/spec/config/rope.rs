@@ -3,8 +3,8 @@
 
 use std::f64::consts::TAU;
 
-use super::json::Json;
 use crate::error::Result;
+use crate::weights::json::Json;
 
 /// How positions turn queries and keys.
 #[derive(Clone, Debug, PartialEq)]

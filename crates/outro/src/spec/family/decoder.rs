@@ -1,8 +1,8 @@
 //! The decoder's configuration, the same for all families, and what it cannot be.
 
 use super::Json;
-use crate::config::{Rope, TextConfig};
 use crate::error::Result;
+use crate::spec::config::{Rope, TextConfig};
 
 /// Frequencies that follow time, height and width where config.json does not say: those of Qwen2-VL and its heirs.
 pub(super) const QWEN2_AXES: [usize; 3] = [16, 24, 24];

@@ -5,10 +5,10 @@ use outro_media::{Sampling, Spread};
 
 use super::decoder::{QWEN2, decoder, tied};
 use super::{Family, Names, siglip_vision};
-use crate::config::{
+use crate::error::Result;
+use crate::spec::config::{
     Config, FrameRule, Json, PositionRule, SpecialTokens, TextConfig, Tiles, VisionConfig, VisionNames,
 };
-use crate::error::Result;
 
 pub(super) const FAMILY: Family = Family {
     model_type: "llava_onevision",

@@ -1,6 +1,7 @@
 //! The model families: how `config.json` reads and what the tensors are called. Everything else is shared.
 
 mod decoder;
+pub(crate) mod gguf;
 mod llava_onevision;
 mod quantised;
 mod qwen2_5_omni;
@@ -13,11 +14,11 @@ mod text;
 mod video_salmonn2;
 mod videollama3;
 
-pub use crate::config::Names;
-use crate::config::{
+use crate::error::Result;
+pub use crate::spec::config::Names;
+use crate::spec::config::{
     Activation, Config, Json, Merger, Norm, SpecialTokens, TextConfig, VisionConfig, VisionNames, Windows,
 };
-use crate::error::Result;
 
 /// One family, as data. A caller's own goes to [`Config::load_among`].
 pub struct Family {
@@ -32,7 +33,7 @@ pub struct Family {
 /// Every family that OutRo runs.
 pub const FAMILIES: &[&Family] = &[
     &qwen2_5_omni::FAMILY,
-    &qwen2_5_vl::FAMILY,
+    &video_salmonn2::FAMILY,
     &qwen2_vl::FAMILY,
     &llava_onevision::FAMILY,
     &videollama3::FAMILY,
@@ -46,8 +47,6 @@ pub const FAMILIES: &[&Family] = &[
     &qwen2_5_omni::THINKER,
     &qwen3_omni::THINKER,
 ];
-
-pub(crate) use text::gguf;
 
 /// The system sentence of most chat models.
 pub const SYSTEM: &str = "You are a helpful assistant.";

@@ -2,10 +2,10 @@
 
 use super::decoder::{self, Kind, QWEN2_AXES, decoder};
 use super::{Family, Names, qwen2_5_vision, rate};
-use crate::config::{
+use crate::error::Result;
+use crate::spec::config::{
     AudioConfig, AudioForm, Config, FrameRule, Json, PositionRule, SpecialTokens, TextConfig,
 };
-use crate::error::Result;
 
 pub(super) const FAMILY: Family = Family {
     model_type: "qwen2_5_omni",

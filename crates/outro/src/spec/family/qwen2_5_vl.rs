@@ -1,15 +1,11 @@
 //! Qwen2.5-VL: the same decoder and vision tower as the Omni thinker, its own names and positions.
 
 use super::decoder::{self, Kind, QWEN2_AXES, decoder, nested, tied};
-use super::{Family, Names, SYSTEM, qwen_vision_tokens, qwen2_5_vision, rate, video_salmonn2};
-use crate::config::{Config, FrameRule, Json, PositionRule, TextConfig};
+use super::{Names, SYSTEM, qwen_vision_tokens, qwen2_5_vision, rate};
 use crate::error::Result;
+use crate::spec::config::{Config, FrameRule, Json, PositionRule, TextConfig};
 
-pub(super) const FAMILY: Family = Family {
-    model_type: "qwen2_5_vl",
-    names: NAMES,
-    parse,
-};
+pub(super) const MODEL_TYPE: &str = "qwen2_5_vl";
 
 /// As the hub has them; newer releases of transformers write them with other prefixes.
 pub(super) const NAMES: Names = Names {
@@ -23,17 +19,13 @@ pub(super) const NAMES: Names = Names {
     renamed: &[("model.language_model.", "model."), ("model.visual.", "visual.")],
 };
 
-fn parse(json: &Json) -> Result<Config> {
+pub(super) fn config(json: &Json) -> Result<Config> {
     let json = &json.of_class("Qwen2_5_VLConfig");
     let text = text(json, "Qwen2_5_VLTextConfig")?;
     let vision = json.object("vision_config", "Qwen2_5_VLVisionConfig")?;
     let rate = rate(&vision.at("tokens_per_second"), 2.0)?;
-    // Its authors kept the `model_type`.
-    if json.at("audio_config").present() {
-        return video_salmonn2::config(json, text, &vision);
-    }
     Ok(Config {
-        model_type: FAMILY.model_type.into(),
+        model_type: MODEL_TYPE.into(),
         vision: Some(qwen2_5_vision(&vision, &text, &["attn.qkv"])?),
         audio: None,
         tokens: qwen_vision_tokens(json)?,

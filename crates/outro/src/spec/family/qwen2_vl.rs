@@ -4,10 +4,10 @@ use super::qwen2_5_vl::{NAMES, text};
 use super::{
     Family, QWEN_VISION, SYSTEM, axial, channels, patch_and_merge, qwen_vision_tokens, tower_out, tower_sizes,
 };
-use crate::config::{
+use crate::error::Result;
+use crate::spec::config::{
     Activation, Config, FrameRule, Json, Merger, Norm, PositionRule, TextConfig, VisionConfig,
 };
-use crate::error::Result;
 
 pub(super) const FAMILY: Family = Family {
     model_type: "qwen2_vl",

@@ -3,8 +3,8 @@
 use super::Family;
 use super::decoder::{self, Kind, tied};
 use super::text::{NAMES, only};
-use crate::config::{Json, MoeConfig, TextConfig};
 use crate::error::Result;
+use crate::spec::config::{Json, MoeConfig, TextConfig};
 
 pub(super) const DENSE: Family = Family {
     model_type: "qwen3",

@@ -3,11 +3,11 @@
 
 use super::qwen2_5_omni::{THINKER_NAMES, tied, whole};
 use super::{Family, Names, qwen2_5_omni, qwen3_vl, rate};
-use crate::config::{
+use crate::error::Result;
+use crate::spec::config::{
     AudioConfig, AudioForm, Config, FrameRule, Json, PixelRule, PositionRule, SpecialTokens, TextConfig,
     VisionNames,
 };
-use crate::error::Result;
 
 pub(super) const FAMILY: Family = Family {
     model_type: "qwen3_omni_moe",

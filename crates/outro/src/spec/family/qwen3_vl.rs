@@ -5,11 +5,11 @@ use outro_media::{Sampling, Spread};
 
 use super::decoder::{QWEN3_AXES, tied};
 use super::{Family, Names, qwen_vision, qwen_vision_tokens, qwen3};
-use crate::config::{
+use crate::error::Result;
+use crate::spec::config::{
     Activation, Config, FrameRule, Json, PixelRule, PositionRule, Stamps, TextConfig, VisionConfig,
     VisionNames,
 };
-use crate::error::Result;
 
 pub(super) const FAMILY: Family = Family {
     model_type: "qwen3_vl",

@@ -3,13 +3,13 @@
 
 use outro_media::{Sampling, Spread};
 
-use super::qwen2_5_vl::{FAMILY, NAMES};
-use super::{Names, SYSTEM, qwen_vision_tokens, qwen2_5_vision};
-use crate::config::{
+use super::qwen2_5_vl::{self, MODEL_TYPE, NAMES};
+use super::{Family, Names, SYSTEM, qwen_vision_tokens, qwen2_5_vision, rate};
+use crate::error::Result;
+use crate::spec::config::{
     AudioConfig, AudioForm, Config, FrameRule, Json, PixelRule, PositionRule, QueryConfig, SpecialTokens,
     TextConfig,
 };
-use crate::error::Result;
 
 const MOST_FRAMES: usize = 768;
 /// Of an image, and of a frame of a long video.
@@ -18,7 +18,24 @@ const PIXELS: usize = 61_250;
 /// The authors' default, where config.json does not say it.
 const AUDIO_TOKEN: u32 = 151_665;
 
-pub(super) fn config(json: &Json, text: TextConfig, vision: &Json) -> Result<Config> {
+/// Both models of this `model_type`.
+pub(super) const FAMILY: Family = Family {
+    model_type: MODEL_TYPE,
+    names: NAMES,
+    parse: |json| {
+        if json.at("audio_config").present() {
+            config(&json.of_class("Qwen2_5_VLConfig"))
+        } else {
+            qwen2_5_vl::config(json)
+        }
+    },
+};
+
+fn config(json: &Json) -> Result<Config> {
+    let text = qwen2_5_vl::text(json, "Qwen2_5_VLTextConfig")?;
+    let vision = &json.object("vision_config", "Qwen2_5_VLVisionConfig")?;
+    // Read, as Qwen2.5-VL reads it; positions do not depend on it.
+    rate(&vision.at("tokens_per_second"), 2.0)?;
     let tokens = qwen_vision_tokens(json)?;
     let audio = json.at("audio_token_id");
     let tokens = SpecialTokens {
@@ -28,7 +45,7 @@ pub(super) fn config(json: &Json, text: TextConfig, vision: &Json) -> Result<Con
         ..tokens
     };
     Ok(Config {
-        model_type: FAMILY.model_type.into(),
+        model_type: MODEL_TYPE.into(),
         vision: Some(qwen2_5_vision(vision, &text, &["attn.qkv"])?),
         audio: Some(sound(&json.at("audio_config"), &text)?),
         tokens,

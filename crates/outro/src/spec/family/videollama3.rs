@@ -7,11 +7,11 @@ use outro_media::{Sampling, Spread};
 
 use super::decoder::{QWEN2, decoder, tied};
 use super::{Family, Names, siglip_vision};
-use crate::config::{
+use crate::error::Result;
+use crate::spec::config::{
     Config, FrameRule, Json, PixelRule, PositionRule, SpecialTokens, Stamps, TextConfig, VisionConfig,
     VisionNames,
 };
-use crate::error::Result;
 
 pub(super) const FAMILY: Family = Family {
     model_type: "video_llama_3",

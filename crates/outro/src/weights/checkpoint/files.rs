@@ -102,7 +102,7 @@ mod tests {
         let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
         let mut found = Vec::new();
         names(&src, &mut found);
-        for own in ["checkpoint/files.rs", "shapes.rs"] {
+        for own in ["weights/checkpoint/files.rs", "spec/shapes.rs"] {
             let path = src.join(own).display().to_string();
             assert!(found.iter().any(|(_, p)| *p == path), "{own} was not read");
         }

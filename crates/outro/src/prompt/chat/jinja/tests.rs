@@ -7,7 +7,7 @@ use minijinja::Value as Jinja;
 use serde_json::Value;
 
 use super::render;
-use crate::chat::python::{clock, python_float};
+use crate::prompt::chat::python::{clock, python_float};
 
 fn jinja(json: &Value) -> Jinja {
     match json {

@@ -1,0 +1,12 @@
+//! OutRo (arXiv 2603.14337): rotate head outputs towards the value of the attention sinks.
+
+mod config;
+mod outro;
+mod prune;
+mod rotate;
+mod sinks;
+
+pub use config::{DecodeRule, OutRoConfig};
+pub use outro::OutRo;
+pub use prune::{Prune, PruneConfig};
+pub use sinks::{massive_tokens, median_abs};

@@ -1,0 +1,13 @@
+//! What may look into one request and change it: the seam ([`Hook`]), the method, and what others do there.
+
+pub(crate) mod farsight;
+pub mod method;
+pub(crate) mod modality;
+pub(crate) mod rows;
+mod seam;
+pub(crate) mod settings_grammar;
+pub(crate) mod var;
+
+pub use seam::{
+    At, AttentionShape, Chain, Flow, Hook, Mask, Qkv, Recorder, Rotation, attend, column_sums, find, row_lse,
+};

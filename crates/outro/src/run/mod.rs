@@ -1,0 +1,10 @@
+//! Requests on a model: weights with a configuration, sessions, strategies, the loop that makes tokens.
+
+pub mod domain;
+pub mod generate;
+pub(crate) mod model;
+#[cfg(test)]
+mod packed;
+mod random;
+pub(crate) mod session;
+pub mod strategy;

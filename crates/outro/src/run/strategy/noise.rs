@@ -1,0 +1,108 @@
+//! Diffusion noise on media, as visual contrastive decoding takes it.
+
+use std::cell::RefCell;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::prompt::inputs::{Inputs, Pixels};
+use crate::run::model::{MediaEmbeds, Model, Prompt};
+use crate::run::random::Random;
+use crate::spec::config::Config;
+
+/// Diffusion noise on a request's media.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Noise {
+    /// Step of the schedule of 1000 at which media are taken, 0-based.
+    pub steps: usize,
+    /// Seed of the noise.
+    pub seed: u64,
+    /// Whether sound is distorted too (not in the paper).
+    pub audio: bool,
+}
+
+impl Default for Noise {
+    fn default() -> Self {
+        Self {
+            steps: 500,
+            seed: 0,
+            audio: false,
+        }
+    }
+}
+
+impl Noise {
+    /// What of the signal is left: `abar = product over t = 0 ..= steps of 1 - beta_t`, where `beta` goes from 1e-5 to 5e-3
+    /// along a sigmoid over -6 to 6.
+    pub fn signal(&self) -> f64 {
+        let beta = |t: usize| {
+            let x = -6.0 + 12.0 * t as f64 / 999.0;
+            (5e-3 - 1e-5) / (1.0 + (-x).exp()) + 1e-5
+        };
+        (0..=self.steps).map(|t| 1.0 - beta(t)).product()
+    }
+
+    /// Inputs whose pixels (and log-mel values, where sound is distorted too) are `sqrt(abar) x + sqrt(1 - abar) eps`, eps
+    /// standard normal. Frames of a video have noise of their own; an image's second copy, made because patches span
+    /// two frames, has the first one's.
+    pub fn on(&self, inputs: &Inputs, config: &Config) -> Inputs {
+        let mut noisy = inputs.clone();
+        let Some(vision) = &config.vision else {
+            return noisy;
+        };
+        let area = vision.patch * vision.patch;
+        let distort = |pixels: &mut Option<Pixels>, salt: u64, copies: usize| {
+            if let Some(p) = pixels {
+                self.distort(&mut p.data, p.cols, salt, area, copies);
+            }
+        };
+        distort(&mut noisy.pixel_values, 0, vision.temporal);
+        distort(&mut noisy.pixel_values_videos, 1 << 60, 1);
+        if let Some(sound) = noisy.audio.as_mut().filter(|_| self.audio) {
+            self.distort(&mut sound.data, sound.mel_bins, 1 << 61, 1, 1);
+        }
+        noisy
+    }
+
+    /// Rows of `cols` numbers, each with a random sequence of its own; `copies` stretches of `area` numbers share theirs.
+    fn distort(&self, x: &mut [f32], cols: usize, salt: u64, area: usize, copies: usize) {
+        let signal = self.signal();
+        let (keep, add) = (signal.sqrt() as f32, (1.0 - signal).sqrt() as f32);
+        x.par_chunks_mut(cols.max(1)).enumerate().for_each(|(row, x)| {
+            let mut random = Random::of(self.seed, salt | row as u64);
+            for same in x.chunks_mut(area * copies) {
+                let eps: Vec<f32> = (0..area.div_ceil(2)).flat_map(|_| random.normals()).collect();
+                for x in same.chunks_mut(area) {
+                    x.iter_mut()
+                        .zip(&eps)
+                        .for_each(|(x, eps)| *x = keep * *x + add * eps);
+                }
+            }
+        });
+    }
+}
+
+/// A request's media with noise on them, encoded once for each noise, whatever is asked about them.
+#[derive(Default)]
+pub struct NoisyMedia(RefCell<Vec<(Noise, MediaEmbeds)>>);
+
+impl NoisyMedia {
+    /// The prompt of `inputs`, whose media must be the same at every call, with noise on the media.
+    ///
+    /// # Errors
+    /// As [`Model::encode`] and [`Model::prompt`].
+    pub fn prompt(&self, model: &Model, inputs: &Inputs, noise: &Noise) -> Result<Prompt> {
+        let mut made = self.0.borrow_mut();
+        let place = made.iter().position(|(n, _)| n == noise);
+        let place = if let Some(place) = place {
+            place
+        } else {
+            let embeds = model.encode(&noise.on(inputs, model.config()), &mut |_| {})?;
+            made.push((*noise, embeds));
+            made.len() - 1
+        };
+        model.prompt(inputs, &made[place].1)
+    }
+}

@@ -1,0 +1,78 @@
+//! From a checkpoint's directory or file to its [`Config`].
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::error::{Error, Result};
+use crate::spec::config::Config;
+use crate::spec::family::{self, Family};
+use crate::weights::checkpoint::gguf::Gguf;
+use crate::weights::json::{Json, read_json};
+
+impl Config {
+    /// Reads `dir/config.json`, or the metadata of a GGUF file.
+    ///
+    /// # Errors
+    /// An unreadable file, an unknown architecture, and fields that are missing, mistyped or contradictory, each by name.
+    pub fn load(dir: &Path) -> Result<Self> {
+        Self::load_among(dir, &[])
+    }
+
+    /// [`Config::load`] with families of the caller, which come before [`family::FAMILIES`].
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_among(dir: &Path, own: &[&Family]) -> Result<Self> {
+        if dir.is_file() {
+            return family::gguf::config(&Gguf::open(dir)?);
+        }
+        let path = dir.join("config.json");
+        let Some(value) = read_json(&path)? else {
+            return Err(without_config(dir));
+        };
+        family::parse(&Json::of_transformers(&path, &value), own)
+    }
+}
+
+/// What a directory without config.json may be.
+fn without_config(dir: &Path) -> Error {
+    let adapter = dir.join("adapter_config.json");
+    if adapter.is_file() {
+        return match read_json(&adapter) {
+            Ok(json) => adapter_alone(&adapter, &json.unwrap_or_default()),
+            Err(e) => e,
+        };
+    }
+    let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut ggufs: Vec<_> = files
+        .map(|f| f.path())
+        .filter(|p| p.extension().is_some_and(|e| e == "gguf"))
+        .collect();
+    ggufs.sort();
+    match ggufs.first() {
+        Some(file) => Error::checkpoint(
+            dir,
+            format!(
+                "holds no config.json; to run a GGUF file give the file itself: {}",
+                file.display()
+            ),
+        ),
+        None => Error::checkpoint(
+            dir,
+            "holds no config.json; give a checkpoint directory as the hub stores it",
+        ),
+    }
+}
+
+/// A complaint about a LoRA adapter (peft) that stands where a model is needed.
+fn adapter_alone(path: &Path, value: &Value) -> Error {
+    let base = Json::new(path, value).at("base_model_name_or_path");
+    match base.str() {
+        Ok(name) => base.error(format!(
+            "is {name}: this is an adapter of it, which is not read; merge the two first (peft: merge_and_unload, then \
+             save_pretrained) and give the merged checkpoint"
+        )),
+        Err(e) => e,
+    }
+}

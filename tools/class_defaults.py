@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Fields of transformers' configuration classes and their defaults, for config.json files that leave fields out.
 
-    python tools/class_defaults.py crates/outro/src/config/classes.json
+    python tools/class_defaults.py crates/outro/src/weights/classes.json
 
 adds what the installed transformers knows to the file: run it with each release, the oldest first. Where releases
 differ the newest wins, and what differed is printed. Written with 4.46.3, 4.49.0, 4.52.3, 4.57.1 and 5.24.0.

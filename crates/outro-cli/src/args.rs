@@ -1,7 +1,8 @@
-//! From what was typed ([`flags`]) to what is meant. All validation of the command line is here; a command that gets
+//! From what was typed ([`cli`], [`flags`]) to what is meant. All validation of the command line is here; a command that gets
 //! its configuration can start to work.
 
 pub(crate) mod bench;
+pub(crate) mod cli;
 pub(crate) mod eval;
 pub(crate) mod flags;
 pub(crate) mod sampling;
@@ -21,12 +22,11 @@ use outro_lab::strategy::Strategy;
 use outro_media::Decoder;
 
 use crate::cache;
-use crate::cmd::demo::Demo;
 use crate::fault::Fault;
 use crate::ui::Ui;
+use cli::{AskFlags, CaptureFlag, Cli, Cmd};
 use flags::{
-    ActivationsFlag, AskFlags, CaptureFlag, Cli, Cmd, DecoderFlag, MediaFlags, MethodFlags, ReadingFlags,
-    TraceStrategy, WeightFlags,
+    ActivationsFlag, DecoderFlag, MediaFlags, MethodFlags, ReadingFlags, TraceStrategy, WeightFlags,
 };
 
 /// One run of the program.
@@ -55,6 +55,17 @@ pub(crate) enum Action {
     Demo(Demo),
     /// Whether it prints JSON.
     Doctor(bool),
+}
+
+/// `outro demo`.
+#[derive(Debug)]
+pub(crate) struct Demo {
+    /// Which clip.
+    pub(crate) seed: u64,
+    /// Where the clip is kept.
+    pub(crate) out: Option<PathBuf>,
+    /// The model; `None` is the program's own.
+    pub(crate) model: Option<String>,
 }
 
 /// What goes before the question, and how it is read.

@@ -1,7 +1,6 @@
 //! `outro demo`: a clip of the synthetic world, three questions, baseline and OutRo side by side.
 
 use std::fs;
-use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -17,19 +16,8 @@ use outro_media::{VideoToWrite, write_mp4};
 use super::ask::{Asker, emit};
 use super::sampling::Chosen;
 use super::{encode, media, source};
-use crate::args::Switches;
+use crate::args::{Demo, Switches};
 use crate::ui::Ui;
-
-/// `outro demo`.
-#[derive(Debug)]
-pub(crate) struct Demo {
-    /// Which clip.
-    pub(crate) seed: u64,
-    /// Where the clip is kept.
-    pub(crate) out: Option<PathBuf>,
-    /// The model; `None` is the program's own.
-    pub(crate) model: Option<String>,
-}
 
 /// Shows it.
 pub(crate) fn run(args: &Demo, ui: &Ui) -> anyhow::Result<()> {

@@ -18,7 +18,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use super::encode;
 use super::output::Target;
 use super::source;
-use crate::args::flags::CaptureFlag;
+use crate::args::cli::CaptureFlag;
 use crate::args::{Switches, Trace};
 use crate::fault::Fault;
 use crate::hub;

@@ -1,5 +1,6 @@
 //! Benchmarks: from their official files to samples. A task knows no model.
 
+mod parser;
 mod prompt;
 mod read;
 mod table;
@@ -10,6 +11,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+pub use parser::Parser;
 pub use prompt::{Options, PROFILES, Profile, Template};
 pub use table::{TASKS, Task, VOCABULARY};
 

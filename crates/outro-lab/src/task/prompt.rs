@@ -2,8 +2,8 @@
 
 use serde_json::json;
 
+use super::parser::Parser;
 use super::{Gold, hex};
-use crate::choice::Parser;
 use crate::error::{Error, Result};
 
 /// How the options of a question are written.

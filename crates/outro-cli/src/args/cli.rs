@@ -1,0 +1,229 @@
+//! Commands and what can be typed after them. Meaning and validation are in the parent module.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::bench::BenchFlags;
+use super::eval::EvalCommand;
+use super::flags::{MediaFlags, MethodFlags, ModelFlags, ReadingFlags, TraceStrategy, WeightFlags};
+use super::sampling::SamplingFlags;
+use super::sinks::{PruneFlags, SinksFlags};
+use super::synth::SynthFlags;
+use super::tune::TuneFlags;
+
+/// Ask multimodal models about video, images and audio, with OutRo: attention-sink guided decoding, no training.
+#[derive(Debug, Parser)]
+#[command(
+    name = "outro",
+    version,
+    about,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
+pub(crate) struct Cli {
+    /// Worker threads; 0 means one per CPU core.
+    #[arg(long, global = true, value_name = "N", default_value_t = 0)]
+    pub(crate) threads: usize,
+    /// Print nothing on stderr but errors.
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+    #[command(subcommand)]
+    pub(crate) command: Cmd,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Cmd {
+    /// Answer a question about media. The answer goes to stdout, everything else to stderr.
+    Ask(Box<AskFlags>),
+    /// Run prepared inputs in f32 and write logits, tokens, sinks and activations, to compare with another implementation.
+    #[command(long_about = TRACE_HELP)]
+    Trace(TraceFlags),
+    /// Do everything up to the model and write the tensors that its forward pass takes.
+    #[command(long_about = PREPARE_HELP)]
+    Prepare(PrepareFlags),
+    /// Say what a checkpoint or a media file is, how many tokens it becomes and what memory a run needs.
+    ///
+    /// Of a checkpoint also which tokenizer and chat template are in use, and which tensors are missing, of another shape, or
+    /// there and not needed, from headers alone. Exits with 1 where the model would not run.
+    Inspect(InspectFlags),
+    /// Measure accuracy on a benchmark, with and without OutRo, with paired statistics.
+    #[command(subcommand)]
+    Eval(EvalCommand),
+    /// Search the method's settings for a model on a part of a benchmark, and write them as its outro.json.
+    Tune(Box<TuneFlags>),
+    /// Measure speed and memory, beside the machine's limits; several strategies alternate.
+    Bench(Box<BenchFlags>),
+    /// Show what attention sinks are and do on a prompt or a set: an HTML report, tables and JSON.
+    Sinks(Box<SinksFlags>),
+    /// Render short videos of a synthetic world with questions in the forms of AVHBench and Daily-Omni.
+    Synth(SynthFlags),
+    /// Render a clip of the synthetic world, ask three questions about it, show the plain model and OutRo side by side.
+    Demo {
+        /// Which clip.
+        #[arg(long, value_name = "S", default_value_t = 0)]
+        seed: u64,
+        /// Keep the clip in this mp4 file.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        #[command(flatten)]
+        model: ModelFlags,
+    },
+    /// Check this machine: ffmpeg, CPU features, threads, memory, hub cache.
+    Doctor {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+const TRACE_HELP: &str = "\
+Run prepared inputs in f32 and write what the model computed, to compare with another implementation.
+
+INPUTS is a safetensors file with the keyword arguments of the model's forward pass:
+  input_ids [1,S]  attention_mask [1,S] (all ones)
+  pixel_values [rows, columns]  image_grid_thw [images,3]
+  pixel_values_videos [rows, columns]  video_grid_thw [videos,3]  video_second_per_grid [videos]
+  input_features [n,128,frames]  feature_attention_mask [n,frames]
+Floats may be f32, f16 or bf16. Every key may carry the prefix `input.`. `outro prepare` writes such files.
+File metadata: use_audio_in_video = \"true\" where audio and video tokens are interleaved; without it they are taken
+for interleaved where the start of vision is followed by the start of audio.
+
+OUT is a safetensors file:
+  position_ids [3,S] f32         rotary positions: time, height, width
+  prefill_logits [N,vocab] f32   logits of the last N prompt rows (--last)
+  tokens [steps] i64             greedy tokens; tokens[0] is chosen by the last row of the prefill
+  decode_logits [steps,vocab]    row i: the logits of the step that was fed tokens[i]
+and with --capture:
+  head_outputs.L [S,heads,head_dim]   what enters o_proj of layer L during the prefill (after OutRo's changes)
+  vbar.L [kv_heads,head_dim]          mean value vector of the sinks of layer L
+  hidden.L [S,hidden]                 what enters layer L, before its norm
+  image_embeds, video_embeds, audio_embeds [tokens,hidden]   what the encoders give (embeds)
+File metadata: `sinks` and `relaxed_at`, JSON objects from layer to prompt positions (`sinks` lists every layer that was
+looked at, also where there are none); `strategy`; `settings`, the
+--set values as a JSON object; `outro`, the version.
+
+KEY of --set: gamma, temperature, abs_threshold, median_multiple, start_layer, end_layer, interval, layers (a,b,c),
+once, rotate, relax, rescale (true|false), decode (paper|release), sinks (a,b,c: instead of detection).";
+
+const PREPARE_HELP: &str = "\
+Do everything up to the model and write the tensors that its forward pass takes.
+
+OUT is a safetensors file with the keys that `outro trace` and a Python peer take:
+  input_ids [1,S] i64  attention_mask [1,S] i64
+  pixel_values [rows, columns] f32  image_grid_thw [images,3] i64
+  pixel_values_videos [rows, columns] f32  video_grid_thw [videos,3] i64  video_second_per_grid [videos] f32
+  input_features [n,128,frames] f32  feature_attention_mask [n,frames] i64
+A row of pixels is one patch (3 x 2 x 14 x 14 values); features are valid mel frames, padded to the longest.
+File metadata: use_audio_in_video (true|false), kind (text, image, video, audio, audio-in-video, mixed).
+Without a tokenizer in the checkpoint only the media tensors are written.
+An existing OUT is replaced only when everything has succeeded.";
+
+#[derive(Debug, Args)]
+pub(crate) struct AskFlags {
+    #[command(flatten)]
+    pub(crate) model: ModelFlags,
+    #[command(flatten)]
+    pub(crate) media: MediaFlags,
+    /// The question.
+    #[arg(
+        value_name = "QUESTION",
+        required_unless_present = "questions",
+        conflicts_with = "questions"
+    )]
+    pub(crate) question: Option<String>,
+    /// A file with one question per line; decoded media and encoder outputs are reused.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) questions: Option<PathBuf>,
+    /// How to answer: a name of `outro eval list`, as in vcd:alpha=0.5, several joined by +, as in vcd+outro, or both for
+    /// baseline and outro; may be repeated, two stand side by side.
+    #[arg(long, value_name = "NAME", default_value = "outro")]
+    pub(crate) strategy: Vec<String>,
+    #[command(flatten)]
+    pub(crate) method: MethodFlags,
+    #[command(flatten)]
+    pub(crate) prune: PruneFlags,
+    /// System prompt [default: the sentence of the model's card].
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+    /// One JSON object per question on stdout instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingFlags,
+    #[command(flatten)]
+    pub(crate) weights: WeightFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TraceFlags {
+    /// The checkpoint directory, or a GGUF file.
+    #[arg(long, short, value_name = "DIR|FILE")]
+    pub(crate) model: String,
+    /// Prepared inputs.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) inputs: PathBuf,
+    /// Where to write.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// How to run.
+    #[arg(long, value_enum, default_value = "outro")]
+    pub(crate) strategy: TraceStrategy,
+    /// A switch of the method by its name; may be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Greedy steps after the prefill.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) steps: usize,
+    /// Prompt rows, counted from the end, whose logits are written.
+    #[arg(long, value_name = "N", default_value_t = 8)]
+    pub(crate) last: usize,
+    /// Activations to write as well.
+    #[arg(long, value_enum, value_name = "NAME,...", value_delimiter = ',')]
+    pub(crate) capture: Vec<CaptureFlag>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CaptureFlag {
+    /// What enters o_proj, per layer.
+    #[value(name = "head_outputs")]
+    HeadOutputs,
+    /// The sinks' mean value vector, per layer.
+    Vbar,
+    /// What enters each layer.
+    Hidden,
+    /// What the encoders give.
+    Embeds,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PrepareFlags {
+    #[command(flatten)]
+    pub(crate) model: ModelFlags,
+    #[command(flatten)]
+    pub(crate) media: MediaFlags,
+    /// The question.
+    #[arg(value_name = "QUESTION")]
+    pub(crate) question: String,
+    /// Where to write.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// System prompt [default: the sentence of the model's card].
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectFlags {
+    /// A checkpoint directory, a GGUF file, a hub id, or a media file.
+    #[arg(value_name = "MODEL|FILE")]
+    pub(crate) target: String,
+    /// The checkpoint that a media file would be given to.
+    #[command(flatten)]
+    pub(crate) model: ModelFlags,
+    #[command(flatten)]
+    pub(crate) reading: ReadingFlags,
+    /// JSON on stdout.
+    #[arg(long)]
+    pub(crate) json: bool,
+}

@@ -9,6 +9,7 @@
 mod answerers;
 mod ask;
 mod bench;
+mod corpus;
 mod deployed;
 mod doctor;
 mod exif;

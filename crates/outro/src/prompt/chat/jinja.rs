@@ -10,6 +10,12 @@ use super::python::{float, python_float, tojson};
 
 mod rewrite;
 
+/// Instructions that a template may run; a conversation of a thousand turns needs a tenth.
+const STEPS: u64 = 10_000_000;
+
+/// Bytes of a prompt that are still tokenized.
+const LONGEST: usize = 16 << 20;
+
 /// The text of a template in a context (`messages`, `tools`, names of special tokens, ...).
 pub(super) fn render(source: &str, context: Value) -> Result<String> {
     let mut env = Environment::new();
@@ -18,8 +24,9 @@ pub(super) fn render(source: &str, context: Value) -> Result<String> {
         .lstrip_blocks(true)
         .build();
     env.set_syntax(syntax?);
-    // A template from a file may loop; a conversation needs far fewer steps than this.
+    // A template from a file may loop or call itself; a conversation needs far fewer steps than this.
     env.set_recursion_limit(64);
+    env.set_fuel(Some(STEPS));
     env.set_formatter(|out, state, value| match float(value) {
         Some(x) => Ok(out.write_str(&python_float(x))?),
         None => minijinja::escape_formatter(out, state, value),
@@ -46,7 +53,12 @@ pub(super) fn render(source: &str, context: Value) -> Result<String> {
     });
     let source = rewrite::all(source);
     env.add_template("chat", &source)?;
-    env.get_template("chat")?.render(context)
+    let text = env.get_template("chat")?.render(context)?;
+    if text.len() > LONGEST {
+        let problem = format!("it makes a prompt of {} bytes, more than {LONGEST}", text.len());
+        return Err(wrong(problem));
+    }
+    Ok(text)
 }
 
 /// Jinja's filters where minijinja has others, none, or only some of their arguments.

@@ -1,0 +1,146 @@
+//! What is fuzzed: each reader of files that a user can feed in, over bytes. Results do not matter; a panic, a hang or a huge
+//! allocation does. The corpora run as plain tests too (`crates/outro-cli/tests/it/corpus.rs`).
+
+use std::fs;
+use std::path::Path;
+
+use outro::chat::Conversation;
+use outro::checkpoint::Checkpoint;
+use outro::config::Config;
+use outro::prepare::Preparer;
+
+/// Every target by its name, which is that of its corpus.
+pub(crate) const TARGETS: [(&str, fn(&[u8])); 8] = [
+    ("gguf", gguf),
+    ("safetensors", safetensors),
+    ("config", config),
+    ("processor", processor),
+    ("template", template),
+    ("mp4", mp4),
+    ("wav", wav),
+    ("log", log),
+];
+
+/// Runs on a file of these bytes in a directory of its own.
+fn file(name: &str, bytes: &[u8], run: impl Fn(&Path)) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let path = dir.path().join(name);
+    fs::write(&path, bytes).expect("a file in it");
+    run(&path);
+}
+
+/// Metadata of a GGUF file, its tokenizer, its tensors.
+pub(crate) fn gguf(bytes: &[u8]) {
+    file("model.gguf", bytes, |path| {
+        let _ = Config::load(path);
+        let _ = Preparer::open(path);
+        if let Ok(checkpoint) = Checkpoint::open(path, &[], &[]) {
+            for (name, info) in checkpoint.tensors() {
+                let _ = checkpoint.matrix(name, &info.shape, outro::Dtype::F32);
+            }
+        }
+    });
+}
+
+/// The header of a safetensors file and its tensors.
+pub(crate) fn safetensors(bytes: &[u8]) {
+    file("model.safetensors", bytes, |path| {
+        let Some(dir) = path.parent() else { return };
+        if let Ok(checkpoint) = Checkpoint::open(dir, &[], &[]) {
+            for (name, info) in checkpoint.tensors() {
+                let _ = checkpoint.matrix(name, &info.shape, outro::Dtype::F32);
+            }
+        }
+        let _ = outro::inputs::Inputs::load(path);
+    });
+}
+
+/// config.json of any family.
+pub(crate) fn config(bytes: &[u8]) {
+    file("config.json", bytes, |path| {
+        let Some(dir) = path.parent() else { return };
+        let _ = Config::load(dir);
+        let _ = outro::Model::audit(dir);
+    });
+}
+
+/// config.json of a tiny model, then preprocessor_config.json from the bytes.
+pub(crate) fn processor(bytes: &[u8]) {
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let tiny = tiny.ancestors().find(|d| d.join("fixtures/omni-tiny").is_dir());
+    let Some(tiny) = tiny.map(|d| d.join("fixtures/omni-tiny")) else {
+        return;
+    };
+    file("preprocessor_config.json", bytes, |path| {
+        let Some(dir) = path.parent() else { return };
+        for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+            let _ = fs::copy(tiny.join(name), dir.join(name));
+        }
+        let _ = Preparer::open(dir);
+    });
+}
+
+/// A chat template over a short conversation.
+pub(crate) fn template(bytes: &[u8]) {
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let tiny = tiny.ancestors().find(|d| d.join("fixtures/omni-tiny").is_dir());
+    let Some(tiny) = tiny.map(|d| d.join("fixtures/omni-tiny")) else {
+        return;
+    };
+    file("chat_template.jinja", bytes, |path| {
+        let Some(dir) = path.parent() else { return };
+        for name in [
+            "config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "preprocessor_config.json",
+        ] {
+            let _ = fs::copy(tiny.join(name), dir.join(name));
+        }
+        if let Ok(preparer) = Preparer::open(dir) {
+            let _ = preparer.ids(
+                &Conversation::new(Some("A system.".into()), &[], "A question?"),
+                &[],
+            );
+        }
+    });
+}
+
+fn media(name: &str, bytes: &[u8]) {
+    let options = outro_media::Options {
+        decoder: outro_media::Decoder::Builtin,
+        ..outro_media::Options::default()
+    };
+    file(name, bytes, |path| {
+        let Ok(info) = outro_media::probe(path, &options) else {
+            return;
+        };
+        if let Some(video) = &info.video {
+            let picks: Vec<usize> = (0..video.frames.min(3)).collect();
+            let _ = outro_media::read_frames(&info, &picks, &options);
+        }
+        if info.audio.is_some() {
+            let _ = outro_media::read_audio(&info, None, Some(2.0), &options);
+        }
+    });
+}
+
+/// An mp4 or mov file through the built-in demuxer and decoders.
+pub(crate) fn mp4(bytes: &[u8]) {
+    media("clip.mp4", bytes);
+}
+
+/// A sound file through the built-in demuxers and decoders.
+pub(crate) fn wav(bytes: &[u8]) {
+    media("sound.wav", bytes);
+}
+
+/// The log of a run.
+pub(crate) fn log(bytes: &[u8]) {
+    file("run.jsonl", bytes, |path| {
+        if let Ok((header, rows)) = outro_lab::log::read(path) {
+            let _ = outro_lab::report::report(&header, &rows);
+        }
+        let _ = outro_lab::log::begun(path);
+    });
+}

@@ -17,14 +17,14 @@ use std::time::Duration;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use outro::chat::Part;
 use outro::method::{OutRoConfig, PruneConfig};
+use outro::strategy::Strategy;
 use outro::{Activations, KvType, LoadOptions};
-use outro_lab::strategy::Strategy;
 use outro_media::Decoder;
 
 use crate::cache;
 use crate::fault::Fault;
 use crate::ui::Ui;
-use cli::{AskFlags, CaptureFlag, Cli, Cmd};
+use cli::{AskFlags, CaptureFlag, ChatFlags, Cli, Cmd};
 use flags::{
     ActivationsFlag, DecoderFlag, MediaFlags, MethodFlags, ReadingFlags, TraceStrategy, WeightFlags,
 };
@@ -44,6 +44,7 @@ pub(crate) struct Invocation {
 #[derive(Debug)]
 pub(crate) enum Action {
     Ask(Box<Ask>),
+    Chat(Box<Chat>),
     Trace(Box<Trace>),
     Prepare(Box<Prepare>),
     Inspect(Box<Inspect>),
@@ -156,6 +157,17 @@ pub(crate) struct Ask {
     pub(crate) json: bool,
 }
 
+/// `outro chat`.
+#[derive(Debug)]
+pub(crate) struct Chat {
+    pub(crate) model: Option<String>,
+    pub(crate) media: Media,
+    pub(crate) strategies: Strategies,
+    pub(crate) sampled: sampling::Sampled,
+    pub(crate) system: Option<String>,
+    pub(crate) weights: Weights,
+}
+
 /// `outro trace`.
 #[derive(Debug)]
 pub(crate) struct Trace {
@@ -191,7 +203,7 @@ pub(crate) struct Inspect {
 ///
 /// # Errors
 /// `Err(Ok(clap))` for what clap itself prints (help, version, its own usage errors), `Err(Err(error))` for values that
-/// cannot be meant.
+/// is contradictory.
 pub(crate) fn parse(
     args: impl IntoIterator<Item = OsString>,
 ) -> Result<Invocation, Result<clap::Error, anyhow::Error>> {
@@ -204,6 +216,7 @@ pub(crate) fn parse(
 fn build(cli: Cli, typed: &ArgMatches) -> anyhow::Result<Invocation> {
     let action = match cli.command {
         Cmd::Ask(f) => Action::Ask(Box::new(ask(*f, typed)?)),
+        Cmd::Chat(f) => Action::Chat(Box::new(chat(*f, typed)?)),
         Cmd::Trace(f) => {
             let switches = Switches::new(pairs(&f.set)?)?;
             let outro = match f.strategy {
@@ -283,6 +296,25 @@ fn ask(f: AskFlags, typed: &ArgMatches) -> anyhow::Result<Ask> {
     })
 }
 
+fn chat(f: ChatFlags, typed: &ArgMatches) -> anyhow::Result<Chat> {
+    let names: Vec<String> = f.strategy.into_iter().collect();
+    if names.iter().any(|n| n == "both") {
+        return Err(
+            Fault::usage("--strategy both: a conversation goes on from one answer")
+                .hint("give one strategy, or use `outro ask --strategy both`")
+                .into(),
+        );
+    }
+    Ok(Chat {
+        model: f.model.model,
+        media: media(f.media, typed)?,
+        strategies: strategies(&names, Switches::new(switches(&f.method)?)?)?,
+        sampled: sampling::sampled(&f.sampling)?,
+        system: f.system,
+        weights: weights(&f.weights)?,
+    })
+}
+
 fn weights(f: &WeightFlags) -> anyhow::Result<Weights> {
     let load = LoadOptions {
         dtype: f.dtype.into(),
@@ -306,10 +338,12 @@ fn strategies(typed: &[String], outro: Switches) -> anyhow::Result<Strategies> {
     };
     let names: Vec<String> = typed.iter().flat_map(of).collect();
     let base = outro.on(OutRoConfig::default())?;
-    let mut used = outro.pairs().is_empty();
+    let mut used = outro.pairs().is_empty() || names.is_empty();
     for (i, name) in names.iter().enumerate() {
         let by = Strategy::parse(name, &base).map_err(|e| match e {
-            outro_lab::Error::Setting { .. } => anyhow::Error::from(Fault::usage(format!("--{e}"))),
+            outro::Error::Setting { key, problem } => {
+                anyhow::Error::from(Fault::usage(format!("--{key}: {problem}")))
+            }
             e => e.into(),
         })?;
         used |= by.method.is_some();
@@ -463,6 +497,7 @@ fn reading(f: &ReadingFlags) -> anyhow::Result<Reading> {
             // Our own binary is the decoder's child process; without a path to it the library decodes in-process.
             worker: std::env::current_exe().ok(),
             exif: !f.no_exif,
+            ..outro_media::Options::default()
         },
     })
 }

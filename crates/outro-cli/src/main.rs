@@ -53,7 +53,8 @@ fn run(invocation: &Invocation) -> anyhow::Result<()> {
         })?;
     let ui = &invocation.ui;
     match &invocation.action {
-        Action::Ask(a) => cmd::ask::run(a, ui),
+        Action::Ask(a) => cmd::ask::ask(a, ui),
+        Action::Chat(a) => cmd::chat::chat(a, ui),
         Action::Trace(a) => cmd::trace::run(a, ui),
         Action::Prepare(a) => cmd::prepare::run(a, ui),
         Action::Inspect(a) => cmd::inspect::run(a, ui),

@@ -120,6 +120,11 @@ impl Bar {
         self.bar.suspend(say);
     }
 
+    /// Clears the bar for good.
+    pub(crate) fn hide(&self) {
+        self.bar.finish_and_clear();
+    }
+
     /// Clears the bar and returns the seconds since it appeared.
     pub(crate) fn done(self) -> f64 {
         self.bar.finish_and_clear();

@@ -5,17 +5,15 @@
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use outro::hook::{At, Hook, Qkv};
-use outro::method::OutRoConfig;
 use outro::positions::Span;
-use outro::prepare::Preparer;
-use outro::strategy::{Hooks, Request, keep_plausible, mix};
-use outro::{Dtype, KvType, Model, Prompt, Session, Stream};
+use outro::strategy::{Hooks, Request, Strategy, keep_plausible, mix};
+use outro::{EngineOptions, Event, Feed, Next, Prompt, Session, Stream};
 use outro_lab::log::{FORM, Header, Log};
 use outro_lab::report::{Report, report};
 use outro_lab::run::{Ablation, Answerer, Engine, Runner, run};
-use outro_lab::strategy::Strategy;
 use outro_lab::task::{Profile, Task};
 use serde_json::json;
 
@@ -47,54 +45,52 @@ impl Hook for Faint {
     }
 }
 
-/// The stream: two sessions, and how their logits are mixed.
-struct Against<'a> {
-    clear: Session<'a>,
-    faint: Session<'a>,
+/// The stream: two sessions, and how their logits are mixed. It says what is to be run; the engine runs it.
+struct Against {
+    prompt: Arc<Prompt>,
+    clear: Session,
+    faint: Session,
     alpha: f32,
 }
 
-impl<'a> Against<'a> {
-    fn new(alpha: f32, scale: f32, request: &Request<'a>, hooks: &Hooks) -> outro::Result<Self> {
-        let media = request.spans.iter().map(|s| *s != Span::Text).collect();
+impl Against {
+    fn new(alpha: f32, scale: f32, request: &Request, hooks: &Hooks) -> Self {
+        let media = request.prompt.spans.iter().map(|s| *s != Span::Text).collect();
         let mut more = hooks();
         more.push(Box::new(Faint { media, scale }));
-        Ok(Self {
-            clear: request.session(hooks())?,
-            faint: request.session(more)?,
+        Self {
+            prompt: Arc::clone(&request.prompt),
+            clear: request.session(hooks()),
+            faint: request.session(more),
             alpha,
-        })
-    }
-
-    fn mixed(&self, clear: &[f32], faint: &[f32]) -> Vec<f32> {
-        let mut mixed = mix(&[(1.0 + self.alpha, clear), (-self.alpha, faint)]);
-        keep_plausible(&mut mixed, clear, 0.1);
-        mixed
+        }
     }
 }
 
-impl Stream for Against<'_> {
-    fn prefill(&mut self, prompt: &Prompt, progress: &mut dyn FnMut(usize)) -> outro::Result<Vec<f32>> {
-        let clear = Stream::prefill(&mut self.clear, prompt, progress)?;
-        let faint = Stream::prefill(&mut self.faint, prompt, progress)?;
-        Ok(self.mixed(&clear, &faint))
+impl Stream for Against {
+    fn next(&mut self, event: Event) -> outro::Result<Next> {
+        let both = |feed: Feed| Next::Run(vec![(0, feed.clone()), (1, feed)]);
+        Ok(match event {
+            Event::Begin => both(Feed::Prompt(Arc::clone(&self.prompt))),
+            Event::Token(token) => both(Feed::Token(token)),
+            Event::Logits(made) => {
+                let mut mixed = mix(&[(1.0 + self.alpha, &made[0]), (-self.alpha, &made[1])]);
+                keep_plausible(&mut mixed, &made[0], 0.1);
+                Next::Logits(mixed)
+            }
+        })
     }
 
-    fn decode(&mut self, token: u32) -> outro::Result<Vec<f32>> {
-        let (clear, faint) = (self.clear.decode(token)?, self.faint.decode(token)?);
-        Ok(self.mixed(&clear, &faint))
-    }
-
-    fn cache_bytes(&self) -> usize {
-        self.clear.cache_bytes() + self.faint.cache_bytes()
-    }
-
-    fn passes(&self) -> usize {
-        self.clear.passes() + self.faint.passes()
-    }
-
-    fn session(&self) -> &Session<'_> {
+    fn session(&self) -> &Session {
         &self.clear
+    }
+
+    fn sessions(&self) -> Vec<&Session> {
+        vec![&self.clear, &self.faint]
+    }
+
+    fn sessions_mut(&mut self) -> Vec<&mut Session> {
+        vec![&mut self.clear, &mut self.faint]
     }
 }
 
@@ -117,18 +113,17 @@ fn root() -> PathBuf {
 
 /// The plain model, the strategy, and the strategy with OutRo in both passes, on the questions of a directory.
 fn scores(dir: &Path, data: &Path) -> Result<Report, Box<dyn Error>> {
-    let (preparer, model) = (Preparer::open(dir)?, Model::load(dir, Dtype::Auto)?);
-    let tokenizer = preparer.tokenizer().ok_or("the checkpoint has no tokenizer")?;
-    let base = OutRoConfig::from_fields(&preparer.settings().method)?;
-    let own = |name: &str, hooks: &str| -> outro_lab::Result<Strategy> {
+    let engine = outro::Engine::open(dir, EngineOptions::default())?;
+    let (preparer, base) = (engine.preparer(), engine.method());
+    let own = |name: &str, hooks: &str| -> outro::Result<Strategy> {
         let settings = json!({"faint": {"alpha": 0.5, "scale": 0.1}});
-        let hooks = Strategy::parse(hooks, &base)?;
+        let hooks = Strategy::parse(hooks, base)?;
         Ok(hooks.with_own(name, settings, |request, hooks| {
-            Ok(Box::new(Against::new(0.5, 0.1, request, hooks)?))
+            Ok(Box::new(Against::new(0.5, 0.1, request, hooks)))
         }))
     };
     let strategies = vec![
-        Strategy::parse("baseline", &base)?,
+        Strategy::parse("baseline", base)?,
         own("faint", "baseline")?,
         own("faint+outro", "outro")?,
     ];
@@ -159,11 +154,8 @@ fn scores(dir: &Path, data: &Path) -> Result<Report, Box<dyn Error>> {
     let (mut log, mut rows) = Log::open(&file, &header)?;
     let runner = Runner {
         answerer: Answerer::Engine(Engine {
-            model: &model,
-            preparer: &preparer,
-            tokenizer,
+            engine: engine.clone(),
             max_new_tokens: 4,
-            kv: KvType::F32,
         }),
         options: preparer.media_options(),
         ablation: Ablation::None,

@@ -1,20 +1,23 @@
 //! Speed and memory of prefill, decode and towers, of one or several strategies in alternation, beside what the machine
 //! can do at most.
 
+mod together;
+
+use std::sync::Arc;
 use std::time::Instant;
 
 use outro::inputs::{AudioFeatures, Inputs, Pixels};
 use outro::method::OutRo;
 use outro::positions::{Positions, Span};
-use outro::strategy::{Noise, Request};
-use outro::{Deepstack, KvType, Level, Mat, Model, Progress, Prompt, Session, Stream};
+use outro::strategy::{Noise, Request, Strategy};
+use outro::{Cancel, Deepstack, KvType, Level, Mat, Model, Prefix, Progress, Prompt, Session, Stream};
 use outro::{f32_operations_per_second, read_bytes_per_second};
 use serde::Serialize;
 
 use crate::error::Result;
 use crate::probe::{Options, probe};
-use crate::strategy::Strategy;
 use crate::synth::rng::Rng;
+pub use together::Together;
 
 /// What is run.
 #[derive(Clone, Debug, Serialize)]
@@ -29,6 +32,8 @@ pub struct Work {
     pub audio_seconds: usize,
     /// Rounds; medians are over them.
     pub rounds: usize,
+    /// Requests that decode together, beside those of the strategies alone; below 2 none do.
+    pub requests: usize,
     /// Look at the prompt too, as the sink lab does.
     pub look: bool,
 }
@@ -141,7 +146,7 @@ pub struct Look {
     pub watched: usize,
 }
 
-fn look(model: &Model, prompt: &Prompt, spans: &[Span], kv: KvType) -> Result<Look> {
+fn look(model: &Model, prompt: &Prompt, kv: KvType) -> Result<Look> {
     reset_peak();
     let since = Instant::now();
     Session::with_kv(model, None, kv).prefill(prompt, 1, &mut |_| {})?;
@@ -152,7 +157,7 @@ fn look(model: &Model, prompt: &Prompt, spans: &[Span], kv: KvType) -> Result<Lo
         kv,
         ..Options::default()
     };
-    let profile = probe(model, prompt, spans, &options, &mut |_| {})?;
+    let profile = probe(model, prompt, &prompt.spans, &options, &mut |_| {})?;
     Ok(Look {
         plain_seconds,
         plain_peak_bytes,
@@ -185,6 +190,8 @@ pub struct Bench {
     pub audio: Option<Timed>,
     /// By strategy.
     pub rows: Vec<Row>,
+    /// Several requests in one step: so many of each strategy, then one of each.
+    pub together: Vec<Together>,
     /// The sink lab, if it was run.
     pub look: Option<Look>,
 }
@@ -204,26 +211,27 @@ pub fn bench(
     let mut limits = vec![Limits::measure()];
     reset_peak();
     let towers = Towers::new(model, work);
-    let prompt = prompt(model, work);
-    let spans = spans(work, model.config().audio.is_some());
-    let noisy = |noise: &Noise| {
-        for inputs in [&towers.vision, &towers.audio].into_iter().flatten() {
-            model.encode(&noise.on(inputs, model.config()), &mut |_| {})?;
+    let prompt = Arc::new(prompt(model, work));
+    let media = [towers.vision.clone(), towers.audio.clone()];
+    let (of, plain) = (model.clone(), Arc::clone(&prompt));
+    let noisy = move |noise: &Noise| {
+        for inputs in media.iter().flatten() {
+            of.encode(&noise.on(inputs, of.config()), &mut |_| {})?;
         }
-        Ok(distorted(&prompt, &spans))
+        Ok(distorted(&plain))
     };
     let request = Request {
-        model,
+        model: model.clone(),
         kv,
-        prompt: &prompt,
-        spans: &spans,
+        prompt: Arc::clone(&prompt),
         prefix: None,
-        noisy: &noisy,
+        noisy: Arc::new(noisy),
+        cancel: Cancel::default(),
     };
-    // Mapped weights are read from the file once, by nobody's clock and into nobody's memory.
+    // Touch mapped weights before timing, so that page faults count neither as time nor as memory.
     let first = prompt.embeds.rows().min(8) - 1;
     if first > 0 && model.shares_rows() {
-        Session::with_kv(model, None, kv).prefill_prefix(&prompt, first, &mut |_| {})?;
+        Prefix::run(model, kv, &prompt, first)?;
     }
     let n = strategies.len();
     let mut found: Vec<Found> = (0..n).map(|_| Found::default()).collect();
@@ -246,7 +254,7 @@ pub fn bench(
             highest = highest.max(peak_bytes());
             let before = reset_peak().then(peak_bytes).flatten();
             let since = Instant::now();
-            stream.prefill(&prompt, &mut |_| {})?;
+            stream.prefill(&mut |_| {})?;
             found[i].prefill.push(since.elapsed().as_secs_f64());
             highest = highest.max(peak_bytes());
             let added = before.zip(peak_bytes()).map(|(from, to)| to.saturating_sub(from));
@@ -279,9 +287,19 @@ pub fn bench(
         // The yardstick's buffer is no part of the run.
         reset_peak();
     }
+    let mut together = Vec::new();
+    if work.requests > 1 {
+        let many = strategies.iter().map(|by| vec![by; work.requests]);
+        let one_each = (n > 1).then(|| strategies.iter().collect());
+        for group in many.chain(one_each) {
+            progress(&format!("{} requests in one step", group.len()));
+            let vocab = model.config().text.vocab;
+            together.push(together::together(&group, &request, work.new_tokens, vocab)?);
+        }
+    }
     let look = if work.look {
         progress("looking");
-        Some(look(model, &prompt, &spans, kv)?)
+        Some(look(model, &prompt, kv)?)
     } else {
         None
     };
@@ -319,6 +337,7 @@ pub fn bench(
         vision: tower(&vision, patches, &towers.vision),
         audio: tower(&audio, frames, &towers.audio),
         rows,
+        together,
         look,
     })
 }
@@ -442,11 +461,13 @@ fn prompt(model: &Model, work: &Work) -> Prompt {
             next: s as f32,
         },
         deepstack: Deepstack::default(),
+        spans: spans(work, model.config().audio.is_some()),
     }
 }
 
 /// The prompt as a strategy gets it that distorts media.
-fn distorted(prompt: &Prompt, spans: &[Span]) -> Prompt {
+fn distorted(prompt: &Prompt) -> Prompt {
+    let spans = &prompt.spans;
     let (mut out, mut rng) = (prompt.clone(), Rng::new(4, 0));
     for row in (0..spans.len()).filter(|row| matches!(spans[*row], Span::Video { .. })) {
         for x in out.embeds.row_mut(row) {

@@ -1,4 +1,4 @@
-//! THE answer parser. It never guesses: a reply that does not say which answer it means is invalid, with the reason.
+//! The answer parser. It never guesses: a reply that does not say which answer it means is invalid, with the reason.
 
 mod earlier;
 mod names;

@@ -24,7 +24,7 @@ pub enum Error {
         /// What is wrong with it, by field or line.
         problem: String,
     },
-    /// A setting that cannot be meant.
+    /// A contradictory setting.
     #[error("{key}: {problem}")]
     Setting {
         /// Its name.

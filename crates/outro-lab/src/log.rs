@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use crate::choice::{Invalid, Parser, is_right};
 use crate::error::{Error, Result};
-use crate::strategy::Strategy;
 use crate::task::Gold;
+use outro::strategy::Strategy;
 
 /// Version of the log's form.
 pub const FORM: u32 = 2;

@@ -13,9 +13,9 @@ use outro::prepare::MediaOptions;
 use crate::choice::Parser;
 use crate::error::{Error, Result};
 use crate::log::{Log, Row, Shard};
-use crate::strategy::Strategy;
 use crate::task::Sample;
 pub use engine::Engine;
+use outro::strategy::Strategy;
 pub use remote::{Remote, Replies, Said, Say, Shown};
 
 /// What is taken away from the inputs before the model sees them.
@@ -44,8 +44,8 @@ impl Ablation {
 /// Who answers.
 pub enum Answerer<'a> {
     /// The engine, with all strategies.
-    Engine(Engine<'a>),
-    /// Somebody of whom only replies are known.
+    Engine(Engine),
+    /// A remote model; only its replies are available.
     Remote(Remote<'a>),
 }
 
@@ -132,29 +132,31 @@ pub fn run(
         ..runner.options.clone()
     };
     thread::scope(|scope| {
-        let mut ahead: Vec<Receiver<Result<Seen>>> = Vec::new();
+        let mut ahead: Vec<Receiver<Result<Decoded>>> = Vec::new();
         for first in 0..AHEAD.min(groups.len()) {
             // No room in between: a thread decodes its next video when this one has been taken.
             let (send, receive) = sync_channel(0);
             let (mine, options) = (groups.iter().skip(first).step_by(AHEAD), &options);
-            scope.spawn(move || look_ahead(runner, mine.map(|g| g[0]), options, &send));
+            scope.spawn(move || decode_ahead(runner, mine.map(|g| g[0]), options, &send));
             ahead.push(receive);
         }
         for (i, group) in groups.iter().enumerate() {
             let since = Instant::now();
             // A thread that is gone has panicked; the scope says so.
-            let Ok(seen) = ahead[i % AHEAD].recv() else { break };
+            let Ok(decoded) = ahead[i % AHEAD].recv() else {
+                break;
+            };
             let mut waited = since.elapsed().as_secs_f64();
             let strategies = wanted(rows);
             if strategies.is_empty() {
                 break;
             }
-            let mut sitting = match (seen, &runner.answerer) {
-                (Ok(Seen::Media(seen)), Answerer::Engine(e)) => {
-                    Sitting::Engine(Box::new(e.sit(*seen, group)))
+            let mut prepared = match (decoded, &runner.answerer) {
+                (Ok(Decoded::Media(decoded)), Answerer::Engine(e)) => {
+                    Prepared::Engine(Box::new(e.prepare(*decoded, group)))
                 }
-                (Ok(Seen::Shown(shown)), Answerer::Remote(r)) => Sitting::Remote(r, shown),
-                (Err(e), _) => Sitting::Blind(e.to_string()),
+                (Ok(Decoded::Shown(shown)), Answerer::Remote(r)) => Prepared::Remote(r, shown),
+                (Err(e), _) => Prepared::Failed(e.to_string()),
                 // An answerer sees what it has decoded itself.
                 (Ok(_), _) => break,
             };
@@ -173,7 +175,7 @@ pub fn run(
                         media_seconds: std::mem::take(&mut waited),
                         ..Row::default()
                     };
-                    match sitting.answer(place, sample, by, &mut row) {
+                    match prepared.answer(place, sample, by, &mut row) {
                         Ok(()) => runner.score(&mut row),
                         Err(Refusal::Question(why)) => row.error = Some(why),
                         Err(Refusal::Stop(why)) => return Err(Error::Answerer(why)),
@@ -190,20 +192,20 @@ pub fn run(
 }
 
 /// A video as its answerer takes it.
-enum Seen {
-    Media(Box<engine::Seen>),
+enum Decoded {
+    Media(Box<engine::Decoded>),
     Shown(Shown),
 }
 
-/// An answerer in front of a video.
-enum Sitting<'a> {
-    Engine(Box<engine::Sitting<'a>>),
+/// An answerer with one video's media decoded.
+enum Prepared<'a> {
+    Engine(Box<engine::Prepared<'a>>),
     Remote(&'a Remote<'a>, Shown),
     /// The video cannot be decoded.
-    Blind(String),
+    Failed(String),
 }
 
-impl Sitting<'_> {
+impl Prepared<'_> {
     fn answer(
         &mut self,
         place: usize,
@@ -212,35 +214,37 @@ impl Sitting<'_> {
         row: &mut Row,
     ) -> std::result::Result<(), Refusal> {
         match self {
-            Self::Engine(sitting) => sitting
+            Self::Engine(prepared) => prepared
                 .answer(place, &sample.gold, by, row)
                 .map_err(|e| Refusal::Question(e.to_string())),
             Self::Remote(remote, shown) => remote.answer(sample, by, shown, row),
-            Self::Blind(why) => Err(Refusal::Question(why.clone())),
+            Self::Failed(why) => Err(Refusal::Question(why.clone())),
         }
     }
 }
 
 /// Decodes one video after the other, until nobody takes them any more.
-fn look_ahead<'a>(
+fn decode_ahead<'a>(
     runner: &Runner,
     samples: impl Iterator<Item = &'a Sample>,
     options: &MediaOptions,
-    send: &SyncSender<Result<Seen>>,
+    send: &SyncSender<Result<Decoded>>,
 ) {
     for sample in samples {
         let mut options = options.clone();
         if let Some((start, end)) = sample.clip {
             (options.sampling.start, options.sampling.end) = (Some(start), Some(end));
         }
-        let seen = match &runner.answerer {
+        let decoded = match &runner.answerer {
             Answerer::Engine(e) => e
-                .see(sample, &options, runner.ablation)
-                .map(|s| Seen::Media(Box::new(s))),
-            Answerer::Remote(r) if r.shows => Shown::of(sample, &options, runner.ablation).map(Seen::Shown),
-            Answerer::Remote(_) => Ok(Seen::Shown(Shown::default())),
+                .decode(sample, &options, runner.ablation)
+                .map(|d| Decoded::Media(Box::new(d))),
+            Answerer::Remote(r) if r.shows => {
+                Shown::of(sample, &options, runner.ablation).map(Decoded::Shown)
+            }
+            Answerer::Remote(_) => Ok(Decoded::Shown(Shown::default())),
         };
-        if send.send(seen).is_err() {
+        if send.send(decoded).is_err() {
             return;
         }
     }

@@ -17,8 +17,8 @@ use crate::log::{Header, Row};
 use crate::report::{Versus, report};
 use crate::run::groups;
 use crate::stats::evidence;
-use crate::strategy::Strategy;
 use crate::task::{Loaded, Sample};
+use outro::strategy::Strategy;
 
 /// How a log's `split` begins when its questions were used to choose settings.
 pub const TUNING: &str = "tuning";

@@ -43,6 +43,9 @@ pub enum Error {
         /// Why ffmpeg is not used.
         reason: String,
     },
+    /// Decoding was stopped by its caller ([`crate::Cancel`]).
+    #[error("cancelled")]
+    Cancelled,
     /// A decoder hung or crashed.
     #[error("{path}: {problem}", path = path.display())]
     Decoder {

@@ -226,13 +226,13 @@ pub fn volume_size(
     fit(size, factor, 0, [frames, whole], min_pixels, max_pixels)
 }
 
-/// `least` is the side that a shorter one is rounded up to, before areas are compared. The limits are on `whole` times the
-/// area; a size outside them is scaled as if they were on `frames` times it.
+/// Sides below `min_side` are rounded up to it before areas are compared. The limits apply to `budget_frames * height * width`; a
+/// size outside them is scaled as if they applied to `frames * height * width`.
 fn fit(
     [height, width]: [usize; 2],
     factor: usize,
-    least: usize,
-    [frames, whole]: [usize; 2],
+    min_side: usize,
+    [frames, budget_frames]: [usize; 2],
     min_pixels: usize,
     max_pixels: usize,
 ) -> Result<(usize, usize)> {
@@ -246,9 +246,9 @@ fn fit(
             format!("is {width} x {height}; one side may be at most {MAX_RATIO} times the other"),
         ));
     }
-    let near = |x: f64| (least as f64).max(round_even(x / f) * f);
+    let near = |x: f64| (min_side as f64).max(round_even(x / f) * f);
     let (mut nh, mut nw) = (near(h), near(w));
-    let (all, area) = (frames as f64 * h * w, whole as f64 * nh * nw);
+    let (all, area) = (frames as f64 * h * w, budget_frames as f64 * nh * nw);
     if area > max_pixels as f64 {
         let beta = (all / max_pixels as f64).sqrt();
         let down = |x: f64| f.max((x / beta / f).floor() * f);

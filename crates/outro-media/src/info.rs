@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize, Serializer};
@@ -60,6 +62,8 @@ pub struct Options {
     pub worker: Option<PathBuf>,
     /// Whether pictures are turned as their EXIF orientation says.
     pub exif: bool,
+    /// Ends decoding when it is set.
+    pub cancel: Cancel,
 }
 
 impl Default for Options {
@@ -69,6 +73,7 @@ impl Default for Options {
             deadline: Duration::from_mins(2),
             worker: None,
             exif: true,
+            cancel: Cancel::default(),
         }
     }
 }
@@ -159,3 +164,29 @@ pub(crate) struct Decoded {
     /// What the user should know.
     pub(crate) notes: Vec<Note>,
 }
+
+/// A request to stop that can be made from anywhere: clones are one. Long work asks for it between its steps and ends with
+/// an error.
+#[derive(Clone, Debug, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Asks everything that has a clone to stop.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether somebody asked.
+    pub fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// It is no part of what options say.
+impl PartialEq for Cancel {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Cancel {}

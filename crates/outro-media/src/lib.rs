@@ -33,7 +33,7 @@ pub use ffmpeg::{prober_found as ffprobe_found, version as ffmpeg_version};
 pub use frames::{
     FrameLimits, Frames, Sampling, Spread, image_size, shared_size, smart_resize, video_size, volume_size,
 };
-pub use info::{AudioInfo, Decoder, Kind, MediaInfo, Options, VideoInfo};
+pub use info::{AudioInfo, Cancel, Decoder, Kind, MediaInfo, Options, VideoInfo};
 pub use mel::{MAX_SECONDS, MEL_BINS, Mel, log_mel, log_mel_in_chunks, log_mel_together};
 pub use note::{Note, NoteKind};
 pub use patch::{PatchConfig, Patches, patches};

@@ -51,7 +51,7 @@ fn open(path: &Path, o: &Options) -> Result<(Vec<u8>, &'static str)> {
     // PNG keeps what there is: alpha, 16 bits, and the size.
     command.args(["-frames:v", "1", "-c:v", "png", "-f", "image2pipe", "-"]);
     let mut png = Vec::new();
-    process::run(command, path, o.deadline, 1 << 16, &mut |piece| {
+    process::run(command, path, (o.deadline, &o.cancel), 1 << 16, &mut |piece| {
         png.extend(piece);
         Ok(process::More::Yes)
     })?

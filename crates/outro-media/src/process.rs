@@ -10,6 +10,10 @@ use std::thread;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::info::Cancel;
+
+/// How often a command that says nothing is looked after.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Whether more of a command's output is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +45,7 @@ impl Ended {
 }
 
 /// Runs a command and hands its output to `sink` in pieces of `size` bytes (the last may be shorter). A command that
-/// neither writes anything nor reports a further frame for `deadline` is killed.
+/// neither writes anything nor reports a further frame for `deadline` is killed, as one is when `cancel` is set.
 ///
 /// # Errors
 /// Commands that cannot be started, hang or crash; what `sink` refuses. That a command says by its exit status that it failed
@@ -49,7 +53,7 @@ impl Ended {
 pub(crate) fn run(
     mut command: Command,
     path: &Path,
-    deadline: Duration,
+    (deadline, cancel): (Duration, &Cancel),
     size: usize,
     sink: &mut dyn FnMut(Vec<u8>) -> Result<More>,
 ) -> Result<Ended> {
@@ -88,9 +92,19 @@ pub(crate) fn run(
         said.end(&progress);
         said
     });
-    let mut seen = 0;
+    let (mut seen, mut waited) = (0, Duration::ZERO);
     let outcome = loop {
-        match receive.recv_timeout(deadline) {
+        if cancel.is_set() {
+            break Err(Error::Cancelled);
+        }
+        let a_while = LOOK.min(deadline);
+        let received = receive.recv_timeout(a_while);
+        waited = match received {
+            Err(RecvTimeoutError::Timeout) => waited + a_while,
+            _ => Duration::ZERO,
+        };
+        match received {
+            Err(RecvTimeoutError::Timeout) if waited < deadline => {}
             Ok(Ok(piece)) => {
                 let last = piece.len() < size;
                 let more = if piece.is_empty() {
@@ -108,6 +122,7 @@ pub(crate) fn run(
                 // Frames that nobody wants are work, too.
                 let now = reported.load(Ordering::Relaxed);
                 if std::mem::replace(&mut seen, now) != now {
+                    waited = Duration::ZERO;
                     continue;
                 }
                 let problem = format!(
@@ -138,7 +153,7 @@ pub(crate) fn run(
         _ if stopped || status.success() => None,
         Some(_) => {
             let last = if said.last.is_empty() {
-                "without a word"
+                "(no error output)"
             } else {
                 &said.last
             };

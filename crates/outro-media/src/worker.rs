@@ -109,7 +109,7 @@ fn output(path: &Path, job: &Job, o: &Options, sink: &mut dyn FnMut(&[u8]) -> Re
     let json = serde_json::to_string(job).map_err(|e| Error::decoder(path, e.to_string()))?;
     let mut command = Command::new(program);
     command.arg(ARG).arg(json).arg(path);
-    process::run(command, path, o.deadline, 1 << 16, &mut |piece| {
+    process::run(command, path, (o.deadline, &o.cancel), 1 << 16, &mut |piece| {
         sink(&piece)?;
         Ok(process::More::Yes)
     })?

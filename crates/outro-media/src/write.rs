@@ -14,6 +14,7 @@ use crate::audio::SAMPLE_RATE;
 use crate::error::{Error, Result};
 use crate::ffmpeg::{self, url};
 use crate::frames::Frames;
+use crate::info::Cancel;
 use crate::process::{More, run};
 
 /// What goes into a file.
@@ -133,9 +134,13 @@ pub fn write_mp4(path: &Path, video: &VideoToWrite) -> Result<()> {
         .map_err(io);
     let made = written
         .and_then(|()| {
-            run(command, path, Duration::from_mins(2), 1 << 16, &mut |_| {
-                Ok(More::Yes)
-            })?
+            run(
+                command,
+                path,
+                (Duration::from_mins(2), &Cancel::default()),
+                1 << 16,
+                &mut |_| Ok(More::Yes),
+            )?
             .ok()
         })
         .and_then(|_| fs::rename(&whole, path).map_err(io));

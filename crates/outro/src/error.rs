@@ -68,7 +68,10 @@ pub enum Error {
     },
     /// A media file could not be read.
     #[error(transparent)]
-    Media(#[from] outro_media::Error),
+    Media(outro_media::Error),
+    /// The caller's [`outro_media::Cancel`] was set.
+    #[error("cancelled")]
+    Cancelled,
     /// The computation left the numbers: the checkpoint holds NaN or infinity, or overflowed.
     #[error("{place}: not a finite number; the checkpoint is damaged or needs a wider --dtype")]
     NotFinite {
@@ -79,6 +82,15 @@ pub enum Error {
 
 /// The engine's result.
 pub type Result<T> = std::result::Result<T, Error>;
+
+impl From<outro_media::Error> for Error {
+    fn from(error: outro_media::Error) -> Self {
+        match error {
+            outro_media::Error::Cancelled => Self::Cancelled,
+            error => Self::Media(error),
+        }
+    }
+}
 
 impl Error {
     /// Wraps an IO error with its path.
@@ -100,6 +112,14 @@ impl Error {
     pub fn checkpoint(path: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
         Self::Checkpoint {
             path: path.into(),
+            problem: problem.into(),
+        }
+    }
+
+    /// A [`Error::Setting`].
+    pub fn setting(key: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self::Setting {
+            key: key.into(),
             problem: problem.into(),
         }
     }

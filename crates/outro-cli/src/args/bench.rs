@@ -32,6 +32,9 @@ pub(crate) struct BenchFlags {
     /// Rounds; strategies alternate within each, and medians are over all.
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
+    /// Also decode so many requests of each strategy, and one of each, in one step, and tell the gain over one after the other.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    requests: usize,
     /// Also look at the prompt as `outro sinks` does, and tell time and memory beside those of a plain prefill.
     #[arg(long)]
     look: bool,
@@ -92,6 +95,7 @@ pub(super) fn bench(f: BenchFlags) -> anyhow::Result<Bench> {
             frames: f.frames,
             audio_seconds: f.audio_seconds,
             rounds: f.rounds,
+            requests: f.requests,
             look: f.look,
         },
         weights: weights(&held)?,

@@ -36,6 +36,11 @@ pub(crate) struct Cli {
 pub(crate) enum Cmd {
     /// Answer a question about media. The answer goes to stdout, everything else to stderr.
     Ask(Box<AskFlags>),
+    /// Talk with a model, turn by turn; `/video FILE` and the like show it something.
+    ///
+    /// Lines of stdin are turns. Every turn runs the whole conversation, for OutRo looks at all of it. Lines that begin with / are
+    /// commands; /help lists them.
+    Chat(Box<ChatFlags>),
     /// Run prepared inputs in f32 and write logits, tokens, sinks and activations, to compare with another implementation.
     #[command(long_about = TRACE_HELP)]
     Trace(TraceFlags),
@@ -137,7 +142,8 @@ pub(crate) struct AskFlags {
     pub(crate) questions: Option<PathBuf>,
     /// How to answer: a name of `outro eval list`, as in vcd:alpha=0.5, several joined by +, as in vcd+outro, or both for
     /// baseline and outro; may be repeated, two stand side by side.
-    #[arg(long, value_name = "NAME", default_value = "outro")]
+    /// [default: outro; baseline on models of text alone]
+    #[arg(long, value_name = "NAME")]
     pub(crate) strategy: Vec<String>,
     #[command(flatten)]
     pub(crate) method: MethodFlags,
@@ -149,6 +155,27 @@ pub(crate) struct AskFlags {
     /// One JSON object per question on stdout instead of text.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingFlags,
+    #[command(flatten)]
+    pub(crate) weights: WeightFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChatFlags {
+    #[command(flatten)]
+    pub(crate) model: ModelFlags,
+    #[command(flatten)]
+    pub(crate) media: MediaFlags,
+    /// How to answer: a name of `outro eval list`, as in outro:gamma=2 or vcd+outro [default: outro; baseline on models of text
+    /// alone].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) strategy: Option<String>,
+    #[command(flatten)]
+    pub(crate) method: MethodFlags,
+    /// System prompt [default: the sentence of the model's card].
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
     #[command(flatten)]
     pub(crate) sampling: SamplingFlags,
     #[command(flatten)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use outro::method::OutRoConfig;
-use outro_lab::strategy::Strategy;
+use outro::strategy::Strategy;
 use outro_lab::tune::{Split, grid};
 
 use super::eval::{Asking, AskingFlags, asking};

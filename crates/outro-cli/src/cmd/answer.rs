@@ -1,67 +1,13 @@
 //! What an answer looks like: text beside text, and JSON.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use outro::Answer;
+use outro::engine::PromptTokens;
 use outro_media::Note;
 use serde::Serialize;
 
 use super::sampling::Chosen;
-
-/// One strategy's answer to one question.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct Answer {
-    /// Its name.
-    pub(crate) strategy: String,
-    /// What the model said.
-    pub(crate) text: String,
-    /// Tokens of it.
-    pub(crate) tokens: usize,
-    /// `stop` or `length`.
-    pub(crate) finish: &'static str,
-    /// The five likeliest first tokens, before any sampling.
-    pub(crate) first_token_top5: Vec<Candidate>,
-    /// Wall-clock seconds of this strategy's own work.
-    pub(crate) seconds: Spent,
-    /// Layer -> prompt positions taken for sinks; absent for the baseline.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) sinks: Option<BTreeMap<usize, Vec<usize>>>,
-    /// Layer -> sinks whose mask was relaxed there; absent for the baseline.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) relaxed_at: Option<BTreeMap<usize, Vec<usize>>>,
-    /// Media tokens that pruning dropped; absent without --prune.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) pruned: Option<usize>,
-    /// Bytes of keys and values after the prompt, of all passes.
-    pub(crate) cache_bytes: usize,
-    /// Passes through the decoder, for the prompt and all tokens.
-    pub(crate) passes: usize,
-}
-
-/// A token that could have come first.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Candidate {
-    pub(crate) token: u32,
-    pub(crate) text: String,
-    pub(crate) probability: f64,
-}
-
-/// Seconds of the two phases.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub(crate) struct Spent {
-    pub(crate) prefill: f64,
-    pub(crate) decode: f64,
-}
-
-/// Tokens of a prompt by kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct PromptTokens {
-    pub(crate) total: usize,
-    pub(crate) text: usize,
-    pub(crate) image: usize,
-    pub(crate) video: usize,
-    pub(crate) audio: usize,
-}
 
 /// One line of `--json`.
 #[derive(Clone, Debug, Serialize)]
@@ -86,18 +32,6 @@ pub(crate) struct Shared {
     pub(crate) load: f64,
     pub(crate) media: f64,
     pub(crate) encode: f64,
-}
-
-/// The five likeliest first tokens.
-pub(crate) fn top5(logits: &[f32], text: impl Fn(u32) -> String) -> Vec<Candidate> {
-    let top = outro::generate::top(logits, 5);
-    top.into_iter()
-        .map(|(token, p)| Candidate {
-            token,
-            text: text(token),
-            probability: f64::from(p),
-        })
-        .collect()
 }
 
 /// Two answers in two columns of `width` characters each.
@@ -182,24 +116,20 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use outro::engine::Candidate;
 
     fn answer(strategy: &str, text: &str) -> Answer {
         Answer {
             strategy: strategy.into(),
             text: text.into(),
             tokens: 3,
-            finish: "stop",
             first_token_top5: vec![Candidate {
                 token: 1,
                 text: "\n".into(),
                 probability: 0.5,
             }],
-            seconds: Spent::default(),
-            sinks: None,
-            relaxed_at: None,
-            pruned: None,
-            cache_bytes: 0,
             passes: 1,
+            ..Answer::default()
         }
     }
 

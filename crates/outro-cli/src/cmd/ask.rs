@@ -1,33 +1,27 @@
 //! `outro ask`: media and questions in, answers out.
 
 use std::io::{self, IsTerminal, Write};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context;
-use outro::Session;
 use outro::chat::Conversation;
-use outro::generate::{Sampler, Stop, generate};
-use outro::inputs::Inputs;
-use outro::method::{OutRo, Prune};
-use outro::prepare::{Media, Preparer};
-use outro::strategy::{NoisyMedia, Request};
-use outro::tokenizer::Tokenizer;
-use outro::{KvType, MediaEmbeds, Model, Prompt};
-use outro_lab::strategy::{Extra, Strategy};
+use outro::prepare::Preparer;
+use outro::strategy::{Extra, Strategy};
+use outro::{Answer, Ask, Engine, Model, Update, answer_all};
 use outro_media::{Note, NoteKind};
 
-use super::answer::{Answer, PromptTokens, Record, Shared, Spent, side_by_side, top5};
-use super::sampling::{self, Chosen};
-use super::{encode, media, source};
-use crate::args::Ask;
+use super::answer::{Record, Shared, side_by_side};
+use super::{encode, media, sampling, source};
+use crate::args::Ask as AskArgs;
 use crate::ui::{Ui, Unit};
 
 /// Answers every question.
-pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
+pub(crate) fn ask(args: &AskArgs, ui: &Ui) -> anyhow::Result<()> {
     let source = source::choose(args.model.as_deref(), ui)?;
     let preparer = Preparer::open(&source.dir)?;
-    let tokenizer = media::tokenizer(&preparer, &source.dir)?;
+    media::tokenizer(&preparer, &source.dir)?;
     let conversations: Vec<Conversation> = args
         .questions
         .iter()
@@ -38,21 +32,14 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
     let options = media::options(&args.media.reading, &preparer);
     let plan = media::plan(&preparer, &conversations, &options)?;
 
-    let method = source::method(preparer.settings(), &source.dir, &args.strategies.outro)?;
-    let read = |name: &String| -> anyhow::Result<Strategy> {
-        let mut by = Strategy::parse(name, &method)?;
-        if let Some(p) = args.prune {
-            by.extras.push(Extra::Prune(p));
+    let mut strategies = source::strategies(&args.strategies, &preparer, &source, ui)?;
+    if let Some(prune) = args.prune {
+        let method = source::method(preparer.settings(), &source.dir, &args.strategies.outro)?;
+        for by in &mut strategies {
+            by.extras.push(Extra::Prune(prune));
             by.sinks = Some(method.clone());
         }
-        Ok(by)
-    };
-    let strategies = args
-        .strategies
-        .names
-        .iter()
-        .map(read)
-        .collect::<anyhow::Result<Vec<_>>>()?;
+    }
 
     let mut shared = Shared::default();
     let since = Instant::now();
@@ -68,67 +55,36 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
     }
     shared.load = since.elapsed().as_secs_f64();
 
-    let mut notes = loaded.notes.clone();
-    let mut embeds: Option<MediaEmbeds> = None;
-    let mut prefix: Option<Session> = None;
-    let noisy = NoisyMedia::default();
-    for (question, conversation) in args.questions.iter().zip(&conversations) {
-        let prepared = preparer.assemble(&loaded, conversation)?;
-        let inputs = prepared.inputs;
-        let embeds = match &mut embeds {
-            Some(embeds) => embeds,
-            slot @ None => {
-                let since = Instant::now();
-                let made = encode(&model, &inputs, ui)?;
-                shared.encode = since.elapsed().as_secs_f64();
-                let unfamiliar = model.unfamiliar(&made);
-                source::introduce(&source, unfamiliar.as_deref(), ui);
-                let file = plan
-                    .items
-                    .first()
-                    .map_or(Path::new(""), |i| i.info.path.as_path());
-                notes.extend(unfamiliar.map(|text| Note::new(NoteKind::Unfamiliar, file, text)));
-                slot.insert(made)
-            }
-        };
-        let prompt = model.prompt(&inputs, embeds)?;
-        if prefix.is_none() && conversations.len() > 1 && strategies.iter().any(Strategy::uses_prefix) {
-            prefix = shared_rows(
-                &model,
-                args.weights.kv,
-                &preparer,
-                &loaded,
-                &conversations,
-                &prompt,
-            )?;
-        }
-        let request = Request {
-            model: &model,
-            kv: args.weights.kv,
-            prompt: &prompt,
-            spans: &prepared.spans,
-            prefix: prefix.as_ref(),
-            noisy: &|noise| noisy.prompt(&model, &inputs, noise),
-        };
-        let run = Run {
-            args,
-            strategies: &strategies,
-            asker: Asker {
-                request,
-                tokenizer,
-                ids: &inputs.input_ids,
-                chosen: &chosen,
-                ui,
-            },
-            tokens: count(&inputs, embeds),
-        };
-        let answers = run.answers(question)?;
+    let engine = Engine::of(&source.dir, preparer, model, args.weights.kv)?;
+    let since = Instant::now();
+    let media = encode(&engine, loaded, ui)?;
+    shared.encode = since.elapsed().as_secs_f64();
+    let unfamiliar = engine.model().unfamiliar(media.embeds());
+    source::introduce(&source, unfamiliar.as_deref(), ui);
+    let file = plan
+        .items
+        .first()
+        .map_or(Path::new(""), |i| i.info.path.as_path());
+    let mut notes = media.notes().to_vec();
+    notes.extend(unfamiliar.map(|text| Note::new(NoteKind::Unfamiliar, file, text)));
+
+    let asks: Vec<Ask> = conversations
+        .into_iter()
+        .map(|c| engine.chat(&media, c))
+        .collect();
+    let ids = asks.iter().map(Ask::ids).collect::<outro::Result<Vec<_>>>()?;
+    media.share(ids.iter().map(Vec::as_slice));
+    for (question, ask) in args.questions.iter().zip(asks) {
+        let ask = ask
+            .sampling(chosen.sampling.clone())
+            .max_new(chosen.max_new_tokens);
+        let answers = answers(args, question, &ask, &strategies, ui)?;
         if args.json {
             let record = Record {
                 question,
                 model: source.dir.display().to_string(),
                 builtin_model: source.tiny,
-                prompt_tokens: run.tokens,
+                prompt_tokens: answers[0].prompt_tokens,
                 sampling: &chosen,
                 answers,
                 notes: &notes,
@@ -142,188 +98,99 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Keys and values of the rows with which all prompts begin, for the plain model; `None` where they begin with other words.
-fn shared_rows<'m>(
-    model: &'m Model,
-    kv: KvType,
-    preparer: &Preparer,
-    loaded: &Media,
-    conversations: &[Conversation],
-    prompt: &Prompt,
-) -> anyhow::Result<Option<Session<'m>>> {
-    let mut ids = Vec::new();
-    for conversation in conversations {
-        ids.push(preparer.assemble(loaded, conversation)?.inputs.input_ids);
+/// One question by each strategy.
+fn answers(
+    args: &AskArgs,
+    question: &str,
+    ask: &Ask,
+    strategies: &[Strategy],
+    ui: &Ui,
+) -> anyhow::Result<Vec<Answer>> {
+    let several = args.questions.len() > 1;
+    if several && !args.json {
+        emit(&format!("> {question}\n"))?;
     }
-    let rows = common_start(&ids);
-    if rows == 0 || !model.shares_rows() {
-        return Ok(None);
+    // Two answers cannot stream into two columns, and are made in the same steps; one does, or several one after the other.
+    let together = strategies.len() == 2 || args.json;
+    let mut answers = Vec::new();
+    if together {
+        answers = run(ask, strategies, &mut |_| Ok(()), ui)?;
     }
-    let mut session = Session::with_kv(model, None, kv);
-    session.prefill_prefix(prompt, rows, &mut |_| {})?;
-    Ok(Some(session))
-}
-
-/// How many ids all begin with, at least one of each left over.
-fn common_start(all: &[Vec<u32>]) -> usize {
-    let Some((first, others)) = all.split_first() else {
-        return 0;
-    };
-    let alike = |other: &Vec<u32>| first.iter().zip(other).take_while(|(a, b)| a == b).count();
-    let shortest = all.iter().map(Vec::len).min().unwrap_or(0);
-    let rows = others.iter().map(alike).min().unwrap_or(0);
-    rows.min(shortest.saturating_sub(1))
-}
-
-fn count(inputs: &Inputs, embeds: &MediaEmbeds) -> PromptTokens {
-    let total = inputs.input_ids.len();
-    let (image, video, audio) = (embeds.image.rows(), embeds.video.rows(), embeds.audio.rows());
-    PromptTokens {
-        total,
-        image,
-        video,
-        audio,
-        text: total.saturating_sub(image + video + audio),
-    }
-}
-
-/// One question on its way to its answers.
-struct Run<'a> {
-    args: &'a Ask,
-    strategies: &'a [Strategy],
-    asker: Asker<'a>,
-    tokens: PromptTokens,
-}
-
-impl Run<'_> {
-    fn answers(&self, question: &str) -> anyhow::Result<Vec<Answer>> {
-        let several = self.args.questions.len() > 1;
-        if several && !self.args.json {
-            emit(&format!("> {question}\n"))?;
+    for by in strategies.iter().filter(|_| !together) {
+        if strategies.len() > 1 {
+            emit(&format!("[{}]\n", by.name))?;
         }
-        // Two answers cannot stream into two columns; one does, or several one after the other.
-        let stream = self.strategies.len() != 2 && !self.args.json;
-        let mut answers = Vec::new();
-        for by in self.strategies {
-            if stream && self.strategies.len() > 1 {
-                emit(&format!("[{}]\n", by.name))?;
+        answers.extend(run(ask, std::slice::from_ref(by), &mut emit, ui)?);
+        emit("\n")?;
+    }
+    for answer in &answers {
+        spent(answer, ui);
+    }
+    if let ([left, right], false) = (answers.as_slice(), args.json) {
+        emit(&side_by_side(left, right, column_width()))?;
+    }
+    if several && !args.json {
+        emit("\n")?;
+    }
+    Ok(answers)
+}
+
+/// Answers by strategies together; `sink` gets the text as it comes.
+fn run(
+    ask: &Ask,
+    strategies: &[Strategy],
+    sink: &mut dyn FnMut(&str) -> anyhow::Result<()>,
+    ui: &Ui,
+) -> anyhow::Result<Vec<Answer>> {
+    let names: Vec<&str> = strategies.iter().map(|by| by.name.as_str()).collect();
+    let bar = ui.bar("prefill", 0, Unit::Count);
+    let mut failed = None;
+    let asks = strategies.iter().map(|by| ask.clone().by(by.clone())).collect();
+    let made = answer_all(asks, &mut |update| {
+        match update {
+            Update::Prefill { ask, layers } => {
+                bar.label(&format!("prefill ({})", names[ask]));
+                bar.set(layers as u64);
             }
-            answers.push(self.answer(by, stream)?);
+            Update::Text { piece, .. } => {
+                bar.hide();
+                failed = sink(piece).err();
+            }
+            Update::Media(_) | Update::Encode(_) => {}
         }
-        if let ([left, right], false) = (answers.as_slice(), self.args.json) {
-            emit(&side_by_side(left, right, column_width()))?;
+        if failed.is_some() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
         }
-        if several && !self.args.json {
-            emit("\n")?;
-        }
-        Ok(answers)
-    }
-
-    fn answer(&self, by: &Strategy, stream: bool) -> anyhow::Result<Answer> {
-        let answer = self
-            .asker
-            .answer(by, &mut |piece| if stream { emit(piece) } else { Ok(()) })?;
-        if stream {
-            emit("\n")?;
-        }
-        let ui = self.asker.ui;
-        let rate = |tokens: usize, seconds: f64| tokens as f64 / seconds.max(1e-9);
-        let (t, spent) = (self.tokens, answer.seconds);
-        ui.line(&format!(
-            "prefill {} tokens ({} text, {} image, {} video, {} audio) in {:.2} s, {:.1} tokens/s",
-            t.total,
-            t.text,
-            t.image,
-            t.video,
-            t.audio,
-            spent.prefill,
-            rate(t.total, spent.prefill),
-        ));
-        ui.line(&format!(
-            "decode {} tokens in {:.2} s, {:.1} tokens/s",
-            answer.tokens,
-            spent.decode,
-            rate(answer.tokens, spent.decode)
-        ));
-        Ok(answer)
+    });
+    bar.done();
+    match failed {
+        Some(e) => Err(e),
+        None => Ok(made.into_iter().collect::<outro::Result<_>>()?),
     }
 }
 
-/// A prompt to be answered.
-pub(crate) struct Asker<'a> {
-    pub(crate) request: Request<'a>,
-    pub(crate) tokenizer: &'a Tokenizer,
-    /// The prompt's ids, which a repetition penalty counts.
-    pub(crate) ids: &'a [u32],
-    pub(crate) chosen: &'a Chosen,
-    pub(crate) ui: &'a Ui,
-}
-
-impl Asker<'_> {
-    /// The answer by a strategy; `sink` gets its text piece by piece.
-    pub(crate) fn answer(
-        &self,
-        by: &Strategy,
-        sink: &mut dyn FnMut(&str) -> anyhow::Result<()>,
-    ) -> anyhow::Result<Answer> {
-        let (name, request) = (&by.name, &self.request);
-        let since = Instant::now();
-        let mut stream = by.stream(request)?;
-        let label = format!("prefill ({name})");
-        let bar = self
-            .ui
-            .bar(&label, request.model.config().text.layers as u64, Unit::Count);
-        let logits = stream.prefill(request.prompt, &mut |layers| bar.set(layers as u64))?;
-        bar.done();
-        let pruned = stream.session().hook::<Prune>().map(Prune::dropped);
-        let cache_bytes = stream.cache_bytes();
-        let prefill = since.elapsed().as_secs_f64();
-
-        let since = Instant::now();
-        // Every strategy begins with the same seed, so that what differs is theirs.
-        let mut sampler = Sampler::new(self.chosen.sampling.clone(), self.ids);
-        let mut decoder = self.tokenizer.stream();
-        let (mut text, mut tokens, mut failed) = (String::new(), 0, None);
-        let stop = generate(
-            stream.as_mut(),
-            &logits,
-            &mut sampler,
-            self.tokenizer.end_tokens(),
-            self.chosen.max_new_tokens,
-            &mut |token| {
-                tokens += 1;
-                match decoder.push(token) {
-                    Ok(piece) => {
-                        text.push_str(&piece);
-                        failed = sink(&piece).err();
-                    }
-                    Err(e) => failed = Some(e.into()),
-                }
-                failed.is_none()
-            },
-        )?;
-        if let Some(e) = failed {
-            return Err(e);
-        }
-        let rest = decoder.finish()?;
-        text.push_str(&rest);
-        sink(&rest)?;
-        let decode = since.elapsed().as_secs_f64();
-        let outro = stream.session().hook::<OutRo>();
-        Ok(Answer {
-            strategy: name.clone(),
-            text,
-            tokens,
-            finish: if stop == Stop::Length { "length" } else { "stop" },
-            first_token_top5: top5(&logits, |id| self.tokenizer.token(id)),
-            seconds: Spent { prefill, decode },
-            sinks: outro.map(|o| o.sinks().clone()),
-            relaxed_at: outro.map(|o| o.relaxed_at().clone()),
-            pruned,
-            cache_bytes,
-            passes: stream.passes(),
-        })
-    }
+/// What an answer took.
+pub(crate) fn spent(answer: &Answer, ui: &Ui) {
+    let rate = |tokens: usize, seconds: f64| tokens as f64 / seconds.max(1e-9);
+    let (t, spent) = (answer.prompt_tokens, answer.seconds);
+    ui.line(&format!(
+        "prefill {} tokens ({} text, {} image, {} video, {} audio) in {:.2} s, {:.1} tokens/s",
+        t.total,
+        t.text,
+        t.image,
+        t.video,
+        t.audio,
+        spent.prefill,
+        rate(t.total, spent.prefill),
+    ));
+    ui.line(&format!(
+        "decode {} tokens in {:.2} s, {:.1} tokens/s",
+        answer.tokens,
+        spent.decode,
+        rate(answer.tokens, spent.decode)
+    ));
 }
 
 /// Writes to stdout at once; a closed pipe is reported as such and ends the program quietly.

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use outro::Model;
 use outro::config::Config;
 use outro::settings::Settings;
+use outro::strategy::Strategy;
 use outro_lab::bench::{Bench as Result, Limits, Timed, bench};
-use outro_lab::strategy::Strategy;
 
 use super::ask::emit;
 use super::source;
@@ -50,7 +50,7 @@ pub(crate) fn run(args: &Bench, ui: &Ui) -> anyhow::Result<()> {
         .strategies
         .iter()
         .map(|s| Strategy::parse(s, &method))
-        .collect::<outro_lab::Result<_>>()?;
+        .collect::<outro::Result<_>>()?;
     let bar = ui.bar("loading weights", 0, Unit::Count);
     let load = args.weights.load.clone();
     let model = match dir {
@@ -123,6 +123,23 @@ fn table(model: &str, weights: &str, r: &Result) -> String {
         if row.layers_with_sinks > 0 {
             let _ = writeln!(out, "  sinks in {} layers", row.layers_with_sinks);
         }
+    }
+    for t in &r.together {
+        let n = t.strategies.len();
+        let same = t.strategies.iter().all(|s| *s == t.strategies[0]);
+        let who = if same {
+            t.strategies[0].clone()
+        } else {
+            t.strategies.join(", ")
+        };
+        let _ = writeln!(
+            out,
+            "{n} requests in one step ({who}): {:.1} ms, {:.1} tokens/s; one after the other {:.1} ms, gain {:.2}",
+            t.seconds * 1e3,
+            n as f64 / t.seconds,
+            t.alone * 1e3,
+            t.gain
+        );
     }
     if let Some(l) = &r.look {
         let peak = |p: Option<usize>| p.map_or_else(|| "unknown".into(), |p| bytes(p as u64));

@@ -1,22 +1,21 @@
 //! `outro demo`: a clip of the synthetic world, three questions, baseline and OutRo side by side.
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::time::Instant;
 
 use anyhow::Context;
-use outro::chat::{Conversation, Part};
+use outro::chat::Part;
+use outro::generate::Sampling;
 use outro::prepare::{self, MediaOptions, Preparer};
-use outro::strategy::{NoisyMedia, Request};
-use outro::{Dtype, KvType, Model};
-use outro_lab::strategy::Strategy;
+use outro::{Answer, Dtype, Engine, KvType, Model, answer_all};
 use outro_lab::synth::{Clip, FPS, Level, Needs, Question, SLOTS, Task};
 use outro_lab::task::Profile;
 use outro_media::{VideoToWrite, write_mp4};
 
-use super::ask::{Asker, emit};
-use super::sampling::Chosen;
+use super::ask::emit;
 use super::{encode, media, source};
-use crate::args::{Demo, Switches};
+use crate::args::Demo;
 use crate::ui::Ui;
 
 /// Shows it.
@@ -24,7 +23,7 @@ pub(crate) fn run(args: &Demo, ui: &Ui) -> anyhow::Result<()> {
     let since = Instant::now();
     let source = source::open(args.model.as_deref().or(Some(source::TINY)), ui)?;
     let preparer = Preparer::open(&source.dir)?;
-    let tokenizer = media::tokenizer(&preparer, &source.dir)?;
+    media::tokenizer(&preparer, &source.dir)?;
     let (clip, questions) = draw(args.seed);
     let options = MediaOptions {
         media: outro_media::Options {
@@ -35,51 +34,32 @@ pub(crate) fn run(args: &Demo, ui: &Ui) -> anyhow::Result<()> {
     };
     let (loaded, place) = load(args, &clip, &preparer, &options)?;
     let model = Model::load(&source.dir, Dtype::Auto)?;
-    let method = source::method(preparer.settings(), &source.dir, &Switches::default())?;
+    let engine = Engine::of(&source.dir, preparer, model, KvType::F32)?;
     emit(&format!("{place}\n{}\n", story(&clip)))?;
-    let profile = Profile::named(preparer.settings().profile.as_deref())?;
-    let mut embeds = None;
+    let profile = Profile::named(engine.preparer().settings().profile.as_deref())?;
+    let media = encode(&engine, loaded, ui)?;
     for question in questions {
-        let conversation = Conversation {
-            system: None,
-            user: vec![loaded.parts[0].clone(), Part::Text(question.prompt(profile))],
-        };
-        let inputs = preparer.assemble(&loaded, &conversation)?.inputs;
-        if embeds.is_none() {
-            embeds = Some(encode(&model, &inputs, ui)?);
-        }
-        let Some(media) = &embeds else { continue };
-        let prompt = model.prompt(&inputs, media)?;
-        let noisy = NoisyMedia::default();
-        let asker = Asker {
-            request: Request {
-                model: &model,
-                kv: KvType::F32,
-                prompt: &prompt,
-                spans: &[],
-                prefix: None,
-                noisy: &|noise| noisy.prompt(&model, &inputs, noise),
-            },
-            tokenizer,
-            ids: &inputs.input_ids,
-            chosen: &Chosen::greedy(8),
-            ui,
-        };
-        let answer = |name: &str| asker.answer(&Strategy::parse(name, &method)?, &mut |_| Ok(()));
-        let (baseline, outro) = (answer("baseline")?, answer("outro")?);
-        let chance =
-            |a: &super::answer::Answer| a.first_token_top5.first().map_or(0.0, |c| c.probability * 100.0);
+        let ask = engine.ask(&media, &question.prompt(profile));
+        let ask = ask.sampling(Sampling::default()).max_new(8);
+        let by = |name: &str| ask.clone().strategy(name);
+        let asks = vec![by("baseline")?, by("outro")?];
+        let made = answer_all(asks, &mut |_| ControlFlow::Continue(()));
+        let answers: Vec<Answer> = made.into_iter().collect::<outro::Result<_>>()?;
         let choices: Vec<String> = question.choices().iter().map(|c| format!("    {c}")).collect();
-        let choices = choices.join("\n");
-        emit(&format!(
-            "\n{}\n{choices}\n  truth     {}\n  baseline  {:<16} ({:.1} % sure)\n  OutRo     {:<16} ({:.1} % sure)\n",
+        let mut text = format!(
+            "\n{}\n{}\n  truth     {}\n",
             question.text,
-            question.words(),
-            baseline.text.trim(),
-            chance(&baseline),
-            outro.text.trim(),
-            chance(&outro),
-        ))?;
+            choices.join("\n"),
+            question.words()
+        );
+        for (name, answer) in ["baseline", "OutRo"].into_iter().zip(&answers) {
+            let sure = answer
+                .first_token_top5
+                .first()
+                .map_or(0.0, |c| c.probability * 100.0);
+            text += &format!("  {name:<8}  {:<16} ({sure:.1} % sure)\n", answer.text.trim());
+        }
+        emit(&text)?;
     }
     ui.note(&format!("{:.1} s in all", since.elapsed().as_secs_f64()));
     Ok(())

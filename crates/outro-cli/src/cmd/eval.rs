@@ -9,12 +9,12 @@ use std::path::Path;
 
 use anyhow::Context;
 use outro::prepare::Preparer;
+use outro::strategy::KINDS;
 use outro_lab::check::check;
 use outro_lab::choice::Parser;
 use outro_lab::log::{self, Header, Row};
 use outro_lab::report::{Pictures, page, report, thumbnails};
 use outro_lab::rescore::{markdown, rescore};
-use outro_lab::strategy::KINDS;
 use outro_lab::task::{PROFILES, Profile, TASKS, Task};
 use outro_lab::tune::TUNING;
 

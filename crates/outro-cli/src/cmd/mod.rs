@@ -3,6 +3,7 @@
 mod answer;
 pub(crate) mod ask;
 pub(crate) mod bench;
+pub(crate) mod chat;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod eval;
@@ -18,23 +19,41 @@ pub(crate) mod trace;
 pub(crate) mod tune;
 
 use outro::inputs::Inputs;
-use outro::{MediaEmbeds, Model, Progress};
+use outro::{Cancel, Engine, MediaEmbeds, MediaSet, Model, Progress, Update};
 
-use crate::ui::{Ui, Unit, thousands};
+use crate::ui::{Bar, Ui, Unit, thousands};
 
-/// Runs the encoders over the media of `inputs`, with a progress bar each.
-fn encode(model: &Model, inputs: &Inputs, ui: &Ui) -> anyhow::Result<MediaEmbeds> {
+/// Runs the encoders over the media of `inputs`, with a progress bar.
+fn encode_inputs(model: &Model, inputs: &Inputs, ui: &Ui) -> anyhow::Result<MediaEmbeds> {
     let bar = ui.bar("encoding", 0, Unit::Count);
-    let media = model.encode(inputs, &mut |p| {
-        let (label, done, total) = match p {
-            Progress::Vision { done, total } => ("encoding patches", done, total),
-            Progress::Audio { done, total } => ("encoding sound", done, total),
-        };
-        bar.label(label);
-        bar.total(total as u64);
-        bar.set(done as u64);
+    let media = model.encode(inputs, &mut |p| show(&bar, p))?;
+    encoded(&media, bar.done(), ui);
+    Ok(media)
+}
+
+/// Runs the encoders over decoded media, with a progress bar.
+fn encode(engine: &Engine, media: outro::prepare::Media, ui: &Ui) -> anyhow::Result<MediaSet> {
+    let bar = ui.bar("encoding", 0, Unit::Count);
+    let media = engine.encode(media, &Cancel::default(), &mut |update| {
+        if let Update::Encode(p) = update {
+            show(&bar, p);
+        }
     })?;
-    let seconds = bar.done();
+    encoded(media.embeds(), bar.done(), ui);
+    Ok(media)
+}
+
+fn show(bar: &Bar, progress: Progress) {
+    let (label, done, total) = match progress {
+        Progress::Vision { done, total } => ("encoding patches", done, total),
+        Progress::Audio { done, total } => ("encoding sound", done, total),
+    };
+    bar.label(label);
+    bar.total(total as u64);
+    bar.set(done as u64);
+}
+
+fn encoded(media: &MediaEmbeds, seconds: f64, ui: &Ui) {
     let tokens = media.image.rows() + media.video.rows() + media.audio.rows();
     if tokens > 0 {
         ui.line(&format!(
@@ -42,5 +61,4 @@ fn encode(model: &Model, inputs: &Inputs, ui: &Ui) -> anyhow::Result<MediaEmbeds
             thousands(tokens as u64)
         ));
     }
-    Ok(media)
 }

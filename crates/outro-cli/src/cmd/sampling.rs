@@ -22,17 +22,6 @@ pub(crate) struct Chosen {
     pub(crate) unsupported: Vec<String>,
 }
 
-impl Chosen {
-    /// The likeliest token, every time.
-    pub(crate) fn greedy(max_new_tokens: usize) -> Self {
-        Self {
-            sampling: Sampling::default(),
-            max_new_tokens,
-            unsupported: Vec::new(),
-        }
-    }
-}
-
 /// Settles it for a model, with a note on what the model's file changes and one on what of it is left out.
 pub(crate) fn settle(asked: &Sampled, model: &Path, ui: &Ui) -> anyhow::Result<Chosen> {
     let mut file = GenerationConfig::load(model)?;

@@ -6,18 +6,17 @@ use std::path::Path;
 use anyhow::Context;
 use outro::chat::{Conversation, Part};
 use outro::inputs::Inputs;
-use outro::positions::{Span, spans};
 use outro::prepare::Preparer;
 use outro::{MediaEmbeds, Model};
 use outro_lab::page::{Page, Scored, Sheet, Shown, Token, frames};
 use outro_lab::probe::numbers::Numbers;
 use outro_lab::probe::{Options, Profile, probe};
-use outro_lab::strategy::sweeps;
+use outro_lab::sweeps::sweeps;
 use outro_lab::task::{Profile as Form, Sample, Task};
 use outro_lab::{log, report};
 use serde_json::json;
 
-use super::{encode, media, source};
+use super::{encode_inputs, media, source};
 use crate::args::Media;
 use crate::args::sinks::{Sinks, Subject};
 use crate::cmd::ask::emit;
@@ -99,12 +98,11 @@ pub(crate) fn run(args: &Sinks, ui: &Ui) -> anyhow::Result<()> {
     let mut numbers = Numbers::default();
     let one = match &bench {
         Bench::Prepared(inputs) => {
-            let media = encode(&model, inputs, ui)?;
+            let media = encode_inputs(&model, inputs, ui)?;
             if let Some(text) = model.unfamiliar(&media) {
                 source::warn(&text, ui);
             }
-            let rows = spans(model.config(), inputs)?;
-            let shown = lab.look(inputs, &media, &rows)?;
+            let shown = lab.look(inputs, &media)?;
             numbers.add(&shown.profile);
             Some(shown)
         }
@@ -201,8 +199,9 @@ struct Lab<'a> {
 }
 
 impl Lab<'_> {
-    fn look(&self, inputs: &Inputs, media: &MediaEmbeds, rows: &[Span]) -> anyhow::Result<Shown> {
+    fn look(&self, inputs: &Inputs, media: &MediaEmbeds) -> anyhow::Result<Shown> {
         let prompt = self.model.prompt(inputs, media)?;
+        let rows = prompt.spans.as_slice();
         let layers = 2 * self.model.config().text.layers;
         let bar = self.ui.bar("looking", layers as u64, Unit::Count);
         let profile = probe(self.model, &prompt, rows, self.options, &mut |n| {
@@ -250,7 +249,7 @@ impl Lab<'_> {
                     &*made
                 };
                 let prompt = self.model.prompt(&prepared.inputs, embeds)?;
-                let profile = probe(quiet.model, &prompt, &prepared.spans, quiet.options, &mut |_| {})
+                let profile = probe(quiet.model, &prompt, &prompt.spans, quiet.options, &mut |_| {})
                     .with_context(|| format!("question {}", sample.id))?;
                 numbers.add(&profile);
                 bar.set(numbers.prompts as u64);

@@ -5,9 +5,11 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use outro::method::OutRoConfig;
+use outro::prepare::Preparer;
 use outro::settings::{self, Settings};
+use outro::strategy::Strategy;
 
-use crate::args::Switches;
+use crate::args::{Strategies, Switches};
 use crate::cache;
 use crate::fault::Fault;
 use crate::hub;
@@ -111,6 +113,47 @@ pub(crate) fn method(own: &Settings, dir: &Path, typed: &Switches) -> anyhow::Re
     })?;
     Ok(typed.on(base)?)
 }
+
+/// The strategies that were named, as they are for a model; the usual one where none was.
+pub(crate) fn strategies(
+    typed: &Strategies,
+    preparer: &Preparer,
+    source: &Source,
+    ui: &Ui,
+) -> anyhow::Result<Vec<Strategy>> {
+    let (config, own) = (preparer.config(), preparer.settings());
+    let method = method(own, &source.dir, &typed.outro)?;
+    let usual = [Strategy::usual(config).to_owned()];
+    let names = if typed.names.is_empty() && typed.outro.pairs().is_empty() {
+        if usual[0] == "baseline" {
+            ui.note("OutRo is off on models of text alone, where nobody measured it; --strategy outro turns it on");
+        }
+        usual.as_slice()
+    } else if typed.names.is_empty() {
+        // Settings of OutRo were given.
+        &["outro".to_owned()]
+    } else {
+        typed.names.as_slice()
+    };
+    let read = names.iter().map(|name| Strategy::parse(name, &method));
+    let all = read.collect::<outro::Result<Vec<_>>>()?;
+    let published = PUBLISHED.contains(&config.model_type.as_str()) || own.method.contains_key("gamma");
+    let default = OutRoConfig::default().gamma;
+    if !published
+        && all
+            .iter()
+            .any(|by| by.method.as_ref().is_some_and(|m| m.gamma == default))
+    {
+        ui.note(&format!(
+            "gamma {default} was published for Qwen2.5-Omni, and none for this model ({}); `outro tune` looks for one",
+            config.model_type
+        ));
+    }
+    Ok(all)
+}
+
+/// Models for which the authors released a gamma, by `model_type`.
+const PUBLISHED: [&str; 2] = ["qwen2_5_omni", "qwen2_5_omni_thinker"];
 
 /// The directory of the program's own model: weights are memory-mapped, so they are laid down once in the user's cache,
 /// and again whenever they differ from what the program carries.

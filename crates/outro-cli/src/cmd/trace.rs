@@ -15,7 +15,7 @@ use outro::settings::Settings;
 use outro::{Model, Prompt};
 use safetensors::tensor::{Dtype, TensorView};
 
-use super::encode;
+use super::encode_inputs;
 use super::output::Target;
 use super::source;
 use crate::args::cli::CaptureFlag;
@@ -58,7 +58,7 @@ pub(crate) fn run(args: &Trace, ui: &Ui) -> anyhow::Result<()> {
     };
     let model = Model::load(&dir, dtype)?;
     bar.done();
-    let media = encode(&model, &inputs, ui)?;
+    let media = encode_inputs(&model, &inputs, ui)?;
     let prompt = model.prompt(&inputs, &media)?;
 
     let mut file = Tensors::default();

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use outro::settings::{self, Settings};
+use outro::strategy::Strategy;
 use outro_lab::log::{self, Header, Log, Row};
 use outro_lab::run::{Ablation, Answerer, Runner};
-use outro_lab::strategy::Strategy;
 use outro_lab::task::Sample;
 use outro_lab::tune::{Outcome, Search, TUNING, Tried, fields, outcome, tuned};
 use serde_json::json;
@@ -25,7 +25,7 @@ pub(crate) fn run(args: &Tune, ui: &Ui) -> anyhow::Result<()> {
         .grid
         .iter()
         .map(|s| Strategy::parse(s, &checkpoint.method))
-        .collect::<outro_lab::Result<_>>()?;
+        .collect::<outro::Result<_>>()?;
     let asked = Asked::Checkpoint(Box::new(checkpoint));
     let mut questions = Questions::read(&args.task, &args.data, &asked, &args.asking, ui)?;
     let all = questions.loaded.samples.len();

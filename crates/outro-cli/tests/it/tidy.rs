@@ -302,6 +302,27 @@ fn readme_shows_what_ci_runs() {
     );
 }
 
+/// README's example is the doctest of the library.
+#[test]
+fn readme_shows_the_doctest() {
+    let read = |name: &str| fs::read_to_string(root().join(name)).unwrap();
+    let blocks = |text: &str| -> Vec<String> {
+        let found = text.split("```rust\n").skip(1);
+        found.map(|b| b.split("```").next().unwrap().to_owned()).collect()
+    };
+    let tested: Vec<String> = read("crates/outro/src/lib.rs")
+        .lines()
+        .skip_while(|l| *l != "//! ```")
+        .skip(1)
+        .take_while(|l| *l != "//! ```")
+        .filter(|l| !l.starts_with("//! # "))
+        .map(|l| l.trim_start_matches("//!").trim_start_matches(' ').to_owned() + "\n")
+        .collect();
+    for page in ["README.md", "docs/library.md"] {
+        assert_eq!(blocks(&read(page))[0], tested.concat(), "{page}");
+    }
+}
+
 #[test]
 fn architecture_is_short() {
     let lines = fs::read_to_string(root().join("ARCHITECTURE.md"))

@@ -57,13 +57,7 @@ impl From<&Span> for Kind {
     }
 }
 
-/// Which rows of a prompt pruning may take away.
-pub fn prunable(spans: &[Span]) -> Vec<bool> {
-    spans
-        .iter()
-        .map(|s| matches!(s, Span::Video { .. } | Span::Audio { .. }))
-        .collect()
-}
+pub use outro::method::prunable;
 
 /// How to look.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -5,38 +5,29 @@ use std::path::Path;
 use std::time::Instant;
 
 use outro::chat::{Conversation, Part};
-use outro::generate::{Sampler, generate, top};
-use outro::method::OutRo;
-use outro::positions::spans;
-use outro::prepare::{Media, MediaOptions, Preparer};
-use outro::strategy::{NoisyMedia, Request};
+use outro::generate::{Sampling, top};
+use outro::prepare::{Media, MediaOptions};
+use outro::strategy::Strategy;
 use outro::tokenizer::Tokenizer;
-use outro::{KvType, MediaEmbeds, Model, Prompt, Session, Stream};
+use outro::{Answer, Cancel, MediaSet};
 use outro_media::{Note, NoteKind, Picks};
 
 use super::Ablation;
 use crate::clip::{Clip, rate};
 use crate::error::Result;
 use crate::log::{Readout, Row};
-use crate::strategy::Strategy;
 use crate::task::{Gold, Sample, hex};
 
 /// A model, ready to answer.
-pub struct Engine<'a> {
-    /// The weights.
-    pub model: &'a Model,
-    /// What goes before them.
-    pub preparer: &'a Preparer,
-    /// Words.
-    pub tokenizer: &'a Tokenizer,
+pub struct Engine {
+    /// The checkpoint.
+    pub engine: outro::Engine,
     /// Most tokens of a reply.
     pub max_new_tokens: usize,
-    /// How keys and values are kept.
-    pub kv: KvType,
 }
 
 /// A video decoded for the model, with what the log says about it.
-pub(super) struct Seen {
+pub(super) struct Decoded {
     media: Media,
     frames: usize,
     fps: f64,
@@ -46,34 +37,34 @@ pub(super) struct Seen {
     ablated: bool,
 }
 
-/// A model in front of one video. What questions about it share is made when it is first needed.
-pub(super) struct Sitting<'a> {
-    engine: &'a Engine<'a>,
-    seen: Seen,
-    /// Ids of every question's prompt.
-    ids: Vec<outro::Result<Vec<u32>>>,
-    embeds: Option<MediaEmbeds>,
+/// A model with one video decoded. What questions about it share is made when it is first needed.
+pub(super) struct Prepared<'a> {
+    engine: &'a Engine,
+    decoded: Decoded,
+    /// Each question, and the ids of its prompt.
+    asked: Vec<(Conversation, outro::Result<Vec<u32>>)>,
+    encoded: Option<MediaSet>,
     /// Where the media are unlike those that the model was trained on.
     unfamiliar: Option<String>,
-    shared: Option<Shared<'a>>,
-    noisy: NoisyMedia,
+    /// Seconds that the shared rows took.
+    shared: f64,
 }
 
-/// Keys and values of the rows with which all prompts about a video begin, by the plain model.
-struct Shared<'a> {
-    session: Session<'a>,
-    seconds: f64,
-}
-
-impl<'a> Engine<'a> {
+impl Engine {
     /// Decodes what a sample is about.
-    pub(super) fn see(&self, sample: &Sample, options: &MediaOptions, ablation: Ablation) -> Result<Seen> {
-        let mut seen = if sample.video.is_dir() {
-            self.see_frames(sample, options)?
+    pub(super) fn decode(
+        &self,
+        sample: &Sample,
+        options: &MediaOptions,
+        ablation: Ablation,
+    ) -> Result<Decoded> {
+        let preparer = self.engine.preparer();
+        let mut decoded = if sample.video.is_dir() {
+            self.decode_frames(sample, options)?
         } else {
             let part = Part::Video(sample.video.clone());
-            let media = self.preparer.load_media(&[part], options, &mut |_| {})?;
-            let mut seen = Seen {
+            let media = preparer.load_media(&[part], options, &mut |_| {})?;
+            let mut decoded = Decoded {
                 media,
                 frames: 0,
                 fps: 0.0,
@@ -81,22 +72,22 @@ impl<'a> Engine<'a> {
                 audio_seconds: 0.0,
                 ablated: false,
             };
-            if let Some(taken) = seen.media.taken.first() {
-                (seen.frames, seen.pixels, seen.audio_seconds) =
+            if let Some(taken) = decoded.media.taken.first() {
+                (decoded.frames, decoded.pixels, decoded.audio_seconds) =
                     (taken.indices.len(), taken.size, taken.seconds);
                 let video = taken.info.video.as_ref();
-                seen.fps = video.map_or(0.0, |v| rate(&taken.indices, v));
+                decoded.fps = video.map_or(0.0, |v| rate(&taken.indices, v));
             }
-            seen
+            decoded
         };
-        seen.ablated = ablation != Ablation::None;
+        decoded.ablated = ablation != Ablation::None;
         if ablation == Ablation::Picture {
-            self.preparer.blacken(&mut seen.media);
+            preparer.blacken(&mut decoded.media);
         }
-        Ok(seen)
+        Ok(decoded)
     }
 
-    fn see_frames(&self, sample: &Sample, options: &MediaOptions) -> Result<Seen> {
+    fn decode_frames(&self, sample: &Sample, options: &MediaOptions) -> Result<Decoded> {
         let clip = Clip::open(&sample.video, &options.media)?;
         let video = &clip.video;
         let indices = options.sampling.indices(video)?;
@@ -106,8 +97,9 @@ impl<'a> Engine<'a> {
             size: None,
         };
         let frames = clip.take(&mut |_| Ok(picks.clone()))?.frames;
-        let media = self.preparer.media_of(video, |_| frames, &[], options)?;
-        Ok(Seen {
+        let preparer = self.engine.preparer();
+        let media = preparer.media_of(video, |_| frames, &[], options)?;
+        Ok(Decoded {
             frames: indices.len(),
             fps: rate(&indices, video),
             pixels: [video.height, video.width],
@@ -117,147 +109,95 @@ impl<'a> Engine<'a> {
         })
     }
 
-    /// Sits down in front of a decoded video, to answer `questions` about it.
-    pub(super) fn sit(&'a self, seen: Seen, questions: &[&Sample]) -> Sitting<'a> {
-        let ids = |s: &&Sample| {
-            let asked = Conversation::new(None, &seen.media.parts, &s.prompt);
-            self.preparer.ids(&asked, &seen.media.items)
+    /// A decoded video with all the questions about it.
+    pub(super) fn prepare(&self, decoded: Decoded, questions: &[&Sample]) -> Prepared<'_> {
+        let asked = |s: &&Sample| {
+            let asked = Conversation::new(None, &decoded.media.parts, &s.prompt);
+            let ids = self.engine.preparer().ids(&asked, &decoded.media.items);
+            (asked, ids)
         };
-        Sitting {
+        Prepared {
             engine: self,
-            ids: questions.iter().map(ids).collect(),
-            seen,
-            embeds: None,
+            asked: questions.iter().map(asked).collect(),
+            decoded,
+            encoded: None,
             unfamiliar: None,
-            shared: None,
-            noisy: NoisyMedia::default(),
+            shared: 0.0,
         }
     }
 }
 
-impl Sitting<'_> {
-    /// Answers the question in this place of those that the sitting began with.
+impl Prepared<'_> {
+    /// Answers the question in this place of those that it was made with.
     pub(super) fn answer(&mut self, place: usize, gold: &Gold, by: &Strategy, row: &mut Row) -> Result<()> {
-        let engine = self.engine;
-        let seen = &mut self.seen;
+        let decoded = &mut self.decoded;
         (row.frames, row.fps, row.pixels, row.audio_seconds) =
-            (seen.frames, seen.fps, seen.pixels, seen.audio_seconds);
-        row.notes.clone_from(&seen.media.notes);
-        match &self.ids[place] {
-            Ok(ids) => seen.media.inputs.input_ids.clone_from(ids),
+            (decoded.frames, decoded.fps, decoded.pixels, decoded.audio_seconds);
+        let (conversation, ids) = &self.asked[place];
+        let ids = match ids {
+            Ok(ids) => ids,
             Err(e) => return Err(outro::Error::input("question", e.to_string()).into()),
-        }
-        let inputs = &seen.media.inputs;
-        let bytes: Vec<u8> = inputs.input_ids.iter().flat_map(|id| id.to_le_bytes()).collect();
-        row.prompt_sha256 = hex(&bytes);
-        row.prompt_tokens = inputs.input_ids.len();
-        let since = Instant::now();
-        let embeds = match &mut self.embeds {
-            Some(embeds) => embeds,
-            slot @ None => {
-                let made = slot.insert(engine.model.encode(inputs, &mut |_| {})?);
-                row.encode_seconds = since.elapsed().as_secs_f64();
-                self.unfamiliar = engine.model.unfamiliar(made).filter(|_| !seen.ablated);
-                made
-            }
         };
+        let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        row.prompt_sha256 = hex(&bytes);
+        row.prompt_tokens = ids.len();
+        let engine = &self.engine.engine;
+        let media = if let Some(media) = &self.encoded {
+            media
+        } else {
+            let since = Instant::now();
+            let media = std::mem::take(&mut decoded.media);
+            let media = engine.encode(media, &Cancel::default(), &mut |_| {})?;
+            row.encode_seconds = since.elapsed().as_secs_f64();
+            self.unfamiliar = engine.model().unfamiliar(media.embeds());
+            self.unfamiliar.take_if(|_| decoded.ablated);
+            // Of all questions, whichever are still to be answered.
+            media.share(
+                self.asked
+                    .iter()
+                    .filter_map(|(_, ids)| Some(ids.as_ref().ok()?.as_slice())),
+            );
+            self.encoded.insert(media)
+        };
+        row.notes = media.notes().to_vec();
         if let Some(text) = &self.unfamiliar {
             let note = Note::new(NoteKind::Unfamiliar, Path::new(&row.video), text.clone());
             row.notes.push(note);
         }
-        (row.video_tokens, row.audio_tokens) = (embeds.video.rows(), embeds.audio.rows());
-        let prompt = engine.model.prompt(inputs, embeds)?;
-        let spans = spans(engine.preparer.config(), inputs)?;
-        self.begin(&prompt, by)?;
-        let (inputs, noisy) = (&self.seen.media.inputs, &self.noisy);
-        let request = Request {
-            model: engine.model,
-            kv: engine.kv,
-            prompt: &prompt,
-            spans: &spans,
-            prefix: self.shared.as_ref().map(|s| &s.session),
-            noisy: &|noise| noisy.prompt(engine.model, inputs, noise),
-        };
-        let since = Instant::now();
-        let mut stream = by.stream(&request)?;
-        row.encode_seconds += since.elapsed().as_secs_f64();
-        let since = Instant::now();
-        let logits = stream.prefill(&prompt, &mut |_| {})?;
-        row.prefill_seconds = since.elapsed().as_secs_f64();
-        if let Some(shared) = self.shared.as_ref().filter(|_| stream.session().has_prefix()) {
-            row.prefill_seconds += shared.seconds;
+        (row.video_tokens, row.audio_tokens) = (media.embeds().video.rows(), media.embeds().audio.rows());
+        let answer = engine
+            .chat(media, conversation.clone())
+            .by(by.clone())
+            .sampling(Sampling::default())
+            .max_new(self.engine.max_new_tokens)
+            .run()?;
+        self.shared += answer.seconds.shared;
+        row.encode_seconds += answer.seconds.encode;
+        row.prefill_seconds = answer.seconds.prefill;
+        if by.uses_prefix() {
+            row.prefill_seconds += self.shared;
         }
-        engine.reply(stream.as_mut(), &logits, gold, row)
-    }
-
-    /// Runs the rows that all prompts about this video begin with, where a strategy can go on from them. Which rows these
-    /// are depends on all the questions, not on those that are still to be answered: a run that was stopped goes on with the
-    /// same arithmetic.
-    fn begin(&mut self, prompt: &Prompt, by: &Strategy) -> outro::Result<()> {
-        let rows = common_start(&self.ids);
-        if self.shared.is_none() && by.uses_prefix() && rows > 0 && self.engine.model.shares_rows() {
-            let since = Instant::now();
-            let mut session = Session::with_kv(self.engine.model, None, self.engine.kv);
-            session.prefill_prefix(prompt, rows, &mut |_| {})?;
-            let seconds = since.elapsed().as_secs_f64();
-            self.shared = Some(Shared { session, seconds });
-        }
+        row.readout = readout(engine.tokenizer()?, &answer.first_logits, gold)?;
+        fill(row, answer);
         Ok(())
     }
 }
 
-/// How many ids all prompts begin with, at least one of each left over; 0 for a single one.
-fn common_start(all: &[outro::Result<Vec<u32>>]) -> usize {
-    let mut all = all.iter().flatten();
-    let Some(first) = all.next() else { return 0 };
-    let alike = |other: &Vec<u32>| {
-        let same = first.iter().zip(other).take_while(|(a, b)| a == b).count();
-        same.min(first.len().min(other.len()).saturating_sub(1))
-    };
-    all.map(alike).min().unwrap_or(0)
-}
-
-impl Engine<'_> {
-    /// From a prompt's logits to the reply, and what is to be known about it.
-    fn reply(&self, stream: &mut dyn Stream, logits: &[f32], gold: &Gold, row: &mut Row) -> Result<()> {
-        row.cache_bytes = stream.cache_bytes();
-        row.readout = readout(self.tokenizer, logits, gold)?;
-        let best = top(logits, 2);
-        row.confidence = best.first().map_or(0.0, |b| b.1);
-        row.margin = row.confidence - best.get(1).map_or(0.0, |b| b.1);
-        let since = Instant::now();
-        let mut words = self.tokenizer.stream();
-        let mut failed = None;
-        let (mut sampler, end) = (Sampler::greedy(), self.tokenizer.end_tokens());
-        generate(
-            stream,
-            logits,
-            &mut sampler,
-            end,
-            self.max_new_tokens,
-            &mut |token| match words.push(token) {
-                Ok(piece) => {
-                    row.reply.push_str(&piece);
-                    true
-                }
-                Err(e) => {
-                    failed = Some(e);
-                    false
-                }
-            },
-        )?;
-        if let Some(e) = failed {
-            return Err(e.into());
-        }
-        row.reply.push_str(&words.finish()?);
-        row.decode_seconds = since.elapsed().as_secs_f64();
-        row.passes = stream.passes();
-        if let Some(outro) = stream.session().hook::<OutRo>() {
-            let all: BTreeSet<usize> = outro.sinks().values().flatten().copied().collect();
-            row.sinks = all.into_iter().collect();
-        }
-        Ok(())
-    }
+/// What the log keeps of an answer.
+fn fill(row: &mut Row, answer: Answer) {
+    let best = top(&answer.first_logits, 2);
+    row.confidence = best.first().map_or(0.0, |b| b.1);
+    row.margin = row.confidence - best.get(1).map_or(0.0, |b| b.1);
+    row.cache_bytes = answer.cache_bytes;
+    row.decode_seconds = answer.seconds.decode;
+    row.passes = answer.passes;
+    row.reply = answer.text;
+    let sinks: BTreeSet<usize> = answer
+        .sinks
+        .into_iter()
+        .flat_map(|s| s.into_values().flatten())
+        .collect();
+    row.sinks = sinks.into_iter().collect();
 }
 
 /// The first tokens with which each possible answer can begin, against each other; `None` where they cannot be told apart.
@@ -313,18 +253,4 @@ fn readout(tokenizer: &Tokenizer, logits: &[f32], gold: &Gold) -> outro::Result<
             .map(|(p, _)| p * p.ln())
             .sum::<f64>() as f32,
     }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_prompts_share() {
-        let of = |all: &[&[u32]]| common_start(&all.iter().map(|ids| Ok(ids.to_vec())).collect::<Vec<_>>());
-        assert_eq!((of(&[]), of(&[&[1, 2]])), (0, 0), "nothing to share with");
-        assert_eq!(of(&[&[1, 2, 3, 4], &[1, 2, 5], &[1, 2, 3, 9]]), 2);
-        assert_eq!(of(&[&[1, 2], &[1, 2]]), 1, "a row of each is left");
-        assert_eq!(of(&[&[1, 2], &[2, 2]]), 0);
-    }
 }

@@ -13,8 +13,8 @@ use crate::clip::{Clip, rate};
 use crate::error::{Error, Result};
 use crate::log::Row;
 use crate::page::base64;
-use crate::strategy::Strategy;
 use crate::task::{Sample, hex};
+use outro::strategy::Strategy;
 
 /// Quality of the JPEG pictures that are sent.
 const QUALITY: u8 = 90;

@@ -181,7 +181,7 @@ fn pass(
         .args(["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"]);
     let (mut numbers, mut wanted) = (comb.numbers(), indices.iter().peekable());
     let mut ppm = Ppm::default();
-    let ended = run(command, path, o.deadline, 1 << 20, &mut |piece| {
+    let ended = run(command, path, (o.deadline, &o.cancel), 1 << 20, &mut |piece| {
         ppm.push(path, &piece, &mut |frame| {
             let number = numbers.next();
             if wanted.next_if(|w| Some(**w) == number).is_some() {
@@ -251,7 +251,7 @@ pub(crate) fn audio(file: &MediaInfo, end: Option<f64>, o: &Options) -> Result<(
             "pcm_f32le",
             "-",
         ]);
-        let ended = run(command, path, o.deadline, 1 << 16, &mut |piece| {
+        let ended = run(command, path, (o.deadline, &o.cancel), 1 << 16, &mut |piece| {
             sound.push(path, &piece, end)
         })?;
         if sound.samples.is_empty() {

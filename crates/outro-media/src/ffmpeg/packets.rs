@@ -67,7 +67,7 @@ pub(super) fn list(path: &Path, streams: &[usize], o: &Options) -> Result<Vec<Pa
     command.args(["-c", "copy", "-copyinkf", "-f", "framecrc", "-"]);
     let mut all = vec![Packets::default(); streams.len()];
     let mut rest = Vec::new();
-    let ended = run(command, path, o.deadline, 1 << 16, &mut |piece| {
+    let ended = run(command, path, (o.deadline, &o.cancel), 1 << 16, &mut |piece| {
         rest.extend(piece);
         let whole = rest.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
         for line in String::from_utf8_lossy(&rest[..whole]).lines() {

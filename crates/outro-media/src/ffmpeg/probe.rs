@@ -182,7 +182,7 @@ fn by_ffprobe(program: &Path, path: &Path, o: &Options) -> Result<Shown> {
         .args(["-show_streams", "-show_format", "-of", "json", "-i"])
         .arg(url(path));
     let mut out = Vec::new();
-    run(command, path, o.deadline, 1 << 16, &mut |piece| {
+    run(command, path, (o.deadline, &o.cancel), 1 << 16, &mut |piece| {
         out.extend(piece);
         Ok(More::Yes)
     })?
@@ -250,7 +250,9 @@ fn ratio(v: &Value) -> Option<f64> {
 /// ffmpeg asked for no output prints what it was given, and fails.
 fn by_ffmpeg(path: &Path, o: &Options) -> Result<Shown> {
     let command = input(path, &["-hide_banner", "-v", "info"]);
-    let ended = run(command, path, o.deadline, 1 << 16, &mut |_| Ok(More::Yes))?;
+    let ended = run(command, path, (o.deadline, &o.cancel), 1 << 16, &mut |_| {
+        Ok(More::Yes)
+    })?;
     if !ended.lines.iter().any(|l| l.starts_with("Input #0, ")) {
         ended.ok()?;
         return Err(Error::decoder(path, "ffmpeg does not say what this file is"));

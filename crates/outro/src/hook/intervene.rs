@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use outro::hook::{At, AttentionShape, Flow, Hook, Mask, Qkv, attend, row_lse};
-use outro::method::{OutRo, OutRoConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::hook::method::{OutRo, OutRoConfig};
+use crate::hook::seam::{At, AttentionShape, Flow, Hook, Mask, Qkv, attend, row_lse};
 
 /// One intervention, as it is written after its name: `heads:off=3.0+3.1`, `zero-k:top=8`,
 /// `sink-attention:scale=0,sinks=0+7`.
@@ -221,13 +221,13 @@ fn between(sinks: &[usize], offset: usize, all: usize) -> Vec<(usize, usize, usi
 }
 
 impl Hook for Intervention {
-    fn layer_input(&mut self, at: At, x: &[f32], hidden: usize) -> outro::Result<Flow> {
+    fn layer_input(&mut self, at: At, x: &[f32], hidden: usize) -> Result<Flow> {
         if let Change::Heads { off } = &self.change
             && let Some((layer, head)) = off
                 .iter()
                 .find(|(layer, head)| *layer >= at.layers || *head >= at.shape.heads)
         {
-            return Err(outro::Error::Setting {
+            return Err(Error::Setting {
                 key: "heads".into(),
                 problem: format!(
                     "off={layer}.{head}: the model has layers 0 to {} with heads 0 to {}",
@@ -239,7 +239,7 @@ impl Hook for Intervention {
         self.detector.layer_input(at, x, hidden)
     }
 
-    fn qkv(&mut self, at: At, _q: &mut [f32], k: &mut [f32], v: &mut [f32]) -> outro::Result<()> {
+    fn qkv(&mut self, at: At, _q: &mut [f32], k: &mut [f32], v: &mut [f32]) -> Result<()> {
         if !at.prefill {
             return Ok(());
         }
@@ -268,7 +268,7 @@ impl Hook for Intervention {
             && self.places.get(&at.layer).is_some_and(|s| !s.is_empty())
     }
 
-    fn head_outputs(&mut self, at: At, qkv: Qkv, o: &mut [f32]) -> outro::Result<()> {
+    fn head_outputs(&mut self, at: At, qkv: Qkv, o: &mut [f32]) -> Result<()> {
         match &self.change {
             Change::Heads { off } => {
                 let dim = at.shape.dim;
@@ -296,7 +296,7 @@ impl Hook for Intervention {
 
 #[cfg(test)]
 mod tests {
-    use outro::hook::AttentionShape;
+    use crate::hook::seam::AttentionShape;
 
     use super::*;
 

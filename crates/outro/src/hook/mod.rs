@@ -1,6 +1,7 @@
 //! What may look into one request and change it: the seam ([`Hook`]), the method, and what others do there.
 
 pub(crate) mod farsight;
+pub mod intervene;
 pub mod method;
 pub(crate) mod modality;
 pub(crate) mod rows;

@@ -103,9 +103,9 @@ pub trait Hook: Any + Send {
         Ok(())
     }
 
-    /// A rotation that attention applies to each head output as it is made, for a hook that need not see the outputs
-    /// before. The hook declares it here and leaves it out of its [`Hook::head_outputs`], which gets rotated rows; where
-    /// this is not called, the hook does there what it would have declared. Keys and values are those of `head_outputs`.
+    /// Optional fast path: a rotation fused into attention. If the decoder applies it, [`Hook::head_outputs`] gets rotated rows
+    /// and must not rotate again; where this is not called, `head_outputs` does the rotation. Keys and values are those of
+    /// `head_outputs`.
     fn epilogue(&mut self, _at: At, _qkv: Qkv) -> Option<Rotation> {
         None
     }

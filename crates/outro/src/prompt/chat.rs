@@ -28,11 +28,40 @@ pub enum Part {
     Audio(PathBuf),
 }
 
-/// One question to the model.
+/// Who speaks in a [`Turn`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Whoever asks.
+    User,
+    /// The model.
+    Assistant,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Assistant => "assistant",
+        }
+    }
+}
+
+/// An earlier turn of a conversation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Turn {
+    /// Who spoke.
+    pub role: Role,
+    /// Media and words, in their order.
+    pub content: Vec<Part>,
+}
+
+/// A question to the model, and what was said before it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Conversation {
     /// The system turn; `None` is the family's default sentence, an empty string is no sentence.
     pub system: Option<String>,
+    /// Turns before the question.
+    pub history: Vec<Turn>,
     /// The user's turn: media in their order, then words.
     pub user: Vec<Part>,
 }
@@ -42,25 +71,39 @@ impl Conversation {
     pub fn new(system: Option<String>, media: &[Part], question: &str) -> Self {
         let mut user = media.to_vec();
         user.push(Part::Text(question.to_owned()));
-        Self { system, user }
+        Self {
+            system,
+            history: Vec::new(),
+            user,
+        }
     }
 
-    /// The media, in their order.
+    /// The media of all turns, in their order.
     pub fn media(&self) -> impl Iterator<Item = &Part> {
-        self.user.iter().filter(|p| !matches!(p, Part::Text(_)))
+        let earlier = self.history.iter().flat_map(|t| &t.content);
+        earlier.chain(&self.user).filter(|p| !matches!(p, Part::Text(_)))
+    }
+
+    fn turns(&self) -> impl Iterator<Item = (Role, &[Part])> {
+        let earlier = self.history.iter().map(|t| (t.role, t.content.as_slice()));
+        earlier.chain([(Role::User, self.user.as_slice())])
     }
 
     /// The words, joined.
     pub fn question(&self) -> String {
-        let words = self.user.iter().filter_map(|p| {
-            if let Part::Text(t) = p {
-                Some(t.as_str())
-            } else {
-                None
-            }
-        });
-        words.collect::<Vec<_>>().join("\n")
+        words(&self.user)
     }
+}
+
+fn words(parts: &[Part]) -> String {
+    let words = parts.iter().filter_map(|p| {
+        if let Part::Text(t) = p {
+            Some(t.as_str())
+        } else {
+            None
+        }
+    });
+    words.collect::<Vec<_>>().join("\n")
 }
 
 /// Names of the tokens for media, as the tokenizer spells them.
@@ -190,31 +233,33 @@ impl Template {
     }
 
     fn jinja(&self, source: &str, system: &str, c: &Conversation, tokens: &MediaTokens) -> Result<String> {
-        let content: Vec<Jinja> = c
-            .user
-            .iter()
-            .map(|part| match part {
-                Part::Text(text) => context! { type => "text", text },
-                Part::Image(p) => context! { type => "image", image => p.to_string_lossy().into_owned() },
-                // Some templates write a placeholder a frame; here it is one a video.
-                Part::Video(p) => {
-                    context! { type => "video", video => p.to_string_lossy().into_owned(), num_frames => 1 }
-                }
-                Part::Audio(p) => context! { type => "audio", audio => p.to_string_lossy().into_owned() },
-            })
-            .collect();
+        let part = |part: &Part| match part {
+            Part::Text(text) => context! { type => "text", text },
+            Part::Image(p) => context! { type => "image", image => p.to_string_lossy().into_owned() },
+            // Some templates write a placeholder a frame; here it is one a video.
+            Part::Video(p) => {
+                context! { type => "video", video => p.to_string_lossy().into_owned(), num_frames => 1 }
+            }
+            Part::Audio(p) => context! { type => "audio", audio => p.to_string_lossy().into_owned() },
+        };
         let mut messages = Vec::new();
         if self.text_only {
             if !system.is_empty() {
                 messages.push(context! { role => "system", content => system });
             }
-            messages.push(context! { role => "user", content => c.question() });
+            messages.extend(
+                c.turns()
+                    .map(|(role, parts)| context! { role => role.name(), content => words(parts) }),
+            );
         } else {
             if !system.is_empty() {
                 let content = vec![context! { type => "text", text => system }];
                 messages.push(context! { role => "system", content });
             }
-            messages.push(context! { role => "user", content });
+            messages.extend(c.turns().map(|(role, parts)| {
+                let content: Vec<Jinja> = parts.iter().map(part).collect();
+                context! { role => role.name(), content }
+            }));
         }
         let mut context: Vec<(String, Jinja)> = vec![
             ("messages".into(), messages.into()),
@@ -261,18 +306,23 @@ fn chatml(system: &str, c: &Conversation, tokens: &MediaTokens) -> String {
         text += system;
         text += "<|im_end|>\n";
     }
-    text += "<|im_start|>user\n";
-    for part in &c.user {
-        let token = match part {
-            Part::Text(words) => {
-                text += words;
-                continue;
-            }
-            Part::Image(_) => &tokens.blocks[0],
-            Part::Video(_) => &tokens.blocks[1],
-            Part::Audio(_) => &tokens.blocks[2],
-        };
-        text += token.as_deref().unwrap_or_default();
+    for (role, parts) in c.turns() {
+        text += "<|im_start|>";
+        text += role.name();
+        text += "\n";
+        for part in parts {
+            let token = match part {
+                Part::Text(words) => {
+                    text += words;
+                    continue;
+                }
+                Part::Image(_) => &tokens.blocks[0],
+                Part::Video(_) => &tokens.blocks[1],
+                Part::Audio(_) => &tokens.blocks[2],
+            };
+            text += token.as_deref().unwrap_or_default();
+        }
+        text += "<|im_end|>\n";
     }
-    text + "<|im_end|>\n<|im_start|>assistant\n"
+    text + "<|im_start|>assistant\n"
 }

@@ -54,24 +54,33 @@ pub enum Span {
     },
 }
 
-/// Rotary positions of `inputs` in the model of `c`.
+/// Rotary positions of the prompt's rows, and what each row is.
 ///
 /// # Errors
 /// Placeholders without their media, or cut off, or without their delimiter.
-pub fn positions(c: &Config, inputs: &Inputs) -> Result<Positions> {
+pub fn layout(c: &Config, inputs: &Inputs) -> Result<(Positions, Vec<Span>)> {
     let rows = walk(c, inputs)?;
-    Ok(Positions {
+    let positions = Positions {
         ids: rows.iter().map(|r| r.0).collect(),
         next: largest(&rows).unwrap_or(-1.0) + 1.0,
-    })
+    };
+    Ok((positions, rows.into_iter().map(|r| r.1).collect()))
 }
 
-/// What each row of the prompt is.
+/// [`layout`]'s positions alone.
 ///
 /// # Errors
-/// As [`positions`].
+/// As [`layout`].
+pub fn positions(c: &Config, inputs: &Inputs) -> Result<Positions> {
+    Ok(layout(c, inputs)?.0)
+}
+
+/// What each row of the prompt is: [`layout`] without positions.
+///
+/// # Errors
+/// As [`layout`].
 pub fn spans(c: &Config, inputs: &Inputs) -> Result<Vec<Span>> {
-    Ok(walk(c, inputs)?.into_iter().map(|r| r.1).collect())
+    Ok(layout(c, inputs)?.1)
 }
 
 /// Positions, in f32 as the reference has them, and what it is.
@@ -418,8 +427,8 @@ impl Walk<'_> {
         Ok((grid, audio_n, n))
     }
 
-    /// Frames and sound of one video in video-SALMONN 2+: both start together; the order is that of the placeholders. The
-    /// text behind the last one goes on after its times, whatever its rows and columns are.
+    /// Frames and sound of one video in video-SALMONN 2+: both share a start time, positions follow placeholder order; text
+    /// resumes at max(temporal) + 1, whatever the height and width.
     fn frames_and_sound(&mut self, item: usize, audio: usize) -> Result<()> {
         let (grid, _, n) = self.both(item, audio)?;
         let (here, after) = self.inputs.input_ids[self.rows.len()..].split_at(n);
@@ -520,7 +529,7 @@ impl Walk<'_> {
                 self.push(range.map(|index| ([start + index as f32; 3], Span::Audio { item: audio, index })));
             }
         }
-        // The two end tokens: the first one here, the second one's turn comes with the same number.
+        // Both end tokens get the same position; the second one is pushed by the caller.
         for _ in 0..2 {
             if self.rows.len() < self.inputs.input_ids.len() {
                 self.rows.push(([self.next; 3], Span::Text));

@@ -351,7 +351,7 @@ fn cut(f: &Frames, config: &PatchConfig) -> Result<Patches> {
     )?)
 }
 
-/// Height and width after the first and after the second resize, which mostly changes nothing.
+/// Height and width after the first and the second resize (the identity for all processors but Qwen3-Omni and the Qwen utils).
 pub(crate) type Sizes = [(usize, usize); 2];
 
 /// The caller's limit.

@@ -1,11 +1,9 @@
-//! From logits to tokens: sampling, stop rules, the loop.
+//! From logits to tokens: sampling.
 
 mod sampler;
 
 pub use sampler::{Sampler, argmax};
 
-use crate::error::Result;
-use crate::run::session::Stream;
 pub use crate::spec::generation::{FILE, GenerationConfig, Sampling};
 
 /// The `n` most likely ids with their probabilities, most likely first.
@@ -23,46 +21,6 @@ pub fn top(logits: &[f32], n: usize) -> Vec<(u32, f32)> {
     ids.into_iter()
         .map(|id| (id, (f64::from(logits[id as usize] - max).exp() / sum) as f32))
         .collect()
-}
-
-/// Why an answer ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// The model ended it.
-    EndOfText,
-    /// The asked number of tokens was reached.
-    Length,
-    /// The caller asked for no more.
-    Caller,
-}
-
-/// Decodes up to `max_new` tokens after a prefill whose last logits are given. `on_token` sees each token that is
-/// not an end token, and says whether to go on.
-///
-/// # Errors
-/// As [`Stream::decode`].
-pub fn generate(
-    stream: &mut dyn Stream,
-    logits: &[f32],
-    sampler: &mut Sampler,
-    end_tokens: &[u32],
-    max_new: usize,
-    on_token: &mut dyn FnMut(u32) -> bool,
-) -> Result<Stop> {
-    let mut logits = logits.to_vec();
-    for made in 1..=max_new {
-        let token = sampler.choose(&logits);
-        if end_tokens.contains(&token) {
-            return Ok(Stop::EndOfText);
-        }
-        if !on_token(token) {
-            return Ok(Stop::Caller);
-        }
-        if made < max_new {
-            logits = stream.decode(token)?;
-        }
-    }
-    Ok(Stop::Length)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Requests on a model: weights with a configuration, sessions, strategies, the loop that makes tokens.
 
 pub mod domain;
+pub mod engine;
 pub mod generate;
 pub(crate) mod model;
 #[cfg(test)]
@@ -8,3 +9,4 @@ mod packed;
 mod random;
 pub(crate) mod session;
 pub mod strategy;
+pub(crate) mod stream;

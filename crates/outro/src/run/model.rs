@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use outro_kernels::Activations;
+use outro_media::Cancel;
 
 use crate::compute::encoder::{AudioTower, VisionTower};
 use crate::compute::nn::{Decoder, Deepstack, Mat, Weights};
 use crate::error::{Error, Result};
 use crate::prompt::inputs::{Inputs, Pixels};
-use crate::prompt::positions::{Positions, positions};
+use crate::prompt::positions::{Positions, Span, layout};
 use crate::run::domain::Domain;
 use crate::spec::config::{Config, Scaling};
 use crate::spec::tiles::Layout;
@@ -56,8 +57,11 @@ impl From<Dtype> for LoadOptions {
     }
 }
 
-/// Weights and configuration. `Send + Sync`; all methods take `&self`.
-pub struct Model {
+/// Weights and configuration. A clone shares them; all methods take `&self`.
+#[derive(Clone)]
+pub struct Model(Arc<Parts>);
+
+struct Parts {
     config: Config,
     domain: Option<Domain>,
     notes: Vec<String>,
@@ -66,113 +70,7 @@ pub struct Model {
     audio: Option<AudioTower>,
 }
 
-/// A prompt as the decoder takes it.
-#[derive(Clone, Debug)]
-pub struct Prompt {
-    /// One row a token, `[S, hidden]`: text embeddings with the media's rows in their places.
-    pub embeds: Mat,
-    /// Rotary positions of the rows, and of the first decoded token.
-    pub positions: Positions,
-    /// What visual rows get after the first decoder layers.
-    pub deepstack: Deepstack,
-}
-
-impl Prompt {
-    /// Some of its rows, from one to another. `positions.next` stays.
-    pub(crate) fn rows(&self, range: std::ops::Range<usize>) -> Self {
-        let (cols, kept) = (self.embeds.cols, range.clone().collect::<Vec<_>>());
-        Self {
-            embeds: Mat {
-                cols,
-                data: self.embeds.data[range.start * cols..range.end * cols].to_vec(),
-            },
-            positions: Positions {
-                ids: self.positions.ids[range].to_vec(),
-                next: self.positions.next,
-            },
-            deepstack: self.deepstack.kept(&kept),
-        }
-    }
-
-    /// Whether it begins with the rows of `prefix`, and goes on.
-    pub(crate) fn extends(&self, prefix: &Self) -> bool {
-        let n = prefix.embeds.rows();
-        let (mine, other) = (&self.deepstack, &prefix.deepstack);
-        self.embeds.rows() > n
-            && prefix.embeds.cols == self.embeds.cols
-            && self.embeds.data.starts_with(&prefix.embeds.data)
-            && self.positions.ids.starts_with(&prefix.positions.ids)
-            && mine.rows.iter().take_while(|r| r.0 < n).eq(&other.rows)
-            && (Arc::ptr_eq(&mine.layers, &other.layers) || mine.layers == other.layers)
-    }
-}
-
-/// What the towers made of a request's media; the same for every question about them.
-#[derive(Clone, Debug, Default)]
-pub struct MediaEmbeds {
-    /// Tokens of all images, `[tokens, hidden]`.
-    pub image: Mat,
-    /// Tokens of all videos.
-    pub video: Mat,
-    /// Tokens of all audios.
-    pub audio: Mat,
-    /// For each of the first decoder layers what is added to the tokens of all images, then of all videos
-    /// (`VisionConfig::deepstack`).
-    pub deepstack: Arc<Vec<Mat>>,
-}
-
-impl Model {
-    /// Opens the checkpoint in the directory, or the GGUF file, `dir`. Matrices stay memory-mapped where the options
-    /// allow it.
-    ///
-    /// # Errors
-    /// Everything that can be wrong with config.json and the weights, by file, field and tensor.
-    pub fn load(dir: &Path, options: impl Into<LoadOptions>) -> Result<Self> {
-        Self::open(Config::load(dir)?, dir, options)
-    }
-
-    /// [`Model::load`] with a configuration that the caller has read ([`Config::load_among`]).
-    ///
-    /// # Errors
-    /// As [`Model::load`].
-    pub fn open(config: Config, dir: &Path, options: impl Into<LoadOptions>) -> Result<Self> {
-        let checkpoint = Checkpoint::open(dir, config.names.skipped, config.names.renamed)?;
-        let domain = Domain::load(dir, config.text.hidden)?;
-        let model = Self::build(config, &checkpoint, &options.into())?;
-        Ok(Self { domain, ..model })
-    }
-
-    /// Which tensors the model needs beside those that the checkpoint holds, from config.json and headers alone.
-    ///
-    /// # Errors
-    /// As [`Model::load`], but for what is wrong with single tensors.
-    pub fn audit(dir: &Path) -> Result<Audit> {
-        let config = Config::load(dir)?;
-        let names = config.names;
-        let checkpoint = Checkpoint::open(dir, names.skipped, names.renamed)?.noting();
-        let model = Self::build(config, &checkpoint, &LoadOptions::default())?;
-        let mut unused = names.unused.to_vec();
-        // A tied model may have a copy.
-        unused.push(names.lm_head);
-        Ok(Audit {
-            notes: model.notes,
-            ..checkpoint.audit(&unused)
-        })
-    }
-
-    /// A model of this size with random weights, made in memory: for measurements. `options.cache` is not used, and
-    /// `dtype` auto is bf16.
-    ///
-    /// # Errors
-    /// Options that cannot be.
-    pub fn random(config: Config, options: impl Into<LoadOptions>, seed: u64) -> Result<Self> {
-        let options = LoadOptions {
-            cache: None,
-            ..options.into()
-        };
-        Self::build(config, &Checkpoint::random(seed), &options)
-    }
-
+impl Parts {
     fn build(mut config: Config, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
         let names = config.names;
         let mut notes = Vec::new();
@@ -229,21 +127,138 @@ impl Model {
             audio,
         })
     }
+}
+
+/// A prompt as the decoder takes it.
+#[derive(Clone, Debug)]
+pub struct Prompt {
+    /// One row a token, `[S, hidden]`: text embeddings with the media's rows in their places.
+    pub embeds: Mat,
+    /// Rotary positions of the rows, and of the first decoded token.
+    pub positions: Positions,
+    /// What visual rows get after the first decoder layers.
+    pub deepstack: Deepstack,
+    /// What each row is.
+    pub spans: Vec<Span>,
+}
+
+impl Prompt {
+    /// Some of its rows, from one to another. `positions.next` stays.
+    pub(crate) fn rows(&self, range: std::ops::Range<usize>) -> Self {
+        let (cols, kept) = (self.embeds.cols, range.clone().collect::<Vec<_>>());
+        Self {
+            embeds: Mat {
+                cols,
+                data: self.embeds.data[range.start * cols..range.end * cols].to_vec(),
+            },
+            positions: Positions {
+                ids: self.positions.ids[range.clone()].to_vec(),
+                next: self.positions.next,
+            },
+            deepstack: self.deepstack.kept(&kept),
+            spans: self.spans.get(range).unwrap_or_default().to_vec(),
+        }
+    }
+
+    /// Whether it begins with the rows of `prefix`, and goes on.
+    pub(crate) fn extends(&self, prefix: &Self) -> bool {
+        let n = prefix.embeds.rows();
+        let (mine, other) = (&self.deepstack, &prefix.deepstack);
+        self.embeds.rows() > n
+            && prefix.embeds.cols == self.embeds.cols
+            && self.embeds.data.starts_with(&prefix.embeds.data)
+            && self.positions.ids.starts_with(&prefix.positions.ids)
+            && mine.rows.iter().take_while(|r| r.0 < n).eq(&other.rows)
+            && (Arc::ptr_eq(&mine.layers, &other.layers) || mine.layers == other.layers)
+    }
+}
+
+/// What the towers made of a request's media; the same for every question about them.
+#[derive(Clone, Debug, Default)]
+pub struct MediaEmbeds {
+    /// Tokens of all images, `[tokens, hidden]`.
+    pub image: Mat,
+    /// Tokens of all videos.
+    pub video: Mat,
+    /// Tokens of all audios.
+    pub audio: Mat,
+    /// For each of the first decoder layers what is added to the tokens of all images, then of all videos
+    /// (`VisionConfig::deepstack`).
+    pub deepstack: Arc<Vec<Mat>>,
+}
+
+impl Model {
+    /// Opens the checkpoint in the directory, or the GGUF file, `dir`. Matrices stay memory-mapped where the options
+    /// allow it.
+    ///
+    /// # Errors
+    /// Everything that can be wrong with config.json and the weights, by file, field and tensor.
+    pub fn load(dir: &Path, options: impl Into<LoadOptions>) -> Result<Self> {
+        Self::open(Config::load(dir)?, dir, options)
+    }
+
+    /// [`Model::load`] with a configuration that the caller has read ([`Config::load_among`]).
+    ///
+    /// # Errors
+    /// As [`Model::load`].
+    pub fn open(config: Config, dir: &Path, options: impl Into<LoadOptions>) -> Result<Self> {
+        let checkpoint = Checkpoint::open(dir, config.names.skipped, config.names.renamed)?;
+        let domain = Domain::load(dir, config.text.hidden)?;
+        let parts = Parts::build(config, &checkpoint, &options.into())?;
+        Ok(Self(Arc::new(Parts { domain, ..parts })))
+    }
+
+    /// Which tensors the model needs beside those that the checkpoint holds, from config.json and headers alone.
+    ///
+    /// # Errors
+    /// As [`Model::load`], but for what is wrong with single tensors.
+    pub fn audit(dir: &Path) -> Result<Audit> {
+        let config = Config::load(dir)?;
+        let names = config.names;
+        let checkpoint = Checkpoint::open(dir, names.skipped, names.renamed)?.noting();
+        let model = Parts::build(config, &checkpoint, &LoadOptions::default())?;
+        let mut unused = names.unused.to_vec();
+        // A tied model may have a copy.
+        unused.push(names.lm_head);
+        Ok(Audit {
+            notes: model.notes,
+            ..checkpoint.audit(&unused)
+        })
+    }
+
+    /// A model of this size with random weights, made in memory: for measurements. `options.cache` is not used, and
+    /// `dtype` auto is bf16.
+    ///
+    /// # Errors
+    /// Options that cannot be.
+    pub fn random(config: Config, options: impl Into<LoadOptions>, seed: u64) -> Result<Self> {
+        let options = LoadOptions {
+            cache: None,
+            ..options.into()
+        };
+        let parts = Parts::build(config, &Checkpoint::random(seed), &options)?;
+        Ok(Self(Arc::new(parts)))
+    }
+
+    /// Whether both are clones of one.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 
     /// The configuration.
     pub fn config(&self) -> &Config {
-        &self.config
+        &self.0.config
     }
 
-    /// Whether rows that prompts begin with can be run before the rest is known ([`crate::Session::prefill_prefix`]): not where
+    /// Whether rows that prompts begin with can be run before the rest is known ([`crate::Prefix`]): not where
     /// positions turn by the length of the whole.
     pub fn shares_rows(&self) -> bool {
-        !matches!(self.config.text.rope.scaling, Scaling::Dynamic { .. })
+        !matches!(self.0.config.text.rope.scaling, Scaling::Dynamic { .. })
     }
 
     /// What the user should know about how the weights were loaded.
     pub fn notes(&self) -> &[String] {
-        &self.notes
+        &self.0.notes
     }
 
     /// What is to be known of media that are unlike those that the checkpoint was trained on, or of a question without media,
@@ -255,27 +270,30 @@ impl Model {
             ("audio", &media.audio),
         ];
         let kinds = kinds.map(|(kind, rows)| (kind, rows.data.as_slice()));
-        self.domain.as_ref()?.unfamiliar(&kinds, self.config.text.hidden)
+        self.0
+            .domain
+            .as_ref()?
+            .unfamiliar(&kinds, self.0.config.text.hidden)
     }
 
     pub(crate) fn decoder(&self) -> &Decoder {
-        &self.decoder
+        &self.0.decoder
     }
 
     /// Bytes and elements of the matrices that every decoded token is multiplied with.
     pub fn decode_weights(&self) -> (usize, usize) {
-        let used = self.decoder.product_matrices();
+        let used = self.0.decoder.product_matrices();
         used.fold((0, 0), |(bytes, n), m| {
             (bytes + m.bytes(), n + m.rows() * m.cols())
         })
     }
 
-    /// Multiplications and additions that the vision and the audio tower do at least for the videos and the sound of `inputs`.
+    /// Lower bound on the encoders' FLOPs for the videos and the sound of `inputs`: vision, audio.
     pub fn tower_operations(&self, inputs: &Inputs) -> (f64, f64) {
-        let merge = self.config.vision.as_ref().map_or(1, |v| v.merge);
+        let merge = self.0.config.vision.as_ref().map_or(1, |v| v.merge);
         let grids = inputs.pixel_values_videos.iter().flat_map(|p| &p.grid_thw);
         let sounds = inputs.audio.iter().flat_map(|a| &a.lengths);
-        let (see, hear) = (self.vision.as_ref(), self.audio.as_ref());
+        let (see, hear) = (self.0.vision.as_ref(), self.0.audio.as_ref());
         (
             grids.filter_map(|g| Some(see?.operations(*g, merge))).sum(),
             sounds.filter_map(|n| Some(hear?.operations(*n))).sum(),
@@ -284,9 +302,10 @@ impl Model {
 
     /// Bytes that the matrices take, mapped or owned.
     pub fn weight_bytes(&self) -> usize {
-        let vision = self.vision.iter().flat_map(VisionTower::matrices);
-        let audio = self.audio.iter().flat_map(AudioTower::matrices);
-        self.decoder
+        let vision = self.0.vision.iter().flat_map(VisionTower::matrices);
+        let audio = self.0.audio.iter().flat_map(AudioTower::matrices);
+        self.0
+            .decoder
             .matrices()
             .chain(vision)
             .chain(audio)
@@ -296,7 +315,7 @@ impl Model {
 
     /// Embeddings `[ids, hidden]` of tokens.
     pub(crate) fn embed(&self, ids: &[u32]) -> Result<Mat> {
-        let table = &self.decoder.embed;
+        let table = &self.0.decoder.embed;
         let mut out = Mat::zeros(ids.len(), table.cols());
         for (i, id) in ids.iter().enumerate() {
             if *id as usize >= table.rows() {
@@ -321,7 +340,28 @@ impl Model {
     /// # Errors
     /// Media that this model has no tower for, and numbers that are not finite.
     pub fn encode(&self, inputs: &Inputs, progress: &mut dyn FnMut(Progress)) -> Result<MediaEmbeds> {
-        inputs.validate(&self.config)?;
+        self.encode_until(inputs, &Cancel::default(), progress)
+    }
+
+    /// [`Model::encode`], which ends with [`Error::Cancelled`] once `cancel` is set.
+    ///
+    /// # Errors
+    /// As [`Model::encode`].
+    pub fn encode_until(
+        &self,
+        inputs: &Inputs,
+        cancel: &Cancel,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<MediaEmbeds> {
+        inputs.validate(&self.0.config)?;
+        let progress = &mut |p| {
+            progress(p);
+            if cancel.is_set() {
+                Err(Error::Cancelled)
+            } else {
+                Ok(())
+            }
+        };
         let patches = |p: &Option<Pixels>| {
             p.as_ref().map_or(0, |p| {
                 p.grid_thw.iter().map(|g| g.iter().product::<usize>()).sum()
@@ -333,13 +373,13 @@ impl Model {
         );
         let total = images + videos;
         let mut image = self.encode_vision(inputs, false, &mut |done| {
-            progress(Progress::Vision { done, total });
+            progress(Progress::Vision { done, total })
         })?;
         let mut video = self.encode_vision(inputs, true, &mut |done| {
             progress(Progress::Vision {
                 done: images + done,
                 total,
-            });
+            })
         })?;
         if !inputs.kept.is_empty() {
             for video in &mut video {
@@ -364,11 +404,11 @@ impl Model {
         &self,
         inputs: &Inputs,
         videos: bool,
-        progress: &mut dyn FnMut(usize),
+        progress: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Vec<Mat>> {
-        let deep = self.config.vision.as_ref().map_or(0, |v| v.deepstack.len());
+        let deep = self.0.config.vision.as_ref().map_or(0, |v| v.deepstack.len());
         let empty = |_| Mat {
-            cols: self.config.text.hidden,
+            cols: self.0.config.text.hidden,
             data: Vec::new(),
         };
         let mut out: Vec<Mat> = (0..=deep).map(empty).collect();
@@ -378,7 +418,7 @@ impl Model {
             ("pixel_values", &inputs.pixel_values)
         };
         let Some(pixels) = pixels else { return Ok(out) };
-        let (Some(tower), Some(v)) = (&self.vision, &self.config.vision) else {
+        let (Some(tower), Some(v)) = (&self.0.vision, &self.0.config.vision) else {
             return Err(Error::input(key, "given, and this model has no vision tower"));
         };
         let mut done = 0;
@@ -400,15 +440,16 @@ impl Model {
         Ok(out)
     }
 
-    fn encode_audio(&self, inputs: &Inputs, progress: &mut dyn FnMut(Progress)) -> Result<Mat> {
+    fn encode_audio(&self, inputs: &Inputs, progress: &mut dyn FnMut(Progress) -> Result<()>) -> Result<Mat> {
         let mut out = Mat {
-            cols: self.config.text.hidden,
+            cols: self.0.config.text.hidden,
             data: Vec::new(),
         };
         let Some(audio) = &inputs.audio else {
             return Ok(out);
         };
         let tower = self
+            .0
             .audio
             .as_ref()
             .ok_or_else(|| Error::input("input_features", "given, and this model has no audio tower"))?;
@@ -422,7 +463,7 @@ impl Model {
                         progress(Progress::Audio {
                             done: done + n,
                             total,
-                        });
+                        })
                     })?
                     .data,
             );
@@ -436,10 +477,15 @@ impl Model {
     /// # Errors
     /// Placeholders in `input_ids` that do not fit the media.
     pub fn prompt(&self, inputs: &Inputs, media: &MediaEmbeds) -> Result<Prompt> {
-        inputs.validate(&self.config)?;
+        inputs.validate(&self.0.config)?;
+        self.prompt_of(inputs, media)
+    }
+
+    /// [`Model::prompt`] of inputs whose tensors of media were checked before, and may be left out.
+    pub(crate) fn prompt_of(&self, inputs: &Inputs, media: &MediaEmbeds) -> Result<Prompt> {
         let mut embeds = self.embed(&inputs.input_ids)?;
         let mut visual = Vec::new();
-        let t = &self.config.tokens;
+        let t = &self.0.config.tokens;
         for (key, id, rows) in [
             ("image", t.image, &media.image),
             ("video", t.video, &media.video),
@@ -470,9 +516,11 @@ impl Model {
         // Features of the towers stand in this order, images before videos; rows must ascend.
         let mut rows: Vec<_> = visual.into_iter().zip(0..).collect();
         rows.sort_unstable();
+        let (positions, spans) = layout(&self.0.config, inputs)?;
         Ok(Prompt {
             embeds,
-            positions: positions(&self.config, inputs)?,
+            positions,
+            spans,
             deepstack: Deepstack {
                 rows,
                 layers: Arc::clone(&media.deepstack),

@@ -72,6 +72,7 @@ impl Request {
             positions,
             deepstack,
             prefill: token.is_none(),
+            cancel: None,
         }
     }
 }
@@ -92,12 +93,13 @@ fn together(model: &Model, requests: &mut [&mut Request], tokens: &[Option<u32>]
         .collect();
     steps.sort_by_key(|(place, _)| *place);
     let mut steps: Vec<Step> = steps.into_iter().map(|(_, step)| step).collect();
-    let rows = model.decoder().forward(&mut steps, &mut |_| {}).unwrap();
+    let rows = model.decoder().forward(&mut steps, &mut |_| {});
+    let rows: Vec<Mat> = rows.into_iter().map(Result::unwrap).collect();
     drop(steps);
     // The output head of all requests in one product.
     let cols = rows[0].cols;
     let last: Vec<f32> = rows.iter().flat_map(|r| r.row(r.rows() - 1).to_vec()).collect();
-    let logits: Mat = model.decoder().logits(&last, Phase::Decode).unwrap();
+    let logits = model.decoder().logits(&last, Phase::Decode);
     for (place, i) in order.into_iter().enumerate() {
         requests[i]
             .seen

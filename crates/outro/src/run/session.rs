@@ -1,66 +1,23 @@
-//! One request: its caches, its hook, its place in time. Dropping it drops all its state.
+//! One request's state: KV caches, hook, next rotary position. Dropping it drops all of it.
 
 use std::sync::Arc;
 
 use outro_kernels::Phase;
 
 use crate::compute::nn::{Deepstack, KvType, LayerCache, Mat, Step};
+use outro_media::Cancel;
+
 use crate::error::{Error, Result};
 use crate::hook::{self, Hook};
 use crate::prompt::positions::Positions;
 use crate::run::model::{Model, Prompt};
 
-/// The next token's logits of one request, by one pass of the model or several.
-pub trait Stream {
-    /// Runs the prompt and returns the logits `[vocab]` after it. `progress` receives the decoder layers done, pass by pass.
-    ///
-    /// # Errors
-    /// As [`Session::prefill`].
-    fn prefill(&mut self, prompt: &Prompt, progress: &mut dyn FnMut(usize)) -> Result<Vec<f32>>;
-
-    /// Feeds one token and returns the logits `[vocab]` for the next.
-    ///
-    /// # Errors
-    /// As [`Session::decode`].
-    fn decode(&mut self, token: u32) -> Result<Vec<f32>>;
-
-    /// Bytes that keys and values of all passes take now.
-    fn cache_bytes(&self) -> usize;
-
-    /// Passes through the decoder so far: one for a prompt and one for each token fed, of each session.
-    fn passes(&self) -> usize;
-
-    /// The session that runs the prompt as it is, whose hooks can be read.
-    fn session(&self) -> &Session<'_>;
-}
-
-impl Stream for Session<'_> {
-    fn prefill(&mut self, prompt: &Prompt, progress: &mut dyn FnMut(usize)) -> Result<Vec<f32>> {
-        Ok(self.prefill(prompt, 1, progress)?.data)
-    }
-
-    fn decode(&mut self, token: u32) -> Result<Vec<f32>> {
-        self.decode(token)
-    }
-
-    fn cache_bytes(&self) -> usize {
-        self.cache_bytes()
-    }
-
-    fn passes(&self) -> usize {
-        self.passes
-    }
-
-    fn session(&self) -> &Session<'_> {
-        self
-    }
-}
-
 /// A request on a model. Weights are shared and immutable; everything that changes is here.
-pub struct Session<'m> {
-    model: &'m Model,
+pub struct Session {
+    model: Model,
     caches: Vec<LayerCache>,
     hook: Option<Box<dyn Hook>>,
+    cancel: Option<Cancel>,
     /// Rotary position of the next decoded token, on all three axes.
     next: f32,
     prefilled: bool,
@@ -69,19 +26,20 @@ pub struct Session<'m> {
     passes: usize,
 }
 
-impl<'m> Session<'m> {
+impl Session {
     /// A fresh request. `None` runs the plain model: no call is made anywhere.
-    pub fn new(model: &'m Model, hook: Option<Box<dyn Hook>>) -> Self {
+    pub fn new(model: &Model, hook: Option<Box<dyn Hook>>) -> Self {
         Self::with_kv(model, hook, KvType::F32)
     }
 
     /// As [`Session::new`], with keys and values kept as `kv`.
-    pub fn with_kv(model: &'m Model, hook: Option<Box<dyn Hook>>, kv: KvType) -> Self {
+    pub fn with_kv(model: &Model, hook: Option<Box<dyn Hook>>, kv: KvType) -> Self {
         let caches = vec![LayerCache::new(kv); model.config().text.layers];
         Self {
-            model,
+            model: model.clone(),
             caches,
             hook,
+            cancel: None,
             next: 0.0,
             prefilled: false,
             prefix: None,
@@ -89,56 +47,9 @@ impl<'m> Session<'m> {
         }
     }
 
-    /// Runs the first `rows` rows of a prompt, for prompts that begin alike: questions about one video. [`Session::fork`]
-    /// then gives a session for each, whose prefill runs the rest alone; keys and values of the shared rows are the same
-    /// as those of a whole prefill.
-    ///
-    /// That holds for the plain model only. OutRo's sinks attend to the whole prompt, the question included, and its
-    /// thresholds depend on a median over all rows, so the rows before the question depend on it.
-    ///
-    /// # Errors
-    /// A session with a hook, or one that has run something; a model whose rows depend on all ([`Model::shares_rows`]); no
-    /// rows, or all of them; and as [`Session::prefill`].
-    pub fn prefill_prefix(
-        &mut self,
-        prompt: &Prompt,
-        rows: usize,
-        progress: &mut dyn FnMut(usize),
-    ) -> Result<()> {
-        let problem = if self.hook.is_some() {
-            "has a hook, which must see the prompt whole"
-        } else if !self.model.shares_rows() {
-            "is of a model with dynamic rotary scaling, whose prompts share no rows"
-        } else if self.prefilled || self.prefix.is_some() {
-            "has run something before"
-        } else if rows == 0 || rows >= prompt.embeds.rows() {
-            "a prefix is at least one row, and not the whole prompt"
-        } else {
-            let prefix = prompt.rows(0..rows);
-            self.prefix = Some(Arc::new(prefix.clone()));
-            self.forward(prefix, true, progress)?;
-            return Ok(());
-        };
-        Err(Error::input("session", problem))
-    }
-
-    /// Another session that goes on from here.
-    ///
-    /// # Errors
-    /// A session with a hook, whose state is its own.
-    pub fn fork(&self) -> Result<Self> {
-        if self.hook.is_some() {
-            return Err(Error::input("session", "has a hook, which cannot be copied"));
-        }
-        Ok(Self {
-            model: self.model,
-            caches: self.caches.clone(),
-            hook: None,
-            next: self.next,
-            prefilled: self.prefilled,
-            prefix: self.prefix.clone(),
-            passes: self.passes,
-        })
+    /// Ends its forward passes with [`Error::Cancelled`], before the next layer, once `cancel` is set.
+    pub fn cancelled_by(&mut self, cancel: &Cancel) {
+        self.cancel = Some(cancel.clone());
     }
 
     /// Runs the prompt and returns the logits of its last `rows` rows, `[rows, vocab]`. `progress` receives
@@ -147,6 +58,19 @@ impl<'m> Session<'m> {
     /// # Errors
     /// A second prefill, an empty prompt, numbers that are not finite, and whatever the hook fails with.
     pub fn prefill(&mut self, prompt: &Prompt, rows: usize, progress: &mut dyn FnMut(usize)) -> Result<Mat> {
+        let rest = self.begin(prompt)?;
+        let x = self.forward(rest, true, progress)?;
+        let first = x.rows().saturating_sub(rows);
+        // What the next token is chosen from is computed as in decoding.
+        let phase = if rows == 1 { Phase::Decode } else { Phase::Prefill };
+        let decoder = self.model.decoder();
+        let logits = decoder.logits(&x.data[first * x.cols..], phase);
+        decoder.finite(&logits.data)?;
+        Ok(logits)
+    }
+
+    /// Rows of a prompt that are still to be run.
+    fn begin(&mut self, prompt: &Prompt) -> Result<Prompt> {
         if self.prefilled {
             return Err(Error::input(
                 "session",
@@ -172,11 +96,7 @@ impl<'m> Session<'m> {
         self.prefilled = true;
         self.passes = 1;
         self.next = prompt.positions.next;
-        let x = self.forward(rest, true, progress)?;
-        let first = x.rows().saturating_sub(rows);
-        // What the next token is chosen from is computed as in decoding.
-        let phase = if rows == 1 { Phase::Decode } else { Phase::Prefill };
-        self.model.decoder().logits(&x.data[first * x.cols..], phase)
+        Ok(rest)
     }
 
     /// Feeds one token and returns the logits `[vocab]` for the next.
@@ -184,6 +104,13 @@ impl<'m> Session<'m> {
     /// # Errors
     /// A token outside the vocabulary, a missing prefill, a full context, and as [`Session::prefill`].
     pub fn decode(&mut self, token: u32) -> Result<Vec<f32>> {
+        decode(vec![(self, token)])
+            .pop()
+            .unwrap_or_else(|| Ok(Vec::new()))
+    }
+
+    /// The row of a token that is fed.
+    fn token(&mut self, token: u32) -> Result<Prompt> {
         if !self.prefilled {
             return Err(Error::input("session", "decode before prefill"));
         }
@@ -195,24 +122,21 @@ impl<'m> Session<'m> {
                 breakdown: "the answer has filled the context".into(),
             });
         }
-        let step = Prompt {
+        let row = Prompt {
             embeds: self.model.embed(&[token])?,
             positions: Positions {
                 ids: vec![[self.next; 3]],
                 next: self.next + 1.0,
             },
             deepstack: Deepstack::default(),
+            spans: Vec::new(),
         };
         self.next += 1.0;
         self.passes += 1;
-        // On a thread of the pool: from outside, every product of the step would wake a thread and wait to be woken.
-        rayon::scope(|_| {
-            let x = self.forward(step, false, &mut |_| {})?;
-            Ok(self.model.decoder().logits(&x.data, Phase::Decode)?.data)
-        })
+        Ok(row)
     }
 
-    /// Whether rows of the prompt were run before this session was forked.
+    /// Whether rows of the prompt were run before ([`Prefix`]).
     pub fn has_prefix(&self) -> bool {
         self.prefix.is_some()
     }
@@ -227,18 +151,141 @@ impl<'m> Session<'m> {
         self.caches.iter().map(|c| c.k.bytes() + c.v.bytes()).sum()
     }
 
-    fn forward(&mut self, prompt: Prompt, prefill: bool, progress: &mut dyn FnMut(usize)) -> Result<Mat> {
-        let hook = self.hook.as_deref_mut();
-        let mut steps = [Step {
-            caches: &mut self.caches,
-            hook,
-            x: prompt.embeds,
-            positions: prompt.positions.ids,
-            deepstack: prompt.deepstack,
-            prefill,
-        }];
-        let mut out = self.model.decoder().forward(&mut steps, progress)?;
-        // One step in, one matrix out.
-        Ok(out.pop().unwrap_or_default())
+    /// Passes through the decoder so far: one for a prompt and one for each token fed.
+    pub fn passes(&self) -> usize {
+        self.passes
     }
+
+    fn forward(&mut self, rows: Prompt, prefill: bool, progress: &mut dyn FnMut(usize)) -> Result<Mat> {
+        let model = self.model.clone();
+        let mut out = model.decoder().forward(&mut [self.step(rows, prefill)], progress);
+        // One step in, one matrix out.
+        out.pop().unwrap_or_else(|| Ok(Mat::default()))
+    }
+
+    fn step(&mut self, rows: Prompt, prefill: bool) -> Step<'_> {
+        Step {
+            caches: &mut self.caches,
+            hook: self.hook.as_deref_mut(),
+            x: rows.embeds,
+            positions: rows.positions.ids,
+            deepstack: rows.deepstack,
+            prefill,
+            cancel: self.cancel.as_ref(),
+        }
+    }
+}
+
+/// Keys and values of the first rows of a prompt, by the plain model, for prompts that begin alike: questions about one video.
+/// [`Prefix::session`] gives a session for each, whose prefill runs the rest alone; keys and values of the shared rows are the
+/// same as those of a whole prefill.
+///
+/// That holds for the plain model only. OutRo's sinks attend to the whole prompt, the question included, and its
+/// thresholds depend on a median over all rows, so the rows before the question depend on it.
+pub struct Prefix {
+    model: Model,
+    caches: Vec<LayerCache>,
+    rows: Arc<Prompt>,
+}
+
+impl Prefix {
+    /// Runs the first `rows` rows.
+    ///
+    /// # Errors
+    /// A model whose rows depend on all ([`Model::shares_rows`]); no rows, or all of them; and as [`Session::prefill`].
+    pub fn run(model: &Model, kv: KvType, prompt: &Prompt, rows: usize) -> Result<Self> {
+        Self::run_until(model, kv, prompt, rows, &Cancel::default())
+    }
+
+    /// [`Prefix::run`], which ends with [`Error::Cancelled`] once `cancel` is set.
+    pub(crate) fn run_until(
+        model: &Model,
+        kv: KvType,
+        prompt: &Prompt,
+        rows: usize,
+        cancel: &Cancel,
+    ) -> Result<Self> {
+        if !model.shares_rows() {
+            let problem = "is of a model with dynamic rotary scaling, whose prompts share no rows";
+            return Err(Error::input("prefix", problem));
+        }
+        if rows == 0 || rows >= prompt.embeds.rows() {
+            return Err(Error::input(
+                "prefix",
+                "is at least one row, and not the whole prompt",
+            ));
+        }
+        let mut session = Session::with_kv(model, None, kv);
+        session.cancelled_by(cancel);
+        let rows = prompt.rows(0..rows);
+        session.forward(rows.clone(), true, &mut |_| {})?;
+        Ok(Self {
+            model: model.clone(),
+            caches: session.caches,
+            rows: Arc::new(rows),
+        })
+    }
+
+    /// Whether the prompt begins with these rows, and goes on.
+    pub fn begins(&self, prompt: &Prompt) -> bool {
+        prompt.extends(&self.rows)
+    }
+
+    /// A session that goes on from here.
+    pub fn session(&self) -> Session {
+        Session {
+            model: self.model.clone(),
+            caches: self.caches.clone(),
+            hook: None,
+            cancel: None,
+            next: 0.0,
+            prefilled: false,
+            prefix: Some(Arc::clone(&self.rows)),
+            passes: 0,
+        }
+    }
+}
+
+/// Feeds each session a token, all in one pass over the weights of a model, the output head's included, and returns the
+/// logits `[vocab]` for the next of each, or why it failed. A session's numbers are what they are alone, bit for bit.
+pub(crate) fn decode(fed: Vec<(&mut Session, u32)>) -> Vec<Result<Vec<f32>>> {
+    let mut out: Vec<Result<Vec<f32>>> = Vec::with_capacity(fed.len());
+    let mut groups: Vec<(Model, Vec<(usize, &mut Session, Prompt)>)> = Vec::new();
+    for (place, (session, token)) in fed.into_iter().enumerate() {
+        out.push(Ok(Vec::new()));
+        match session.token(token) {
+            Err(e) => out[place] = Err(e),
+            Ok(row) => match groups.iter_mut().find(|g| g.0.is(&session.model)) {
+                Some(group) => group.1.push((place, session, row)),
+                None => groups.push((session.model.clone(), vec![(place, session, row)])),
+            },
+        }
+    }
+    for (model, group) in groups {
+        let decoder = model.decoder();
+        let (places, mut steps): (Vec<_>, Vec<_>) = group
+            .into_iter()
+            .map(|(place, session, row)| (place, session.step(row, false)))
+            .unzip();
+        // On a thread of the pool: from outside, every product of the step would wake a thread and wait to be woken.
+        let done = rayon::scope(|_| {
+            let (mut rows, mut live) = (Vec::new(), Vec::new());
+            for (place, made) in places.iter().zip(decoder.forward(&mut steps, &mut |_| {})) {
+                match made {
+                    Ok(row) => {
+                        rows.extend(row.data);
+                        live.push(*place);
+                    }
+                    Err(e) => out[*place] = Err(e),
+                }
+            }
+            (decoder.logits(&rows, Phase::Decode), live)
+        });
+        let (logits, live) = done;
+        for (row, place) in live.into_iter().enumerate() {
+            let row = logits.row(row);
+            out[place] = decoder.finite(row).map(|()| row.to_vec());
+        }
+    }
+    out
 }

@@ -87,7 +87,7 @@ pub struct TextConfig {
     pub tied: bool,
 }
 
-/// A mixture of experts: each row passes those of which the router thinks most.
+/// A mixture of experts: each token is routed to its top-k experts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MoeConfig {
     /// Experts of a layer (`num_experts`).
@@ -98,7 +98,7 @@ pub struct MoeConfig {
     pub intermediate: usize,
     /// Whether the chosen experts' shares are scaled to the sum 1 (`norm_topk_prob`).
     pub normalised: bool,
-    /// Every which layer has experts, the last of each run (`decoder_sparse_step`).
+    /// A layer has experts if `(index + 1) % step == 0` (`decoder_sparse_step`).
     pub step: usize,
     /// Layers that have an MLP nevertheless (`mlp_only_layers`).
     pub dense_layers: Vec<usize>,

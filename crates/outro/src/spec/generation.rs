@@ -86,8 +86,22 @@ pub struct Sampling {
     pub min_p: f32,
     /// What logits of tokens of the prompt and the answer are divided by, multiplied where they are negative.
     pub repetition_penalty: f32,
+    /// What is taken from the logits of tokens that the answer has.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub presence_penalty: f32,
+    /// The same, times how often the answer has them.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub frequency_penalty: f32,
+    /// What is added to the logits of single tokens.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub logit_bias: Vec<(u32, f32)>,
     /// The same seed gives the same choices.
     pub seed: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands out references")]
+fn is_zero(x: &f32) -> bool {
+    *x == 0.0
 }
 
 impl Default for Sampling {
@@ -99,6 +113,9 @@ impl Default for Sampling {
             top_p: 1.0,
             min_p: 0.0,
             repetition_penalty: 1.0,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
+            logit_bias: Vec::new(),
             seed: 0,
         }
     }
@@ -109,7 +126,7 @@ impl GenerationConfig {
     /// Omni checkpoints may say it of their thinker, as `thinker_temperature` or inside `thinker_config`.
     ///
     /// # Errors
-    /// A file that is not JSON; a value that cannot be meant, by field.
+    /// A file that is not JSON; a contradictory value, by field.
     pub fn load(dir: &Path) -> Result<Self> {
         let path = dir.join(FILE);
         if !dir.is_dir() {
@@ -176,7 +193,7 @@ impl GenerationConfig {
         }
     }
 
-    /// The first value that cannot be meant: its field, and what is wrong with it.
+    /// The first contradictory value: its field, and what is wrong with it.
     pub fn problem(&self) -> Option<(&'static str, String)> {
         let numbers = [
             ("temperature", self.temperature),
@@ -194,7 +211,7 @@ impl GenerationConfig {
     /// The settings, with transformers' value for what nobody says: `top_k` is 50 where tokens are drawn.
     ///
     /// # Errors
-    /// A value that cannot be meant.
+    /// A contradictory value.
     pub fn sampling(&self, seed: u64) -> Result<Sampling> {
         if let Some((key, problem)) = self.problem() {
             let key = key.into();

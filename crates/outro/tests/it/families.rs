@@ -12,7 +12,7 @@ use outro::inputs::{Inputs, Pixels};
 use outro::positions::spans;
 use outro::prepare::{Media, MediaOptions, Preparer};
 use outro::prompt::Medium;
-use outro::{Dtype, Mat, Model, OutRo, OutRoConfig, Prompt, Session};
+use outro::{Dtype, KvType, Mat, Model, OutRo, OutRoConfig, Prefix, Prompt, Session};
 use outro_media::{Frames, Spread, VideoInfo, write_png};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -179,14 +179,8 @@ fn laws() {
             let mut whole = Session::new(&model, None);
             let want = whole.prefill(prompt, 1, &mut |_| {}).unwrap().data;
             for cut in [1, prompt.embeds.rows() / 2, prompt.embeds.rows() - 1] {
-                let mut first = Session::new(&model, None);
-                first.prefill_prefix(prompt, cut, &mut |_| {}).unwrap();
-                let got = first
-                    .fork()
-                    .unwrap()
-                    .prefill(prompt, 1, &mut |_| {})
-                    .unwrap()
-                    .data;
+                let first = Prefix::run(&model, KvType::F32, prompt, cut).unwrap();
+                let got = first.session().prefill(prompt, 1, &mut |_| {}).unwrap().data;
                 let worst = got
                     .iter()
                     .zip(&want)

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use outro::hook::{At, Chain, Flow, Hook, Qkv, Recorder};
 use outro::inputs::Inputs;
-use outro::{Dtype, KvType, MediaEmbeds, Model, OutRo, OutRoConfig, Prompt, Session};
+use outro::{Dtype, KvType, MediaEmbeds, Model, OutRo, OutRoConfig, Prefix, Prompt, Session};
 use proptest::prelude::*;
 
 static MODEL: LazyLock<Model> =
@@ -106,11 +106,9 @@ fn a_forked_prefix_equals_the_whole() {
     let want = whole.prefill(&all, 5, &mut |_| {}).unwrap().data;
     let next = whole.decode(30).unwrap();
     for cut in [1, 64, 149] {
-        let mut prefix = Session::new(&MODEL, None);
-        prefix.prefill_prefix(&all, cut, &mut |_| {}).unwrap();
-        assert!(prefix.prefill_prefix(&all, cut, &mut |_| {}).is_err(), "twice");
+        let prefix = Prefix::run(&MODEL, KvType::F32, &all, cut).unwrap();
         for _ in 0..2 {
-            let mut s = prefix.fork().unwrap();
+            let mut s = prefix.session();
             let got = s.prefill(&all, 5, &mut |_| {}).unwrap().data;
             let last = want.len() - got.len();
             for (a, b) in got
@@ -123,11 +121,12 @@ fn a_forked_prefix_equals_the_whole() {
         }
         let mut other = ids.clone();
         other[0] += 1;
-        let refused = prefix.fork().unwrap().prefill(&prompt(other), 1, &mut |_| {});
+        let refused = prefix.session().prefill(&prompt(other), 1, &mut |_| {});
         assert!(refused.unwrap_err().to_string().contains("does not begin"));
     }
-    let mut hooked = Session::new(&MODEL, Some(outro()));
-    assert!(hooked.prefill_prefix(&all, 3, &mut |_| {}).is_err() && hooked.fork().is_err());
+    for rows in [0, all.embeds.rows()] {
+        assert!(Prefix::run(&MODEL, KvType::F32, &all, rows).is_err());
+    }
 }
 
 #[test]
@@ -211,7 +210,7 @@ fn dropped_rows_are_gone_from_that_layer_on() {
 
 /// One request in progress of the interleaving test.
 struct Live {
-    session: Session<'static>,
+    session: Session,
     seen: Vec<Vec<f32>>,
 }
 

@@ -4,6 +4,7 @@
 mod checkpoint;
 mod checkpoints;
 mod config;
+mod engine;
 mod families;
 mod gguf;
 mod golden;

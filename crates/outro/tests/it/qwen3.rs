@@ -6,7 +6,7 @@ use std::sync::Arc;
 use outro::config::Config;
 use outro::hook::{At, Flow, Hook};
 use outro::inputs::Inputs;
-use outro::{Deepstack, Dtype, Mat, Model, Prompt, Quantize, Session};
+use outro::{Deepstack, Dtype, KvType, Mat, Model, Prefix, Prompt, Quantize, Session};
 use serde_json::{Value, json};
 
 fn model(name: &str) -> Model {
@@ -87,19 +87,13 @@ fn features_of_vision_blocks_go_with_their_rows() {
     let late = logits(&model, &whole, keep(1, &kept));
     assert!(late.iter().all(|x| x.is_finite()) && late != logits(&model, &rest, None));
     for cut in [1, 3, 5, 8] {
-        let mut prefix = Session::new(&model, None);
-        prefix.prefill_prefix(&whole, cut, &mut |_| {}).unwrap();
-        let got = prefix
-            .fork()
-            .unwrap()
-            .prefill(&whole, 1, &mut |_| {})
-            .unwrap()
-            .data;
+        let prefix = Prefix::run(&model, KvType::F32, &whole, cut).unwrap();
+        let got = prefix.session().prefill(&whole, 1, &mut |_| {}).unwrap().data;
         for (a, b) in got.iter().zip(&want) {
             assert!((a - b).abs() < 2e-5, "cut at {cut}: {a} for {b}");
         }
         let other = prompt(&model, 0.4);
-        let refused = prefix.fork().unwrap().prefill(&other, 1, &mut |_| {});
+        let refused = prefix.session().prefill(&other, 1, &mut |_| {});
         assert!(refused.unwrap_err().to_string().contains("does not begin"));
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use outro::config::Config;
 use outro::inputs::Inputs;
-use outro::{Dtype, Model, Session};
+use outro::{Dtype, KvType, Model, Prefix, Session};
 use serde_json::{Value, json};
 
 /// Frequencies and factors are computed in f32 by both.
@@ -141,8 +141,8 @@ fn dynamic_scaling_shares_no_rows() {
         .prompt(&inputs, &model.encode(&inputs, &mut |_| {}).unwrap())
         .unwrap();
     assert!(!model.shares_rows());
-    let refused = Session::new(&model, None).prefill_prefix(&prompt, 2, &mut |_| {});
-    assert!(refused.unwrap_err().to_string().contains("dynamic"));
+    let refused = Prefix::run(&model, KvType::F32, &prompt, 2);
+    assert!(refused.err().unwrap().to_string().contains("dynamic"));
     let plain = Model::load(&crate::fixtures().join("qwen3-tiny"), Dtype::F32).unwrap();
     assert!(plain.shares_rows());
 }

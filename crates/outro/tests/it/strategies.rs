@@ -8,12 +8,12 @@ use formulas::mixed;
 use outro::hook::{At, Chain, Flow, Hook, Qkv};
 use outro::inputs::Inputs;
 use outro::method::median_abs;
-use outro::positions::{Span, spans};
+use outro::positions::Span;
 use outro::strategy::{
     Avcd, AvcdConfig, FarSight, FarSightConfig, Hooks, Mixture, MixtureConfig, Noise, NoisyMedia, Request,
-    Var, VarConfig, Vcd, VcdConfig, entropy,
+    Single, Var, VarConfig, Vcd, VcdConfig, entropy,
 };
-use outro::{Dtype, KvType, Model, OutRo, OutRoConfig, Prompt, Session, Stream};
+use outro::{Cancel, Dtype, Event, KvType, Model, OutRo, OutRoConfig, Prefix, Prompt, Session, Stream, step};
 
 static MODEL: LazyLock<Model> =
     LazyLock::new(|| Model::load(&crate::fixtures().join("omni-tiny"), Dtype::Auto).unwrap());
@@ -21,8 +21,7 @@ static MODEL: LazyLock<Model> =
 /// A case of the fixtures.
 struct Case {
     inputs: Inputs,
-    prompt: Prompt,
-    spans: Vec<Span>,
+    prompt: Arc<Prompt>,
 }
 
 fn case(name: &str) -> Case {
@@ -30,8 +29,7 @@ fn case(name: &str) -> Case {
     let inputs = Inputs::load(&crate::fixtures().join(file)).unwrap();
     let embeds = MODEL.encode(&inputs, &mut |_| {}).unwrap();
     Case {
-        prompt: MODEL.prompt(&inputs, &embeds).unwrap(),
-        spans: spans(MODEL.config(), &inputs).unwrap(),
+        prompt: Arc::new(MODEL.prompt(&inputs, &embeds).unwrap()),
         inputs,
     }
 }
@@ -39,18 +37,25 @@ fn case(name: &str) -> Case {
 const STEPS: std::ops::Range<u32> = 30..34;
 
 /// Logits of the prompt and of a few tokens.
-fn follow(stream: &mut dyn Stream, prompt: &Prompt) -> Vec<Vec<f32>> {
-    let mut all = vec![stream.prefill(prompt, &mut |_| {}).unwrap()];
+fn follow(stream: &mut dyn Stream) -> Vec<Vec<f32>> {
+    let mut all = vec![stream.prefill(&mut |_| {}).unwrap()];
     all.extend(STEPS.map(|token| stream.decode(token).unwrap()));
     all
 }
 
+/// The same of a session.
+fn followed(session: &mut Session, prompt: &Prompt) -> Vec<Vec<f32>> {
+    let mut all = vec![session.prefill(prompt, 1, &mut |_| {}).unwrap().data];
+    all.extend(STEPS.map(|token| session.decode(token).unwrap()));
+    all
+}
+
 fn with(hooks: Vec<Box<dyn Hook>>, prompt: &Prompt) -> Vec<Vec<f32>> {
-    follow(&mut Session::new(&MODEL, Some(Box::new(Chain(hooks)))), prompt)
+    followed(&mut Session::new(&MODEL, Some(Box::new(Chain(hooks)))), prompt)
 }
 
 fn plain(case: &Case) -> Vec<Vec<f32>> {
-    follow(&mut Session::new(&MODEL, None), &case.prompt)
+    followed(&mut Session::new(&MODEL, None), &case.prompt)
 }
 
 /// Runs what `make` makes of the case: logits, and passes.
@@ -59,32 +64,27 @@ fn run(case: &Case, hooks: &Hooks, make: Make) -> (Vec<Vec<f32>>, usize) {
 }
 
 /// The case as strategies see it.
-fn request<'a>(
-    case: &'a Case,
-    prefix: Option<&'a Session<'a>>,
-    noisy: &'a dyn Fn(&Noise) -> outro::Result<Prompt>,
-) -> Request<'a> {
+fn request(case: &Case, prefix: Option<Prefix>) -> Request {
+    let (noisy, inputs) = (NoisyMedia::default(), case.inputs.clone());
     Request {
-        model: &MODEL,
+        model: MODEL.clone(),
         kv: KvType::F32,
-        prompt: &case.prompt,
-        spans: &case.spans,
-        prefix,
-        noisy,
+        prompt: Arc::clone(&case.prompt),
+        prefix: prefix.map(Arc::new),
+        noisy: Arc::new(move |noise| MODEL.prompt(&inputs, &*noisy.encode(&MODEL, &inputs, noise)?)),
+        cancel: Cancel::default(),
     }
 }
 
-type Make<'m> = &'m dyn for<'a> Fn(&Request<'a>, &Hooks) -> Box<dyn Stream + 'a>;
+type Make<'m> = &'m dyn Fn(&Request, &Hooks) -> Box<dyn Stream>;
 
 fn run_on(case: &Case, hooks: &Hooks, kv: KvType, make: Make) -> (Vec<Vec<f32>>, usize) {
-    let noisy = NoisyMedia::default();
-    let noisy = |noise: &Noise| noisy.prompt(&MODEL, &case.inputs, noise);
     let request = Request {
         kv,
-        ..request(case, None, &noisy)
+        ..request(case, None)
     };
     let mut stream = make(&request, hooks);
-    (follow(stream.as_mut(), &case.prompt), stream.passes())
+    (follow(stream.as_mut()), stream.passes())
 }
 
 fn vcd(case: &Case, hooks: &Hooks, c: VcdConfig) -> (Vec<Vec<f32>>, usize) {
@@ -92,11 +92,11 @@ fn vcd(case: &Case, hooks: &Hooks, c: VcdConfig) -> (Vec<Vec<f32>>, usize) {
 }
 
 fn mixture(case: &Case, hooks: &Hooks, c: MixtureConfig) -> (Vec<Vec<f32>>, usize) {
-    run(case, hooks, &|r, h| Box::new(Mixture::new(c, r, h).unwrap()))
+    run(case, hooks, &|r, h| Box::new(Mixture::new(c, r, h)))
 }
 
 fn avcd(case: &Case, hooks: &Hooks, c: AvcdConfig) -> (Vec<Vec<f32>>, usize) {
-    run(case, hooks, &|r, h| Box::new(Avcd::new(c, r, h).unwrap()))
+    run(case, hooks, &|r, h| Box::new(Avcd::new(c, r, h)))
 }
 
 fn none() -> Vec<Box<dyn Hook>> {
@@ -212,7 +212,7 @@ fn no_strength_is_the_plain_model() {
             sinks: Some(vec![0, 9]),
             ..OutRoConfig::default()
         };
-        let hook = Var::new(var, &sinks, &case.spans);
+        let hook = Var::new(var, &sinks, &case.prompt.spans);
         assert_eq!(with(vec![Box::new(hook)], &case.prompt), want);
         let c = VcdConfig {
             alpha: 0.0,
@@ -265,8 +265,7 @@ fn hooks_act_in_every_pass() {
         beta: 0.0,
         ..VcdConfig::default()
     };
-    let noisy = NoisyMedia::default();
-    let noisy = noisy.prompt(&MODEL, &case.inputs, &c.noise).unwrap();
+    let noisy = (request(&case, None).noisy)(&c.noise).unwrap();
     let (clean, other) = (with(on(), &case.prompt), with(on(), &noisy));
     let mix = |(l, n): (&Vec<f32>, &Vec<f32>)| mixed(&[(2.0, l), (-1.0, n)], l, 0.0);
     let want: Vec<Vec<f32>> = clean.iter().zip(&other).map(mix).collect();
@@ -284,32 +283,48 @@ fn hooks_act_in_every_pass() {
     assert!(without.iter().zip(&with).all(|(a, b)| a.0 != b.0));
 }
 
-/// Streams that take turns on one model give what each gives alone; so do those whose plain pass goes on from a prefix.
+/// Streams that share steps, or take turns, on one model give what each gives alone, bit for bit; one that fails fails
+/// alone; a plain pass goes on from a prefix.
 #[test]
 fn streams_do_not_notice_each_other() {
     let (a, b) = (case("audio-in-video"), case("video"));
-    let noisy = NoisyMedia::default();
-    let to_noise = |noise: &Noise| noisy.prompt(&MODEL, &b.inputs, noise);
-    let mut prefix = Session::new(&MODEL, None);
-    prefix.prefill_prefix(&b.prompt, 5, &mut |_| {}).unwrap();
-    let mut one = Avcd::new(AvcdConfig::default(), &request(&a, None, &to_noise), &none).unwrap();
-    let mut two = Vcd::new(VcdConfig::default(), &request(&b, None, &to_noise), &none).unwrap();
-    let mut first = vec![one.prefill(&a.prompt, &mut |_| {}).unwrap()];
-    let mut second = vec![two.prefill(&b.prompt, &mut |_| {}).unwrap()];
+    let (avcd_alone, vcd_alone) = (
+        avcd(&a, &none, AvcdConfig::default()).0,
+        vcd(&b, &none, VcdConfig::default()).0,
+    );
+    let mut one = Avcd::new(AvcdConfig::default(), &request(&a, None), &none);
+    let mut two = Vcd::new(VcdConfig::default(), &request(&b, None), &none).unwrap();
+    let mut ends = Single::new(&request(&b, None), &none);
+    let (mut first, mut second) = (Vec::new(), Vec::new());
+    let events = std::iter::once(Event::Begin).chain(STEPS.map(Event::Token));
+    for (n, event) in events.enumerate() {
+        // The third asks for a token that is none, in its second step.
+        let third = if n == 1 {
+            Event::Token(u32::MAX)
+        } else {
+            event.clone()
+        };
+        let mut streams: Vec<(&mut dyn Stream, Event)> =
+            vec![(&mut one, event.clone()), (&mut ends, third), (&mut two, event)];
+        let mut made = step(&mut streams, &mut |_| {}).into_iter();
+        first.push(made.next().unwrap().unwrap());
+        assert_eq!(made.next().unwrap().is_err(), n == 1);
+        second.push(made.next().unwrap().unwrap());
+    }
+    assert!(first == avcd_alone && second == vcd_alone);
+    let mut one = Avcd::new(AvcdConfig::default(), &request(&a, None), &none);
+    let mut two = Vcd::new(VcdConfig::default(), &request(&b, None), &none).unwrap();
+    let mut first = vec![one.prefill(&mut |_| {}).unwrap()];
+    let mut second = vec![two.prefill(&mut |_| {}).unwrap()];
     for token in STEPS {
         first.push(one.decode(token).unwrap());
         second.push(two.decode(token).unwrap());
     }
-    assert_eq!(first, avcd(&a, &none, AvcdConfig::default()).0);
-    assert_eq!(second, vcd(&b, &none, VcdConfig::default()).0);
-    let mut goes_on = Vcd::new(
-        VcdConfig::default(),
-        &request(&b, Some(&prefix), &to_noise),
-        &none,
-    )
-    .unwrap();
+    assert!(first == avcd_alone && second == vcd_alone);
+    let prefix = Prefix::run(&MODEL, KvType::F32, &b.prompt, 5).unwrap();
+    let mut goes_on = Vcd::new(VcdConfig::default(), &request(&b, Some(prefix)), &none).unwrap();
     assert!(goes_on.session().has_prefix());
-    same(&follow(&mut goes_on, &b.prompt), &second);
+    same(&follow(&mut goes_on), &second);
 }
 
 /// Rows that another hook drops, and a cache of half precision, are no trouble.
@@ -333,7 +348,7 @@ fn strategies_stand_pruning_and_small_caches() {
         vec![
             Box::new(FarSight::new(FarSightConfig::default())),
             Box::new(Half),
-            Box::new(Var::new(VarConfig::default(), &sinks, &case.spans)),
+            Box::new(Var::new(VarConfig::default(), &sinks, &case.prompt.spans)),
         ]
     };
     let (a, m) = (
@@ -346,8 +361,8 @@ fn strategies_stand_pruning_and_small_caches() {
             ..MixtureConfig::default()
         },
     );
-    let makes: [Make; 2] = [&|r, h| Box::new(Avcd::new(a, r, h).unwrap()), &|r, h| {
-        Box::new(Mixture::new(m, r, h).unwrap())
+    let makes: [Make; 2] = [&|r, h| Box::new(Avcd::new(a, r, h)), &|r, h| {
+        Box::new(Mixture::new(m, r, h))
     }];
     for make in makes {
         let (wide, narrow) = (run(&case, &all, make).0, run_on(&case, &all, KvType::F16, make).0);

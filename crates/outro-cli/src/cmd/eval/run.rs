@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -9,11 +10,11 @@ use outro::Model;
 use outro::method::OutRoConfig;
 use outro::prepare::{MediaOptions, Preparer};
 use outro::settings::Settings;
+use outro::strategy::Strategy;
 use outro_lab::choice::Parser;
 use outro_lab::log::{self, Header, Log, Row};
 use outro_lab::report::report;
 use outro_lab::run::{Answerer, Engine, Remote, Replies, Runner, Say, Step, part, run as answer_all};
-use outro_lab::strategy::Strategy;
 use outro_lab::task::{Loaded, Profile, Sample, Task};
 use outro_lab::tune::hold_out;
 use outro_media::NoteKind;
@@ -34,7 +35,7 @@ const NOTE: Duration = Duration::from_mins(1);
 /// A checkpoint before its weights are loaded.
 pub(crate) struct Checkpoint {
     pub(crate) source: Source,
-    pub(crate) preparer: Preparer,
+    pub(crate) preparer: Arc<Preparer>,
     /// What `outro` means for it.
     pub(crate) method: OutRoConfig,
 }
@@ -54,7 +55,7 @@ impl Checkpoint {
         let method = source::method(preparer.settings(), &source.dir, &Switches::default())?;
         Ok(Self {
             source,
-            preparer,
+            preparer: Arc::new(preparer),
             method,
         })
     }
@@ -64,13 +65,11 @@ impl Checkpoint {
     }
 
     /// With its weights, as an answerer.
-    pub(crate) fn engine<'a>(&'a self, model: &'a Model, asking: &Asking) -> anyhow::Result<Engine<'a>> {
+    pub(crate) fn engine(&self, model: &Model, asking: &Asking) -> anyhow::Result<Engine> {
+        let (dir, preparer) = (&self.source.dir, Arc::clone(&self.preparer));
         Ok(Engine {
-            model,
-            preparer: &self.preparer,
-            tokenizer: media::tokenizer(&self.preparer, &self.source.dir)?,
+            engine: outro::Engine::of(dir, preparer, model.clone(), asking.weights.kv)?,
             max_new_tokens: asking.max_new_tokens,
-            kv: asking.weights.kv,
         })
     }
 
@@ -265,7 +264,7 @@ impl Job {
             .strategies
             .iter()
             .map(|s| Strategy::parse(s, &base))
-            .collect::<outro_lab::Result<_>>()?;
+            .collect::<outro::Result<_>>()?;
         let samples = &mut questions.loaded.samples;
         let most = asking.limit.unwrap_or(usize::MAX);
         if !args.held_out {

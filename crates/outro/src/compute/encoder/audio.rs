@@ -173,7 +173,7 @@ impl AudioTower {
         &self,
         mel: &[f32],
         longest: usize,
-        progress: &mut dyn FnMut(usize),
+        progress: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Mat> {
         let c = &self.config;
         let frames = mel.len() / c.mel_bins;
@@ -201,7 +201,7 @@ impl AudioTower {
                 }
             };
             x.data.extend(self.layers(rows).data);
-            progress(end);
+            progress(end)?;
         }
         let out = match &self.head {
             Head::Windows(queries) => queries.forward(&self.norm.forward(&x.data), c.hidden, c.n_window),

@@ -45,7 +45,7 @@ pub(super) struct Mlp {
     activation: Activation,
 }
 
-/// Rows that go through an MLP at once: its wide middle is a tower's largest activation.
+/// Row-chunk size of an MLP; bounds the `[rows, intermediate]` buffer, the peak memory of an encoder.
 const ROWS: usize = 1024;
 
 impl Mlp {

@@ -1,4 +1,4 @@
-//! THE vision tower: attention over the patches of each frame, in windows or whole, with positions that are learned or
+//! The vision tower: attention over the patches of each frame, in windows or whole, with positions that are learned or
 //! turn, and a merger of `merge x merge` patches into one token. What a family's tower has is data ([`VisionConfig`]).
 
 use outro_kernels::{AttentionShape, Mask, attend, rotate_half};
@@ -201,7 +201,7 @@ impl VisionTower {
         grid: [usize; 3],
         merge: usize,
         tokens: &Layout,
-        progress: &mut dyn FnMut(usize),
+        progress: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Vec<Mat>> {
         let [frames, h, w] = grid;
         let frame = h * w * self.patch.weight.cols();
@@ -218,7 +218,7 @@ impl VisionTower {
             for (out, made) in all.iter_mut().zip(made) {
                 out.data.extend(made.data);
             }
-            progress(((i + 1) * group).min(frames) * h * w);
+            progress(((i + 1) * group).min(frames) * h * w)?;
         }
         if all.iter().all(Mat::is_finite) {
             let arranged = all.into_iter().map(|m| arrange(m, tokens, h, &self.newline));

@@ -1,8 +1,12 @@
-//! THE decoder: packed rows of one or several requests, each with its own caches and hook.
+//! The decoder: packed rows of one or several requests, each with its own caches and hook.
+
+use std::ops::Range;
 
 use outro_kernels::{
     Activations, AttentionShape, Mask, Phase, attend_rotated, linear_with, rms_norm, rotate_half,
 };
+
+use outro_media::Cancel;
 
 use super::rotary::{Rotary, length};
 use super::{Deepstack, LayerCache, Linear, Mat, Mlp, Space, Weights};
@@ -54,6 +58,23 @@ pub(crate) struct Step<'a> {
     /// What visual rows get after the first layers.
     pub(crate) deepstack: Deepstack,
     pub(crate) prefill: bool,
+    /// Asked before each layer.
+    pub(crate) cancel: Option<&'a Cancel>,
+}
+
+/// Where a request's rows are among all, and why it stopped, if it did.
+struct Place {
+    rows: Range<usize>,
+    failed: Option<Error>,
+}
+
+impl Place {
+    /// Keeps the first error.
+    fn note(&mut self, result: Result<()>) {
+        if let Err(e) = result {
+            self.failed.get_or_insert(e);
+        }
+    }
 }
 
 impl Decoder {
@@ -145,14 +166,15 @@ impl Decoder {
     /// Rows of several requests through every layer. Linear layers run once over all rows; attention and hooks
     /// run per request, so a hook can only ever see its own request's rows. Requests that decode come first: their rows
     /// go through the arithmetic of decoding, so that no request's numbers depend on what shares its step. Returns each
-    /// request's rows after the last layer, before the final norm. `progress` is called after each layer.
-    pub(crate) fn forward(&self, steps: &mut [Step], progress: &mut dyn FnMut(usize)) -> Result<Vec<Mat>> {
+    /// request's rows after the last layer, before the final norm, or why it failed: alone. `progress` is called after each
+    /// layer.
+    pub(crate) fn forward(&self, steps: &mut [Step], progress: &mut dyn FnMut(usize)) -> Vec<Result<Mat>> {
         let c = &self.config;
         let mut x = Mat {
             cols: c.hidden,
             data: Vec::new(),
         };
-        let mut spans = Vec::with_capacity(steps.len());
+        let mut places = Vec::with_capacity(steps.len());
         for s in steps.iter_mut() {
             let start = x.rows();
             if x.data.is_empty() {
@@ -161,7 +183,10 @@ impl Decoder {
             } else {
                 x.data.append(&mut s.x.data);
             }
-            spans.push(start..x.rows());
+            places.push(Place {
+                rows: start..x.rows(),
+                failed: None,
+            });
         }
         // Of the rows that came in, whichever a hook removes.
         let lengths: Vec<f32> = steps.iter().map(|s| length(&s.positions)).collect();
@@ -174,60 +199,92 @@ impl Decoder {
                 prefill,
                 shape: self.shape(),
             };
-            let mut pruned = false;
-            let mut start = 0;
-            for (step, span) in steps.iter_mut().zip(&mut spans) {
-                let rows = start..start + span.len();
-                let kept = match step.hook.as_deref_mut() {
-                    Some(hook) => hook.layer_input(
-                        at(step.prefill),
-                        &x.data[rows.start * c.hidden..rows.end * c.hidden],
-                        c.hidden,
-                    )?,
-                    None => Flow::Continue,
-                };
-                if let Flow::Keep(kept) = kept {
-                    keep_rows(&mut x, rows.clone(), &kept)?;
+            if self.enter(&mut x, steps, &mut places, &at) {
+                (cos, sin) = self.angles(steps, &lengths);
+            }
+            if x.data.is_empty() {
+                break;
+            }
+            let decode = steps.iter().zip(&places).take_while(|(s, _)| !s.prefill);
+            let decode = decode.map(|(_, place)| place.rows.len()).sum();
+            self.attention(
+                layer,
+                &mut x,
+                decode,
+                steps,
+                &mut places,
+                &at,
+                &cos,
+                &sin,
+                &mut space,
+            );
+            layer
+                .mlp
+                .add_to(&mut x, decode, &layer.mlp_norm, c.norm_eps, &mut space);
+            for (step, place) in steps.iter().zip(&mut places) {
+                let rows = &mut x.data[place.rows.start * c.hidden..place.rows.end * c.hidden];
+                step.deepstack.add_to(index, rows);
+                if !rows.iter().all(|x| x.is_finite()) {
+                    place.note(Err(self.not_finite(index)));
+                }
+            }
+            progress(index + 1);
+        }
+        let alone = places.len() == 1;
+        let result = |place: Place| match place.failed {
+            Some(e) => Err(e),
+            None if alone => Ok(std::mem::take(&mut x)),
+            None => Ok(Mat {
+                cols: c.hidden,
+                data: x.data[place.rows.start * c.hidden..place.rows.end * c.hidden].to_vec(),
+            }),
+        };
+        places.into_iter().map(result).collect()
+    }
+
+    /// Shows each request's rows to its hook, and removes those that the hook drops or whose request failed; whether there
+    /// were any.
+    fn enter(&self, x: &mut Mat, steps: &mut [Step], places: &mut [Place], at: &dyn Fn(bool) -> At) -> bool {
+        let hidden = self.config.hidden;
+        let (mut dropped, mut start) = (false, 0);
+        for (step, place) in steps.iter_mut().zip(places) {
+            let rows = start..start + place.rows.len();
+            if step.cancel.is_some_and(Cancel::is_set) {
+                place.note(Err(Error::Cancelled));
+            }
+            let seen = &x.data[rows.start * hidden..rows.end * hidden];
+            let mut flow = Flow::Continue;
+            if let (Some(hook), None) = (step.hook.as_deref_mut(), &place.failed) {
+                match hook.layer_input(at(step.prefill), seen, hidden) {
+                    Ok(wanted) => flow = wanted,
+                    Err(e) => place.note(Err(e)),
+                }
+            }
+            if let Flow::Keep(kept) = &flow {
+                place.note(may_keep(kept, rows.len()));
+            }
+            place.rows = match flow {
+                _ if place.failed.is_some() => {
+                    dropped |= !rows.is_empty();
+                    x.data.drain(rows.start * hidden..rows.end * hidden);
+                    step.positions.clear();
+                    start..start
+                }
+                Flow::Keep(kept) => {
+                    keep_rows(x, rows, &kept);
                     step.positions = kept.iter().map(|r| step.positions[*r]).collect();
                     step.deepstack = step.deepstack.kept(&kept);
                     if let Some(hook) = step.hook.as_deref_mut() {
                         hook.rows_kept(at(step.prefill), &kept);
                     }
-                    *span = start..start + kept.len();
-                    pruned = true;
-                } else {
-                    *span = rows;
+                    dropped = true;
+                    start..start + kept.len()
                 }
-                start = span.end;
-            }
-            if pruned {
-                (cos, sin) = self.angles(steps, &lengths);
-            }
-            let decode = steps.iter().zip(&spans).take_while(|(s, _)| !s.prefill);
-            let decode = decode.map(|(_, span)| span.len()).sum();
-            self.attention(layer, &mut x, decode, steps, &spans, &at, &cos, &sin, &mut space)?;
-            layer
-                .mlp
-                .add_to(&mut x, decode, &layer.mlp_norm, c.norm_eps, &mut space);
-            for (step, span) in steps.iter().zip(&spans) {
-                let rows = span.start * c.hidden..span.end * c.hidden;
-                step.deepstack.add_to(index, &mut x.data[rows]);
-            }
-            if !x.is_finite() {
-                return Err(self.not_finite(index));
-            }
-            progress(index + 1);
+                Flow::Continue => rows,
+            };
+            start = place.rows.end;
         }
-        if spans.len() == 1 {
-            return Ok(vec![x]);
-        }
-        Ok(spans
-            .into_iter()
-            .map(|s| Mat {
-                cols: c.hidden,
-                data: x.data[s.start * c.hidden..s.end * c.hidden].to_vec(),
-            })
-            .collect())
+        dropped
     }
 
     fn attention(
@@ -236,12 +293,12 @@ impl Decoder {
         x: &mut Mat,
         decode: usize,
         steps: &mut [Step],
-        spans: &[std::ops::Range<usize>],
+        places: &mut [Place],
         at: &dyn Fn(bool) -> At,
         cos: &[f32],
         sin: &[f32],
         space: &mut Space,
-    ) -> Result<()> {
+    ) {
         let shape = self.shape();
         let Space { h, q, k, v, o, .. } = space;
         h.reshape(x.rows(), x.cols);
@@ -259,17 +316,20 @@ impl Decoder {
         rotate_half(&mut q.data, shape.heads, shape.dim, cos, sin);
         rotate_half(&mut k.data, shape.kv_heads, shape.dim, cos, sin);
         o.reshape(q.rows(), q.cols);
-        for (step, span) in steps.iter_mut().zip(spans) {
+        for (step, place) in steps.iter_mut().zip(places) {
+            if place.failed.is_some() {
+                continue;
+            }
             let at = at(step.prefill);
-            let q_rows = span.start * q.cols..span.end * q.cols;
-            let kv_rows = span.start * k.cols..span.end * k.cols;
+            let q_rows = place.rows.start * q.cols..place.rows.end * q.cols;
+            let kv_rows = place.rows.start * k.cols..place.rows.end * k.cols;
             if let Some(hook) = step.hook.as_deref_mut() {
-                hook.qkv(
+                place.note(hook.qkv(
                     at,
                     &mut q.data[q_rows.clone()],
                     &mut k.data[kv_rows.clone()],
                     &mut v.data[kv_rows.clone()],
-                )?;
+                ));
             }
             let cache = &mut step.caches[at.layer];
             let offset = cache.k.len() / k.cols;
@@ -288,12 +348,11 @@ impl Decoder {
             let (k, v, mask) = (cache.k.view(), cache.v.view(), Mask::Causal { offset });
             attend_rotated(q, k, v, shape, mask, rotation.as_ref(), o);
             if let Some((hook, qkv)) = hooked {
-                hook.head_outputs(at, qkv, o)?;
+                place.note(hook.head_outputs(at, qkv, o));
             }
         }
         layer.o.step_into(&o.data, decode, h);
         outro_kernels::add(&mut x.data, &h.data);
-        Ok(())
     }
 
     /// Cosines and sines `[rows, D / 2]` of all steps' positions, each in a pass of its length.
@@ -306,8 +365,8 @@ impl Decoder {
     }
 
     /// Logits `[rows, vocab]` of some rows of the last layer's output: of one row each of requests that go on to decode,
-    /// or of many of one prompt.
-    pub(crate) fn logits(&self, x: &[f32], phase: Phase) -> Result<Mat> {
+    /// or of many of one prompt. Whether they are finite is for [`Decoder::finite`] to say.
+    pub(crate) fn logits(&self, x: &[f32], phase: Phase) -> Mat {
         let c = &self.config;
         let mut h = vec![0.0; x.len()];
         rms_norm(x, &self.norm, c.norm_eps, &mut h);
@@ -326,13 +385,18 @@ impl Decoder {
             None,
             &mut out.data,
         );
-        if out.is_finite() {
-            Ok(out)
-        } else {
-            Err(Error::NotFinite {
-                place: format!("logits (tensor `{}`)", head.name()),
-            })
+        out
+    }
+
+    /// Refuses logits that are no numbers.
+    pub(crate) fn finite(&self, logits: &[f32]) -> Result<()> {
+        if logits.iter().all(|x| x.is_finite()) {
+            return Ok(());
         }
+        let head = self.head.as_ref().map_or(&self.embed, |h| &h.weight);
+        Err(Error::NotFinite {
+            place: format!("logits (tensor `{}`)", head.name()),
+        })
     }
 
     /// Names the damaged tensor if one is; otherwise the layer in which numbers overflowed.
@@ -347,22 +411,24 @@ impl Decoder {
     }
 }
 
-/// Removes the rows of `span` that are not in `kept` (ascending, relative to the span).
-fn keep_rows(x: &mut Mat, span: std::ops::Range<usize>, kept: &[usize]) -> Result<()> {
-    if kept.is_empty()
-        || kept.windows(2).any(|w| w[0] >= w[1])
-        || kept.last().is_some_and(|r| *r >= span.len())
-    {
-        return Err(Error::input(
-            "hook",
-            "rows to keep must be ascending, inside the prompt, and not none",
-        ));
+/// Whether rows that a hook wants to keep are rows.
+fn may_keep(kept: &[usize], rows: usize) -> Result<()> {
+    let ascending = kept.array_windows().all(|[a, b]| a < b);
+    if ascending && kept.last().is_some_and(|r| *r < rows) {
+        return Ok(());
     }
+    Err(Error::input(
+        "hook",
+        "rows to keep must be ascending, inside the prompt, and not none",
+    ))
+}
+
+/// Removes the rows of `span` that are not in `kept` (ascending, relative to the span).
+fn keep_rows(x: &mut Mat, span: Range<usize>, kept: &[usize]) {
     let cols = x.cols;
     for (to, from) in kept.iter().enumerate() {
         let (to, from) = ((span.start + to) * cols, (span.start + from) * cols);
         x.data.copy_within(from..from + cols, to);
     }
     x.data.drain((span.start + kept.len()) * cols..span.end * cols);
-    Ok(())
 }

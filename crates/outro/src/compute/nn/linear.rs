@@ -120,7 +120,7 @@ pub(crate) struct GatedMlp {
     pub(crate) down: Linear,
 }
 
-/// Rows that go through an MLP at once: its wide middle is the largest activation of a prefill.
+/// Row-chunk size of an MLP; bounds the `[rows, intermediate]` buffer, the peak memory of a prefill.
 const MLP_ROWS: usize = 1024;
 
 impl GatedMlp {

@@ -8,5 +8,5 @@ mod sinks;
 
 pub use config::{DecodeRule, OutRoConfig};
 pub use outro::OutRo;
-pub use prune::{Prune, PruneConfig};
+pub use prune::{Prune, PruneConfig, prunable};
 pub use sinks::{massive_tokens, median_abs};

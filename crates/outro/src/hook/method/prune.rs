@@ -8,6 +8,7 @@ use super::config::OutRoConfig;
 use super::outro::OutRo;
 use crate::error::{Error, Result};
 use crate::hook::seam::{At, Flow, Hook, Qkv};
+use crate::prompt::positions::Span;
 
 /// Where tokens are ranked and how many stay (the paper prunes to 0.2 at layer 5 of 36, and finds 3 too early).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -172,6 +173,14 @@ impl Hook for Prune {
         self.media = rows.iter().map(|r| self.media[*r]).collect();
         self.detector.rows_kept(at, rows);
     }
+}
+
+/// Which rows of a prompt pruning may take away.
+pub fn prunable(spans: &[Span]) -> Vec<bool> {
+    spans
+        .iter()
+        .map(|s| matches!(s, Span::Video { .. } | Span::Audio { .. }))
+        .collect()
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! From logits to a token, as transformers' processors do it and in their order: repetition penalty, temperature, top-k,
-//! top-p, min-p.
+//! top-p, min-p; behind the first of these the penalties and biases of OpenAI's API.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::run::random::Random;
 use crate::spec::generation::Sampling;
@@ -13,6 +13,8 @@ pub struct Sampler {
     settings: Sampling,
     /// Ids of the prompt and of the answer so far, where a penalty wants to know them.
     seen: BTreeSet<u32>,
+    /// How often the answer has each token, where a penalty wants to know it.
+    said: BTreeMap<u32, u32>,
     random: Random,
 }
 
@@ -31,6 +33,7 @@ impl Sampler {
         Self {
             settings,
             seen,
+            said: BTreeMap::new(),
             random,
         }
     }
@@ -50,6 +53,9 @@ impl Sampler {
         };
         if self.settings.repetition_penalty != 1.0 {
             self.seen.insert(token);
+        }
+        if self.settings.presence_penalty != 0.0 || self.settings.frequency_penalty != 0.0 {
+            *self.said.entry(token).or_default() += 1;
         }
         token
     }
@@ -92,13 +98,23 @@ impl Sampler {
     }
 
     fn penalised<'a>(&self, logits: &'a [f32]) -> Cow<'a, [f32]> {
-        if self.seen.is_empty() {
+        let s = &self.settings;
+        if self.seen.is_empty() && self.said.is_empty() && s.logit_bias.is_empty() {
             return logits.into();
         }
-        let (mut logits, penalty) = (logits.to_vec(), self.settings.repetition_penalty);
+        let (mut logits, penalty) = (logits.to_vec(), s.repetition_penalty);
         for id in &self.seen {
             if let Some(l) = logits.get_mut(*id as usize) {
                 *l = if *l < 0.0 { *l * penalty } else { *l / penalty };
+            }
+        }
+        let said = self.said.iter().map(|(id, times)| {
+            let penalty = s.presence_penalty + s.frequency_penalty * *times as f32;
+            (*id, -penalty)
+        });
+        for (id, more) in said.chain(s.logit_bias.iter().copied()) {
+            if let Some(l) = logits.get_mut(id as usize) {
+                *l += more;
             }
         }
         logits.into()

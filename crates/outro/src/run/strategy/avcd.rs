@@ -1,6 +1,9 @@
 //! Audio-visual contrastive decoding, `AVCD` (Jung et al., NeurIPS 2025): where the model is unsure, what it says with the
 //! modalities silenced that it looks at least.
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::logits::{entropy, keep_plausible, mix};
@@ -10,8 +13,8 @@ use crate::hook::Hook;
 use crate::hook::modality::Modality;
 use crate::hook::rows::{LastRow, Silence};
 use crate::hook::settings_grammar::{Settings, Switch};
-use crate::run::model::Prompt;
-use crate::run::session::{Session, Stream};
+use crate::run::session::Session;
+use crate::run::stream::{Event, Feed, Next, Stream};
 
 /// Settings, with the published defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,49 +53,46 @@ impl Settings for AvcdConfig {
 }
 
 /// A pass with some modalities silenced.
-struct Pass<'a> {
+struct Pass {
     /// How much its logits count.
     factor: f32,
-    session: Session<'a>,
+    session: Session,
     logits: Vec<f32>,
 }
 
 /// With the modalities m1 and m2 that are not dominant: `(2 + 2 alpha) l - 2 alpha l_{m1 m2} + l_{m1} + l_{m2}`; with one, m:
 /// `(1 + alpha) l - alpha l_m`; a prompt of text alone is the plain model's. The silenced passes begin when the first unsure
 /// token comes, and catch up with the answer at each.
-pub struct Avcd<'a> {
+pub struct Avcd {
     config: AvcdConfig,
-    request: Request<'a>,
+    request: Request,
     kinds: Vec<Modality>,
-    plain: Session<'a>,
+    plain: Session,
+    /// Logits of the plain pass, while the silenced ones are run.
+    unsure: Option<Vec<f32>>,
     /// Hooks of the silenced passes until they begin.
     hooks: Vec<Vec<Box<dyn Hook>>>,
-    passes: Vec<Pass<'a>>,
+    passes: Vec<Pass>,
     /// Tokens of the answer that the silenced passes have not seen.
-    behind: Vec<u32>,
+    behind: VecDeque<u32>,
 }
 
-impl<'a> Avcd<'a> {
+impl Avcd {
     /// Before the prefill.
-    ///
-    /// # Errors
-    /// As [`Request::session`].
-    pub fn new(config: AvcdConfig, request: &Request<'a>, hooks: &Hooks) -> Result<Self> {
+    pub fn new(config: AvcdConfig, request: &Request, hooks: &Hooks) -> Self {
         let mut first = hooks();
-        first.push(Box::new(LastRow::new(request.spans.len(), 1)));
-        let request = Request {
-            prefix: None,
-            ..*request
-        };
-        Ok(Self {
+        first.push(Box::new(LastRow::new(request.prompt.embeds.rows(), 1)));
+        let request = request.whole();
+        Self {
             config,
-            kinds: request.spans.iter().map(Modality::of).collect(),
-            plain: request.session(first)?,
+            kinds: request.prompt.spans.iter().map(Modality::of).collect(),
+            plain: request.session(first),
             request,
+            unsure: None,
             hooks: (0..3).map(|_| hooks()).collect(),
             passes: Vec::new(),
-            behind: Vec::new(),
-        })
+            behind: VecDeque::new(),
+        }
     }
 
     /// Whether there is more than text to weigh.
@@ -132,45 +132,32 @@ impl<'a> Avcd<'a> {
         }
     }
 
-    fn begin(&mut self, progress: &mut dyn FnMut(usize)) -> Result<()> {
+    /// The silenced passes, before the prompt.
+    fn begin(&mut self) {
         let (others, threshold) = self.others();
-        for ((factor, silenced), mut hooks) in self
-            .plan(&others)
-            .into_iter()
-            .zip(std::mem::take(&mut self.hooks))
-        {
+        let plan = self.plan(&others).into_iter();
+        for ((factor, silenced), mut hooks) in plan.zip(std::mem::take(&mut self.hooks)) {
             hooks.push(Box::new(Silence::new(self.kinds.clone(), silenced, threshold)));
-            let mut session = self.request.session(hooks)?;
-            let logits = Stream::prefill(&mut session, self.request.prompt, progress)?;
             self.passes.push(Pass {
                 factor,
-                session,
-                logits,
+                session: self.request.session(hooks),
+                logits: Vec::new(),
             });
         }
-        Ok(())
     }
 
-    /// `plain` where it is sure, else the mixture.
-    fn mixed(&mut self, plain: Vec<f32>, progress: &mut dyn FnMut(usize)) -> Result<Vec<f32>> {
-        if !self.contrasts() || entropy(&plain) < self.config.entropy {
-            return Ok(plain);
-        }
-        if self.passes.is_empty() {
-            self.begin(progress)?;
-        }
-        let behind = std::mem::take(&mut self.behind);
-        for pass in &mut self.passes {
-            for token in &behind {
-                pass.logits = pass.session.decode(*token)?;
-            }
-        }
+    /// The same in every silenced pass.
+    fn silenced(&self, feed: &Feed) -> Next {
+        Next::Run((1..=self.passes.len()).map(|i| (i, feed.clone())).collect())
+    }
+
+    fn mixed(&self, plain: &[f32]) -> Vec<f32> {
         let rest: f32 = if self.passes.len() == 1 { 1.0 } else { 2.0 };
-        let mut terms = vec![(rest + rest * self.config.alpha, plain.as_slice())];
+        let mut terms = vec![(rest + rest * self.config.alpha, plain)];
         terms.extend(self.passes.iter().map(|p| (p.factor, p.logits.as_slice())));
         let mut mixed = mix(&terms);
-        keep_plausible(&mut mixed, &plain, self.config.beta);
-        Ok(mixed)
+        keep_plausible(&mut mixed, plain, self.config.beta);
+        mixed
     }
 }
 
@@ -181,28 +168,54 @@ fn median(x: &[f32]) -> f32 {
     sorted.get(x.len().saturating_sub(1) / 2).copied().unwrap_or(0.0)
 }
 
-impl Stream for Avcd<'_> {
-    fn prefill(&mut self, prompt: &Prompt, progress: &mut dyn FnMut(usize)) -> Result<Vec<f32>> {
-        let plain = Stream::prefill(&mut self.plain, prompt, progress)?;
-        self.mixed(plain, progress)
+impl Stream for Avcd {
+    fn next(&mut self, event: Event) -> Result<Next> {
+        let mut made = match event {
+            Event::Begin => {
+                let prompt = Arc::clone(&self.request.prompt);
+                return Ok(Next::Run(vec![(0, Feed::Prompt(prompt))]));
+            }
+            Event::Token(token) => {
+                self.behind.push_back(token);
+                return Ok(Next::Run(vec![(0, Feed::Token(token))]));
+            }
+            Event::Logits(made) => made,
+        };
+        if self.unsure.is_none() {
+            let plain = made.pop().unwrap_or_default();
+            if !self.contrasts() || entropy(&plain) < self.config.entropy {
+                return Ok(Next::Logits(plain));
+            }
+            self.unsure = Some(plain);
+            if self.passes.is_empty() {
+                self.begin();
+                if !self.passes.is_empty() {
+                    return Ok(self.silenced(&Feed::Prompt(Arc::clone(&self.request.prompt))));
+                }
+            }
+        } else {
+            for (pass, logits) in self.passes.iter_mut().zip(made) {
+                pass.logits = logits;
+            }
+        }
+        if let Some(token) = self.behind.pop_front().filter(|_| !self.passes.is_empty()) {
+            return Ok(self.silenced(&Feed::Token(token)));
+        }
+        let plain = self.unsure.take().unwrap_or_default();
+        Ok(Next::Logits(self.mixed(&plain)))
     }
 
-    fn decode(&mut self, token: u32) -> Result<Vec<f32>> {
-        let plain = self.plain.decode(token)?;
-        self.behind.push(token);
-        self.mixed(plain, &mut |_| {})
-    }
-
-    fn cache_bytes(&self) -> usize {
-        let passes = self.passes.iter().map(|p| p.session.cache_bytes());
-        self.plain.cache_bytes() + passes.sum::<usize>()
-    }
-
-    fn passes(&self) -> usize {
-        self.plain.passes() + self.passes.iter().map(|p| p.session.passes()).sum::<usize>()
-    }
-
-    fn session(&self) -> &Session<'_> {
+    fn session(&self) -> &Session {
         &self.plain
+    }
+
+    fn sessions(&self) -> Vec<&Session> {
+        let silenced = self.passes.iter().map(|p| &p.session);
+        std::iter::once(&self.plain).chain(silenced).collect()
+    }
+
+    fn sessions_mut(&mut self) -> Vec<&mut Session> {
+        let silenced = self.passes.iter_mut().map(|p| &mut p.session);
+        std::iter::once(&mut self.plain).chain(silenced).collect()
     }
 }

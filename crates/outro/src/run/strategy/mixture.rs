@@ -1,16 +1,19 @@
 //! Mixture of decoding, `MoD` (Chen et al., Findings of ACL 2025): the model's own attention says what of the picture matters;
 //! whether leaving the rest out changes the answer says whether it was right.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::logits::{jensen_shannon, keep_plausible, mix};
 use super::request::{Hooks, Request};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::hook::modality::Modality;
 use crate::hook::rows::LastRow;
 use crate::hook::settings_grammar::{Settings, Switch};
 use crate::run::model::Prompt;
-use crate::run::session::{Session, Stream};
+use crate::run::session::Session;
+use crate::run::stream::{Event, Feed, Next, Stream};
 
 /// Settings, with the published defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -65,39 +68,38 @@ impl Settings for MixtureConfig {
 
 /// A pass over the prompt, and one in which the embeddings of the least attended visual tokens are zero. A prompt without
 /// such tokens is the plain model's.
-pub struct Mixture<'a> {
+pub struct Mixture {
     config: MixtureConfig,
-    plain: Session<'a>,
-    focused: Session<'a>,
+    prompt: Arc<Prompt>,
+    plain: Session,
+    focused: Session,
     /// Rows that can be left out.
     visual: Vec<usize>,
+    /// Logits of the first pass over the prompt, while the second is run.
+    first: Option<Vec<f32>>,
     divergence: Option<f64>,
 }
 
-impl<'a> Mixture<'a> {
+impl Mixture {
     /// Before the prefill.
-    ///
-    /// # Errors
-    /// As [`Request::session`].
-    pub fn new(config: MixtureConfig, request: &Request<'a>, hooks: &Hooks) -> Result<Self> {
+    pub fn new(config: MixtureConfig, request: &Request, hooks: &Hooks) -> Self {
         let ranked = |kind: Modality| kind == Modality::Visual || kind == Modality::Audio && config.audio;
-        let spans = request.spans.iter().enumerate();
+        let spans = request.prompt.spans.iter().enumerate();
         let mut first = hooks();
-        first.push(Box::new(LastRow::new(request.spans.len(), 0)));
-        let whole = Request {
-            prefix: None,
-            ..*request
-        };
-        Ok(Self {
+        first.push(Box::new(LastRow::new(request.prompt.embeds.rows(), 0)));
+        let whole = request.whole();
+        Self {
             config,
-            plain: whole.session(first)?,
-            focused: whole.session(hooks())?,
+            prompt: Arc::clone(&request.prompt),
+            plain: whole.session(first),
+            focused: whole.session(hooks()),
             visual: spans
                 .filter(|(_, s)| ranked(Modality::of(s)))
                 .map(|(row, _)| row)
                 .collect(),
+            first: None,
             divergence: None,
-        })
+        }
     }
 
     /// Divergence of the two passes at the first token, which decides how they are mixed; `None` before the prefill, and
@@ -131,42 +133,46 @@ impl<'a> Mixture<'a> {
     }
 }
 
-impl Stream for Mixture<'_> {
-    fn prefill(&mut self, prompt: &Prompt, progress: &mut dyn FnMut(usize)) -> Result<Vec<f32>> {
-        if self.visual.last().is_some_and(|row| *row >= prompt.embeds.rows()) {
-            return Err(Error::input("prompt", "is not the one of the request"));
-        }
-        let plain = Stream::prefill(&mut self.plain, prompt, progress)?;
-        if self.visual.is_empty() {
-            return Ok(plain);
-        }
-        let mut without = prompt.clone();
-        for row in self.unattended() {
-            without.embeds.row_mut(row).fill(0.0);
-        }
-        let focused = Stream::prefill(&mut self.focused, &without, progress)?;
-        self.divergence = Some(jensen_shannon(&plain, &focused));
-        Ok(self.mixed(&plain, &focused))
+impl Stream for Mixture {
+    fn next(&mut self, event: Event) -> Result<Next> {
+        Ok(match event {
+            Event::Begin => Next::Run(vec![(0, Feed::Prompt(Arc::clone(&self.prompt)))]),
+            Event::Token(token) => {
+                let passes = if self.divergence.is_some() { 2 } else { 1 };
+                Next::Run((0..passes).map(|i| (i, Feed::Token(token))).collect())
+            }
+            Event::Logits(mut made) => {
+                let last = made.pop().unwrap_or_default();
+                match (made.pop(), self.first.take()) {
+                    (Some(plain), _) => Next::Logits(self.mixed(&plain, &last)),
+                    (None, Some(plain)) => {
+                        self.divergence = Some(jensen_shannon(&plain, &last));
+                        Next::Logits(self.mixed(&plain, &last))
+                    }
+                    // One pass was run: the first one over the prompt, or all that there are.
+                    (None, None) if self.visual.is_empty() => Next::Logits(last),
+                    (None, None) => {
+                        self.first = Some(last);
+                        let mut without = Prompt::clone(&self.prompt);
+                        for row in self.unattended() {
+                            without.embeds.row_mut(row).fill(0.0);
+                        }
+                        Next::Run(vec![(1, Feed::Prompt(Arc::new(without)))])
+                    }
+                }
+            }
+        })
     }
 
-    fn decode(&mut self, token: u32) -> Result<Vec<f32>> {
-        let plain = self.plain.decode(token)?;
-        if self.divergence.is_none() {
-            return Ok(plain);
-        }
-        let focused = self.focused.decode(token)?;
-        Ok(self.mixed(&plain, &focused))
-    }
-
-    fn cache_bytes(&self) -> usize {
-        self.plain.cache_bytes() + self.focused.cache_bytes()
-    }
-
-    fn passes(&self) -> usize {
-        self.plain.passes() + self.focused.passes()
-    }
-
-    fn session(&self) -> &Session<'_> {
+    fn session(&self) -> &Session {
         &self.plain
+    }
+
+    fn sessions(&self) -> Vec<&Session> {
+        vec![&self.plain, &self.focused]
+    }
+
+    fn sessions_mut(&mut self) -> Vec<&mut Session> {
+        vec![&mut self.plain, &mut self.focused]
     }
 }

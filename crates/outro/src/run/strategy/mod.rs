@@ -4,6 +4,7 @@
 mod avcd;
 mod logits;
 mod mixture;
+mod named;
 mod noise;
 mod request;
 mod vcd;
@@ -11,8 +12,9 @@ mod vcd;
 pub use avcd::{Avcd, AvcdConfig};
 pub use logits::{entropy, jensen_shannon, keep_plausible, mix};
 pub use mixture::{Mixture, MixtureConfig};
+pub use named::{Contrast, Extra, KINDS, Kind, Own, Strategy};
 pub use noise::{Noise, NoisyMedia};
-pub use request::{Hooks, Request};
+pub use request::{Hooks, Noisy, Request, Single};
 pub use vcd::{Vcd, VcdConfig};
 
 pub use crate::hook::farsight::{FarSight, FarSightConfig};

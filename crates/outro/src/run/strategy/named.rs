@@ -1,23 +1,26 @@
 //! Ways of answering, by name: `baseline`, `outro:gamma=2,relax=false`, `vcd+outro`, `outro/prune:layer=5,keep=0.2`,
-//! `zero-k:top=8`. THE parser of such names.
+//! `zero-k:top=8`. The one parser of such names.
 
 use std::fmt;
 use std::sync::Arc;
 
-use outro::hook::Hook;
-use outro::method::{OutRo, OutRoConfig, Prune, PruneConfig};
-use outro::positions::Span;
-use outro::strategy::{
-    Avcd, AvcdConfig, FarSight, FarSightConfig, Hooks, Mixture, MixtureConfig, Request, Settings, Var,
-    VarConfig, Vcd, VcdConfig,
-};
-use outro::{Session, Stream};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::avcd::{Avcd, AvcdConfig};
+use super::mixture::{Mixture, MixtureConfig};
+use super::request::{Hooks, Request, Single};
+use super::vcd::{Vcd, VcdConfig};
 use crate::error::{Error, Result};
-use crate::intervene::{Change, Intervention};
-use crate::probe::prunable;
+use crate::hook::Hook;
+use crate::hook::farsight::{FarSight, FarSightConfig};
+use crate::hook::intervene::{Change, Intervention};
+use crate::hook::method::{OutRo, OutRoConfig, Prune, PruneConfig, prunable};
+use crate::hook::settings_grammar::Settings;
+use crate::hook::var::{Var, VarConfig};
+use crate::prompt::positions::Span;
+use crate::run::stream::Stream;
+use crate::spec::config::Config;
 
 /// What a strategy's name is made of.
 pub struct Kind {
@@ -149,7 +152,7 @@ pub enum Contrast {
 }
 
 /// Makes the stream of one request; every pass carries the hooks.
-pub type Make = dyn for<'a> Fn(&Request<'a>, &Hooks) -> outro::Result<Box<dyn Stream + 'a>> + Send + Sync;
+pub(super) type Make = dyn Fn(&Request, &Hooks) -> Result<Box<dyn Stream>> + Send + Sync;
 
 /// A stream that is not one of the engine's. A log keeps its settings, not its code.
 #[derive(Clone, Serialize, Deserialize)]
@@ -191,6 +194,15 @@ pub struct Strategy {
 }
 
 impl Strategy {
+    /// The name of what answers where nobody says: OutRo, but on models of text alone, for which the paper has no evidence.
+    pub fn usual(config: &Config) -> &'static str {
+        if config.vision.is_none() && config.audio.is_none() {
+            "baseline"
+        } else {
+            "outro"
+        }
+    }
+
     /// Reads a name: parts joined by `/` or `+`, each a name of [`KINDS`] with switches after a colon. `base` is what `outro`
     /// means for the model at hand; switches go on top. Within a switch that is a list, numbers are joined by `+`, which
     /// is why a `+` begins a new part only before a letter.
@@ -241,7 +253,7 @@ impl Strategy {
     #[must_use]
     pub fn with_own<F>(self, name: &str, settings: Value, make: F) -> Self
     where
-        F: for<'a> Fn(&Request<'a>, &Hooks) -> outro::Result<Box<dyn Stream + 'a>> + Send + Sync + 'static,
+        F: Fn(&Request, &Hooks) -> Result<Box<dyn Stream>> + Send + Sync + 'static,
     {
         Self {
             name: name.into(),
@@ -277,27 +289,24 @@ impl Strategy {
         hooks
     }
 
-    /// The stream that answers a request; every pass of it carries the hooks.
+    /// The stream that answers a request, whose prompt's spans the hooks see; every pass carries them.
     ///
     /// # Errors
     /// As encoding media, where a pass sees them otherwise; a strategy of somebody's own that was read from a log.
-    pub fn stream<'a>(&self, request: &Request<'a>) -> outro::Result<Box<dyn Stream + 'a>> {
-        let hooks = || self.hooks(request.spans);
+    pub fn stream(&self, request: &Request) -> Result<Box<dyn Stream>> {
+        let hooks = || self.hooks(&request.prompt.spans);
         Ok(match &self.contrast {
-            None => {
-                let session: Session<'a> = request.session(hooks())?;
-                Box::new(session)
-            }
+            None => Box::new(Single::new(request, &hooks)),
             Some(Contrast::Vcd(c)) => Box::new(Vcd::new(*c, request, &hooks)?),
-            Some(Contrast::Mod(c)) => Box::new(Mixture::new(*c, request, &hooks)?),
-            Some(Contrast::Avcd(c)) => Box::new(Avcd::new(*c, request, &hooks)?),
+            Some(Contrast::Mod(c)) => Box::new(Mixture::new(*c, request, &hooks)),
+            Some(Contrast::Avcd(c)) => Box::new(Avcd::new(*c, request, &hooks)),
             Some(Contrast::Own(own)) => {
-                let missing = || outro::Error::Setting {
-                    key: "strategy".into(),
-                    problem: format!(
+                let missing = || {
+                    let problem = format!(
                         "`{}` is not among the program's own and cannot be run from a log",
                         self.name
-                    ),
+                    );
+                    Error::setting("strategy", problem)
                 };
                 own.make.as_ref().ok_or_else(missing)?(request, &hooks)?
             }
@@ -330,39 +339,6 @@ fn method(switches: &str, base: &OutRoConfig, bad: &dyn Fn(String) -> Error) -> 
         method.set(key.trim(), &value.trim().replace('+', ","))?;
     }
     Ok(method)
-}
-
-/// Names of strategies worth comparing on a model of `layers` layers and head size `dim`: OutRo and its halves, sweeps of
-/// gamma and of the enhancement layer, Zero-K, sinks removed and doubled, each of the first `sinks` removed alone, pruning,
-/// and heads switched off from both ends of `heads`, which is ordered by sink score.
-pub fn sweeps(heads: &[(usize, usize)], sinks: &[usize], layers: usize, dim: usize) -> Vec<String> {
-    let mut all: Vec<String> = ["baseline", "outro", "outro:relax=false", "outro:rotate=false"]
-        .map(str::to_owned)
-        .to_vec();
-    all.extend(["0.5", "1", "2", "3", "4"].map(|gamma| format!("outro:gamma={gamma}")));
-    let end = layers.saturating_sub(2).max(1);
-    all.extend(
-        (0..end)
-            .step_by(end.div_ceil(8))
-            .map(|l| format!("outro:layers={l}")),
-    );
-    let powers = |most: usize| (0..).map(|e| 1usize << e).take_while(move |n| *n <= most);
-    all.extend(powers((dim / 2).min(32)).map(|n| format!("zero-k:top={n}")));
-    for what in ["sink-value", "sink-attention"] {
-        all.extend(["0", "2"].map(|scale| format!("{what}:scale={scale}")));
-    }
-    let alone = sinks.iter().take(4).filter(|_| sinks.len() > 1);
-    all.extend(alone.map(|position| format!("sink-attention:scale=0,sinks={position}")));
-    all.extend((layers > 2).then(|| format!("prune:layer={},keep=0.2", (layers / 7).max(1))));
-    for n in powers((heads.len() / 4).min(32)) {
-        let off = |list: &mut dyn Iterator<Item = &(usize, usize)>| {
-            let names: Vec<String> = list.take(n).map(|(l, h)| format!("{l}.{h}")).collect();
-            format!("heads:off={}", names.join("+"))
-        };
-        all.push(off(&mut heads.iter()));
-        all.push(off(&mut heads.iter().rev()));
-    }
-    all
 }
 
 #[cfg(test)]
@@ -444,10 +420,6 @@ mod tests {
         );
         let json = serde_json::to_string(&s).unwrap();
         assert_eq!(serde_json::from_str::<Strategy>(&json).unwrap(), s);
-        let all = sweeps(&[(0, 1), (0, 0), (1, 1), (1, 0)], &[0, 7], 4, 16);
-        assert!(all.contains(&"heads:off=0.1".to_owned()) && all.contains(&"heads:off=1.0".to_owned()));
-        assert!(all.contains(&"sink-attention:scale=0,sinks=7".to_owned()));
-        assert!(all.iter().all(|name| Strategy::parse(name, &base).is_ok()));
         for bad in [
             "",
             "vcdd",

@@ -1,13 +1,13 @@
 //! Diffusion noise on media, as visual contrastive decoding takes it.
 
-use std::cell::RefCell;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use crate::prompt::inputs::{Inputs, Pixels};
-use crate::run::model::{MediaEmbeds, Model, Prompt};
+use crate::run::model::{MediaEmbeds, Model};
 use crate::run::random::Random;
 use crate::spec::config::Config;
 
@@ -84,25 +84,22 @@ impl Noise {
     }
 }
 
-/// A request's media with noise on them, encoded once for each noise, whatever is asked about them.
+/// Media with noise on them, encoded once for each noise, whatever is asked about them.
 #[derive(Default)]
-pub struct NoisyMedia(RefCell<Vec<(Noise, MediaEmbeds)>>);
+pub struct NoisyMedia(Mutex<Vec<(Noise, Arc<MediaEmbeds>)>>);
 
 impl NoisyMedia {
-    /// The prompt of `inputs`, whose media must be the same at every call, with noise on the media.
+    /// What the towers make of the media of `inputs`, which must be the same at every call, with noise on them.
     ///
     /// # Errors
-    /// As [`Model::encode`] and [`Model::prompt`].
-    pub fn prompt(&self, model: &Model, inputs: &Inputs, noise: &Noise) -> Result<Prompt> {
-        let mut made = self.0.borrow_mut();
-        let place = made.iter().position(|(n, _)| n == noise);
-        let place = if let Some(place) = place {
-            place
-        } else {
-            let embeds = model.encode(&noise.on(inputs, model.config()), &mut |_| {})?;
-            made.push((*noise, embeds));
-            made.len() - 1
-        };
-        model.prompt(inputs, &made[place].1)
+    /// As [`Model::encode`].
+    pub fn encode(&self, model: &Model, inputs: &Inputs, noise: &Noise) -> Result<Arc<MediaEmbeds>> {
+        let mut made = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, embeds)) = made.iter().find(|(n, _)| n == noise) {
+            return Ok(Arc::clone(embeds));
+        }
+        let embeds = Arc::new(model.encode(&noise.on(inputs, model.config()), &mut |_| {})?);
+        made.push((*noise, Arc::clone(&embeds)));
+        Ok(embeds)
     }
 }

@@ -1,6 +1,8 @@
 //! Visual contrastive decoding (Leng et al., CVPR 2024): what the model says without seeing well counts against what it
 //! says.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::logits::{keep_plausible, mix};
@@ -10,7 +12,8 @@ use crate::error::Result;
 use crate::hook::modality::Modality;
 use crate::hook::settings_grammar::{Settings, Switch};
 use crate::run::model::Prompt;
-use crate::run::session::{Session, Stream};
+use crate::run::session::Session;
+use crate::run::stream::{Event, Feed, Next, Stream};
 
 /// Settings, with the published defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -52,32 +55,32 @@ impl Settings for VcdConfig {
 
 /// `(1 + alpha) l - alpha l_noisy`, with `l` of the media as they are; a prompt without media to distort is the plain
 /// model's.
-pub struct Vcd<'a> {
+pub struct Vcd {
     config: VcdConfig,
-    plain: Session<'a>,
-    noisy: Option<(Session<'a>, Prompt)>,
+    prompt: Arc<Prompt>,
+    plain: Session,
+    noisy: Option<(Session, Arc<Prompt>)>,
 }
 
-impl<'a> Vcd<'a> {
+impl Vcd {
     /// Before the prefill; the distorted media are encoded here.
     ///
     /// # Errors
     /// As encoding media.
-    pub fn new(config: VcdConfig, request: &Request<'a>, hooks: &Hooks) -> Result<Self> {
+    pub fn new(config: VcdConfig, request: &Request, hooks: &Hooks) -> Result<Self> {
         let distorted =
             |kind: Modality| kind == Modality::Visual || kind == Modality::Audio && config.noise.audio;
-        let noisy = if request.spans.iter().any(|s| distorted(Modality::of(s))) {
-            let plain = Request {
-                prefix: None,
-                ..*request
-            };
-            Some((plain.session(hooks())?, (request.noisy)(&config.noise)?))
+        let spans = &request.prompt.spans;
+        let noisy = if spans.iter().any(|s| distorted(Modality::of(s))) {
+            let prompt = (request.noisy)(&config.noise)?;
+            Some((request.whole().session(hooks()), Arc::new(prompt)))
         } else {
             None
         };
         Ok(Self {
             config,
-            plain: request.session(hooks())?,
+            prompt: Arc::clone(&request.prompt),
+            plain: request.session(hooks()),
             noisy,
         })
     }
@@ -90,34 +93,38 @@ impl<'a> Vcd<'a> {
     }
 }
 
-impl Stream for Vcd<'_> {
-    fn prefill(&mut self, prompt: &Prompt, progress: &mut dyn FnMut(usize)) -> Result<Vec<f32>> {
-        let plain = Stream::prefill(&mut self.plain, prompt, progress)?;
-        let Some((session, distorted)) = &mut self.noisy else {
-            return Ok(plain);
-        };
-        let noisy = Stream::prefill(session, distorted, progress)?;
-        Ok(self.mixed(&plain, &noisy))
+impl Stream for Vcd {
+    fn next(&mut self, event: Event) -> Result<Next> {
+        let noisy = self.noisy.as_ref();
+        Ok(match event {
+            Event::Begin => {
+                let distorted = noisy.map(|(_, prompt)| prompt);
+                let prompts = [Some(&self.prompt), distorted].into_iter().flatten().cloned();
+                Next::Run(prompts.map(Feed::Prompt).enumerate().collect())
+            }
+            Event::Token(token) => Next::Run(
+                (0..=noisy.iter().len())
+                    .map(|i| (i, Feed::Token(token)))
+                    .collect(),
+            ),
+            Event::Logits(made) => Next::Logits(match made.as_slice() {
+                [plain, noisy] => self.mixed(plain, noisy),
+                _ => made.into_iter().next().unwrap_or_default(),
+            }),
+        })
     }
 
-    fn decode(&mut self, token: u32) -> Result<Vec<f32>> {
-        let plain = self.plain.decode(token)?;
-        let Some((session, _)) = &mut self.noisy else {
-            return Ok(plain);
-        };
-        let noisy = session.decode(token)?;
-        Ok(self.mixed(&plain, &noisy))
-    }
-
-    fn cache_bytes(&self) -> usize {
-        self.plain.cache_bytes() + self.noisy.as_ref().map_or(0, |(s, _)| s.cache_bytes())
-    }
-
-    fn passes(&self) -> usize {
-        self.plain.passes() + self.noisy.as_ref().map_or(0, |(s, _)| s.passes())
-    }
-
-    fn session(&self) -> &Session<'_> {
+    fn session(&self) -> &Session {
         &self.plain
+    }
+
+    fn sessions(&self) -> Vec<&Session> {
+        let noisy = self.noisy.iter().map(|(session, _)| session);
+        std::iter::once(&self.plain).chain(noisy).collect()
+    }
+
+    fn sessions_mut(&mut self) -> Vec<&mut Session> {
+        let noisy = self.noisy.iter_mut().map(|(session, _)| session);
+        std::iter::once(&mut self.plain).chain(noisy).collect()
     }
 }

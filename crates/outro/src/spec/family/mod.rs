@@ -155,7 +155,7 @@ fn tower_out(json: &Json, key: &str, text: &TextConfig) -> Result<usize> {
     )))
 }
 
-/// Pixels on the side of a patch, and patches on the side of a token, of which a family's default is two.
+/// Patch size in pixels and merge size in patches (default 2).
 fn patch_and_merge(json: &Json, patch: usize) -> Result<(usize, usize)> {
     let (patch, merge) = (
         json.at("patch_size").size_or(patch)?,

@@ -54,8 +54,8 @@ fn var_moves_attention_from_sinks_to_the_rest_of_the_picture() {
     let mut moved = 0;
     for name in CASES {
         let case = case(name);
-        let visual: Vec<usize> = (0..case.spans.len())
-            .filter(|i| matches!(case.spans[*i], Span::Video { .. } | Span::Image { .. }))
+        let visual: Vec<usize> = (0..case.prompt.spans.len())
+            .filter(|i| matches!(case.prompt.spans[*i], Span::Video { .. } | Span::Image { .. }))
             .collect();
         let given = OutRoConfig {
             sinks: Some([0].into_iter().chain(visual.get(1).copied()).collect()),
@@ -73,9 +73,9 @@ fn var_moves_attention_from_sinks_to_the_rest_of_the_picture() {
             (by_dims, OutRoConfig::default()),
             (VarConfig::default(), OutRoConfig::default()),
         ] {
-            let hook = || Box::new(Var::new(c.clone(), &sinks, &case.spans));
+            let hook = || Box::new(Var::new(c.clone(), &sinks, &case.prompt.spans));
             let mut session = Session::new(&MODEL, Some(hook()));
-            let got = follow(&mut session, &case.prompt);
+            let got = followed(&mut session, &case.prompt);
             moved += session.hook::<Var>().unwrap().moved();
             let inputs = Arc::default();
             let (c, visual, config, seen) = (c, visual.clone(), sinks, Arc::clone(&inputs));
@@ -171,7 +171,7 @@ fn vcd_contrasts_with_noise_on_pixels() {
         let distorted = noise.on(&case.inputs, MODEL.config());
         let embeds = MODEL.encode(&distorted, &mut |_| {}).unwrap();
         let noisy = MODEL.prompt(&distorted, &embeds).unwrap();
-        let (clean, other) = (plain(&case), follow(&mut Session::new(&MODEL, None), &noisy));
+        let (clean, other) = (plain(&case), followed(&mut Session::new(&MODEL, None), &noisy));
         for (alpha, beta) in [(1.0, 0.1), (0.5, 0.0)] {
             let config = VcdConfig { alpha, beta, noise };
             let (got, passes) = vcd(&case, &none, config);
@@ -235,8 +235,8 @@ fn mod_masks_what_the_last_row_does_not_look_at() {
         ("image", false),
     ] {
         let case = case(name);
-        let ranked: Vec<usize> = (0..case.spans.len())
-            .filter(|i| match case.spans[*i] {
+        let ranked: Vec<usize> = (0..case.prompt.spans.len())
+            .filter(|i| match case.prompt.spans[*i] {
                 Span::Text => false,
                 Span::Audio { .. } => audio,
                 _ => true,
@@ -251,11 +251,11 @@ fn mod_masks_what_the_last_row_does_not_look_at() {
         };
         let mut order = ranked.clone();
         order.sort_by(|a, b| attention(a).total_cmp(&attention(b)));
-        let mut without = case.prompt.clone();
+        let mut without = Prompt::clone(&case.prompt);
         for row in &order[..(ranked.len() as f64 * 0.8) as usize] {
             without.embeds.row_mut(*row).fill(0.0);
         }
-        let (clean, other) = (plain(&case), follow(&mut Session::new(&MODEL, None), &without));
+        let (clean, other) = (plain(&case), followed(&mut Session::new(&MODEL, None), &without));
         let js = divergence(&clean[0], &other[0]);
         assert!(js > 1e-6 && js < 2f64.ln(), "{js}");
         for (threshold, alike) in [(js * 0.999, false), (js * 1.001, true)] {
@@ -300,7 +300,7 @@ fn kind(span: &Span) -> usize {
 
 /// A pass with rows of maps zeroed.
 fn silenced(case: &Case, kinds: Vec<usize>, threshold: f64) -> Vec<Vec<f32>> {
-    let rows: Vec<usize> = case.spans.iter().map(kind).collect();
+    let rows: Vec<usize> = case.prompt.spans.iter().map(kind).collect();
     let naive = Naive::weighing(move |at, _, scores| {
         let mut map = map_of(scores);
         if at.layer + 1 == at.layers {
@@ -325,10 +325,10 @@ fn avcd_silences_what_is_not_dominant() {
     for name in ["audio-in-video", "video", "audio", "image"] {
         let case = case(name);
         let seen = last_rows(&case);
-        let (layers, s) = (seen.len() - 1, case.spans.len());
+        let (layers, s) = (seen.len() - 1, case.prompt.spans.len());
         let mut dominance = Vec::new();
         for which in 0..3 {
-            let rows: Vec<usize> = (0..s).filter(|i| kind(&case.spans[*i]) == which).collect();
+            let rows: Vec<usize> = (0..s).filter(|i| kind(&case.prompt.spans[*i]) == which).collect();
             if !rows.is_empty() {
                 let mass = |heads: &Vec<Vec<f64>>| -> f64 {
                     heads

@@ -1,0 +1,196 @@
+//! `outro chat`: a conversation in the terminal.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use outro::chat::{Conversation, Part, Role, Turn};
+use outro::prepare::{MediaOptions, Preparer};
+use outro::strategy::Strategy;
+use outro::{Answer, Engine, MediaSet, Model, Update};
+
+use super::ask::{emit, spent};
+use super::sampling::{self, Chosen};
+use super::{encode, media, source};
+use crate::args::Chat;
+use crate::ui::{Ui, Unit};
+
+const HELP: &str = "\
+/video FILE, /image FILE, /audio FILE   shown with your next line
+/strategy NAME                          how to answer from now on: baseline, outro:gamma=2, ...
+/media                                  what was shown so far
+/reset                                  forget the conversation
+/quit                                   leave (so does the end of input)
+";
+
+/// Talks until the end of input.
+pub(crate) fn chat(args: &Chat, ui: &Ui) -> anyhow::Result<()> {
+    let source = source::choose(args.model.as_deref(), ui)?;
+    let preparer = Preparer::open(&source.dir)?;
+    media::tokenizer(&preparer, &source.dir)?;
+    let chosen = sampling::settle(&args.sampled, &source.dir, ui)?;
+    let by = source::strategies(&args.strategies, &preparer, &source, ui)?.remove(0);
+    let options = media::options(&args.media.reading, &preparer);
+    source::introduce(&source, None, ui);
+    let bar = ui.bar("loading weights", 0, Unit::Count);
+    let model = Model::load(&source.dir, args.weights.load.clone())?;
+    bar.done();
+    let engine = Engine::of(&source.dir, preparer, model, args.weights.kv)?;
+    let none = engine.media(&[])?;
+    let mut talk = Talk {
+        engine,
+        chosen,
+        by,
+        options,
+        conversation: Conversation {
+            system: args.system.clone(),
+            ..Conversation::default()
+        },
+        seen: none,
+        next: args.media.parts.clone(),
+        ui,
+    };
+    let asks = io::stdin().is_terminal();
+    if asks {
+        ui.note("/help lists commands, /quit leaves");
+    }
+    let mut lines = io::stdin().lock().lines();
+    loop {
+        if asks {
+            prompt()?;
+        }
+        let Some(line) = lines.next() else { break };
+        match talk.line(line?.trim()) {
+            Ok(ControlFlow::Continue(())) => {}
+            Ok(ControlFlow::Break(())) => break,
+            // At a terminal there is somebody to try again.
+            Err(e) if asks && !crate::fault::is_broken_pipe(&e) => ui.note(&format!("{e:#}")),
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+fn prompt() -> io::Result<()> {
+    let mut out = io::stderr().lock();
+    out.write_all(b"> ").and_then(|()| out.flush())
+}
+
+struct Talk<'a> {
+    engine: Engine,
+    chosen: Chosen,
+    by: Strategy,
+    options: MediaOptions,
+    /// What was said; `user` is empty between turns.
+    conversation: Conversation,
+    /// Media of all turns so far.
+    seen: MediaSet,
+    /// Media of the next turn.
+    next: Vec<Part>,
+    ui: &'a Ui,
+}
+
+impl Talk<'_> {
+    fn line(&mut self, line: &str) -> anyhow::Result<ControlFlow<()>> {
+        let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        let rest = rest.trim();
+        let file = || -> anyhow::Result<PathBuf> {
+            if rest.is_empty() {
+                anyhow::bail!("{word} wants a file");
+            }
+            Ok(PathBuf::from(rest))
+        };
+        match word {
+            "" => {}
+            "/help" => emit(HELP)?,
+            "/quit" | "/exit" => return Ok(ControlFlow::Break(())),
+            "/reset" => {
+                self.conversation.history.clear();
+                self.next.clear();
+                self.seen = self.engine.media(&[])?;
+            }
+            "/video" => self.show(Part::Video(file()?))?,
+            "/image" => self.show(Part::Image(file()?))?,
+            "/audio" => self.show(Part::Audio(file()?))?,
+            "/media" => {
+                for part in self.seen.parts().iter().chain(&self.next) {
+                    let (Part::Video(p) | Part::Image(p) | Part::Audio(p)) = part else {
+                        continue;
+                    };
+                    emit(&format!("{}\n", p.display()))?;
+                }
+            }
+            "/strategy" => self.by = Strategy::parse(rest, self.engine.method())?,
+            command if command.starts_with('/') => anyhow::bail!("{command} is no command; /help lists them"),
+            _ => self.say(line)?,
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Refuses a file that cannot be shown at once, not with the next line.
+    fn show(&mut self, part: Part) -> anyhow::Result<()> {
+        let plan = self
+            .engine
+            .preparer()
+            .plan_media(std::iter::once(&part), &self.options)?;
+        plan.check()?;
+        self.next.push(part);
+        Ok(())
+    }
+
+    fn say(&mut self, words: &str) -> anyhow::Result<()> {
+        let mut turn = self.next.clone();
+        turn.push(Part::Text(words.to_owned()));
+        let asked = Conversation {
+            user: turn.clone(),
+            ..self.conversation.clone()
+        };
+        // Whether a picture is alone, and how long the longest sound is, change how media are looked at: all of them anew.
+        let media = if self.next.is_empty() {
+            self.seen.clone()
+        } else {
+            let parts: Vec<Part> = asked.media().cloned().collect();
+            let plan = self.engine.preparer().plan_media(parts.iter(), &self.options)?;
+            plan.check()?;
+            let loaded = media::load(self.engine.preparer(), &plan, &self.options, self.ui)?;
+            encode(&self.engine, loaded, self.ui)?
+        };
+        let answer = self.answer(&media, asked)?;
+        emit("\n")?;
+        spent(&answer, self.ui);
+        // The turn counts once it was answered.
+        let turns = [
+            (Role::User, turn),
+            (Role::Assistant, vec![Part::Text(answer.text)]),
+        ];
+        let turns = turns.into_iter().map(|(role, content)| Turn { role, content });
+        self.conversation.history.extend(turns);
+        self.seen = media;
+        self.next.clear();
+        Ok(())
+    }
+
+    fn answer(&self, media: &MediaSet, asked: Conversation) -> anyhow::Result<Answer> {
+        let ask = self
+            .engine
+            .chat(media, asked)
+            .by(self.by.clone())
+            .sampling(self.chosen.sampling.clone())
+            .max_new(self.chosen.max_new_tokens);
+        let mut failed = None;
+        let answer = ask.stream(&mut |update| {
+            if let Update::Text { piece, .. } = update {
+                failed = emit(piece).err();
+            }
+            if failed.is_some() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        });
+        match failed {
+            Some(e) => Err(e),
+            None => Ok(answer?),
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! A checkpoint that answers: from files and a question to a reply, by any strategy.
+
+mod answer;
+mod ask;
+mod media;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use answer::{Answer, Candidate, Finish, PromptTokens, Spent};
+pub use ask::{Ask, Update, answer_all};
+pub use media::MediaSet;
+
+use crate::compute::nn::KvType;
+use crate::error::{Error, Result};
+use crate::hook::method::OutRoConfig;
+use crate::prompt::chat::{Conversation, Part};
+use crate::prompt::prepare::{Media, MediaOptions, Preparer};
+use crate::prompt::tokenizer::Tokenizer;
+use crate::run::model::{LoadOptions, Model};
+use crate::spec::generation::{GenerationConfig, Sampling};
+
+/// How an [`Engine`] is opened.
+#[derive(Clone, Debug, Default)]
+pub struct EngineOptions {
+    /// How weights are held and multiplied.
+    pub load: LoadOptions,
+    /// How keys and values are kept.
+    pub kv: KvType,
+}
+
+/// A checkpoint, ready to answer. A clone shares the weights.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    dir: PathBuf,
+    model: Model,
+    preparer: Arc<Preparer>,
+    method: OutRoConfig,
+    generation: GenerationConfig,
+    kv: KvType,
+}
+
+impl Engine {
+    /// Opens the checkpoint in the directory, or the GGUF file, `dir`, with all that its files say: sampling of frames, sizes,
+    /// the method's settings (`outro.json`), generation (`generation_config.json`).
+    ///
+    /// # Errors
+    /// As [`Preparer::open`] and [`Model::load`]; a checkpoint without a tokenizer.
+    pub fn open(dir: impl AsRef<Path>, options: EngineOptions) -> Result<Self> {
+        let dir = dir.as_ref();
+        let preparer = Preparer::open(dir)?;
+        let model = Model::load(dir, options.load)?;
+        Self::of(dir, preparer, model, options.kv)
+    }
+
+    /// [`Engine::open`] with parts that the caller has opened, both of `dir`.
+    ///
+    /// # Errors
+    /// A checkpoint without a tokenizer; `outro.json` and `generation_config.json` with values that cannot be.
+    pub fn of(dir: &Path, preparer: impl Into<Arc<Preparer>>, model: Model, kv: KvType) -> Result<Self> {
+        let preparer = preparer.into();
+        if preparer.tokenizer().is_none() {
+            return Err(Error::Tokenizer {
+                path: dir.into(),
+                problem: "the checkpoint has no tokenizer; put its tokenizer.json beside config.json".into(),
+            });
+        }
+        Ok(Self(Arc::new(Inner {
+            dir: dir.into(),
+            method: OutRoConfig::from_fields(&preparer.settings().method)?,
+            generation: GenerationConfig::load(dir)?,
+            model,
+            preparer,
+            kv,
+        })))
+    }
+
+    /// The checkpoint's directory or file.
+    pub fn dir(&self) -> &Path {
+        &self.0.dir
+    }
+
+    /// The weights.
+    pub fn model(&self) -> &Model {
+        &self.0.model
+    }
+
+    /// What makes prompts.
+    pub fn preparer(&self) -> &Preparer {
+        &self.0.preparer
+    }
+
+    /// What the name `outro` means for this checkpoint: the published settings, and what its `outro.json` changes.
+    pub fn method(&self) -> &OutRoConfig {
+        &self.0.method
+    }
+
+    /// What its `generation_config.json` says.
+    pub fn generation(&self) -> &GenerationConfig {
+        &self.0.generation
+    }
+
+    /// How keys and values are kept.
+    pub fn kv(&self) -> KvType {
+        self.0.kv
+    }
+
+    /// Its words.
+    ///
+    /// # Errors
+    /// None: an engine has a tokenizer.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        let missing = || Error::input("tokenizer", "is missing");
+        self.0.preparer.tokenizer().ok_or_else(missing)
+    }
+
+    /// Plans, checks, decodes and encodes media as this checkpoint's processor does, once for any number of questions.
+    ///
+    /// # Errors
+    /// Files that cannot be read or that the model cannot take; media that do not fit its context.
+    pub fn media(&self, parts: &[Part]) -> Result<MediaSet> {
+        self.media_with(parts, &self.0.preparer.media_options(), &mut |_| {})
+    }
+
+    /// [`Engine::media`] with other options than the checkpoint's; `on` gets what happens.
+    ///
+    /// # Errors
+    /// As [`Engine::media`]; [`Error::Cancelled`] when `options.media.cancel` was set.
+    pub fn media_with(
+        &self,
+        parts: &[Part],
+        options: &MediaOptions,
+        on: &mut dyn FnMut(Update<'_>),
+    ) -> Result<MediaSet> {
+        let plan = self.0.preparer.plan_media(parts.iter(), options)?;
+        plan.check()?;
+        let read = &mut |p| on(Update::Media(p));
+        let media = self.0.preparer.load_planned(&plan, options, read)?;
+        self.encode(media, &options.media.cancel, on)
+    }
+
+    /// Runs the encoders over decoded media.
+    ///
+    /// # Errors
+    /// As [`Model::encode`]; [`Error::Cancelled`].
+    pub fn encode(
+        &self,
+        media: Media,
+        cancel: &outro_media::Cancel,
+        on: &mut dyn FnMut(Update<'_>),
+    ) -> Result<MediaSet> {
+        let embeds = self
+            .0
+            .model
+            .encode_until(&media.inputs, cancel, &mut |p| on(Update::Encode(p)))?;
+        Ok(MediaSet::new(media, embeds))
+    }
+
+    /// A question about media, before words in the user's turn.
+    pub fn ask(&self, media: &MediaSet, question: &str) -> Ask {
+        self.chat(media, Conversation::new(None, media.parts(), question))
+    }
+
+    /// A conversation, whose media (in all turns, in their order) are those of `media`. Every turn prefills the whole
+    /// conversation: the method looks at all of the prompt.
+    pub fn chat(&self, media: &MediaSet, conversation: Conversation) -> Ask {
+        Ask::new(self.clone(), media.clone(), conversation)
+    }
+
+    /// How tokens are chosen where nobody says otherwise: as `generation_config.json` says, with seed 0.
+    ///
+    /// # Errors
+    /// Values in it that contradict each other.
+    pub fn sampling(&self) -> Result<Sampling> {
+        self.0.generation.sampling(0)
+    }
+}

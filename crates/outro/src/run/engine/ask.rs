@@ -1,0 +1,447 @@
+//! A question on its way to its answer, alone or with others that share each pass over the weights.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Instant;
+
+use outro_media::Cancel;
+
+use super::answer::{Answer, Candidate, Finish, PromptTokens, Spent};
+use super::media::MediaSet;
+use super::{Engine, Error, Result};
+use crate::hook::method::{OutRo, Prune};
+use crate::prompt::chat::Conversation;
+use crate::prompt::{prepare, tokenizer};
+use crate::run::generate::{Sampler, top};
+use crate::run::model;
+use crate::run::strategy::{Request, Strategy};
+use crate::run::stream::{Event, Stream, step};
+use crate::spec::generation::Sampling;
+
+/// Longest answer where nobody says a number.
+const MAX_NEW: usize = 256;
+
+/// What happens on the way, for progress displays and streaming.
+#[derive(Debug)]
+pub enum Update<'a> {
+    /// Files are read.
+    Media(prepare::Progress),
+    /// The encoders run.
+    Encode(model::Progress),
+    /// The prompt of the request `ask` (its place among those that run together) runs.
+    Prefill {
+        /// Which request.
+        ask: usize,
+        /// Decoder layers done, of all its passes.
+        layers: usize,
+    },
+    /// Text of the request `ask`, whole characters.
+    Text {
+        /// Which request.
+        ask: usize,
+        /// What was added.
+        piece: &'a str,
+    },
+}
+
+/// One question by one strategy. Settings that are not given are the checkpoint's.
+#[must_use = "a question is answered by `run`"]
+#[derive(Clone)]
+pub struct Ask {
+    engine: Engine,
+    media: MediaSet,
+    conversation: Conversation,
+    strategy: Option<Strategy>,
+    sampling: Option<Sampling>,
+    max_new: Option<usize>,
+    stop: Vec<String>,
+    logprobs: usize,
+    cancel: Cancel,
+}
+
+impl Ask {
+    pub(super) fn new(engine: Engine, media: MediaSet, conversation: Conversation) -> Self {
+        Self {
+            engine,
+            media,
+            conversation,
+            strategy: None,
+            sampling: None,
+            max_new: None,
+            stop: Vec::new(),
+            logprobs: 0,
+            cancel: Cancel::default(),
+        }
+    }
+
+    /// By the strategy of this name, as `outro:gamma=2` or `vcd+outro` (`docs/strategies.md`). Without one: [`Strategy::usual`].
+    ///
+    /// # Errors
+    /// As [`Strategy::parse`].
+    pub fn strategy(mut self, name: &str) -> Result<Self> {
+        self.strategy = Some(Strategy::parse(name, self.engine.method())?);
+        Ok(self)
+    }
+
+    /// By a strategy that was read before, or one of the caller's own.
+    pub fn by(mut self, strategy: Strategy) -> Self {
+        self.strategy = Some(strategy);
+        self
+    }
+
+    /// With this system sentence; an empty one is none.
+    pub fn system(mut self, text: &str) -> Self {
+        self.conversation.system = Some(text.into());
+        self
+    }
+
+    /// At most so many tokens.
+    pub fn max_new(mut self, tokens: usize) -> Self {
+        self.max_new = Some(tokens);
+        self
+    }
+
+    /// Tokens chosen so, whatever `generation_config.json` says.
+    pub fn sampling(mut self, sampling: Sampling) -> Self {
+        self.sampling = Some(sampling);
+        self
+    }
+
+    /// Ends before the first of these texts.
+    pub fn stop(mut self, strings: impl IntoIterator<Item = String>) -> Self {
+        self.stop = strings.into_iter().filter(|s| !s.is_empty()).collect();
+        self
+    }
+
+    /// With each token's log-probability and this many of the likeliest in its place.
+    pub fn logprobs(mut self, top: usize) -> Self {
+        self.logprobs = top;
+        self
+    }
+
+    /// Ends with [`Error::Cancelled`] once `cancel` is set, before the next layer or token.
+    pub fn cancelled_by(mut self, cancel: &Cancel) -> Self {
+        self.cancel = cancel.clone();
+        self
+    }
+
+    /// Answers.
+    ///
+    /// # Errors
+    /// An empty question, a prompt that does not fit the model, numbers that are not finite, [`Error::Cancelled`].
+    pub fn run(self) -> Result<Answer> {
+        self.stream(&mut |_| ControlFlow::Continue(()))
+    }
+
+    /// Answers; `on` gets the text as it comes, and can end it there.
+    ///
+    /// # Errors
+    /// As [`Ask::run`].
+    pub fn stream(self, on: &mut dyn FnMut(Update<'_>) -> ControlFlow<()>) -> Result<Answer> {
+        let missing = || Err(Error::input("question", "was not answered"));
+        answer_all(vec![self], on).pop().unwrap_or_else(missing)
+    }
+
+    /// The prompt's ids.
+    ///
+    /// # Errors
+    /// As [`prepare::Preparer::ids`], and a prompt that is longer than the model takes.
+    pub fn ids(&self) -> Result<Vec<u32>> {
+        let preparer = self.engine.preparer();
+        let media = self.media.media();
+        if !self.conversation.media().eq(media.parts.iter()) {
+            let problem = "the conversation is not about the media that were loaded";
+            return Err(Error::input("media", problem));
+        }
+        let ids = preparer.ids(&self.conversation, &media.items)?;
+        let limit = preparer.config().text.max_positions;
+        if ids.len() > limit {
+            let count = PromptTokens::of(&ids, &self.media);
+            return Err(Error::TokenBudget {
+                tokens: ids.len(),
+                limit,
+                breakdown: format!(
+                    "{} video + {} image + {} audio + {} text; ask less, or about a shorter part",
+                    count.video, count.image, count.audio, count.text
+                ),
+            });
+        }
+        Ok(ids)
+    }
+}
+
+impl PromptTokens {
+    fn of(ids: &[u32], media: &MediaSet) -> Self {
+        let embeds = media.embeds();
+        let (image, video, audio) = (embeds.image.rows(), embeds.video.rows(), embeds.audio.rows());
+        Self {
+            total: ids.len(),
+            image,
+            video,
+            audio,
+            text: ids.len().saturating_sub(image + video + audio),
+        }
+    }
+}
+
+/// A request between its prompt and its last token.
+struct Live<'a> {
+    place: usize,
+    ask: &'a Ask,
+    stream: Box<dyn Stream>,
+    sampler: Sampler,
+    words: tokenizer::Stream<'a>,
+    /// Text that may be the beginning of a stop string, and was not given out.
+    held: String,
+    max_new: usize,
+    end: &'a [u32],
+    logits: Vec<f32>,
+    answer: Answer,
+}
+
+/// Answers several questions together: prompts one after the other, then the tokens of all in one pass over the weights a
+/// step. Each answer is what it is alone, bit for bit, and one that fails fails alone. `on` gets what happens; where it breaks
+/// on a request's text, that answer ends.
+pub fn answer_all(asks: Vec<Ask>, on: &mut dyn FnMut(Update<'_>) -> ControlFlow<()>) -> Vec<Result<Answer>> {
+    let mut out: Vec<Option<Result<Answer>>> = asks.iter().map(|_| None).collect();
+    let mut live = Vec::new();
+    for (place, ask) in asks.iter().enumerate() {
+        match Live::begin(place, ask, on) {
+            Ok(request) => live.push(request),
+            Err(e) => out[place] = Some(Err(e)),
+        }
+    }
+    while !live.is_empty() {
+        let mut tokens = Vec::new();
+        let mut rest = Vec::new();
+        for mut request in live {
+            let place = request.place;
+            match request.choose(on) {
+                Ok(Some(token)) => {
+                    tokens.push(token);
+                    rest.push(request);
+                }
+                Ok(None) => out[place] = Some(request.finish(on)),
+                Err(e) => out[place] = Some(Err(e)),
+            }
+        }
+        live = rest;
+        let since = Instant::now();
+        let mut streams: Vec<(&mut dyn Stream, Event)> = Vec::new();
+        for (request, token) in live.iter_mut().zip(tokens) {
+            streams.push((request.stream.as_mut(), Event::Token(token)));
+        }
+        let made = step(&mut streams, &mut |_| {});
+        let share = since.elapsed().as_secs_f64() / live.len().max(1) as f64;
+        let mut rest = Vec::new();
+        for (mut request, made) in live.into_iter().zip(made) {
+            request.answer.seconds.decode += share;
+            match made {
+                Ok(logits) => {
+                    request.logits = logits;
+                    rest.push(request);
+                }
+                Err(e) => out[request.place] = Some(Err(e)),
+            }
+        }
+        live = rest;
+    }
+    let missing = || Err(Error::input("question", "was not answered"));
+    out.into_iter().map(|o| o.unwrap_or_else(missing)).collect()
+}
+
+impl<'a> Live<'a> {
+    /// Runs the prompt.
+    fn begin(place: usize, ask: &'a Ask, on: &mut dyn FnMut(Update<'_>) -> ControlFlow<()>) -> Result<Self> {
+        let (engine, media) = (&ask.engine, &ask.media);
+        let (model, tokenizer) = (engine.model(), engine.tokenizer()?);
+        let ids = ask.ids()?;
+        let prompt_tokens = PromptTokens::of(&ids, media);
+        let sampling = match &ask.sampling {
+            Some(sampling) => sampling.clone(),
+            None => engine.sampling()?,
+        };
+        let sampler = Sampler::new(sampling, &ids);
+        let inputs = media.media().inputs.asking(ids);
+        let prompt = Arc::new(model.prompt_of(&inputs, media.embeds())?);
+        let by = match &ask.strategy {
+            Some(strategy) => strategy.clone(),
+            None => Strategy::parse(Strategy::usual(model.config()), engine.method())?,
+        };
+        let mut seconds = Spent::default();
+        let mut prefix = None;
+        if by.uses_prefix()
+            && let Some((rows, spent)) = media.prefix(model, engine.kv(), &prompt, &ask.cancel)?
+        {
+            (prefix, seconds.shared) = (Some(rows), spent);
+        }
+        let (of, with) = (model.clone(), media.clone());
+        let request = Request {
+            model: model.clone(),
+            kv: engine.kv(),
+            prompt,
+            prefix,
+            noisy: Arc::new(move |noise| with.noisy(&of, &inputs, noise)),
+            cancel: ask.cancel.clone(),
+        };
+        let since = Instant::now();
+        let mut stream = by.stream(&request)?;
+        seconds.encode = since.elapsed().as_secs_f64();
+        let since = Instant::now();
+        let logits = stream.prefill(&mut |layers| {
+            // A prompt is stopped by its `Cancel`.
+            let _ = on(Update::Prefill { ask: place, layers });
+        })?;
+        seconds.prefill = since.elapsed().as_secs_f64();
+        let candidates = candidates(&logits, 5, tokenizer);
+        let answer = Answer {
+            strategy: by.name,
+            text: String::new(),
+            tokens: 0,
+            ids: Vec::new(),
+            finish: Finish::Stop,
+            first_token_top5: candidates,
+            first_logits: logits.clone(),
+            logprobs: Vec::new(),
+            seconds,
+            sinks: None,
+            relaxed_at: None,
+            pruned: stream.session().hook::<Prune>().map(Prune::dropped),
+            cache_bytes: stream.cache_bytes(),
+            passes: 0,
+            prompt_tokens,
+            notes: media.notes().to_vec(),
+        };
+        Ok(Self {
+            place,
+            ask,
+            stream,
+            sampler,
+            words: tokenizer.stream(),
+            held: String::new(),
+            max_new: ask
+                .max_new
+                .or(engine.generation().max_new_tokens)
+                .unwrap_or(MAX_NEW),
+            end: tokenizer.end_tokens(),
+            logits,
+            answer,
+        })
+    }
+
+    /// The token that is fed next; `None` where the answer is complete.
+    fn choose(&mut self, on: &mut dyn FnMut(Update<'_>) -> ControlFlow<()>) -> Result<Option<u32>> {
+        if self.ask.cancel.is_set() {
+            return Err(Error::Cancelled);
+        }
+        if self.answer.tokens == self.max_new {
+            self.answer.finish = Finish::Length;
+            return Ok(None);
+        }
+        let token = self.sampler.choose(&self.logits);
+        if self.end.contains(&token) {
+            return Ok(None);
+        }
+        self.answer.tokens += 1;
+        self.answer.ids.push(token);
+        if self.ask.logprobs > 0 {
+            let likeliest = candidates(&self.logits, self.ask.logprobs, self.ask.engine.tokenizer()?);
+            let own = log_probability(&self.logits, token);
+            self.answer.logprobs.push((own, likeliest));
+        }
+        let piece = self.words.push(token)?;
+        if self.say(&piece, on) {
+            return Ok(None);
+        }
+        if self.answer.tokens == self.max_new {
+            self.answer.finish = Finish::Length;
+            return Ok(None);
+        }
+        Ok(Some(token))
+    }
+
+    /// Adds text, but for what may become a stop string; whether the answer ends here.
+    fn say(&mut self, piece: &str, on: &mut dyn FnMut(Update<'_>) -> ControlFlow<()>) -> bool {
+        self.held += piece;
+        let stops = self.ask.stop.iter();
+        if let Some(at) = stops.filter_map(|s| self.held.find(s.as_str())).min() {
+            self.held.truncate(at);
+            self.give(self.held.len(), on);
+            return true;
+        }
+        let safe = self.held.len() - beginning(&self.held, &self.ask.stop);
+        self.give(safe, on)
+    }
+
+    /// Gives out the first bytes of what is held; whether the caller wants no more.
+    fn give(&mut self, bytes: usize, on: &mut dyn FnMut(Update<'_>) -> ControlFlow<()>) -> bool {
+        if bytes == 0 {
+            return false;
+        }
+        let rest = self.held.split_off(bytes);
+        let piece = std::mem::replace(&mut self.held, rest);
+        self.answer.text += &piece;
+        let update = Update::Text {
+            ask: self.place,
+            piece: &piece,
+        };
+        on(update).is_break()
+    }
+
+    fn finish(mut self, on: &mut dyn FnMut(Update<'_>) -> ControlFlow<()>) -> Result<Answer> {
+        let rest = std::mem::replace(&mut self.words, self.ask.engine.tokenizer()?.stream()).finish()?;
+        if !self.say(&rest, on) {
+            self.give(self.held.len(), on);
+        }
+        if let Some(outro) = self.stream.session().hook::<OutRo>() {
+            self.answer.sinks = Some(outro.sinks().clone());
+            self.answer.relaxed_at = Some(outro.relaxed_at().clone());
+        }
+        self.answer.passes = self.stream.passes();
+        Ok(self.answer)
+    }
+}
+
+/// Length of the longest end of `text` with which a stop string begins.
+fn beginning(text: &str, stop: &[String]) -> usize {
+    let ends = text.char_indices().map(|(at, _)| &text[at..]);
+    let mut ends = ends.filter(|end| stop.iter().any(|s| s.starts_with(end)));
+    ends.next().map_or(0, str::len)
+}
+
+fn candidates(logits: &[f32], n: usize, tokenizer: &tokenizer::Tokenizer) -> Vec<Candidate> {
+    let likeliest = top(logits, n).into_iter();
+    likeliest
+        .map(|(token, p)| Candidate {
+            token,
+            text: tokenizer.token(token),
+            probability: f64::from(p),
+        })
+        .collect()
+}
+
+fn log_probability(logits: &[f32], token: u32) -> f64 {
+    let most = logits.iter().fold(f32::NEG_INFINITY, |a, b| a.max(*b));
+    let sum: f64 = logits.iter().map(|l| f64::from(l - most).exp()).sum();
+    f64::from(logits[token as usize] - most) - sum.ln()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::beginning;
+
+    #[test]
+    fn what_may_become_a_stop_string_is_held() {
+        let stop = ["\n\n".to_owned(), "END".to_owned()];
+        for (text, held) in [
+            ("a\n", 1),
+            ("a", 0),
+            ("the E", 1),
+            ("the EN", 2),
+            ("é\n", 1),
+            ("EDN", 0),
+        ] {
+            assert_eq!(beginning(text, &stop), held, "{text:?}");
+        }
+    }
+}

@@ -38,6 +38,31 @@ impl Packets {
         Some((first, last))
     }
 
+    /// Units that decoding makes sound of. Where packets are missing, ffmpeg puts nothing in their place: what is behind such a
+    /// hole is heard earlier.
+    pub(super) fn heard(&self) -> Option<i64> {
+        let (first, last) = self.span()?;
+        let mut times: Vec<(i64, i64)> = self
+            .shown
+            .iter()
+            .filter_map(|p| Some((p.pts?, p.duration)))
+            .collect();
+        times.sort_unstable();
+        // A hole is at least a packet long: times of Matroska are rounded.
+        let (mut end, mut holes) = (first, 0_i64);
+        for (at, lasts) in times {
+            let hole = at.saturating_sub(end);
+            if hole > lasts.max(1) {
+                holes = holes.saturating_add(hole);
+            }
+            end = end.max(at.saturating_add(lasts));
+        }
+        // Packets that come in bursts with one time leave holes that the sum of their lengths fills.
+        let sum = self.shown.iter().fold(0_i64, |n, p| n.saturating_add(p.duration));
+        let span = last.saturating_sub(first);
+        Some(span.saturating_sub(holes).max(sum.min(span)))
+    }
+
     /// Seconds of so many units.
     pub(super) fn seconds(&self, units: i64) -> f64 {
         (i128::from(units) * i128::from(self.unit.0)) as f64 / self.unit.1 as f64
@@ -155,5 +180,23 @@ mod tests {
         assert_eq!([video.shown[0].key, video.shown[1].key], [false, true]);
         assert_eq!(video.span(), Some((1024, 3072)));
         assert_eq!(audio.shown.len(), 1);
+    }
+
+    #[test]
+    fn holes_are_not_heard() {
+        let heard = |lines: &str| read_all(lines).heard();
+        // A packet, a hole as a fragmented file has it, two packets.
+        assert_eq!(
+            heard("0,0,0,1024,9,0x0\n0,8820,8820,1024,9,0x0\n0,9844,9844,1024,9,0x0"),
+            Some(3072)
+        );
+        // Rounded times, and packets that share theirs, leave none.
+        assert_eq!(
+            heard("0,0,0,23,9,0x0\n0,24,24,23,9,0x0\n0,47,47,23,9,0x0"),
+            Some(70)
+        );
+        let bursts = "0,0,0,46,9,0x0\n0,0,0,46,9,0x0\n0,0,0,46,9,0x0\n0,138,138,46,9,0x0";
+        assert_eq!(heard(bursts), Some(184));
+        assert_eq!(heard("0,0,NOPTS,23,9,0x0"), None);
     }
 }

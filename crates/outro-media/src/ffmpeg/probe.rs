@@ -96,11 +96,17 @@ pub(crate) fn probe(path: &Path, o: &Options) -> Result<MediaInfo> {
         }
         _ => None,
     };
+    let heard = of_sound
+        .as_ref()
+        .and_then(|p| Some(p.seconds(p.heard()?)))
+        .filter(|h| *h > 0.0);
     let audio = sound.map(|stream| AudioInfo {
         codec: stream.codec.clone().unwrap_or_else(|| "unknown".into()),
         channels: stream.channels,
         sample_rate: stream.rate,
-        duration: lasts(stream, &of_sound).unwrap_or(0.0),
+        duration: lasts(stream, &of_sound)
+            .unwrap_or(0.0)
+            .min(heard.unwrap_or(f64::INFINITY)),
     });
     Ok(MediaInfo {
         path: path.into(),

@@ -220,6 +220,10 @@ def differences(video, path, reader, keep):
     own = own_sound(path)
     if (own and own["samples"] and own) != got["sound"]:
         found.append(f"sound {got['sound']}, ffmpeg has {own}")
+    planned = (got["file"]["audio"] or {}).get("duration")
+    if own and own["samples"] and abs(planned - own["samples"] / own["rate"]) > 0.12:
+        found.append(f"sound of {planned:.3f} s is planned, {own['samples'] / own['rate']:.3f} s heard")
+    found += [f"note: {n['text']}" for n in got["notes"] if n["kind"] == "sound_offset" and video.get("place") != "late"]
     return found, got
 
 

@@ -8,6 +8,7 @@ ten times a second; the tensors that are kept are the file that it writes. Linux
 """
 import argparse
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -37,7 +38,12 @@ def resident(pid):
 
 
 def timed(command):
-    began, peak = time.monotonic(), 0
+    """Seconds, those of the processors, peak memory, what was said."""
+    def processors():
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    began, before, peak = time.monotonic(), processors(), 0
     with subprocess.Popen([str(c) for c in command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as child:
         while child.poll() is None:
             peak = max(peak, resident(child.pid))
@@ -45,7 +51,7 @@ def timed(command):
         said = child.stderr.read().decode()
     if child.returncode != 0:
         sys.exit(f"{command[0]}: {said[-500:]}")
-    return time.monotonic() - began, peak, said
+    return time.monotonic() - began, processors() - before, peak, said
 
 
 def main():
@@ -53,6 +59,7 @@ def main():
     parser.add_argument("outro")
     parser.add_argument("--work", default="/tmp/outro-long-video")
     parser.add_argument("--minutes", type=int, default=60)
+    parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     work = Path(args.work)
     work.mkdir(parents=True, exist_ok=True)
@@ -81,16 +88,24 @@ def main():
     roomy(config)
     (model / "config.json").write_text(json.dumps(config))
     out = work / "prepared.safetensors"
-    once = min(timed([*ffmpeg, "-i", video, "-map", "0:v:0", "-f", "null", "-"])[0] for _ in range(2))
+    decode = [*ffmpeg, "-i", video, "-map", "0:v:0", "-f", "null", "-"]
     asked = [args.outro, "prepare", "--model", model, "--decoder", "ffmpeg", "--video", video, "--frames", FRAMES, "--out", out, "What happens?"]
-    took, peak, said = timed(asked)
+    # In turn, so that what else the machine does falls on both.
+    pairs = []
+    for _ in range(args.rounds):
+        once, work, _, _ = timed(decode)
+        took, ours, peak, said = timed(asked)
+        pairs.append((took / once, took, once, peak))
+        print(f"{took:.1f} s, ffmpeg {once:.1f} s: {took / once:.2f}; processors {ours:.1f} s, {work:.1f} s: {ours / work:.2f}", flush=True)
+    peak = max(p[3] for p in pairs)
+    ratio, took, once, _ = sorted(pairs)[len(pairs) // 2]
     kept = out.stat().st_size
     above = (peak - kept) / GIB
     print(f"{args.minutes} minutes of 640 x 360 at 30 frames/s, {FRAMES} frames: {said.strip()}")
-    print(f"time: {took:.1f} s, ffmpeg decoding it once {once:.1f} s: {took / once:.2f} (at most {TIME})")
+    print(f"time: {took:.1f} s, ffmpeg decoding it once {once:.1f} s: {ratio:.2f}, the median of {len(pairs)} (at most {TIME})")
     print(f"memory: peak {peak / GIB:.2f} GiB, kept {kept / GIB:.2f} GiB, above it {above:.2f} GiB (at most {MEMORY})")
     out.unlink()
-    sys.exit(1 if took > TIME * once or above > MEMORY else 0)
+    sys.exit(1 if ratio > TIME or above > MEMORY else 0)
 
 
 if __name__ == "__main__":

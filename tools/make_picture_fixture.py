@@ -4,7 +4,8 @@
     python3 tools/make_picture_fixture.py
 
 `NAME` is a file; in pillow.safetensors `NAME` is its RGB after `ImageOps.exif_transpose`, `NAME.stored` before it where that
-differs. Transparent parts of RGBA are put on white, as qwen-vl-utils does. Files that Pillow refuses are in `refused.json`.
+differs. Transparent parts of RGBA are put on white, as qwen-vl-utils does; of grey of 16 bits it is the upper byte, where Pillow's
+own conversion cuts off at 255. Files that Pillow refuses are in `refused.json`.
 """
 import io
 import json
@@ -46,6 +47,8 @@ def loaded(data: bytes, turn: bool) -> np.ndarray:
         white = Image.new("RGB", image.size, (255, 255, 255))
         white.paste(image, mask=image.split()[3])
         image = white
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     return np.ascontiguousarray(np.asarray(image.convert("RGB")))
 
 

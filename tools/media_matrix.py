@@ -220,6 +220,12 @@ def differences(video, path, reader, keep):
     own = own_sound(path)
     if (own and own["samples"] and own) != got["sound"]:
         found.append(f"sound {got['sound']}, ffmpeg has {own}")
+    planned = (got["file"]["audio"] or {}).get("duration")
+    if own and own["samples"] and abs(planned - own["samples"] / own["rate"]) > 0.12:
+        found.append(f"sound of {planned:.3f} s is planned, {own['samples'] / own['rate']:.3f} s heard")
+    # Frames that are held back at a low rate begin some tenths of a second late; more than that was not made here.
+    late = [n["text"] for n in got["notes"] if n["kind"] == "sound_offset" and video.get("place") != "late"]
+    found += [f"note: {text}" for text in late if float(text.split("begins ")[1].split(" s ")[0]) > 0.5]
     return found, got
 
 

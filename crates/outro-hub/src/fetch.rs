@@ -239,13 +239,10 @@ impl Hub<'_, '_> {
             if let Err(e) = self.file(commit, entries, files::ADAPTER, None) {
                 return e;
             }
-            let bytes = fs::read(self.repo.snapshot(commit).join(files::ADAPTER)).unwrap_or_default();
-            let json: Value = serde_json::from_slice(&bytes).unwrap_or_default();
-            let base = json["base_model_name_or_path"]
-                .as_str()
-                .unwrap_or("another model");
-            return Error::new(Kind::Unusable, format!("{id} is an adapter of {base}, not a model"))
-                .hint("merge it into that model first (peft: merge_and_unload, save_pretrained) and give the directory");
+            // A directory with an adapter alone says the same.
+            if let Err(e) = Config::load(&self.repo.snapshot(commit)) {
+                return self.unusable(&e.to_string());
+            }
         }
         let is_gguf = |n: &&String| Path::new(n).extension().is_some_and(|e| e == "gguf");
         if let Some(gguf) = names.iter().find(is_gguf) {

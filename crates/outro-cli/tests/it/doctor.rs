@@ -1,5 +1,7 @@
 //! `outro doctor`.
 
+use std::ffi::OsStr;
+
 use crate::support::{command, finish, outro};
 
 #[test]
@@ -28,9 +30,11 @@ fn a_sound_machine() {
 #[test]
 fn without_ffmpeg_and_with_a_broken_one() {
     let empty = tempfile::tempdir().unwrap();
-    let text = finish(command().env("PATH", empty.path()).arg("doctor"))
-        .ok()
-        .stdout;
+    let nowhere = [
+        ("PATH", empty.path().as_os_str()),
+        ("OUTRO_FFMPEG", OsStr::new("")),
+    ];
+    let text = finish(command().envs(nowhere).arg("doctor")).ok().stdout;
     assert!(text.contains("not installed; mp4"), "{text}");
     // One that runs and cannot decode, as an ffmpeg 9 did for whoever passed -vsync, is broken: ask would take it.
     #[cfg(unix)]

@@ -22,6 +22,7 @@ mod inspect;
 mod inspect_checkpoint;
 mod lab;
 mod parsers;
+mod published;
 mod sampling;
 mod sinks;
 mod support;

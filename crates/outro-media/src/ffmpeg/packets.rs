@@ -11,6 +11,8 @@ use crate::process::{More, run};
 pub(super) struct Packet {
     /// When, in the stream's units; `None` where the file does not say.
     pub(super) pts: Option<i64>,
+    /// When, or else when it is decoded.
+    at: Option<i64>,
     duration: i64,
     /// Whether decoding can begin here.
     pub(super) key: bool,
@@ -32,10 +34,35 @@ pub(super) struct Packets {
 impl Packets {
     /// When the first is shown, and when the last has been.
     pub(super) fn span(&self) -> Option<(i64, i64)> {
-        let times = self.shown.iter().filter_map(|p| Some((p.pts?, p.duration)));
+        let times = self.shown.iter().filter_map(|p| Some((p.at?, p.duration)));
         let first = times.clone().map(|t| t.0).min()?;
         let last = times.map(|(at, lasts)| at.saturating_add(lasts)).max()?;
         Some((first, last))
+    }
+
+    /// Units that decoding makes sound of. Where packets are missing, ffmpeg puts nothing in their place: what is behind such a
+    /// hole is heard earlier.
+    pub(super) fn heard(&self) -> Option<i64> {
+        let (first, last) = self.span()?;
+        let mut times: Vec<(i64, i64)> = self
+            .shown
+            .iter()
+            .filter_map(|p| Some((p.at?, p.duration)))
+            .collect();
+        times.sort_unstable();
+        // A hole is at least a packet long: times of Matroska are rounded.
+        let (mut end, mut holes) = (first, 0_i64);
+        for (at, lasts) in times {
+            let hole = at.saturating_sub(end);
+            if hole > lasts.max(1) {
+                holes = holes.saturating_add(hole);
+            }
+            end = end.max(at.saturating_add(lasts));
+        }
+        // Packets that come in bursts with one time leave holes that the sum of their lengths fills.
+        let sum = self.shown.iter().fold(0_i64, |n, p| n.saturating_add(p.duration));
+        let span = last.saturating_sub(first);
+        Some(span.saturating_sub(holes).max(sum.min(span)))
     }
 
     /// Seconds of so many units.
@@ -101,7 +128,12 @@ fn read(line: &str, all: &mut [Packets]) {
     let Some(packets) = stream.and_then(|i| all.get_mut(i)) else {
         return;
     };
-    let (_dts, pts) = (fields.next(), fields.next().and_then(|f| f.parse().ok()));
+    // The smallest number stands for none: avi and MPEG-PS leave times of presentation out.
+    let mut time = || {
+        let field = fields.next()?.parse::<i64>().ok();
+        field.filter(|t| *t != i64::MIN)
+    };
+    let (dts, pts) = (time(), time());
     let duration = fields.next().and_then(|f| f.parse().ok()).unwrap_or(0);
     let flags = fields
         .find_map(|f| f.strip_prefix("F=0x"))
@@ -113,6 +145,7 @@ fn read(line: &str, all: &mut [Packets]) {
     }
     packets.shown.push(Packet {
         pts,
+        at: pts.or(dts),
         duration,
         key: flags & KEY != 0,
     });
@@ -155,5 +188,33 @@ mod tests {
         assert_eq!([video.shown[0].key, video.shown[1].key], [false, true]);
         assert_eq!(video.span(), Some((1024, 3072)));
         assert_eq!(audio.shown.len(), 1);
+    }
+
+    #[test]
+    fn holes_are_not_heard() {
+        let heard = |lines: &str| read_all(lines).heard();
+        // A packet, a hole as a fragmented file has it, two packets.
+        assert_eq!(
+            heard("0,0,0,1024,9,0x0\n0,8820,8820,1024,9,0x0\n0,9844,9844,1024,9,0x0"),
+            Some(3072)
+        );
+        // Rounded times, and packets that share theirs, leave none.
+        assert_eq!(
+            heard("0,0,0,23,9,0x0\n0,24,24,23,9,0x0\n0,47,47,23,9,0x0"),
+            Some(70)
+        );
+        let bursts = "0,0,0,46,9,0x0\n0,0,0,46,9,0x0\n0,0,0,46,9,0x0\n0,138,138,46,9,0x0";
+        assert_eq!(heard(bursts), Some(184));
+        assert_eq!(heard("0,NOPTS,NOPTS,23,9,0x0"), None);
+    }
+
+    #[test]
+    fn a_packet_without_a_time_is_shown_when_it_is_decoded() {
+        let avi =
+            read_all("0,0,-9223372036854775808,1,9,0x0\n0,1,-9223372036854775808,1,9,0x0\n0,2,2,1,9,0x0");
+        assert_eq!(avi.shown[0].pts, None);
+        assert_eq!((avi.span(), avi.heard()), (Some((0, 3)), Some(3)));
+        let none = read_all("0,-9223372036854775808,-9223372036854775808,1,9,0x0");
+        assert_eq!(none.span(), None);
     }
 }

@@ -76,7 +76,7 @@ pub(crate) fn probe(path: &Path, o: &Options) -> Result<MediaInfo> {
     let lasts = |stream: &Stream, packets: &Option<Packets>| {
         let span = packets
             .as_ref()
-            .and_then(|p| p.span().map(|(a, b)| p.seconds(b - a)));
+            .and_then(|p| p.span().map(|(a, b)| p.seconds(b.saturating_sub(a))));
         let known = |d: &f64| d.is_finite() && *d > 0.0;
         stream
             .duration
@@ -96,11 +96,16 @@ pub(crate) fn probe(path: &Path, o: &Options) -> Result<MediaInfo> {
         }
         _ => None,
     };
+    // Of sound the packets know more than a header: MPEG-TS has none, and holes are not heard.
+    let heard = of_sound
+        .as_ref()
+        .and_then(|p| Some(p.seconds(p.heard()?)))
+        .filter(|h| *h > 0.0);
     let audio = sound.map(|stream| AudioInfo {
         codec: stream.codec.clone().unwrap_or_else(|| "unknown".into()),
         channels: stream.channels,
         sample_rate: stream.rate,
-        duration: lasts(stream, &of_sound).unwrap_or(0.0),
+        duration: heard.or(lasts(stream, &of_sound)).unwrap_or(0.0),
     });
     Ok(MediaInfo {
         path: path.into(),

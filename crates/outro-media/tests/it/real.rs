@@ -1,38 +1,16 @@
 //! Real files against the arithmetic of the reference, and the two decoders against each other.
 
-use std::path::PathBuf;
-
 use outro_media::{
-    Decoder, FrameLimits, Options, PatchConfig, Picks, Sampling, VideoInfo, ffmpeg_version, log_mel, patches,
-    probe, read_audio, read_frames, read_video, resize, video_size,
+    Decoder, FrameLimits, Options, PatchConfig, Picks, Sampling, VideoInfo, log_mel, patches, probe,
+    read_audio, read_frames, read_video, resize, video_size,
 };
 
-fn data() -> Option<PathBuf> {
-    let default = || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared");
-    let dir = std::env::var_os("OUTRO_SHARED")
-        .map_or_else(default, PathBuf::from)
-        .join("data");
-    if dir.is_dir() {
-        return Some(dir);
-    }
-    assert!(
-        std::env::var_os("CI").is_none(),
-        "{} is missing; set OUTRO_SHARED",
-        dir.display()
-    );
-    println!("note: {} is not here, its files were not read", dir.display());
-    None
-}
+use crate::support::{ffmpeg_is_there, shared};
 
 fn decoders() -> Vec<Decoder> {
-    if ffmpeg_version().is_some() {
+    if ffmpeg_is_there() {
         return vec![Decoder::Builtin, Decoder::Ffmpeg];
     }
-    assert!(
-        std::env::var_os("CI").is_none() || std::env::var_os("OUTRO_WITHOUT_FFMPEG").is_some(),
-        "ffmpeg is missing"
-    );
-    println!("note: ffmpeg is not installed, the built-in decoder stands alone");
     vec![Decoder::Builtin]
 }
 
@@ -99,7 +77,7 @@ const FILES: &[File] = &[
 
 #[test]
 fn counts_sizes_and_lengths_are_those_of_the_reference() {
-    let Some(data) = data() else { return };
+    let Some(data) = shared("data") else { return };
     for decoder in decoders() {
         let o = Options {
             decoder,
@@ -138,7 +116,7 @@ fn both_decoders_see_and_hear_the_same() {
         return;
     }
     let mut files = vec![crate::fixtures().join("clip.mp4")];
-    if let Some(data) = data() {
+    if let Some(data) = shared("data") {
         files.extend(FILES.iter().take(4).map(|f| data.join(f.0)));
     }
     let [a, b] = [Decoder::Builtin, Decoder::Ffmpeg].map(|decoder| Options {

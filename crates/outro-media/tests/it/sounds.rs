@@ -4,19 +4,13 @@ use std::path::Path;
 
 use outro_media::{NoteKind, log_mel, probe};
 
-use crate::support::{builtin, ffmpeg, ffmpeg_is_there, shared, sound, sound_of_ffmpeg};
+use crate::support::{builtin, ffmpeg, ffmpeg_is_there, pitch, shared, sound, sound_of_ffmpeg};
 
 const TONES: &str = "-f lavfi -i aevalsrc=0.4*sin(2*PI*(300+200*t)*t)|0.3*sin(2*PI*700*t):s=44100:d=2.3";
 
 /// Mel frames of a file's sound.
 fn mel(path: &Path) -> usize {
     log_mel(&sound(path).unwrap_or_else(|e| panic!("{e}")).samples).frames
-}
-
-/// The frequency of a tone, from its zero crossings.
-fn pitch(samples: &[f32]) -> f64 {
-    let crossings = samples.windows(2).filter(|w| w[0] < 0.0 && w[1] >= 0.0).count();
-    crossings as f64 * 16_000.0 / samples.len() as f64
 }
 
 #[test]
@@ -38,7 +32,7 @@ fn inputs_of_the_issue() {
     );
     let two = dir.join("video/default_second.mkv");
     let heard = pitch(&sound(&two).unwrap().samples);
-    assert!((heard - 880.0).abs() < 40.0, "{heard}");
+    assert!((heard - 880.0).abs() < 10.0, "{heard}");
     let notes = probe(&two, &builtin()).unwrap().notes;
     assert_eq!(notes[0].kind, NoteKind::TrackTaken);
     let lies = probe(&dir.join("audio/toolong.wav"), &builtin()).unwrap();
@@ -79,8 +73,14 @@ fn same_sound(path: &Path, slack: usize, loudest: f32) {
         path.display()
     );
     assert!(worst <= loudest, "{}: {worst}", path.display());
+    // A container counts whole packets, and the last may hold less: FLAC's are the longest, 4608 samples.
     let lasts = got.samples.len() as f64 / 16_000.0;
-    assert!((audio.duration - lasts).abs() < 0.1, "{} {lasts}", audio.duration);
+    let packet = 4608.0 / f64::from(audio.sample_rate).max(44_100.0);
+    assert!(
+        (audio.duration - lasts).abs() < packet,
+        "{} {lasts}",
+        audio.duration
+    );
 }
 
 #[test]
@@ -150,7 +150,8 @@ fn what_is_heard_is_what_ffmpeg_hears() {
         ("flac.mka", "-c:a flac", 0, 1e-6),
         ("pcm.mka", "-c:a pcm_s16le", 0, 1e-6),
         ("vorbis.webm", "-c:a libvorbis", 0, 0.02),
-        ("mp3.mka", "-c:a libmp3lame", 0, 1e-3),
+        // What Matroska says is to be cut off behind the last packet is left on: a packet of 1152 samples at most.
+        ("mp3.mka", "-c:a libmp3lame", 418, 1e-3),
     ] {
         ffmpeg(dir, &format!("{TONES} {words} {name}"));
         same_sound(&dir.join(name), slack, loudest);
@@ -209,7 +210,7 @@ fn what_is_not_heard_is_named() {
         &format!("-f lavfi -i sine=440:d=2 {other} {tracks} second.mp4"),
     );
     let heard = pitch(&sound(&dir.join("second.mp4")).unwrap().samples);
-    assert!((heard - 880.0).abs() < 40.0, "{heard}");
+    assert!((heard - 880.0).abs() < 10.0, "{heard}");
     // Sound that starts later than the picture.
     ffmpeg(
         dir,

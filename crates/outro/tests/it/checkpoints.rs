@@ -11,6 +11,8 @@ use outro::tokenizer::Tokenizer;
 use outro_media::{Frames, VideoInfo, write_png};
 use serde_json::{Map, Value, json};
 
+use crate::sparse::settings;
+
 fn rows(name: &str) -> Vec<Value> {
     let text = fs::read_to_string(crate::fixtures().join(name)).unwrap();
     serde_json::from_str(&text).unwrap()
@@ -384,22 +386,38 @@ fn checkpoints_after_public_bug_reports() {
     }
     assert_eq!(preparer.template_file().as_deref(), Some("tokenizer_config.json"));
     // Limits in one file: 128 to 512 pixels.
-    let one = Preparer::open(&shared("cases/ckpt/k05_v5_processor").unwrap()).unwrap();
+    let nested = shared("cases/ckpt/k05_v5_processor").unwrap();
+    let one = Preparer::open(&nested).unwrap();
+    let picture = [Part::Image(slow.join("../../image/plain.png"))];
+    let count = |preparer: &Preparer| {
+        let media = preparer
+            .load_media(&picture, &preparer.media_options(), &mut |_| {})
+            .unwrap();
+        let asked = Conversation::new(None, &picture, "Hi");
+        preparer.ids(&asked, &media.items).unwrap().len()
+    };
+    assert_eq!(count(&one), 115);
+    // The same settings in the files that earlier releases write.
+    let flat = tempfile::tempdir().unwrap();
+    for file in fs::read_dir(&nested).unwrap().flatten().map(|e| e.path()) {
+        let name = file.file_name().unwrap();
+        if name != "processor_config.json" {
+            fs::copy(&file, flat.path().join(name)).unwrap();
+        }
+    }
+    let both: Value =
+        serde_json::from_slice(&fs::read(nested.join("processor_config.json")).unwrap()).unwrap();
+    put(flat.path(), "preprocessor_config.json", &both["image_processor"]);
+    put(
+        flat.path(),
+        "video_preprocessor_config.json",
+        &both["video_processor"],
+    );
+    assert_eq!(count(&Preparer::open(flat.path()).unwrap()), 115);
     let plan = one
         .plan_video(&video(240, 320, 8, 2.0), &one.media_options())
         .unwrap();
     assert!(plan.size[0] * plan.size[1] <= 512, "{:?}", plan.size);
-}
-
-/// The 256 letters of a byte-level vocabulary.
-fn letters() -> Vec<String> {
-    let plain = |b: u32| (33..127).contains(&b) || (161..173).contains(&b) || (174..256).contains(&b);
-    let mut others = 256..512;
-    let letter = |b: u32| if plain(b) { b } else { others.next().unwrap() };
-    (0..256)
-        .map(letter)
-        .map(|c| char::from_u32(c).unwrap().to_string())
-        .collect()
 }
 
 fn picture(height: usize, width: usize, step: usize) -> Vec<u8> {
@@ -432,30 +450,37 @@ fn published_settings_prepare_what_the_processors_do() {
         let name = row["checkpoint"].as_str().unwrap();
         if open.as_ref().is_none_or(|o| o.0 != name) {
             let made = tempfile::tempdir().unwrap();
-            let source = published.join(name);
-            for file in fs::read_dir(&source).unwrap() {
-                let path = file.unwrap().path();
-                if path.extension().is_some_and(|e| e == "json") {
-                    fs::copy(&path, made.path().join(path.file_name().unwrap())).unwrap();
-                }
-            }
-            let vocab: Map<String, Value> = letters().into_iter().zip((0..256).map(Value::from)).collect();
-            let byte = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false});
-            // The special tokens come from tokenizer_config.json, far behind the letters.
-            put(
-                made.path(),
-                "tokenizer.json",
-                &json!({
-                    "version": "1.0", "added_tokens": [], "pre_tokenizer": byte, "decoder": byte,
-                    "model": {"type": "BPE", "vocab": vocab, "merges": []},
-                }),
-            );
+            settings(&published.join(name), made.path());
             let config = Config::load(made.path()).unwrap_or_else(|e| panic!("{name}: {e}"));
             let preparer = Preparer::of(config, made.path()).unwrap_or_else(|e| panic!("{name}: {e}"));
             open = Some((name.to_owned(), made, preparer));
         }
         let (_, made, preparer) = open.as_ref().unwrap();
         check(row, preparer, made.path());
+    }
+}
+
+/// Two minutes of 1280 x 720 where the number of frames, not their size, is what the family limits.
+#[test]
+fn two_minutes_of_families_that_take_few_frames() {
+    let Some(published) = shared("published") else {
+        return;
+    };
+    for (name, grid) in [
+        // 32 frames whatever the length, all of 384 x 384.
+        ("llava-ov-0.5b", [32, 27, 27]),
+        ("llava-ov-7b", [32, 27, 27]),
+        // A frame a second, 128 at most; together 16,384 tokens of 28 x 28 pixels at most.
+        ("videollama3-2b", [120, 16, 30]),
+        ("videollama3-7b", [120, 16, 30]),
+    ] {
+        let made = tempfile::tempdir().unwrap();
+        settings(&published.join(name), made.path());
+        let preparer = Preparer::of(Config::load(made.path()).unwrap(), made.path()).unwrap();
+        let plan = preparer
+            .plan_video(&video(720, 1280, 3600, 30.0), &preparer.media_options())
+            .unwrap();
+        assert_eq!(plan.grid, grid, "{name}");
     }
 }
 

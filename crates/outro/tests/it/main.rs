@@ -1,6 +1,7 @@
 //! Integration tests of the engine: golden values, laws, hostile checkpoints.
 #![cfg(test)]
 
+mod answers;
 mod checkpoint;
 mod checkpoints;
 mod config;
@@ -17,6 +18,7 @@ mod quantise;
 mod qwen3;
 mod rope;
 mod sampling;
+mod sparse;
 mod strategies;
 mod text;
 mod videollama3;

@@ -1,102 +1,20 @@
 //! Published checkpoints by their metadata: configurations as they are on the hub and as releases of transformers save them
 //! again, and tensors' names, types and shapes. Weights are holes in sparse files.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use flate2::read::GzDecoder;
 use outro::checkpoint::{Audit, Checkpoint};
 use outro::config::Config;
 use outro::family::FAMILIES;
 use outro::inputs::Inputs;
 use outro::{Dtype, Model, Session};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
-/// Tensors of a checkpoint: type and shape by name.
-type Tensors = BTreeMap<String, (String, Vec<usize>)>;
+use crate::sparse::{Tensors, checkpoint, layouts, read, tensors};
 
 fn published() -> Option<PathBuf> {
     Some(crate::shared()?.join("published")).filter(|p| p.is_dir())
-}
-
-/// A JSON file, packed or not.
-fn read(path: &Path) -> Value {
-    let bytes = fs::read(path).unwrap();
-    let mut text = String::new();
-    if path.extension().is_some_and(|e| e == "gz") {
-        GzDecoder::new(bytes.as_slice())
-            .read_to_string(&mut text)
-            .unwrap();
-    } else {
-        text = String::from_utf8(bytes).unwrap();
-    }
-    serde_json::from_str(&text).unwrap()
-}
-
-fn tensors(dir: &Path) -> Tensors {
-    serde_json::from_value(read(&dir.join("tensors.json.gz"))).unwrap()
-}
-
-/// A safetensors file of these tensors, all zeros that no disk holds.
-fn sparse(path: &Path, tensors: &Tensors) {
-    let (mut header, mut end) = (Map::new(), 0);
-    for (name, (dtype, shape)) in tensors {
-        let size = match dtype.as_str() {
-            "F32" | "I32" | "U32" => 4,
-            "BF16" | "F16" => 2,
-            "I64" => 8,
-            _ => 1,
-        };
-        let start = end;
-        end += size * shape.iter().product::<usize>();
-        header.insert(
-            name.clone(),
-            json!({"dtype": dtype, "shape": shape, "data_offsets": [start, end]}),
-        );
-    }
-    let mut text = Value::Object(header).to_string();
-    text += &" ".repeat(text.len().next_multiple_of(8) - text.len());
-    let mut file = File::create(path).unwrap();
-    file.write_all(&(text.len() as u64).to_le_bytes()).unwrap();
-    file.write_all(text.as_bytes()).unwrap();
-    file.set_len((8 + text.len() + end) as u64).unwrap();
-}
-
-/// A checkpoint of a published layout: its config.json, and its tensors in the published shards where these are known.
-fn checkpoint(from: &Path, tensors: &Tensors) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    fs::copy(from.join("config.json"), dir.path().join("config.json")).unwrap();
-    let index = from.join("model.safetensors.index.json.gz");
-    if !index.is_file() {
-        sparse(&dir.path().join("model.safetensors"), tensors);
-        return dir;
-    }
-    let index = read(&index);
-    fs::write(dir.path().join("model.safetensors.index.json"), index.to_string()).unwrap();
-    let mut shards: BTreeMap<&str, Tensors> = BTreeMap::new();
-    for (name, file) in index["weight_map"].as_object().unwrap() {
-        let shard = shards.entry(file.as_str().unwrap()).or_default();
-        shard.insert(name.clone(), tensors[name].clone());
-    }
-    for (file, tensors) in shards {
-        sparse(&dir.path().join(file), &tensors);
-    }
-    dir
-}
-
-/// Those with tensors that are not quantised.
-fn layouts(root: &Path) -> Vec<PathBuf> {
-    let mut all = Vec::new();
-    for dir in fs::read_dir(root).unwrap().flatten().map(|e| e.path()) {
-        let name = dir.file_name().unwrap().to_string_lossy().into_owned();
-        if !name.starts_with("q-") && dir.join("tensors.json.gz").is_file() {
-            all.push(dir);
-        }
-    }
-    all.sort();
-    all
 }
 
 #[track_caller]

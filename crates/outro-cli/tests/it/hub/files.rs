@@ -153,8 +153,13 @@ fn repositories_that_hold_something_else() {
         plan.files
             .insert("adapter_model.safetensors".into(), vec![0; 200_000]);
     });
-    home.run(&server, "tiny/omni", &[])
-        .fails(1, &["adapter of Qwen/Qwen2.5-VL-3B-Instruct", "merge_and_unload"]);
+    home.run(&server, "tiny/omni", &[]).fails(
+        1,
+        &[
+            "is Qwen/Qwen2.5-VL-3B-Instruct: this is an adapter",
+            "merge_and_unload",
+        ],
+    );
     assert!(!asked(&server, "adapter_model"));
     server.change(|plan| {
         plan.files.clear();

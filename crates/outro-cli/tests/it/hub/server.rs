@@ -215,7 +215,10 @@ impl State {
             };
             return reply(out, seen, 200, headers, serde_json::to_string(&body)?.as_bytes());
         }
-        let file = path.strip_prefix(&format!("/tiny/omni/resolve/{COMMIT}/"));
+        // Python asks for files of a branch, too.
+        let file = ["main", COMMIT]
+            .iter()
+            .find_map(|at| path.strip_prefix(&format!("/tiny/omni/resolve/{at}/")));
         let Some((name, content)) = file.and_then(|f| plan.files.get_key_value(f)) else {
             return reply(out, seen, 404, &[("X-Error-Code", "RepoNotFound")], b"");
         };

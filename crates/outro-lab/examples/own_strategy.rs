@@ -140,6 +140,7 @@ fn scores(dir: &Path, data: &Path) -> Result<Report, Box<dyn Error>> {
         version: "example".into(),
         task: "avhbench".into(),
         split: None,
+        present: false,
         questions_sha256: loaded.sha256.clone(),
         questions: loaded.samples.len(),
         shard: None,

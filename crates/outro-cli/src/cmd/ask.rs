@@ -45,6 +45,7 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
             by.extras.push(Extra::Prune(p));
             by.sinks = Some(method.clone());
         }
+        by.check(&preparer.config().text)?;
         Ok(by)
     };
     let strategies = args

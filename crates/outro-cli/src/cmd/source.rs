@@ -38,7 +38,7 @@ const FILES: [(&str, &[u8]); 8] = tiny![
 const REAL: &str = "a model of real videos: --model Qwen/Qwen2.5-Omni-3B (downloads 12 GB, takes 10 GB of memory); smaller, for \
 pictures without sound: --model llava-hf/llava-onevision-qwen2-0.5b-ov-hf (1.8 GB)";
 
-const TINY_NOTE: &str = "no --model was given: using outro-tiny, a small demonstration model of a synthetic world of \
+pub(crate) const TINY_NOTE: &str = "no --model was given: using outro-tiny, a small demonstration model of a synthetic world of \
 coloured shapes and sounds (outro demo shows it)";
 
 /// A checkpoint directory or a GGUF file.

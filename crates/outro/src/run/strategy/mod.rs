@@ -16,5 +16,5 @@ pub use request::{Hooks, Request};
 pub use vcd::{Vcd, VcdConfig};
 
 pub use crate::hook::farsight::{FarSight, FarSightConfig};
-pub use crate::hook::settings_grammar::{Settings, Switch};
+pub use crate::hook::settings_grammar::{Settings, Switch, switches};
 pub use crate::hook::var::{Var, VarConfig};

@@ -255,7 +255,7 @@ impl Strategy {
             match extra {
                 Extra::Prune(p) if p.layer >= last => {
                     return wrong(format!(
-                        "layer={}: the model's layers are 0 to {last}, and tokens that leave after the last save nothing",
+                        "prune layer={}: the model's layers are 0 to {last}, and tokens that leave after the last save nothing",
                         p.layer
                     ));
                 }

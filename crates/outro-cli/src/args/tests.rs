@@ -347,3 +347,95 @@ fn global_flags_may_follow_the_command() {
     );
     assert_eq!(run(&["--threads", "3", "doctor"]).unwrap().threads, 3);
 }
+
+/// Every flag stands under the heading of its kind, whatever is flattened before it.
+#[test]
+fn help_has_every_flag_under_its_heading() {
+    const HEADINGS: [(&str, &[&str]); 4] = [
+        (
+            "Media",
+            &[
+                "video",
+                "image",
+                "audio",
+                "fps",
+                "frames",
+                "start",
+                "end",
+                "max_pixels",
+                "no_audio_in_video",
+                "no_exif",
+                "decoder",
+                "deadline",
+            ],
+        ),
+        (
+            "OutRo",
+            &[
+                "gamma",
+                "gate_temperature",
+                "abs_threshold",
+                "median_multiple",
+                "start_layer",
+                "end_layer",
+                "interval",
+                "layers",
+                "once",
+                "always",
+                "no_rotate",
+                "no_relax",
+                "no_rescale",
+                "decode",
+                "sinks",
+                "set",
+                "prune",
+            ],
+        ),
+        (
+            "Sampling",
+            &[
+                "max_new_tokens",
+                "greedy",
+                "temperature",
+                "top_k",
+                "top_p",
+                "min_p",
+                "repetition_penalty",
+                "seed",
+            ],
+        ),
+        (
+            "Memory",
+            &["dtype", "quantize", "no_quantize_cache", "activations", "kv"],
+        ),
+    ];
+    // What a command has for itself under such a name has no heading.
+    const OWN: [(&str, &str); 10] = [
+        ("bench", "frames"),
+        ("bench", "layers"),
+        ("demo", "seed"),
+        ("run", "max_new_tokens"),
+        ("synth", "seed"),
+        ("trace", "set"),
+        ("tune", "gamma"),
+        ("tune", "gate_temperature"),
+        ("tune", "layers"),
+        ("tune", "max_new_tokens"),
+    ];
+    let mut commands = vec![Cli::command()];
+    let mut seen = 0;
+    while let Some(command) = commands.pop() {
+        commands.extend(command.get_subcommands().cloned());
+        for arg in command.get_arguments() {
+            let id = arg.get_id().as_str();
+            let own = OWN.contains(&(command.get_name(), id)) || (command.get_name(), id) == ("tune", "seed");
+            let want = HEADINGS
+                .iter()
+                .find(|(_, ids)| ids.contains(&id) && !own)
+                .map(|(h, _)| *h);
+            assert_eq!(arg.get_help_heading(), want, "{} {id}", command.get_name());
+            seen += usize::from(want.is_some());
+        }
+    }
+    assert!(seen > 60, "{seen}");
+}

@@ -320,8 +320,9 @@ fn summary(one: Option<&Profile>, numbers: &Numbers, out: &Path) -> String {
                 [] => continue,
             };
             lines.push(format!(
-                "{layers:<16} {} sinks: {}{more}",
+                "{layers:<16} {} sink{}: {}{more}",
                 sinks.len(),
+                if sinks.len() == 1 { "" } else { "s" },
                 shown.join(", ")
             ));
         }

@@ -177,7 +177,10 @@ fn what_hangs_is_a_row_with_its_reason() {
     let line = [run_line("avhbench", &log), line.into()].concat();
     // A table of zeros is no result.
     let ran = finish(command().args(&line).env("OUTRO_FFMPEG", &program));
-    assert!(ran.code == Some(1) && ran.stderr.contains("every answer failed"), "{ran:?}");
+    assert!(
+        ran.code == Some(1) && ran.stderr.contains("every answer failed"),
+        "{ran:?}"
+    );
     let rows = answers(&log);
     assert_eq!(rows.len(), 6);
     for row in rows {
@@ -195,6 +198,10 @@ fn what_hangs_is_a_row_with_its_reason() {
     let row = json!({"video_id": "a", "task": "AV Matching", "text": "Same?", "label": "Yes"});
     fs::write(dir.path().join("QA.json"), json!([row]).to_string()).unwrap();
     let log = dir.path().join("pipe.jsonl");
-    outro(run_over("avhbench", dir.path(), &log)).ok();
+    let ran = outro(run_over("avhbench", dir.path(), &log));
+    assert!(
+        ran.code == Some(1) && ran.stderr.contains("every answer failed"),
+        "{ran:?}"
+    );
     assert!(answers(&log)[0]["error"].as_str().unwrap().contains("not a file"));
 }

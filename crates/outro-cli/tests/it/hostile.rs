@@ -355,8 +355,9 @@ fn missing_ffmpeg_is_named_where_it_is_needed() {
 fn outputs_that_cannot_be_written_are_refused_first() {
     let dir = tempfile::tempdir().unwrap();
     // A directory that is not there would be made, but a file is in its place.
-    std::fs::write(dir.path().join("file"), "x").unwrap();
-    let out = dir.path().join("file/dir/out.safetensors");
+    let other = tempfile::tempdir().unwrap();
+    std::fs::write(other.path().join("file"), "x").unwrap();
+    let out = other.path().join("file/dir/out.safetensors");
     // The model does not exist either: the output is checked before anything is opened.
     outro(args![
         "trace",

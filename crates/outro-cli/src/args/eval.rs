@@ -149,8 +149,6 @@ pub(crate) struct EvalFlags {
     /// that is there takes new ones [default: baseline and outro].
     #[arg(long, value_name = "NAME")]
     strategy: Vec<String>,
-    #[command(flatten)]
-    prune: PruneFlags,
     /// Take something away from every video.
     #[arg(long, value_enum)]
     ablate: Option<AblateFlag>,
@@ -162,6 +160,8 @@ pub(crate) struct EvalFlags {
     retry_failed: bool,
     #[command(flatten)]
     asking: AskingFlags,
+    #[command(flatten)]
+    prune: PruneFlags,
 }
 
 /// Flags that mean nothing where only replies are known.

@@ -281,8 +281,8 @@ mod tests {
                 "Here:",
                 "```python",
                 "def f(x):",
-                "    return  x +",
-                " 1",
+                "    return  x ",
+                "+ 1",
                 "```",
                 "  - a list",
                 "  goes on"

@@ -192,7 +192,7 @@ fn it_is_scored_beside_the_plain_model() {
     for result in [plain, faint, both] {
         let all = &result.all;
         assert!(
-            all.total > 0 && all.failed == 0 && result.missing == 0,
+            all.total > 0 && all.failed == 0 && result.unanswered == 0,
             "{}",
             result.strategy
         );

@@ -18,6 +18,9 @@ def rows(files):
     out, names = [], []
     for f in files:
         head, *lines = [json.loads(x) for x in Path(f).read_text().splitlines()]
+        # A log that has grown has several headers; the last one counts.
+        head = [head, *(r for r in lines if "outro_eval" in r)][-1]
+        lines = [r for r in lines if "outro_eval" not in r]
         names = [s["name"] for s in head["strategies"]]
         out += [dict(r, id=f"{head['task']}/{r['id']}", benchmark=head["task"]) for r in lines]
     return names, out

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::Write;
 use std::process::ExitCode;
 
+// docs/settings.md has the table of exit codes.
 /// Exit code of a contradictory command line.
 const USAGE: u8 = 2;
 /// Exit code of a command that was understood and failed.
@@ -71,7 +72,7 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
 }
 
 /// The text for stderr and the exit code.
-fn render(error: &anyhow::Error) -> (String, u8) {
+pub(crate) fn render(error: &anyhow::Error) -> (String, u8) {
     let mut message = String::new();
     let (mut hint, mut code) = (None, FAILURE);
     for cause in error.chain() {
@@ -89,7 +90,16 @@ fn render(error: &anyhow::Error) -> (String, u8) {
                 code = USAGE;
             }
         }
-        if let Some(outro::Error::Setting { .. }) = cause.downcast_ref::<outro::Error>() {
+        // A library's own error may stand in the lab's without being its cause.
+        let engine = match cause.downcast_ref::<outro_lab::Error>() {
+            Some(outro_lab::Error::Setting { .. }) => {
+                code = USAGE;
+                None
+            }
+            Some(outro_lab::Error::Engine(e)) => Some(e),
+            _ => cause.downcast_ref::<outro::Error>(),
+        };
+        if let Some(outro::Error::Setting { .. }) = engine {
             code = USAGE;
         }
     }

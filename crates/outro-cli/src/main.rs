@@ -5,6 +5,7 @@ mod cache;
 mod cmd;
 mod fault;
 mod hub;
+mod interrupt;
 mod ui;
 
 use std::any::Any;
@@ -52,6 +53,13 @@ fn run(invocation: &Invocation) -> anyhow::Result<()> {
             Fault::failure(format!("--threads {}: {e}", invocation.threads)).hint("give a smaller number")
         })?;
     let ui = &invocation.ui;
+    if invocation.action.decodes()
+        && let Some(name) = cmd::doctor::ffmpeg_that_is_not_there()
+    {
+        ui.note(&format!(
+            "OUTRO_FFMPEG = {name} is not there: the built-in decoders are used; OUTRO_FFMPEG=none says that on purpose"
+        ));
+    }
     match &invocation.action {
         Action::Ask(a) => cmd::ask::ask(a, ui),
         Action::Chat(a) => cmd::chat::chat(a, ui),

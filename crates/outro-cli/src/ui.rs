@@ -48,6 +48,11 @@ impl Ui {
         }
     }
 
+    /// Whether notes are seen.
+    pub(crate) fn shows_notes(&self) -> bool {
+        self.notes
+    }
+
     /// Whether bars are seen.
     pub(crate) fn shows_progress(&self) -> bool {
         self.progress

@@ -44,8 +44,9 @@ impl Id {
         let file = Path::new(text).extension().and_then(|e| e.to_str());
         let file = file.is_some_and(|e| FILES.contains(&e));
         Self::parse(text).filter(|_| !file).ok_or_else(|| {
-            Error::new(Kind::Name, format!("{text}: no such file or directory"))
-                .hint("give the directory of a checkpoint, or a hub id such as Qwen/Qwen2.5-Omni-3B")
+            Error::new(Kind::Name, format!("{text}: no such file or directory")).hint(
+                "give the directory of a checkpoint, a GGUF file, or a hub id such as Qwen/Qwen2.5-Omni-3B",
+            )
         })
     }
 

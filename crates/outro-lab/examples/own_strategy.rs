@@ -135,6 +135,7 @@ fn scores(dir: &Path, data: &Path) -> Result<Report, Box<dyn Error>> {
         version: "example".into(),
         task: "avhbench".into(),
         split: None,
+        present: false,
         questions_sha256: loaded.sha256.clone(),
         questions: loaded.samples.len(),
         shard: None,
@@ -183,7 +184,7 @@ fn it_is_scored_beside_the_plain_model() {
     for result in [plain, faint, both] {
         let all = &result.all;
         assert!(
-            all.total > 0 && all.failed == 0 && result.missing == 0,
+            all.total > 0 && all.failed == 0 && result.unanswered == 0,
             "{}",
             result.strategy
         );

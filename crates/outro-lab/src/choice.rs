@@ -43,6 +43,18 @@ pub enum Invalid {
     NotAnOption,
 }
 
+impl Invalid {
+    /// As it stands in a log.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::NoAnswer => "no_answer",
+            Self::Ambiguous => "ambiguous",
+            Self::NotAnOption => "not_an_option",
+        }
+    }
+}
+
 /// Whether a parsed answer is the right one.
 pub fn is_right(parsed: &str, gold: &Gold) -> bool {
     parsed == gold.text()

@@ -1,4 +1,6 @@
-//! A run's log: a header and then one line per sample and strategy, only ever appended to.
+//! A run's log: a header and then one line per sample and strategy, only ever appended to; another header where it has grown.
+
+mod identity;
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -13,10 +15,14 @@ use serde_json::Value;
 use crate::choice::{Invalid, Parser, is_right};
 use crate::error::{Error, Result};
 use crate::task::Gold;
+use identity::{Beside, beside, difference};
 use outro::strategy::Strategy;
 
 /// Version of the log's form.
 pub const FORM: u32 = 2;
+
+/// How a header's line begins.
+const HEAD: &str = "{\"outro_eval\"";
 
 /// What a run is: two runs with the same header give the same rows.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -31,6 +37,9 @@ pub struct Header {
     /// the rule.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split: Option<String>,
+    /// Whether only questions about videos that were there are asked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub present: bool,
     /// SHA-256 of its questions.
     pub questions_sha256: String,
     /// How many questions are asked; all shards together.
@@ -194,8 +203,23 @@ impl Log {
     /// Opens or starts the log of a run, and gives the rows that it has. A last line that was cut off is removed.
     ///
     /// # Errors
-    /// A file of another run (by the field that differs), or one that is no log.
+    /// A file of another run (by what differs), or one that is no log.
     pub fn open(path: &Path, header: &Header) -> Result<(Self, Vec<Row>)> {
+        let mut fixed = header.clone();
+        let (log, rows) = Self::open_grown(path, &mut fixed, false)?;
+        Ok((log, rows))
+    }
+
+    /// As [`Log::open`], of a run that may ask more questions, or by more strategies, than the log that is there: it gets a new
+    /// header below its rows, and `header` the strategies in the log's order.
+    ///
+    /// # Errors
+    /// As [`Log::open`].
+    pub fn grow(path: &Path, header: &mut Header) -> Result<(Self, Vec<Row>)> {
+        Self::open_grown(path, header, true)
+    }
+
+    fn open_grown(path: &Path, header: &mut Header, may_grow: bool) -> Result<(Self, Vec<Row>)> {
         let mut file = OpenOptions::new()
             .read(true)
             .append(true)
@@ -217,11 +241,18 @@ impl Log {
             std::str::from_utf8(&bytes[..whole]).map_err(|_| Error::file(path, "is not a log: not UTF-8"))?;
         let (there, rows) = parse(path, text)?;
         let torn = &bytes[whole..];
-        if there.is_none() && !torn.is_empty() && !torn.starts_with(b"{\"outro_eval\"") {
+        if there.is_none() && !torn.is_empty() && !torn.starts_with(HEAD.as_bytes()) {
             return Err(Error::file(path, "is not a log of a run; give another file"));
         }
-        if let Some(there) = &there {
-            same(path, there, header)?;
+        let mut grows = false;
+        match &there {
+            Some(there) if may_grow => match beside(there, header) {
+                Beside::Same => header.strategies.clone_from(&there.strategies),
+                Beside::More(grown) => (*header, grows) = (*grown, true),
+                Beside::Other(problem) => return Err(other(path, &problem)),
+            },
+            Some(there) => same(path, there, header)?,
+            None => {}
         }
         if !torn.is_empty() {
             file.set_len(whole as u64).map_err(Error::io(path))?;
@@ -232,7 +263,7 @@ impl Log {
             file,
             len: whole as u64,
         };
-        if there.is_none() {
+        if there.is_none() || grows {
             log.line(header)?;
         }
         Ok((log, rows))
@@ -344,7 +375,7 @@ pub fn complete(path: &Path, header: &Header, rows: &[Row]) -> Result<usize> {
         write(path, header, rows)?;
         return Ok(rows.len());
     }
-    let (mut log, there) = Log::open(path, header)?;
+    let (mut log, there) = Log::grow(path, &mut header.clone())?;
     let key = |r: &Row| (r.id.clone(), r.strategy.clone());
     let there: BTreeSet<_> = there.iter().filter(|r| r.error.is_none()).map(key).collect();
     let lacking = rows.iter().filter(|r| !there.contains(&key(r)));
@@ -353,7 +384,7 @@ pub fn complete(path: &Path, header: &Header, rows: &[Row]) -> Result<usize> {
         .try_fold(0, |n, written| written.map(|()| n + 1))
 }
 
-/// The header of the log that a run was begun with; `None` where there is none yet.
+/// The first header of the log that a run was begun with; `None` where there is none yet.
 ///
 /// # Errors
 /// A file that is no log.
@@ -425,17 +456,19 @@ fn parse(path: &Path, text: &str) -> Result<(Option<Header>, Vec<Row>)> {
     let Some((_, first)) = lines.next() else {
         return Ok((None, Vec::new()));
     };
-    let header: Header = serde_json::from_str(first)
-        .map_err(|e| Error::file(path, format!("is not a log of a run: line 1: {e}")))?;
-    if header.outro_eval != FORM {
-        return Err(Error::file(
-            path,
-            format!(
+    let head = |number: usize, line: &str| -> Result<Header> {
+        let header: Header = serde_json::from_str(line)
+            .map_err(|e| Error::file(path, format!("is not a log of a run: line {number}: {e}")))?;
+        if header.outro_eval != FORM {
+            let problem = format!(
                 "is a log of form {}; this version reads {FORM}",
                 header.outro_eval
-            ),
-        ));
-    }
+            );
+            return Err(Error::file(path, problem));
+        }
+        Ok(header)
+    };
+    let mut header = head(1, first)?;
     let row = |(i, line): (usize, &str)| {
         serde_json::from_str(line).map_err(|e| Error::file(path, format!("line {}: {e}", i + 1)))
     };
@@ -443,6 +476,11 @@ fn parse(path: &Path, text: &str) -> Result<(Option<Header>, Vec<Row>)> {
     let mut rows: Vec<Row> = Vec::new();
     let mut places = HashMap::new();
     for line in lines {
+        // Where it has grown, the last header is the run's.
+        if line.1.starts_with(HEAD) {
+            header = head(line.0 + 1, line.1)?;
+            continue;
+        }
         let row: Row = row(line)?;
         match places.entry((row.id.clone(), row.strategy.clone())) {
             Entry::Vacant(e) => {
@@ -456,25 +494,13 @@ fn parse(path: &Path, text: &str) -> Result<(Option<Header>, Vec<Row>)> {
     Ok((Some(header), rows))
 }
 
+fn other(path: &Path, problem: &str) -> Error {
+    Error::file(
+        path,
+        format!("belongs to another run: {problem}; give another --out"),
+    )
+}
+
 fn same(path: &Path, there: &Header, wanted: &Header) -> Result<()> {
-    let fields = |h: &Header| match serde_json::to_value(h) {
-        Ok(Value::Object(mut map)) => {
-            // What older logs do not say, they mean.
-            if let Some(Value::Object(media)) = map.get_mut("media") {
-                media.insert("exif".into(), h.exif().into());
-            }
-            map
-        }
-        _ => serde_json::Map::new(),
-    };
-    let (a, b) = (fields(there), fields(wanted));
-    // A field may be in one of them only.
-    match a.keys().chain(b.keys()).find(|k| a.get(*k) != b.get(*k)) {
-        None => Ok(()),
-        Some(key) => {
-            let [have, want] = [&a, &b].map(|h| h.get(key).cloned().unwrap_or(Value::Null));
-            let problem = format!("belongs to a run with {key} = {have}, not {want}; give another file");
-            Err(Error::file(path, problem))
-        }
-    }
+    difference(there, wanted).map_or(Ok(()), |problem| Err(other(path, &problem)))
 }

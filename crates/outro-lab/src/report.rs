@@ -22,6 +22,8 @@ pub struct Score {
     pub right: usize,
     /// Replies that are no answer; counted as wrong.
     pub invalid: usize,
+    /// ... by the reason.
+    pub reasons: BTreeMap<&'static str, usize>,
     /// Questions without a reply; counted as wrong.
     pub failed: usize,
     /// Share of right ones.
@@ -46,7 +48,7 @@ pub struct Result {
     /// By the benchmark's other divisions, and by what the answer takes where it says so.
     pub by: BTreeMap<String, BTreeMap<String, Score>>,
     /// Questions without an answer yet.
-    pub missing: usize,
+    pub unanswered: usize,
     /// Against the first strategy, on questions that both have answered.
     pub paired: Option<Versus>,
     /// 95 % interval of the accuracy, by samples of whole videos.
@@ -87,10 +89,15 @@ pub struct Report {
 fn score(rows: &[&Row]) -> Score {
     let count = |f: &dyn Fn(&Row) -> bool| rows.iter().filter(|r| f(r)).count();
     let (total, right) = (rows.len(), count(&|r| r.right));
+    let mut reasons = BTreeMap::new();
+    for why in rows.iter().filter_map(|r| r.invalid) {
+        *reasons.entry(why.name()).or_default() += 1;
+    }
     Score {
         total,
         right,
         invalid: count(&|r| r.invalid.is_some()),
+        reasons,
         failed: count(&|r| r.error.is_some()),
         accuracy: right as f64 / total.max(1) as f64,
         valid_accuracy: right as f64 / count(&|r| r.parsed.is_some()).max(1) as f64,
@@ -155,7 +162,7 @@ pub fn report(header: &Header, rows: &[Row]) -> Report {
             all: score(&mine),
             by_category: groups(&|r| Some(r.category.clone())),
             by,
-            missing: header.questions.saturating_sub(mine.len()),
+            unanswered: header.questions.saturating_sub(mine.len()),
             bootstrap: bootstrap(
                 mine.iter()
                     .map(|r| (r.video.as_str(), f64::from(u8::from(r.right)))),
@@ -211,7 +218,21 @@ impl Report {
             "valid_accuracy",
             "clustered_error",
             "invalid",
+            "reasons",
             "failed",
+            "unanswered",
+            "prefill_seconds",
+            "decode_seconds",
+            "against",
+            "both_right",
+            "gained",
+            "lost",
+            "both_wrong",
+            "mcnemar_p",
+            "difference",
+            "difference_low",
+            "difference_high",
+            "time_ratio",
         ])?;
         for result in &self.results {
             let all = [("all".to_owned(), String::new(), &result.all)];
@@ -228,10 +249,13 @@ impl Report {
                     s.clustered_error,
                 ];
                 let mut line = vec![self.run.task.clone(), self.run.parser.clone()];
-                line.extend([result.strategy.clone(), division, part]);
+                line.extend([result.strategy.clone(), division.clone(), part]);
                 line.extend([s.total, s.right].map(|n| n.to_string()));
                 line.extend(numbers.map(|n| format!("{n:.6}")));
-                line.extend([s.invalid, s.failed].map(|n| n.to_string()));
+                line.extend([s.invalid.to_string(), reasons(s), s.failed.to_string()]);
+                // What is of the whole stands in its line alone.
+                let whole = division == "all";
+                line.extend(of_whole(result).map(|text| if whole { text } else { String::new() }));
                 out.write_record(&line)?;
             }
         }
@@ -243,11 +267,12 @@ impl Report {
     pub fn markdown(&self) -> String {
         let run = &self.run;
         format!(
-            "Profile {}, parser {}, read from {}.\n\n{}",
+            "Profile {}, parser {}, read from {}.\n\n{}{}",
             run.profile,
             run.parser,
             run.readout,
-            self.tables()
+            self.tables(),
+            legend(self.results.iter().any(|r| r.paired.is_some()), "- ", "")
         )
     }
 
@@ -262,7 +287,7 @@ impl Report {
             "accuracy %",
             "95 % interval",
             "of valid %",
-            "missing",
+            "unanswered",
             "invalid",
             "failed",
             "prefill ms",
@@ -276,8 +301,8 @@ impl Report {
                 percent(s.accuracy),
                 format!("{} to {}", percent(s.interval.0), percent(s.interval.1)),
                 percent(s.valid_accuracy),
-                r.missing.to_string(),
-                s.invalid.to_string(),
+                r.unanswered.to_string(),
+                invalid(s),
                 s.failed.to_string(),
                 format!("{:.1}", r.prefill_seconds * 1e3),
             ]
@@ -346,6 +371,57 @@ impl Report {
         }
         out
     }
+}
+
+/// What the columns mean: a line each, the last of them only where strategies are compared.
+const LEGEND: [&str; 6] = [
+    "questions: answered so far; unanswered: still to be asked. accuracy: right over questions, with Wilson's 95 % interval",
+    "invalid: a reply that is no answer, by the reason (no_answer: none is in it; ambiguous: more than one; not_an_option: a letter \
+     that is not there; empty); it counts as wrong",
+    "failed: no reply, the reason is in the log's `error`; it counts as wrong. of valid: right over replies that are answers",
+    "prefill: mean time of reading a prompt",
+    "gained, lost: questions that the first strategy has wrong and this one right, and the other way round; p: exact McNemar test of \
+     the two numbers; difference: in points of accuracy, with an interval by samples of whole videos",
+    "time: prefill and decoding as a multiple of the first strategy's",
+];
+
+fn legend(paired: bool, before: &str, after: &str) -> String {
+    let lines = LEGEND.iter().take(if paired { LEGEND.len() } else { 4 });
+    lines.map(|l| format!("{before}{l}{after}\n")).collect()
+}
+
+/// Reasons with their numbers: `no_answer 9, empty 1`.
+fn reasons(s: &Score) -> String {
+    let all: Vec<_> = s.reasons.iter().map(|(why, n)| format!("{why} {n}")).collect();
+    all.join(", ")
+}
+
+fn invalid(s: &Score) -> String {
+    if s.reasons.is_empty() {
+        return s.invalid.to_string();
+    }
+    format!("{} ({})", s.invalid, reasons(s))
+}
+
+/// The last columns of the comma-separated form.
+fn of_whole(r: &Result) -> [String; 13] {
+    let number = |x: f64| format!("{x:.6}");
+    let paired = |f: &dyn Fn(&Versus) -> String| r.paired.as_ref().map(f).unwrap_or_default();
+    [
+        r.unanswered.to_string(),
+        number(r.prefill_seconds),
+        number(r.decode_seconds),
+        paired(&|v| v.against.clone()),
+        paired(&|v| v.counts.both.to_string()),
+        paired(&|v| v.counts.gained.to_string()),
+        paired(&|v| v.counts.lost.to_string()),
+        paired(&|v| v.counts.neither.to_string()),
+        paired(&|v| number(v.p)),
+        paired(&|v| number(v.difference)),
+        paired(&|v| number(v.interval.0)),
+        paired(&|v| number(v.interval.1)),
+        paired(&|v| number(v.overhead)),
+    ]
 }
 
 /// Adds a table in Markdown, aligned.

@@ -542,7 +542,7 @@ mod tests {
     fn grids_and_fields() {
         let list = |all: &[&str]| all.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
         let (gamma, layers) = (list(&["1", "2"]), list(&["default", "0+5"]));
-        let names = grid(&[("gamma", &gamma), ("temperature", &[]), ("layers", &layers)]).unwrap();
+        let names = grid(&[("gamma", &gamma), ("gate_temperature", &[]), ("layers", &layers)]).unwrap();
         assert_eq!(names.len(), 5);
         assert_eq!(names[4], "outro:gamma=2,layers=0+5");
         assert_eq!(

@@ -148,6 +148,10 @@ impl Sampling {
         let last = self.end.map_or(v.frames - 1, |t| {
             ((t.min(longest) * v.fps).floor() as usize).min(v.frames - 1)
         });
+        if let Some(start) = self.start.filter(|_| first >= v.frames) {
+            let problem = format!("{start} s is behind the end of the video, which lasts {longest:.2} s");
+            return Err(Error::range("start", problem));
+        }
         if first + least > last + 1 {
             return Err(Error::range(
                 "start/end",

@@ -5,6 +5,7 @@ use std::io::Read;
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::info::Kind;
 
 /// Kinds of files, by who reads them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,32 @@ pub(crate) fn sniff(path: &Path) -> Result<Sniffed> {
     }
     Ok(kind_of(&head))
 }
+
+/// What a file is, by its first bytes and, where they leave it open, its ending; `None` of what is no medium. Nothing is decoded.
+pub fn guess(path: &Path) -> Option<Kind> {
+    let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    let ending = ending.to_ascii_lowercase();
+    let is = |all: &[&str]| all.contains(&ending.as_str());
+    let sound = is(&[
+        "m4a", "m4b", "mka", "wma", "aac", "amr", "mp3", "wav", "flac", "ogg", "opus", "aif", "aiff",
+    ]);
+    Some(match sniff(path).ok()? {
+        Sniffed::Image | Sniffed::Gif | Sniffed::Foreign(_) => Kind::Image,
+        Sniffed::Audio | Sniffed::Other("AIFF") => Kind::Audio,
+        _ if sound => Kind::Audio,
+        Sniffed::Mp4 | Sniffed::Matroska => Kind::Video,
+        Sniffed::Other(NAMELESS) => {
+            return is(&[
+                "mp4", "mov", "mkv", "webm", "avi", "ts", "mts", "m2ts", "mpg", "mpeg", "m4v", "ogv", "3gp",
+            ])
+            .then_some(Kind::Video);
+        }
+        Sniffed::Other(_) => Kind::Video,
+    })
+}
+
+/// What cannot be told by its first bytes.
+const NAMELESS: &str = "this format";
 
 /// How lists begin: what these name would be opened, wherever it is.
 const LISTS: [&[u8]; 7] = [
@@ -115,13 +142,32 @@ fn kind_of(head: &[u8]) -> Sniffed {
         // Portable maps: a number from 1 to 7 and white space.
         [b'P', b'1'..=b'7', b' ' | b'\t' | b'\n' | b'\r', ..] => Sniffed::Foreign("PNM"),
         [0xFF, b, ..] if b & 0xE0 == 0xE0 => Sniffed::Audio,
-        _ => Sniffed::Other("this format"),
+        _ => Sniffed::Other(NAMELESS),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_are_guessed() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, bytes, kind) in [
+            ("a.bin", &b"\0\0\0\x1cftypisom"[..], Some(Kind::Video)),
+            ("a.m4a", b"\0\0\0\x1cftypM4A ", Some(Kind::Audio)),
+            ("a", b"\x89PNG\r\n", Some(Kind::Image)),
+            ("a.wav", b"RIFF\0\0\0\0WAVEfmt ", Some(Kind::Audio)),
+            ("a.ts", b"G@\0\x10", Some(Kind::Video)),
+            ("notes.txt", b"What is it?", None),
+            ("empty.mp4", b"", None),
+        ] {
+            let path = dir.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            assert_eq!(guess(&path), kind, "{name}");
+        }
+        assert_eq!(guess(dir.path()), None);
+    }
 
     #[test]
     fn kinds_are_told_apart() {

@@ -132,3 +132,48 @@ impl Error {
         }
     }
 }
+
+/// That `typed` is none of `known`: which of them it may be a slip of, and all of them.
+pub fn unknown<'a>(typed: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    let known: Vec<&str> = known.into_iter().collect();
+    let meant = nearest(typed, &known).map_or_else(String::new, |k| format!(", did you mean `{k}`?"));
+    format!("`{typed}` is unknown{meant}; known: {}", known.join(", "))
+}
+
+/// The name that differs least from what was typed, if it differs little.
+fn nearest<'a>(typed: &str, known: &[&'a str]) -> Option<&'a str> {
+    // Of long words two letters may be wrong, of short ones one.
+    let most = |k: &str| if k.len().min(typed.len()) > 4 { 2 } else { 1 };
+    let distance = |k: &str| strsim::damerau_levenshtein(&typed.to_lowercase(), k);
+    let close = known.iter().map(|k| (distance(k), *k));
+    let close = close.filter(|(d, k)| *d <= most(k) && *d < k.len());
+    close.min_by_key(|(d, _)| *d).map(|(_, k)| k)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slips_are_recognised_and_other_words_are_not() {
+        let known = ["baseline", "outro", "vcd", "mod", "avcd", "gamma"];
+        for (typed, meant) in [
+            ("otro", Some("outro")),
+            ("vdc", Some("vcd")),
+            ("gama", Some("gamma")),
+            ("basline", Some("baseline")),
+            ("OUTRO", Some("outro")),
+            ("x", None),
+            ("nothing", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(typed, &known), meant, "{typed}");
+        }
+        let text = unknown("gama", known);
+        assert!(
+            text.contains("did you mean `gamma`?") && text.contains("avcd"),
+            "{text}"
+        );
+        assert!(!unknown("nothing", known).contains("mean"));
+    }
+}

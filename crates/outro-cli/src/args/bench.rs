@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use outro_lab::bench::Work;
 
 use super::flags::{DtypeFlag, ModelFlags, WeightFlags};
-use super::{Weights, weights};
+use super::{Weights, spelled_out, weights};
 use crate::fault::Fault;
 
 #[derive(Debug, Args)]
@@ -42,15 +42,15 @@ pub(crate) struct BenchFlags {
     #[arg(long = "weights", value_name = "TYPE", conflicts_with_all = ["dtype", "quantize"],
         value_parser = ["auto", "f32", "bf16", "f16", "q8_0", "q6_k", "q4_k"])]
     held: Option<String>,
-    #[command(flatten)]
-    weights: WeightFlags,
     /// A name of `outro eval list`, as in outro:gamma=2 or vcd+outro; may be repeated, ratios are to the first [default:
-    /// baseline].
-    #[arg(long, value_name = "NAME")]
+    /// baseline and outro].
+    #[arg(long, value_name = "NAME", default_value = "both", hide_default_value = true)]
     strategy: Vec<String>,
     /// JSON on stdout.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    weights: WeightFlags,
 }
 
 /// `outro bench`.
@@ -99,11 +99,7 @@ pub(super) fn bench(f: BenchFlags) -> anyhow::Result<Bench> {
             look: f.look,
         },
         weights: weights(&held)?,
-        strategies: if f.strategy.is_empty() {
-            vec!["baseline".into()]
-        } else {
-            f.strategy
-        },
+        strategies: spelled_out(&f.strategy)?,
         json: f.json,
     })
 }

@@ -12,18 +12,25 @@ use super::sinks::{PruneFlags, SinksFlags};
 use super::synth::SynthFlags;
 use super::tune::TuneFlags;
 
-/// Ask multimodal models about video, images and audio, with OutRo: attention-sink guided decoding, no training.
+/// Ask a multimodal language model about a video with sound, on your CPU, with or without OutRo: an intervention on attention
+/// sinks at inference time, without training.
 #[derive(Debug, Parser)]
 #[command(
     name = "outro",
     version,
-    about,
     propagate_version = true,
-    arg_required_else_help = true
+    arg_required_else_help = true,
+    after_help = EXAMPLES
 )]
 pub(crate) struct Cli {
     /// Worker threads; 0 means one per CPU core.
-    #[arg(long, global = true, value_name = "N", default_value_t = 0)]
+    #[arg(
+        long,
+        global = true,
+        value_name = "N",
+        default_value_t = 0,
+        allow_negative_numbers = true
+    )]
     pub(crate) threads: usize,
     /// Print nothing on stderr but errors.
     #[arg(long, short, global = true)]
@@ -31,6 +38,14 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Cmd,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  outro demo
+  outro ask clip.mp4 \"What do you see and hear?\"
+  outro ask --model Qwen/Qwen2.5-Omni-3B --video clip.mp4 --strategy both \"What do you see and hear?\"
+
+Without --model, outro-tiny answers, a demonstration model that knows a synthetic world of shapes and sounds and nothing else.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Cmd {
@@ -74,7 +89,7 @@ pub(crate) enum Cmd {
         #[command(flatten)]
         model: ModelFlags,
     },
-    /// Check this machine: ffmpeg, CPU features, threads, memory, hub cache.
+    /// Check this machine: ffmpeg, CPU, memory and which models fit it, caches, whether the hub can be reached.
     Doctor {
         /// Print JSON.
         #[arg(long)]
@@ -108,7 +123,7 @@ File metadata: `sinks` and `relaxed_at`, JSON objects from layer to prompt posit
 looked at, also where there are none); `strategy`; `settings`, the
 --set values as a JSON object; `outro`, the version.
 
-KEY of --set: gamma, temperature, abs_threshold, median_multiple, start_layer, end_layer, interval, layers (a,b,c),
+KEY of --set: gamma, gate_temperature (older: temperature), abs_threshold, median_multiple, start_layer, end_layer, interval, layers (a,b,c),
 once, rotate, relax, rescale (true|false), decode (paper|release), sinks (a,b,c: instead of detection).";
 
 const PREPARE_HELP: &str = "\
@@ -128,16 +143,11 @@ An existing OUT is replaced only when everything has succeeded.";
 pub(crate) struct AskFlags {
     #[command(flatten)]
     pub(crate) model: ModelFlags,
-    #[command(flatten)]
-    pub(crate) media: MediaFlags,
-    /// The question.
-    #[arg(
-        value_name = "QUESTION",
-        required_unless_present = "questions",
-        conflicts_with = "questions"
-    )]
-    pub(crate) question: Option<String>,
-    /// A file with one question per line; decoded media and encoder outputs are reused.
+    /// The question, in quotes; - reads it from stdin. Media files may stand before it without a flag.
+    #[arg(value_name = "QUESTION", required_unless_present = "questions")]
+    pub(crate) question: Vec<String>,
+    /// A file with one question per line, or - for stdin; decoded media and encoder outputs are reused. No question knows of
+    /// another.
     #[arg(long, value_name = "FILE")]
     pub(crate) questions: Option<PathBuf>,
     /// How to answer: a name of `outro eval list`, as in vcd:alpha=0.5, several joined by +, as in vcd+outro, or both for
@@ -145,10 +155,6 @@ pub(crate) struct AskFlags {
     /// [default: outro; baseline on models of text alone]
     #[arg(long, value_name = "NAME")]
     pub(crate) strategy: Vec<String>,
-    #[command(flatten)]
-    pub(crate) method: MethodFlags,
-    #[command(flatten)]
-    pub(crate) prune: PruneFlags,
     /// System prompt [default: the sentence of the model's card].
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
@@ -156,7 +162,13 @@ pub(crate) struct AskFlags {
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
+    pub(crate) media: MediaFlags,
+    #[command(flatten)]
     pub(crate) sampling: SamplingFlags,
+    #[command(flatten)]
+    pub(crate) method: MethodFlags,
+    #[command(flatten)]
+    pub(crate) prune: PruneFlags,
     #[command(flatten)]
     pub(crate) weights: WeightFlags,
 }
@@ -167,6 +179,9 @@ pub(crate) struct ChatFlags {
     pub(crate) model: ModelFlags,
     #[command(flatten)]
     pub(crate) media: MediaFlags,
+    /// Files that are shown with the first turn, and its words.
+    #[arg(value_name = "FILE|WORDS")]
+    pub(crate) question: Vec<String>,
     /// How to answer: a name of `outro eval list`, as in outro:gamma=2 or vcd+outro [default: outro; baseline on models of text
     /// alone].
     #[arg(long, value_name = "NAME")]
@@ -227,17 +242,17 @@ pub(crate) enum CaptureFlag {
 pub(crate) struct PrepareFlags {
     #[command(flatten)]
     pub(crate) model: ModelFlags,
-    #[command(flatten)]
-    pub(crate) media: MediaFlags,
-    /// The question.
-    #[arg(value_name = "QUESTION")]
-    pub(crate) question: String,
+    /// The question, in quotes; - reads it from stdin. Media files may stand before it without a flag.
+    #[arg(value_name = "QUESTION", required = true)]
+    pub(crate) question: Vec<String>,
     /// Where to write.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
     /// System prompt [default: the sentence of the model's card].
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
+    #[command(flatten)]
+    pub(crate) media: MediaFlags,
 }
 
 #[derive(Debug, Args)]
@@ -248,9 +263,9 @@ pub(crate) struct InspectFlags {
     /// The checkpoint that a media file would be given to.
     #[command(flatten)]
     pub(crate) model: ModelFlags,
-    #[command(flatten)]
-    pub(crate) reading: ReadingFlags,
     /// JSON on stdout.
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) reading: ReadingFlags,
 }

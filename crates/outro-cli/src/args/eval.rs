@@ -11,7 +11,7 @@ use outro_lab::run::Ablation;
 
 use super::flags::{ModelFlags, ReadingFlags, WeightFlags};
 use super::sinks::PruneFlags;
-use super::{Reading, Weights, reading, weights};
+use super::{Reading, Weights, reading, spelled_out, weights};
 use crate::fault::Fault;
 
 #[derive(Debug, Subcommand)]
@@ -145,12 +145,10 @@ pub(crate) struct EvalFlags {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["endpoint"], conflicts_with_all = ENGINE_ONLY)]
     replies: Option<PathBuf>,
     /// baseline, outro, vcd, mod, avcd, farsight, var, prune and more, with switches as in outro:gamma=2,layers=0+5, and
-    /// joined as in vcd+outro; `outro eval list` has all. May be repeated, the first is what the others are compared with
-    /// [default: baseline and outro].
+    /// joined as in vcd+outro; `outro eval list` has all. May be repeated, the first is what the others are compared with; a log
+    /// that is there takes new ones [default: baseline and outro].
     #[arg(long, value_name = "NAME")]
     strategy: Vec<String>,
-    #[command(flatten)]
-    prune: PruneFlags,
     /// Take something away from every video.
     #[arg(long, value_enum)]
     ablate: Option<AblateFlag>,
@@ -162,6 +160,8 @@ pub(crate) struct EvalFlags {
     retry_failed: bool,
     #[command(flatten)]
     asking: AskingFlags,
+    #[command(flatten)]
+    prune: PruneFlags,
 }
 
 /// Flags that mean nothing where only replies are known.
@@ -195,9 +195,12 @@ pub(crate) struct AskingFlags {
     /// What an answer is taken from.
     #[arg(long, value_enum, default_value = "text")]
     readout: ReadFlag,
-    /// Only the first N questions.
+    /// Only the first N questions. A log that is there goes on where N is greater than it was.
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
+    /// Only questions about videos that are there; --limit counts among them.
+    #[arg(long)]
+    present: bool,
     /// Longest reply, in tokens.
     #[arg(long, value_name = "N", default_value_t = 8)]
     max_new_tokens: usize,
@@ -218,6 +221,7 @@ pub(crate) struct Asking {
     pub(crate) parser: Option<Parser>,
     pub(crate) by_logits: bool,
     pub(crate) limit: Option<usize>,
+    pub(crate) present: bool,
     pub(crate) max_new_tokens: usize,
     pub(crate) settings: Option<PathBuf>,
     pub(crate) weights: Weights,
@@ -240,6 +244,7 @@ pub(crate) fn asking(f: AskingFlags) -> anyhow::Result<Asking> {
         parser: f.parser.as_deref().map(Parser::named).transpose()?,
         by_logits: f.readout == ReadFlag::Logits,
         limit: f.limit,
+        present: f.present,
         max_new_tokens: f.max_new_tokens,
         settings: f.settings,
         weights: weights(&f.weights)?,
@@ -361,7 +366,7 @@ pub(super) fn eval(command: EvalCommand) -> anyhow::Result<Eval> {
         (None, None) => Who::Engine(f.model.model),
     };
     let engine = matches!(who, Who::Engine(_));
-    let mut strategies = match f.strategy {
+    let mut strategies = match spelled_out(&f.strategy)? {
         typed if !typed.is_empty() => typed,
         _ if engine => vec!["baseline".into(), "outro".into()],
         _ => vec!["baseline".into()],
@@ -370,10 +375,6 @@ pub(super) fn eval(command: EvalCommand) -> anyhow::Result<Eval> {
         for name in &mut strategies {
             *name = format!("{name}/prune:layer={},keep={}", p.layer, p.keep);
         }
-    }
-    if let Some(twice) = (1..strategies.len()).find(|i| strategies[..*i].contains(&strategies[*i])) {
-        let problem = format!("--strategy {} is given twice", strategies[twice]);
-        return Err(Fault::usage(problem).hint("leave one out").into());
     }
     if !engine {
         if let Some(other) = strategies.iter().find(|s| *s != "baseline") {

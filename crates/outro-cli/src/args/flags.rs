@@ -7,13 +7,15 @@ use clap::{Args, ValueEnum};
 /// The checkpoint.
 #[derive(Debug, Args)]
 pub(crate) struct ModelFlags {
-    /// A checkpoint directory, a GGUF file of a Qwen2 or Llama text model, or a hub id such as Qwen/Qwen2.5-Omni-3B.
+    /// A checkpoint directory, a GGUF file of a Qwen2, Qwen3, Qwen3-MoE or Llama text model, or a hub id such as
+    /// Qwen/Qwen2.5-Omni-3B [default: OUTRO_MODEL, else outro-tiny, the demonstration model inside the program].
     #[arg(long, short, value_name = "DIR|FILE|ID")]
     pub(crate) model: Option<String>,
 }
 
 /// Media and how they are read.
 #[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Media")]
 pub(crate) struct MediaFlags {
     /// A video; its sound is used too. Media may be repeated and mixed, their order is kept.
     #[arg(long, value_name = "FILE")]
@@ -29,6 +31,7 @@ pub(crate) struct MediaFlags {
 }
 
 #[derive(Debug, Default, Args)]
+#[command(next_help_heading = "Media")]
 pub(crate) struct ReadingFlags {
     /// Frames per second taken from a video [default: the model's, mostly 2].
     #[arg(
@@ -80,7 +83,7 @@ pub(crate) enum DecoderFlag {
     Ffmpeg,
 }
 
-/// The method's switches.
+/// The method's switches. Defaults are the model's own where its outro.json has some, which help says.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "OutRo")]
 #[expect(
@@ -88,29 +91,30 @@ pub(crate) enum DecoderFlag {
     reason = "each is a flag of its own on the command line"
 )]
 pub(crate) struct MethodFlags {
-    /// Strength of the rotation towards the sink direction [default: 3].
+    /// Strength of the rotation towards the sink direction [default: the model's own, else 3].
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) gamma: Option<String>,
-    /// Temperature of the rotation's gate [default: 0.1].
+    /// Temperature of the rotation's gate; --temperature is another thing and draws tokens [default: the model's own, else
+    /// 0.1].
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) gate_temperature: Option<String>,
-    /// A sink's largest activation is at least this [default: 100].
+    /// A sink's largest activation is at least this [default: the model's own, else 100].
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) abs_threshold: Option<String>,
-    /// ... and at least this many times the layer's median [default: 1000].
+    /// ... and at least this many times the layer's median [default: the model's own, else 1000].
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) median_multiple: Option<String>,
-    /// First layer where OutRo acts [default: 0].
+    /// First layer in which sinks are looked for [default: the model's own, else 0].
     #[arg(long, value_name = "L", allow_negative_numbers = true)]
     pub(crate) start_layer: Option<String>,
-    /// Layer before which OutRo stops acting [default: number of layers - 2].
+    /// Layer before which the search for sinks ends [default: the model's own, else number of layers - 2].
     #[arg(long, value_name = "L", allow_negative_numbers = true)]
     pub(crate) end_layer: Option<String>,
-    /// Relax the mask at every N-th layer [default: layers / 7].
+    /// Relax the mask at every N-th layer [default: the model's own, else layers / 7].
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) interval: Option<String>,
-    /// Relax the mask at these layers instead of an interval.
-    #[arg(long, value_name = "L,L,...")]
+    /// Relax the mask at these layers instead of an interval, joined by commas or +.
+    #[arg(long, value_name = "L,L,...", conflicts_with = "interval")]
     pub(crate) layers: Option<String>,
     /// Relax each sink once (the default).
     #[arg(long, conflicts_with = "always")]
@@ -130,10 +134,10 @@ pub(crate) struct MethodFlags {
     /// Whether decoded tokens are rotated: as the paper says (default) or as its release does.
     #[arg(long, value_name = "paper|release")]
     pub(crate) decode: Option<String>,
-    /// Prompt positions that are taken for sinks instead of detecting them.
+    /// Prompt positions that are taken for sinks instead of detecting them, joined by commas or +.
     #[arg(long, value_name = "T,T,...")]
     pub(crate) sinks: Option<String>,
-    /// Any switch by its name: gamma, temperature, abs_threshold, median_multiple, start_layer, end_layer, interval,
+    /// Any switch by its name: gamma, gate_temperature, abs_threshold, median_multiple, start_layer, end_layer, interval,
     /// layers, once, rotate, relax, rescale, decode, sinks.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,

@@ -15,7 +15,7 @@ pub(crate) struct SamplingFlags {
     /// Take the likeliest token, without a repetition penalty, whatever the model's generation_config.json says.
     #[arg(long, conflicts_with_all = ["temperature", "top_k", "top_p", "min_p"])]
     pub(crate) greedy: bool,
-    /// Draw tokens at this temperature; 0 takes the likeliest.
+    /// Draw tokens at this temperature; 0 takes the likeliest. OutRo's gate has another one, --gate-temperature.
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub(crate) temperature: Option<f32>,
     /// Draw from this many of the likeliest tokens; 0 is all [default: the model's own, else 50].

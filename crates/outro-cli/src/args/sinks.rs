@@ -6,11 +6,12 @@ use clap::{ArgMatches, Args};
 use outro::method::PruneConfig;
 
 use super::flags::{MediaFlags, MethodFlags, ModelFlags, TraceStrategy, WeightFlags};
-use super::{Media, Switches, Weights, media, switches, weights};
+use super::{Media, Switches, Weights, asked, switches, weights};
 use crate::fault::Fault;
 
 /// Dropping tokens on the way.
 #[derive(Debug, Default, Args)]
+#[command(next_help_heading = "OutRo")]
 pub(crate) struct PruneFlags {
     /// Keep only this share of the video and audio tokens after layer N, ranked by the attention of the sinks' queries.
     #[arg(long, value_name = "layer=N,keep=SHARE")]
@@ -21,11 +22,10 @@ pub(crate) struct PruneFlags {
 pub(crate) struct SinksFlags {
     #[command(flatten)]
     model: ModelFlags,
-    #[command(flatten)]
-    media: MediaFlags,
-    /// The question [default: What do you see and hear?].
+    /// The question, in quotes; - reads it from stdin. Media files may stand before it without a flag [default: What do you
+    /// see and hear?].
     #[arg(value_name = "QUESTION", conflicts_with_all = ["inputs", "data"])]
-    question: Option<String>,
+    question: Vec<String>,
     /// Prepared inputs (`outro prepare`) instead of media and a question.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["data", "video", "image", "audio"])]
     inputs: Option<PathBuf>,
@@ -47,25 +47,29 @@ pub(crate) struct SinksFlags {
     /// Write every figure of the report as a picture too, into figures/ beside it.
     #[arg(long)]
     png: bool,
-    /// Look at the plain model (OutRo works on a copy), or at the model with OutRo.
+    /// Look at the plain model (OutRo works on a copy), or at the model with OutRo. The report follows one pass through the
+    /// decoder, so that strategies of several passes cannot be looked at; `outro eval run` scores them.
     #[arg(long, value_enum, default_value = "baseline")]
     strategy: TraceStrategy,
-    /// Phi_VLM: a sink's dimensions reach this multiple of the token's root mean square.
-    #[arg(long, value_name = "X", default_value_t = 20.0, allow_negative_numbers = true)]
-    tau: f32,
-    /// Phi_VLM: the sink dimensions [default: the two that stand out at this prompt's sinks].
-    #[arg(long, value_name = "D,D,...", value_delimiter = ',')]
-    dims: Vec<usize>,
+    /// Phi_VLM: a sink's dimensions reach this multiple of the token's root mean square [default: 20, in a model too narrow for
+    /// it half of the most that there can be].
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    tau: Option<f32>,
+    /// Phi_VLM: the sink dimensions, joined by commas or + [default: the two that stand out at this prompt's sinks].
+    #[arg(long, value_name = "D,D,...")]
+    dims: Option<String>,
     /// Attention-mass detector: mean attention above which a token is a sink.
     #[arg(long, value_name = "X", default_value_t = 0.3, allow_negative_numbers = true)]
     epsilon: f32,
-    #[command(flatten)]
-    prune: PruneFlags,
-    #[command(flatten)]
-    method: MethodFlags,
     /// System prompt [default: the sentence of the model's card].
     #[arg(long, value_name = "TEXT")]
     system: Option<String>,
+    #[command(flatten)]
+    media: MediaFlags,
+    #[command(flatten)]
+    method: MethodFlags,
+    #[command(flatten)]
+    prune: PruneFlags,
     #[command(flatten)]
     weights: WeightFlags,
 }
@@ -86,6 +90,16 @@ pub(crate) enum Subject {
     },
 }
 
+impl Subject {
+    /// How media are read, where some may be.
+    pub(crate) fn media(&self) -> Option<&Media> {
+        match self {
+            Self::Asked { media, .. } | Self::Set { media, .. } => Some(media),
+            Self::Inputs(_) => None,
+        }
+    }
+}
+
 /// `outro sinks`.
 #[derive(Debug)]
 pub(crate) struct Sinks {
@@ -96,7 +110,8 @@ pub(crate) struct Sinks {
     /// A log of `outro eval run`.
     pub(crate) scores: Option<PathBuf>,
     pub(crate) act: bool,
-    pub(crate) tau: f32,
+    /// `None`: as wide as the model allows.
+    pub(crate) tau: Option<f32>,
     pub(crate) dims: Vec<usize>,
     pub(crate) epsilon: f32,
     pub(crate) prune: Option<PruneConfig>,
@@ -106,7 +121,7 @@ pub(crate) struct Sinks {
 }
 
 pub(super) fn sinks(f: SinksFlags, typed: &ArgMatches) -> anyhow::Result<Sinks> {
-    for (flag, x) in [("--tau", f.tau), ("--epsilon", f.epsilon)] {
+    for (flag, x) in [("--tau", f.tau.unwrap_or(1.0)), ("--epsilon", f.epsilon)] {
         if !(x.is_finite() && x > 0.0) {
             return Err(Fault::usage(format!("{flag} is {x}"))
                 .hint("give a number above 0")
@@ -118,7 +133,7 @@ pub(super) fn sinks(f: SinksFlags, typed: &ArgMatches) -> anyhow::Result<Sinks> 
             .hint("give a number from 1 up")
             .into());
     }
-    let media = media(f.media, typed)?;
+    let (media, question) = asked(f.media, &f.question, typed)?;
     let subject = match (f.inputs, f.data, f.task) {
         (Some(path), ..) => Subject::Inputs(path),
         (None, Some(data), Some(task)) => Subject::Set {
@@ -129,7 +144,9 @@ pub(super) fn sinks(f: SinksFlags, typed: &ArgMatches) -> anyhow::Result<Sinks> 
         },
         _ => Subject::Asked {
             media,
-            question: super::question(f.question.unwrap_or_else(|| "What do you see and hear?".into()))?,
+            question: super::question(Some(
+                question.unwrap_or_else(|| "What do you see and hear?".into()),
+            ))?,
         },
     };
     Ok(Sinks {
@@ -140,11 +157,21 @@ pub(super) fn sinks(f: SinksFlags, typed: &ArgMatches) -> anyhow::Result<Sinks> 
         scores: f.scores,
         act: f.strategy == TraceStrategy::Outro,
         tau: f.tau,
-        dims: f.dims,
+        dims: f.dims.as_deref().map(dims).transpose()?.unwrap_or_default(),
         epsilon: f.epsilon,
         prune: f.prune.prune,
         method: Switches::new(switches(&f.method)?)?,
         system: f.system,
         weights: weights(&f.weights)?,
+    })
+}
+
+/// Dimensions by number.
+fn dims(text: &str) -> anyhow::Result<Vec<usize>> {
+    let all = text.split([',', '+']).map(|d| d.trim().parse().ok());
+    all.collect::<Option<_>>().ok_or_else(|| {
+        Fault::usage(format!("--dims is `{text}`"))
+            .hint("give whole numbers joined by commas or +")
+            .into()
     })
 }

@@ -1,5 +1,8 @@
 use std::path::Path;
 
+use outro::chat::Part;
+use outro::method::OutRoConfig;
+
 use super::*;
 
 fn run(line: &[&str]) -> Result<Invocation, String> {
@@ -61,6 +64,51 @@ fn media_keep_the_order_in_which_they_were_typed() {
     assert_eq!(parsed.questions, ["what?"]);
 }
 
+#[test]
+fn files_without_a_flag_are_media_of_their_kind() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (clip, picture) = (file("a", b"\0\0\0\x1cftypisom"), file("b", b"\x89PNG\r\n"));
+    let (sound, notes) = (
+        file("c", b"RIFF\0\0\0\0WAVEfmt "),
+        file("notes.txt", b"What is it?"),
+    );
+    let parsed = ask(&[&clip, "--image", &picture, &sound, "what?"]).unwrap();
+    let want = [
+        Part::Video(clip.clone().into()),
+        Part::Image(picture.clone().into()),
+        Part::Audio(sound.clone().into()),
+    ];
+    assert_eq!(
+        (parsed.media.parts, parsed.questions),
+        (want.to_vec(), vec!["what?".to_owned()])
+    );
+    for (line, parts) in [
+        (&[clip.as_str()][..], ["no QUESTION", "quotes"]),
+        (&[&notes], ["notes.txt is a file", "--questions"]),
+        (&["--video", &picture, "q"], ["is a picture", "--image"]),
+        (&["--image", &clip, "q"], ["is a video", "--video"]),
+        (&["--video", &sound, "q"], ["is sound", "--audio"]),
+    ] {
+        let error = run_hint(line);
+        assert!(parts.iter().all(|p| error.contains(p)), "{line:?}: {error}");
+    }
+    ask(&["--audio", &clip, "q"]).unwrap();
+}
+
+/// What is printed about a command line that is refused.
+fn run_hint(line: &[&str]) -> String {
+    let all = ["outro", "ask"].iter().chain(line).map(OsString::from);
+    match parse(all).unwrap_err() {
+        Ok(clap) => clap.to_string(),
+        Err(e) => crate::fault::render(&e).0,
+    }
+}
+
 /// The method on a model without settings of its own.
 fn method(ask: &Ask) -> OutRoConfig {
     ask.strategies.outro.on(OutRoConfig::default()).unwrap()
@@ -96,13 +144,13 @@ fn outro_is_on_by_default_and_every_switch_reaches_it() {
         "--sinks",
         "0,4",
         "--set",
-        "gamma=2.5",
+        "gamma=2",
         "q",
     ];
     let mut want = OutRoConfig::default();
     for (k, v) in [
-        ("gamma", "2.5"),
-        ("temperature", "0.2"),
+        ("gamma", "2"),
+        ("gate_temperature", "0.2"),
         ("abs_threshold", "50"),
         ("median_multiple", "500"),
         ("start_layer", "1"),
@@ -120,7 +168,9 @@ fn outro_is_on_by_default_and_every_switch_reaches_it() {
     assert_eq!(method(&ask(&line).unwrap()), want);
     let mut want = OutRoConfig::default();
     want.set("layers", "0,5").unwrap();
-    assert_eq!(method(&ask(&["--layers", "0,5", "q"]).unwrap()), want);
+    for typed in ["0,5", "0+5"] {
+        assert_eq!(method(&ask(&["--layers", typed, "q"]).unwrap()), want);
+    }
 
     let both = ask(&["--strategy", "both", "q"]).unwrap().strategies;
     assert_eq!(both.names, ["baseline", "outro"]);
@@ -162,6 +212,33 @@ fn values_that_cannot_be_meant_are_refused_by_name() {
         (&["--decode", "both", "q"], "decode"),
         (&["--once", "--always", "q"], "--always"),
         (&["--strategy", "baseline", "--gamma", "2", "q"], "baseline"),
+        (
+            &["--strategy", "outro:gamma=2", "--gamma", "4", "q"],
+            "gamma=4 contradict",
+        ),
+        (
+            &[
+                "--strategy",
+                "vcd+outro:temperature=1",
+                "--gate-temperature",
+                "2",
+                "q",
+            ],
+            "contradict",
+        ),
+        (
+            &["--strategy", "outro:interval=2", "--layers", "0", "q"],
+            "contradict",
+        ),
+        (
+            &["--gamma", "2", "--set", "gamma=2.5", "q"],
+            "gamma=2 and gamma=2.5",
+        ),
+        (&["--interval", "2", "--layers", "0", "q"], "--layers"),
+        (&["--interval", "2", "--set", "layers=0", "q"], "contradict"),
+        (&["--strategy", "otro", "q"], "mean `outro`"),
+        (&["no-such.mp4", "q"], "no-such.mp4"),
+        (&["one", "two"], "two questions"),
         (&["--video", "no/such/file.mp4", "q"], "no/such/file.mp4"),
         (&["  "], "empty"),
         (&[""], "empty"),
@@ -269,4 +346,96 @@ fn global_flags_may_follow_the_command() {
         3
     );
     assert_eq!(run(&["--threads", "3", "doctor"]).unwrap().threads, 3);
+}
+
+/// Every flag stands under the heading of its kind, whatever is flattened before it.
+#[test]
+fn help_has_every_flag_under_its_heading() {
+    const HEADINGS: [(&str, &[&str]); 4] = [
+        (
+            "Media",
+            &[
+                "video",
+                "image",
+                "audio",
+                "fps",
+                "frames",
+                "start",
+                "end",
+                "max_pixels",
+                "no_audio_in_video",
+                "no_exif",
+                "decoder",
+                "deadline",
+            ],
+        ),
+        (
+            "OutRo",
+            &[
+                "gamma",
+                "gate_temperature",
+                "abs_threshold",
+                "median_multiple",
+                "start_layer",
+                "end_layer",
+                "interval",
+                "layers",
+                "once",
+                "always",
+                "no_rotate",
+                "no_relax",
+                "no_rescale",
+                "decode",
+                "sinks",
+                "set",
+                "prune",
+            ],
+        ),
+        (
+            "Sampling",
+            &[
+                "max_new_tokens",
+                "greedy",
+                "temperature",
+                "top_k",
+                "top_p",
+                "min_p",
+                "repetition_penalty",
+                "seed",
+            ],
+        ),
+        (
+            "Memory",
+            &["dtype", "quantize", "no_quantize_cache", "activations", "kv"],
+        ),
+    ];
+    // What a command has for itself under such a name has no heading.
+    const OWN: [(&str, &str); 10] = [
+        ("bench", "frames"),
+        ("bench", "layers"),
+        ("demo", "seed"),
+        ("run", "max_new_tokens"),
+        ("synth", "seed"),
+        ("trace", "set"),
+        ("tune", "gamma"),
+        ("tune", "gate_temperature"),
+        ("tune", "layers"),
+        ("tune", "max_new_tokens"),
+    ];
+    let mut commands = vec![Cli::command()];
+    let mut seen = 0;
+    while let Some(command) = commands.pop() {
+        commands.extend(command.get_subcommands().cloned());
+        for arg in command.get_arguments() {
+            let id = arg.get_id().as_str();
+            let own = OWN.contains(&(command.get_name(), id)) || (command.get_name(), id) == ("tune", "seed");
+            let want = HEADINGS
+                .iter()
+                .find(|(_, ids)| ids.contains(&id) && !own)
+                .map(|(h, _)| *h);
+            assert_eq!(arg.get_help_heading(), want, "{} {id}", command.get_name());
+            seen += usize::from(want.is_some());
+        }
+    }
+    assert!(seen > 60, "{seen}");
 }

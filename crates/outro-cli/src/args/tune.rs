@@ -28,13 +28,15 @@ pub(crate) struct TuneFlags {
     #[arg(long, value_name = "X,X,...", value_delimiter = ',', default_values = ["0.5", "1", "2", "3", "4"])]
     gamma: Vec<String>,
     /// Temperatures of the gate to try [default: the model's own].
-    #[arg(long, value_name = "X,X,...", value_delimiter = ',')]
-    temperature: Vec<String>,
-    /// Enhancement layers to try, each a list such as 0+5+10, or `default` for those of the interval [default: the model's
-    /// own].
+    #[arg(long, value_name = "X,X,...", value_delimiter = ',', alias = "temperature")]
+    gate_temperature: Vec<String>,
+    /// Lists of enhancement layers to try; commas are between lists, + within one, as in 0+5+10, or `default` for those of
+    /// the interval [default: the model's own].
     #[arg(long, value_name = "L+L,...", value_delimiter = ',')]
     layers: Vec<String>,
-    /// Share of the videos whose questions are used; the others are held out. 1 for a validation set of its own.
+    /// Share of the videos whose questions are used; the others are held out, to measure what was found. Each video is drawn
+    /// with this probability, by its name and --seed, so that of few videos it can be another share. 1 for a validation set
+    /// of its own.
     #[arg(long, value_name = "X", default_value_t = 0.3, allow_negative_numbers = true)]
     share: f64,
     /// Another seed is another draw of videos.
@@ -74,11 +76,11 @@ pub(super) fn tune(f: TuneFlags) -> anyhow::Result<Tune> {
     }
     let keys = [
         ("gamma", &f.gamma[..]),
-        ("temperature", &f.temperature),
+        ("gate_temperature", &f.gate_temperature),
         ("layers", &f.layers),
     ];
     let grid = grid(&keys).map_err(|e| {
-        Fault::usage(e.to_string()).hint("give each value of --gamma, --temperature and --layers once")
+        Fault::usage(e.to_string()).hint("give each value of --gamma, --gate-temperature and --layers once")
     })?;
     // Whether a value can be meant does not depend on the model.
     for name in &grid {

@@ -6,6 +6,7 @@ use outro::Answer;
 use outro::engine::PromptTokens;
 use outro_media::Note;
 use serde::Serialize;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 use super::sampling::Chosen;
 
@@ -34,14 +35,14 @@ pub(crate) struct Shared {
     pub(crate) encode: f64,
 }
 
-/// Two answers in two columns of `width` characters each.
+/// Two answers in two columns, each as wide as `width` letters.
 pub(crate) fn side_by_side(left: &Answer, right: &Answer, width: usize) -> String {
     let (a, b) = (column(left, width), column(right, width));
     let mut out = String::new();
     for i in 0..a.len().max(b.len()) {
         let l = a.get(i).map_or("", String::as_str);
         let r = b.get(i).map_or("", String::as_str);
-        let pad = " ".repeat(width.saturating_sub(l.chars().count()));
+        let pad = " ".repeat(width.saturating_sub(l.width()));
         // Writing to a String cannot fail.
         let _ = writeln!(out, "{}", format!("{l}{pad} | {r}").trim_end());
     }
@@ -65,7 +66,7 @@ fn column(a: &Answer, width: usize) -> Vec<String> {
     lines
         .into_iter()
         .flat_map(|l| {
-            if l.chars().count() > width {
+            if l.width() > width {
                 wrap(&l, width)
             } else {
                 vec![l]
@@ -79,38 +80,76 @@ fn visible(text: &str) -> String {
     format!("\"{}\"", text.escape_debug())
 }
 
-/// Breaks at spaces where possible, at `width` characters otherwise.
+/// Spaces that a tab stands for.
+const TAB: &str = "    ";
+
+/// Breaks at spaces where possible, else at `width` columns. A line's indentation stays and is that of its continuation; lines
+/// between fences of code are cut where they are full and otherwise as they are.
 fn wrap(text: &str, width: usize) -> Vec<String> {
     let width = width.max(1);
-    let mut lines = Vec::new();
-    for paragraph in text.lines() {
-        let mut line = String::new();
-        let mut used = 0;
-        for word in paragraph.split(' ') {
-            let mut word: Vec<char> = word
-                .chars()
-                .map(|c| if c.is_control() { ' ' } else { c })
-                .collect();
-            if used > 0 && used + 1 + word.len() > width {
-                lines.push(std::mem::take(&mut line));
-                used = 0;
-            }
-            if used > 0 {
-                line.push(' ');
-                used += 1;
-            }
-            while used + word.len() > width {
-                let rest = word.split_off(width - used);
-                line.extend(word);
-                lines.push(std::mem::take(&mut line));
-                (used, word) = (0, rest);
-            }
-            used += word.len();
-            line.extend(word);
+    let (mut lines, mut code) = (Vec::new(), false);
+    for line in text.lines() {
+        let line: String = line.replace('\t', TAB).chars().map(shown).collect();
+        let fence = ["```", "~~~"].iter().any(|f| line.trim_start().starts_with(f));
+        if code || fence {
+            cut(&line, width, &mut lines);
+        } else {
+            flow(&line, width, &mut lines);
         }
-        lines.push(line);
+        code ^= fence;
     }
     lines
+}
+
+fn shown(c: char) -> char {
+    if c.is_control() { ' ' } else { c }
+}
+
+/// Columns of a character; those of none go with the one before.
+fn columns(c: char) -> usize {
+    c.width().unwrap_or(0)
+}
+
+/// A line in pieces that fit.
+fn cut(line: &str, width: usize, out: &mut Vec<String>) {
+    let (mut piece, mut used) = (String::new(), 0);
+    for c in line.chars() {
+        if used + columns(c) > width && !piece.is_empty() {
+            out.push(std::mem::take(&mut piece));
+            used = 0;
+        }
+        piece.push(c);
+        used += columns(c);
+    }
+    out.push(piece);
+}
+
+/// A line of words.
+fn flow(line: &str, width: usize, out: &mut Vec<String>) {
+    let words = line.trim_start_matches(' ');
+    // Where hardly a word would fit beside it, an indentation is no help.
+    let indent = &line[..(line.len() - words.len()).min(width / 2)];
+    let mut row = indent.to_owned();
+    for word in words.split(' ') {
+        let empty = row.len() == indent.len();
+        if !empty && row.width() + 1 + word.width() > width {
+            out.push(std::mem::replace(&mut row, indent.to_owned()));
+        } else if !empty {
+            row.push(' ');
+        }
+        if row.width() + word.width() <= width {
+            row.push_str(word);
+            continue;
+        }
+        let mut pieces = Vec::new();
+        cut(word, width - indent.len(), &mut pieces);
+        let last = pieces.pop().unwrap_or_default();
+        for piece in pieces {
+            out.push(std::mem::replace(&mut row, indent.to_owned()) + &piece);
+        }
+        row.push_str(&last);
+    }
+    out.push(row);
 }
 
 #[cfg(test)]
@@ -158,7 +197,31 @@ mod tests {
             let text = "the quick  brown fox 🦊 jumped";
             let joined: String = wrap(text, width).concat();
             assert_eq!(joined.replace(' ', ""), text.replace(' ', ""));
-            assert!(wrap(text, width).iter().all(|l| l.chars().count() <= width));
+            let most = width.max(2);
+            assert!(wrap(text, width).iter().all(|l| l.width() <= most), "{width}");
         }
+    }
+
+    #[test]
+    fn code_keeps_its_shape_and_wide_letters_align() {
+        let code = "Here:\n```python\ndef f(x):\n    return  x + 1\n```\n  - a list goes on\n";
+        assert_eq!(
+            wrap(code, 14),
+            [
+                "Here:",
+                "```python",
+                "def f(x):",
+                "    return  x ",
+                "+ 1",
+                "```",
+                "  - a list",
+                "  goes on"
+            ]
+        );
+        assert_eq!(wrap("\tx", 9), ["    x"]);
+        let text = side_by_side(&answer("baseline", "红色的三角形 是"), &answer("outro", "é"), 9);
+        let bars: Vec<usize> = text.lines().map(|l| l[..l.find('|').unwrap()].width()).collect();
+        assert!(bars.iter().all(|b| *b == 10), "{text}");
+        assert!(text.contains("红色的三 "), "{text}");
     }
 }

@@ -17,12 +17,14 @@ use crate::ui::{Ui, Unit, bytes, thousands};
 
 /// Runs it and prints the table.
 pub(crate) fn run(args: &Bench, ui: &Ui) -> anyhow::Result<()> {
+    let mut unasked = false;
     let (config, method, dir) = if let Some(shape) = &args.shape {
         let mut config = outro::shapes::config(shape)?;
         config.text.layers = args.layers.unwrap_or(config.text.layers);
         (config, outro::OutRoConfig::default(), None)
     } else {
-        let source = source::open(args.model.as_deref(), ui)?;
+        let source = source::choose(args.model.as_deref(), ui)?;
+        unasked = source.unasked;
         let method = source::method(&Settings::load(&source.dir)?, &source.dir, &Switches::default())?;
         (Config::load(&source.dir)?, method, Some(source.dir))
     };
@@ -46,11 +48,15 @@ pub(crate) fn run(args: &Bench, ui: &Ui) -> anyhow::Result<()> {
             );
         }
     }
-    let strategies: Vec<Strategy> = args
-        .strategies
-        .iter()
-        .map(|s| Strategy::parse(s, &method))
-        .collect::<outro::Result<_>>()?;
+    let read = |name: &String| {
+        let by = Strategy::parse(name, &method)?;
+        by.check(&config.text)?;
+        Ok(by)
+    };
+    let strategies: Vec<Strategy> = args.strategies.iter().map(read).collect::<outro::Result<_>>()?;
+    if unasked {
+        ui.note(source::TINY_NOTE);
+    }
     let bar = ui.bar("loading weights", 0, Unit::Count);
     let load = args.weights.load.clone();
     let model = match dir {
@@ -79,7 +85,20 @@ pub(crate) fn run(args: &Bench, ui: &Ui) -> anyhow::Result<()> {
         .as_deref()
         .or(args.model.as_deref())
         .unwrap_or(source::TINY);
-    emit(&table(model, &args.weights.name(), &result))
+    emit(&(table(model, &args.weights.name(), &result) + LEGEND))
+}
+
+/// What the figures are.
+const LEGEND: &str = "
+A line: what was done, the median of all rounds (fastest to slowest), the rate, how near that is to this machine's limit, and
+\"x\", the median over rounds of this strategy's seconds over the first's in the same round; a median of ratios is not the ratio
+of the medians. The limit of prefill is arithmetic in f32, that of decoding memory, all weights and keys and values read once a
+token. \"prefill adds\" is the memory that reading the prompt took above weights.
+";
+
+/// `1 pass a token`.
+fn passes(of: &str, n: f64) -> String {
+    format!("{n} pass{} a {of}", if n > 1.0 { "es" } else { "" })
 }
 
 fn table(model: &str, weights: &str, r: &Result) -> String {
@@ -109,13 +128,13 @@ fn table(model: &str, weights: &str, r: &Result) -> String {
     for row in &r.rows {
         let _ = writeln!(
             out,
-            "{}\n  prefill  {}\n  decode   {}\n  first token after {:.2} s; {} and {} passes; keys and values {}, prefill adds {}",
+            "{}\n  prefill  {}\n  decode   {}\n  first token after {:.2} s; {}, {}; keys and values {}, prefill adds {}",
             row.strategy,
             timed("tokens", &row.prefill, l, false),
             timed("tokens", &row.decode, l, true),
             row.time_to_first_token,
-            row.passes[0],
-            row.passes[1],
+            passes("prompt", row.passes[0]),
+            passes("token", row.passes[1]),
             bytes(row.cache_bytes as u64),
             row.prefill_bytes
                 .map_or_else(|| "unknown".into(), |p| bytes(p as u64))
@@ -164,8 +183,13 @@ fn timed(what: &str, t: &Timed, limits: &Limits, memory: bool) -> String {
         let (share, least) = (100.0 * t.of_arithmetic(limits), t.operations / 1e9);
         format!("{share:.0} % of the f32 limit ({least:.1} Gflop)")
     };
+    let what = if t.items == 1 {
+        what.trim_end_matches('s')
+    } else {
+        what
+    };
     format!(
-        "{} {what} in {:.4} s ({:.4} to {:.4}), {:.1} a second, {of}, ratio {:.3}",
+        "{} {what} in {:.4} s ({:.4} to {:.4}), {:.1} a second, {of}, {:.3} x",
         thousands(t.items as u64),
         t.seconds,
         t.fastest,

@@ -55,6 +55,11 @@ pub(crate) fn chat(args: &Chat, ui: &Ui) -> anyhow::Result<()> {
         ui.note("/help lists commands, /quit leaves");
     }
     let mut lines = io::stdin().lock().lines();
+    if let Some(first) = &args.first
+        && talk.line(first)?.is_break()
+    {
+        return Ok(());
+    }
     loop {
         if asks {
             prompt()?;

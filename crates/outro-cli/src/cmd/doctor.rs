@@ -1,5 +1,7 @@
 //! `outro doctor`: what this machine offers, and whether the parts that can fail by themselves work here.
 
+mod fits;
+
 use std::ffi::OsString;
 use std::fs;
 use std::io::{Read, Write};
@@ -22,6 +24,8 @@ const FRAMES: [usize; 3] = [0, 20, 39];
 const SAMPLES: usize = 64_273;
 /// A program that has not told its version by then hangs.
 const LIMIT: Duration = Duration::from_secs(10);
+/// A hub that has not answered by then counts as away.
+const HUB: Duration = Duration::from_secs(3);
 
 /// One line of the report.
 struct Line {
@@ -47,15 +51,20 @@ impl Line {
 
 /// Prints the report on stdout. It fails where something is broken that the main command needs.
 pub(crate) fn run(as_json: bool) -> anyhow::Result<()> {
-    let lines = [
+    let (memory, available) = memory();
+    let mut lines = vec![
         version(),
         cpu(),
         threads(),
-        memory(),
+        memory,
+        fits::models(available)?,
         ffmpeg(),
         builtin(),
         cache(),
+        own_cache(),
+        hub(),
     ];
+    lines.push(verdict(&lines));
     let mut out = std::io::stdout().lock();
     if as_json {
         let all: serde_json::Map<String, Value> = lines
@@ -72,6 +81,87 @@ pub(crate) fn run(as_json: bool) -> anyhow::Result<()> {
     match lines.iter().find(|l| l.broken) {
         Some(line) => Err(Fault::failure(format!("{}: {}", line.key, line.text)).into()),
         None => Ok(()),
+    }
+}
+
+/// Whether `outro ask` works here, in one line.
+fn verdict(lines: &[Line]) -> Line {
+    let broken: Vec<&str> = lines.iter().filter(|l| l.broken).map(|l| l.key).collect();
+    let ready = broken.is_empty();
+    let text = if ready {
+        let ffmpeg = lines
+            .iter()
+            .any(|l| l.key == "ffmpeg" && l.value["works"] == true);
+        let formats = if ffmpeg {
+            "all formats that ffmpeg reads"
+        } else {
+            "mp4 and mov with H.264 and AAC, usual sounds and images"
+        };
+        format!("ready: {formats}; try `outro demo`")
+    } else {
+        format!("not ready: {} must be mended", broken.join(", "))
+    };
+    Line::new("verdict", text, json!({"ready": ready, "broken": broken}))
+}
+
+/// Where the program's own model and quantised weights are kept, and what they take.
+fn own_cache() -> Line {
+    let Some(dir) = crate::cache::dir() else {
+        return Line::new(
+            "own cache",
+            "no place for one; set OUTRO_CACHE to a directory",
+            Value::Null,
+        );
+    };
+    let size = size_of(&dir);
+    let text = format!(
+        "{}: {} (OUTRO_CACHE chooses the place)",
+        dir.display(),
+        bytes(size)
+    );
+    Line::new("own cache", text, json!({"path": dir, "bytes": size}))
+}
+
+/// Bytes of all files below a directory; links are not followed.
+fn size_of(dir: &Path) -> u64 {
+    let mut total = 0;
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let Ok(meta) = entry.metadata() else { continue };
+        total += if meta.is_dir() {
+            size_of(&entry.path())
+        } else {
+            meta.len()
+        };
+    }
+    total
+}
+
+/// Whether the hub answers, within a few seconds.
+fn hub() -> Line {
+    let settings = outro_hub::Settings::from_env();
+    let url = settings.endpoint;
+    if settings.offline {
+        let text = "not asked: HF_HUB_OFFLINE forbids the network";
+        return Line::new("hub", text, json!({"endpoint": url, "reachable": null}));
+    }
+    let asked = || -> anyhow::Result<u16> {
+        let client = outro_hub::http::client(&url)?.timeout_global(Some(HUB));
+        let agent: ureq::Agent = client.build().into();
+        Ok(agent.head(&url).call()?.status().as_u16())
+    };
+    match asked() {
+        Ok(status) => Line::new(
+            "hub",
+            format!("{url} answers"),
+            json!({"endpoint": url, "reachable": true, "status": status}),
+        ),
+        Err(e) => Line::new(
+            "hub",
+            format!(
+                "{url} does not answer ({e:#}); models that are in the cache, or directories, work without it"
+            ),
+            json!({"endpoint": url, "reachable": false, "error": format!("{e:#}")}),
+        ),
     }
 }
 
@@ -136,7 +226,8 @@ fn threads() -> Line {
     )
 }
 
-fn memory() -> Line {
+/// The line, and bytes that are free to use.
+fn memory() -> (Line, Option<u64>) {
     let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let field = |name: &str| {
         let rest = info.lines().find_map(|l| l.strip_prefix(name))?;
@@ -152,13 +243,32 @@ fn memory() -> Line {
         (Some(t), Some(a)) => format!("{}, {} available", bytes(t), bytes(a)),
         _ => "unknown on this system".into(),
     };
-    Line::new("memory", text, json!({"total": total, "available": available}))
+    let value = json!({"total": total, "available": available});
+    (Line::new("memory", text, value), available)
 }
 
-fn ffmpeg() -> Line {
-    let name = std::env::var_os("OUTRO_FFMPEG")
+/// The program's name, as the variable has it or by default.
+fn ffmpeg_name() -> OsString {
+    std::env::var_os("OUTRO_FFMPEG")
         .filter(|v| !v.is_empty())
-        .unwrap_or_else(|| OsString::from("ffmpeg"));
+        .unwrap_or_else(|| OsString::from("ffmpeg"))
+}
+
+/// What OUTRO_FFMPEG names, if it is not there; `none` names nothing on purpose.
+pub(crate) fn ffmpeg_that_is_not_there() -> Option<String> {
+    let name = ffmpeg_name();
+    let meant = name != "ffmpeg" && name != NONE;
+    (meant && program(&name).is_none()).then(|| Path::new(&name).display().to_string())
+}
+
+/// The value of OUTRO_FFMPEG that says that there shall be none.
+const NONE: &str = "none";
+
+fn ffmpeg() -> Line {
+    let name = ffmpeg_name();
+    if name == NONE {
+        return Line::new("ffmpeg", "not used: OUTRO_FFMPEG=none", Value::Null);
+    }
     match (program(&name), name == "ffmpeg") {
         (Some(path), _) => match first_line(&path) {
             Ok(line) => {

@@ -20,6 +20,7 @@ use outro_lab::tune::TUNING;
 
 use super::ask::emit;
 use super::media;
+use super::output::make_parent;
 use super::source;
 use crate::args::eval::{Eval, EvalCheck, EvalReport, ReportFormat, is_log};
 use crate::fault::Fault;
@@ -48,6 +49,7 @@ pub(crate) fn run(args: &Eval, ui: &Ui) -> anyhow::Result<()> {
         Eval::Check(args) => look(args, ui),
         Eval::Merge { logs, out } => {
             let (header, rows) = log::merge(logs)?;
+            make_parent(out)?;
             log::write(out, &header, &rows)?;
             emit(&report(&header, &rows).markdown())
         }
@@ -68,6 +70,7 @@ fn read_anew(path: &Path, parser: Parser, out: &Path, ui: &Ui) -> anyhow::Result
     }
     let (before, rows) = log::read(path)?;
     let (header, read, changes) = rescore(&before, &rows, parser)?;
+    make_parent(out)?;
     let written = log::complete(out, &header, &read)?;
     ui.note(&format!(
         "{}: {} answers written",
@@ -174,10 +177,11 @@ fn pictures(args: &EvalReport, runs: &[(Header, Vec<Row>)], ui: &Ui) -> anyhow::
 }
 
 fn look(args: &EvalCheck, ui: &Ui) -> anyhow::Result<()> {
-    let source = source::open(args.model.as_deref(), ui)?;
+    let source = source::choose(args.model.as_deref(), ui)?;
     let preparer = Preparer::open(&source.dir)?;
     let profile = Profile::named(args.profile.as_deref().or(preparer.settings().profile.as_deref()))?;
     let loaded = Task::named(&args.task)?.load(&args.data, profile)?;
+    source::introduce(&source, None, ui);
     let bar = ui.bar("looking at videos", 0, Unit::Count);
     let found = check(
         &loaded,
@@ -234,7 +238,14 @@ fn look(args: &EvalCheck, ui: &Ui) -> anyhow::Result<()> {
         emit(&text)?;
     }
     if !found.is_good() {
-        ui.note("a run would have failing or repeated questions; --json names all of them");
+        let present = if found.missing.is_empty() {
+            ""
+        } else {
+            "; `eval run --present` asks only about videos that are there"
+        };
+        ui.note(&format!(
+            "a run would have failing or repeated questions, --json names all of them{present}"
+        ));
     }
     Ok(())
 }

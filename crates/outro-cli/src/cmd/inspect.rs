@@ -3,6 +3,8 @@
 mod checkpoint;
 mod file;
 
+pub(crate) use checkpoint::need;
+
 use std::path::{Path, PathBuf};
 
 use super::ask::emit;
@@ -42,6 +44,8 @@ pub(crate) fn run(args: &Inspect, ui: &Ui) -> anyhow::Result<()> {
 fn directory(path: &Path, name: &str, ui: &Ui) -> anyhow::Result<PathBuf> {
     if path.exists() {
         Ok(path.to_path_buf())
+    } else if name == source::TINY {
+        Ok(source::choose(Some(name), ui)?.dir)
     } else {
         hub::resolve(name, ui)
     }

@@ -45,6 +45,7 @@ impl Target {
         temp_name.push(name);
         temp_name.push(format!(".{}.tmp", std::process::id()));
         let temp = path.with_file_name(temp_name);
+        make_parent(&path)?;
         File::create(&temp).map_err(|e| fail(e.to_string()))?;
         Ok(Self { path, temp })
     }
@@ -66,6 +67,18 @@ impl Drop for Target {
         // Gone already after a commit.
         let _ = fs::remove_file(&self.temp);
     }
+}
+
+/// Makes the directory in which `path` will lie, where it is not there.
+pub(crate) fn make_parent(path: &Path) -> anyhow::Result<()> {
+    let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) else {
+        return Ok(());
+    };
+    fs::create_dir_all(dir).map_err(|e| {
+        Fault::failure(format!("--out {}: {e}", path.display()))
+            .hint("give a file in a directory that you may write to")
+            .into()
+    })
 }
 
 #[cfg(test)]
@@ -97,7 +110,12 @@ mod tests {
                 .to_string()
                 .contains("directory")
         );
-        assert!(Target::claim(&dir.path().join("no/such/o")).is_err());
+        fs::write(dir.path().join("file"), "x").unwrap();
+        let error = Target::claim(&dir.path().join("file/o")).unwrap_err().to_string();
+        assert!(error.contains("--out"), "{error}");
+        // A directory that is not there is made.
+        drop(Target::claim(&dir.path().join("no/such/o")).unwrap());
+        assert!(dir.path().join("no/such").is_dir());
         if Path::new("/dev/null").exists() {
             assert!(
                 Target::claim(Path::new("/dev/null"))

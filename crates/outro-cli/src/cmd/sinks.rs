@@ -30,12 +30,20 @@ pub(crate) fn run(args: &Sinks, ui: &Ui) -> anyhow::Result<()> {
         Fault::failure(format!("--out {}: {e}", args.out.display()))
             .hint("give a directory that you may write to")
     })?;
-    let source = source::open(args.model.as_deref(), ui)?;
+    let source = source::choose(args.model.as_deref(), ui)?;
     let preparer = Preparer::open(&source.dir)?;
+    let text = &preparer.config().text;
+    let method = source::method(preparer.settings(), &source.dir, &args.method)?;
+    method.check(text.layers)?;
+    // No dimension can exceed the root of the width times a token's root mean square.
+    let widest = (text.hidden as f32).sqrt();
+    let usual = Options::default().tau;
     let options = Options {
-        method: source::method(preparer.settings(), &source.dir, &args.method)?,
+        method,
         act: args.act,
-        tau: args.tau,
+        tau: args
+            .tau
+            .unwrap_or(if usual < widest { usual } else { widest / 2.0 }),
         dims: args.dims.clone(),
         epsilon: args.epsilon,
         prune: args.prune,
@@ -76,17 +84,17 @@ pub(crate) fn run(args: &Sinks, ui: &Ui) -> anyhow::Result<()> {
             Bench::Set(samples, media)
         }
     };
+    source::introduce(&source, None, ui);
     let bar = ui.bar("loading weights", 0, Unit::Count);
     let model = Model::load(&source.dir, args.weights.load.clone())?;
     bar.done();
     for note in model.notes() {
         ui.note(note);
     }
-    let widest = (model.config().text.hidden as f32).sqrt();
-    if args.tau >= widest {
+    if options.tau >= widest {
         ui.note(&format!(
             "Phi_VLM marks nothing: in this model no dimension can exceed {widest:.1} times a token's root mean square, and --tau is {}",
-            args.tau
+            options.tau
         ));
     }
     let lab = Lab {
@@ -152,6 +160,7 @@ pub(crate) fn run(args: &Sinks, ui: &Ui) -> anyhow::Result<()> {
         &numbers.sinks_of_all(),
         text.layers,
         text.head_dim,
+        one.as_ref().is_none_or(|s| s.profile.has_prunable()),
     );
     let sheet = page.draw();
     if args.png {
@@ -297,14 +306,23 @@ fn summary(one: Option<&Profile>, numbers: &Numbers, out: &Path) -> String {
                 "no sink by these thresholds (--abs-threshold, --median-multiple); token 0 is watched".into(),
             );
         }
-        for l in p.layers.iter().filter(|l| !l.sinks.is_empty()) {
-            let shown: Vec<String> = l.sinks.iter().take(12).map(usize::to_string).collect();
-            let more = if l.sinks.len() > 12 { ", ..." } else { "" };
-            let list = shown.join(", ");
+        // Layers one after the other with the same sinks are one line.
+        let found = p.layers.iter().filter(|l| !l.sinks.is_empty());
+        let found: Vec<_> = found.collect();
+        for run in found.chunk_by(|a, b| a.sinks == b.sinks && a.layer + 1 == b.layer) {
+            let sinks = &run[0].sinks;
+            let shown: Vec<String> = sinks.iter().take(12).map(usize::to_string).collect();
+            let more = if sinks.len() > 12 { ", ..." } else { "" };
+            let layers = match run {
+                [one] => format!("layer {}", one.layer),
+                [first, .., last] => format!("layers {} to {}", first.layer, last.layer),
+                [] => continue,
+            };
             lines.push(format!(
-                "layer {:>3}  {} sinks: {list}{more}",
-                l.layer,
-                l.sinks.len()
+                "{layers:<16} {} sink{}: {}{more}",
+                sinks.len(),
+                if sinks.len() == 1 { "" } else { "s" },
+                shown.join(", ")
             ));
         }
         if p.pruned > 0 {

@@ -40,7 +40,7 @@ const FILES: [(&str, &[u8]); 8] = tiny![
 const REAL: &str = "a model of real videos: --model Qwen/Qwen2.5-Omni-3B (downloads 12 GB, takes 10 GB of memory); smaller, for \
 pictures without sound: --model llava-hf/llava-onevision-qwen2-0.5b-ov-hf (1.8 GB)";
 
-const TINY_NOTE: &str = "no --model was given: using outro-tiny, a small demonstration model of a synthetic world of \
+pub(crate) const TINY_NOTE: &str = "no --model was given: using outro-tiny, a small demonstration model of a synthetic world of \
 coloured shapes and sounds (outro demo shows it)";
 
 /// A checkpoint directory or a GGUF file.
@@ -137,6 +137,9 @@ pub(crate) fn strategies(
     };
     let read = names.iter().map(|name| Strategy::parse(name, &method));
     let all = read.collect::<outro::Result<Vec<_>>>()?;
+    for by in &all {
+        by.check(&config.text)?;
+    }
     let published = PUBLISHED.contains(&config.model_type.as_str()) || own.method.contains_key("gamma");
     let default = OutRoConfig::default().gamma;
     if !published

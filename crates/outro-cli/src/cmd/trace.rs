@@ -50,6 +50,7 @@ pub(crate) fn run(args: &Trace, ui: &Ui) -> anyhow::Result<()> {
         Some(switches) => Some(source::method(&Settings::load(&dir)?, &dir, switches)?),
         None => None,
     };
+    method.iter().try_for_each(|m| m.check(config.text.layers))?;
     // A GGUF file's blocks stay as they are: the products with them are f32 as well, and exact.
     let dtype = if dir.is_file() {
         WeightType::Auto

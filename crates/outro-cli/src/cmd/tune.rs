@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use outro::settings::{self, Settings};
-use outro::strategy::Strategy;
 use outro_lab::log::{self, Header, Log, Row};
 use outro_lab::run::{Ablation, Answerer, Runner};
 use outro_lab::task::Sample;
@@ -14,18 +13,14 @@ use outro_lab::tune::{Outcome, Search, TUNING, Tried, fields, outcome, tuned};
 use serde_json::json;
 
 use super::ask::emit;
-use super::eval::run::{Asked, Checkpoint, Questions, carry_out};
+use super::eval::run::{Asked, Checkpoint, Questions, all_failed, carry_out};
 use crate::args::tune::Tune;
 use crate::fault::Fault;
 use crate::ui::{Ui, thousands};
 
 pub(crate) fn run(args: &Tune, ui: &Ui) -> anyhow::Result<()> {
     let checkpoint = Checkpoint::open(args.model.as_deref(), &args.asking, ui)?;
-    let strategies: Vec<Strategy> = args
-        .grid
-        .iter()
-        .map(|s| Strategy::parse(s, &checkpoint.method))
-        .collect::<outro::Result<_>>()?;
+    let strategies = checkpoint.strategies(&args.grid)?;
     let asked = Asked::Checkpoint(Box::new(checkpoint));
     let mut questions = Questions::read(&args.task, &args.data, &asked, &args.asking, ui)?;
     let all = questions.loaded.samples.len();
@@ -37,7 +32,9 @@ pub(crate) fn run(args: &Tune, ui: &Ui) -> anyhow::Result<()> {
             "--share {} of the videos of {} is none",
             args.split.share, args.task
         );
-        return Err(Fault::usage(problem).hint("give a greater share").into());
+        return Err(Fault::usage(problem)
+            .hint("give a greater share: each video is drawn with this probability")
+            .into());
     }
     fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
     let path = args.out.join(format!("{}.tuning.jsonl", args.task));
@@ -57,7 +54,7 @@ pub(crate) fn run(args: &Tune, ui: &Ui) -> anyhow::Result<()> {
     };
     let search = Search::new(&strategies, &used);
     if !search.standing(&rows).done {
-        let model = checkpoint.load(&args.asking)?;
+        let model = checkpoint.load(&args.asking, ui)?;
         let runner = Runner {
             answerer: Answerer::Engine(checkpoint.engine(&model, &args.asking)?),
             options: questions.options.clone(),
@@ -68,6 +65,7 @@ pub(crate) fn run(args: &Tune, ui: &Ui) -> anyhow::Result<()> {
         let mut wanted = |rows: &[Row]| search.wanted(rows);
         carry_out(&runner, &used, &mut wanted, &mut log, &mut rows, ui)?;
     }
+    all_failed(&args.task, &rows)?;
     let found = outcome(&header, &rows, &search.standing(&rows));
     let record = tuned(&args.task, &questions.loaded, &used);
     let written = match &found.best {
@@ -75,7 +73,12 @@ pub(crate) fn run(args: &Tune, ui: &Ui) -> anyhow::Result<()> {
         Some(best) => {
             let mut own = checkpoint.preparer.settings().clone();
             own.format = 1;
-            own.method.extend(fields(best));
+            let new = fields(best);
+            if new.iter().any(|(key, _)| key == "gate_temperature") {
+                // The older name of the same switch.
+                own.method.remove("temperature");
+            }
+            own.method.extend(new);
             if !own.tuned.contains(&record) {
                 own.tuned.push(record);
             }
@@ -91,7 +94,7 @@ pub(crate) fn run(args: &Tune, ui: &Ui) -> anyhow::Result<()> {
         return emit(&format!("{}\n", serde_json::to_string_pretty(&report)?));
     }
     let of = format!(
-        "{} of {} questions of {}, about {} videos ({})",
+        "{} of {} questions of {}, on {} videos ({})",
         thousands(used.len() as u64),
         thousands(all as u64),
         args.task,
@@ -220,9 +223,7 @@ fn text(of: &str, found: &Outcome, written: &Written) -> String {
     }
     out.push('\n');
     match &found.best {
-        None => out.push_str(
-            "best         the plain model: no setting has more right answers; nothing is written\n",
-        ),
+        None => out.push_str(&nothing_better(found)),
         Some(best) => {
             let _ = writeln!(out, "best         {best}");
         }
@@ -241,6 +242,21 @@ fn text(of: &str, found: &Outcome, written: &Written) -> String {
     }
     let _ = writeln!(out, "\n{MEANING}");
     out
+}
+
+/// That the plain model is best, and what to do about it.
+fn nothing_better(found: &Outcome) -> String {
+    let plain = found.tried.first();
+    let perfect = plain.is_some_and(|t| t.questions > 0 && t.right == t.questions);
+    let next = if perfect {
+        "the plain model has every question right, so no setting can be better: try questions that it does not all answer"
+    } else {
+        "try another --gamma, --gate-temperature or --layers, or more questions (--share)"
+    };
+    format!(
+        "best         the plain model: no setting has more right answers; nothing is written, and there is no outro.json to give with \
+         --settings\nnext         {next}\n"
+    )
 }
 
 fn line(t: &Tried, width: usize) -> String {

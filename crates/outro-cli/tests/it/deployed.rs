@@ -66,6 +66,10 @@ fn questions_are_read_before_weights() {
     fs::create_dir_all(data.join("daily-omni")).unwrap();
     fs::create_dir_all(data.join("avhbench")).unwrap();
     fs::copy(world("avhbench").join("QA.json"), data.join("avhbench/QA.json")).unwrap();
+    fs::create_dir_all(data.join("avhbench/videos")).unwrap();
+    for video in fs::read_dir(world("avhbench").join("videos")).unwrap().flatten() {
+        fs::copy(video.path(), data.join("avhbench/videos").join(video.file_name())).unwrap();
+    }
     fs::write(data.join("daily-omni/qa.json"), "[{\"Question\": \"q\"}]").unwrap();
     let model = tiny_in(dir.path());
     fs::write(model.join("model.safetensors"), "no weights").unwrap();
@@ -171,7 +175,12 @@ fn what_hangs_is_a_row_with_its_reason() {
         "baseline"
     ];
     let line = [run_line("avhbench", &log), line.into()].concat();
-    finish(command().args(&line).env("OUTRO_FFMPEG", &program)).ok();
+    // A table of zeros is no result.
+    let ran = finish(command().args(&line).env("OUTRO_FFMPEG", &program));
+    assert!(
+        ran.code == Some(1) && ran.stderr.contains("every answer failed"),
+        "{ran:?}"
+    );
     let rows = answers(&log);
     assert_eq!(rows.len(), 6);
     for row in rows {
@@ -189,6 +198,10 @@ fn what_hangs_is_a_row_with_its_reason() {
     let row = json!({"video_id": "a", "task": "AV Matching", "text": "Same?", "label": "Yes"});
     fs::write(dir.path().join("QA.json"), json!([row]).to_string()).unwrap();
     let log = dir.path().join("pipe.jsonl");
-    outro(run_over("avhbench", dir.path(), &log)).ok();
+    let ran = outro(run_over("avhbench", dir.path(), &log));
+    assert!(
+        ran.code == Some(1) && ran.stderr.contains("every answer failed"),
+        "{ran:?}"
+    );
     assert!(answers(&log)[0]["error"].as_str().unwrap().contains("not a file"));
 }

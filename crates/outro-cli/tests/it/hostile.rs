@@ -354,7 +354,10 @@ fn missing_ffmpeg_is_named_where_it_is_needed() {
 #[test]
 fn outputs_that_cannot_be_written_are_refused_first() {
     let dir = tempfile::tempdir().unwrap();
-    let out = dir.path().join("no/such/dir/out.safetensors");
+    // A directory that is not there would be made, but a file is in its place.
+    let other = tempfile::tempdir().unwrap();
+    std::fs::write(other.path().join("file"), "x").unwrap();
+    let out = other.path().join("file/dir/out.safetensors");
     // The model does not exist either: the output is checked before anything is opened.
     outro(args![
         "trace",

@@ -15,6 +15,7 @@ mod doctor;
 mod exif;
 mod familiar;
 mod families;
+mod first_hour;
 mod gguf;
 mod hostile;
 mod hub;

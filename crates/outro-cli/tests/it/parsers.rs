@@ -34,7 +34,8 @@ fn replies(dir: &Path) -> (PathBuf, PathBuf) {
     // A log of nothing says how the questions are called.
     let log = dir.join("ids.jsonl");
     fs::write(dir.join("none.json"), "[]").unwrap();
-    outro(line(dir, &dir.join("none.json"), &log, &[])).ok();
+    let nothing = outro(line(dir, &dir.join("none.json"), &log, &[]));
+    assert!(nothing.stderr.contains("every answer failed"), "{nothing:?}");
     let ids = answers_in_order(&log);
     let said: Vec<Value> = ids
         .iter()
@@ -153,7 +154,7 @@ fn every_strategy_is_read_anew() {
     let logits = dir.path().join("logits.jsonl");
     let more = args!["--limit", "1", "--readout", "logits", "--strategy", "baseline"];
     outro([run_line("daily-omni", &logits), more.into()].concat()).ok();
-    rescore(&logits, "outro-1", &dir.path().join("n.jsonl")).fails(1, &["logits"]);
+    rescore(&logits, "outro-1", &dir.path().join("n.jsonl")).fails(2, &["logits"]);
 }
 
 /// A log as version 0.1.0 wrote it, which read replies by `outro-1` and did not know of pictures' orientation or of notes; it

@@ -124,7 +124,7 @@ fn prepared_inputs_are_looked_at_too() {
     let said = outro(args.into_iter().chain(["--out".into(), dir.path().into()]))
         .ok()
         .stdout;
-    assert!(said.starts_with("layer "), "{said}");
+    assert!(said.starts_with("layers 0 to "), "{said}");
 }
 
 #[test]
@@ -137,9 +137,9 @@ fn what_cannot_be_meant_is_named() {
     let clip = clip.to_str().unwrap();
     outro(["-q", "sinks", "--out", here, "--tau", "0", "x"]).fails(2, &["--tau"]);
     outro(["-q", "sinks", "--out", file.to_str().unwrap(), "x"]).fails(1, &["--out"]);
-    outro(["-q", "sinks", "--out", here, "--dims", "9999", "x"]).fails(1, &["sink dimensions", "9999"]);
-    // Said where it would be misread: outro-tiny is too narrow for the default.
-    let said = outro(["sinks", "--out", here, "x"]).ok().stderr;
+    outro(["-q", "sinks", "--out", here, "--dims", "9999", "x"]).fails(2, &["sink dimensions", "9999"]);
+    // Said where it would be misread: outro-tiny is too narrow for the usual value.
+    let said = outro(["sinks", "--out", here, "--tau", "20", "x"]).ok().stderr;
     assert!(
         said.contains("Phi_VLM marks nothing") && said.contains("--tau"),
         "{said}"
@@ -206,7 +206,7 @@ fn interventions_are_scored_and_shown() {
         dir.path().join("bad.jsonl"),
     ])
     .collect();
-    outro(bad).fails(1, &["sink-attention", "from 0 up"]);
+    outro(bad).fails(2, &["sink-attention", "from 0 up"]);
 }
 
 #[test]

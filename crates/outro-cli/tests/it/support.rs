@@ -48,7 +48,7 @@ impl Ran {
     }
 }
 
-/// Set where the tests are to run without ffmpeg, with OUTRO_FFMPEG pointing nowhere (.ci/run).
+/// Set where the tests are to run without ffmpeg, with OUTRO_FFMPEG=none (.ci/run).
 const WITHOUT_FFMPEG: &str = "OUTRO_WITHOUT_FFMPEG";
 
 /// The binary, in a clean environment: no ffmpeg by accident of the caller's variables, no default model.
@@ -63,7 +63,9 @@ pub(crate) fn command() -> Command {
 
 /// Whether ffmpeg is there, with which tests write videos. Where it is not, a test returns early, but in CI only on purpose.
 pub(crate) fn ffmpeg() -> bool {
-    let report: serde_json::Value = serde_json::from_str(&outro(["doctor", "--json"]).ok().stdout).unwrap();
+    // Nobody's network is asked.
+    let ran = finish(command().env("HF_HUB_OFFLINE", "1").args(["doctor", "--json"])).ok();
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
     let there = report["ffmpeg"]["works"] == true;
     if !there {
         assert!(

@@ -120,7 +120,7 @@ fn without_settings_of_its_own_a_model_gets_them() {
     let line = [
         "--layers",
         "default,0",
-        "--temperature",
+        "--gate-temperature",
         "0.1,0.5",
         "--limit",
         "8",
@@ -153,10 +153,10 @@ fn without_settings_of_its_own_a_model_gets_them() {
     assert_eq!(
         names[1..],
         [
-            "outro:gamma=8,temperature=0.1,layers=default",
-            "outro:gamma=8,temperature=0.1,layers=0",
-            "outro:gamma=8,temperature=0.5,layers=default",
-            "outro:gamma=8,temperature=0.5,layers=0"
+            "outro:gamma=8,gate_temperature=0.1,layers=default",
+            "outro:gamma=8,gate_temperature=0.1,layers=0",
+            "outro:gamma=8,gate_temperature=0.5,layers=default",
+            "outro:gamma=8,gate_temperature=0.5,layers=0"
         ]
     );
     // Without sinks nothing differs, so nothing is better and nothing is written.

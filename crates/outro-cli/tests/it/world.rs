@@ -329,12 +329,13 @@ fn a_benchmark_that_cannot_be_run_says_why() {
         let extra: Vec<_> = extra.iter().map(|s| (*s).into()).collect();
         outro([&base[..], &extra].concat())
     };
-    run("nope", &world, &[]).fails(1, &["nope", "avhbench"]);
+    run("avhbnch", &world, &[]).fails(2, &["avhbnch", "mean `avhbench`", "daily-omni"]);
     run("avhbench", dir.path(), &[]).fails(1, &["QA.json"]);
-    run("avhbench", &world, &["--strategy", "vcdd"]).fails(1, &["vcdd", "baseline", "avcd"]);
-    run("avhbench", &world, &["--strategy", "vcd:steps=1000"]).fails(1, &["vcd:steps", "999"]);
+    run("avhbench", &world, &["--strategy", "vcdd"]).fails(2, &["vcdd", "mean `vcd`", "baseline", "avcd"]);
+    run("avhbench", &world, &["--strategy", "vcd:steps=1000"]).fails(2, &["vcd:steps", "999"]);
+    run("avhbench", &world, &["--strategy", "outro:layers=99"]).fails(2, &["layers", "0 to 7"]);
     run("avhbench", &world, &["--limit", "0"]).fails(2, &["--limit"]);
-    run("avhbench", &world, &["--profile", "x"]).fails(1, &["profile", "letter"]);
+    run("avhbench", &world, &["--profile", "x"]).fails(2, &["profile", "letter"]);
     fs::write(&log, "my notes\n").unwrap();
     run("avhbench", &world, &["--limit", "1"]).fails(1, &["not a log"]);
     assert_eq!(

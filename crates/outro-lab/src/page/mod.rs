@@ -1,5 +1,6 @@
 //! The sink lab's report: one HTML page that needs nothing beside it. Figures are SVG, colours follow the reader's theme.
 
+mod intro;
 mod png;
 mod scores;
 mod strip;
@@ -130,6 +131,7 @@ impl Page<'_> {
             include_str!("style.css"),
             escape(&shortened(self.about))
         );
+        intro::section(self, &mut out);
         self.facts(&mut out);
         if let Some(one) = self.one {
             strip::section(&mut out, one);
@@ -292,7 +294,7 @@ impl Page<'_> {
                 &Axis::LAYERS,
                 &alike,
             ),
-            "Tokens that both mark over tokens that either marks; 1 where none does.",
+            "Tokens that both mark over tokens that either marks; nothing is drawn where neither marks one.",
         );
         out.html.push_str("</div>");
     }

@@ -335,6 +335,14 @@ fn table(out: &mut String, shown: &Shown) {
         } else {
             "-".into()
         };
+        // Nobody of a kind that the prompt does not have can look.
+        let by = |kind: Kind, mass: f32| {
+            if p.kinds.contains(&kind) {
+                short(f64::from(mass))
+            } else {
+                "-".into()
+            }
+        };
         let token = shown.tokens.get(*position);
         let _ = write!(
             out,
@@ -346,11 +354,14 @@ fn table(out: &mut String, shown: &Shown) {
             short(f64::from(mean(&|s| s.mass))),
             short(f64::from(most.0)),
             most.1,
-            short(f64::from(video)),
-            short(f64::from(audio)),
+            by(Kind::Video, video),
+            by(Kind::Audio, audio),
         );
     }
-    out.push_str("</table></div>");
+    out.push_str(
+        "</table></div><p class=\"soft\">Modality: (v - a) / (v + a), v and a the attention by video and by sound; 1 is a sink of the video, -1 of \
+        the sound, - where neither looks.</p>",
+    );
     if p.watched.len() > ROWS {
         let _ = write!(
             out,

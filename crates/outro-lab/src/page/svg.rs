@@ -39,6 +39,12 @@ pub(super) enum Scale {
     Count,
 }
 
+/// Counts with a tick.
+const COUNTS: [f64; 22] = [
+    0.0, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 50.0, 100.0, 200.0, 300.0, 500.0, 1e3, 2e3, 3e3, 5e3, 1e4,
+    2e4, 3e4, 5e4, 1e5,
+];
+
 const LEFT: f64 = 56.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 10.0;
@@ -107,12 +113,7 @@ impl Scale {
                 let every = all.len().div_ceil(6).max(1);
                 all.into_iter().step_by(every).map(|e| 10f64.powi(e)).collect()
             }
-            Self::Count => [
-                0.0f64, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4, 3e4, 1e5,
-            ]
-            .into_iter()
-            .filter(|x| (1.0 + x).log10() <= high)
-            .collect(),
+            Self::Count => COUNTS.into_iter().filter(|x| (1.0 + x).log10() <= high).collect(),
         }
     }
 }
@@ -159,7 +160,10 @@ pub(super) fn lines(label: &str, y: &str, scale: Scale, axis: &Axis, series: &[S
         }
         Scale::Count => {
             low = 0.0;
-            high = high.max(0.4) * 1.03;
+            // Up to the next tick, so that the highest value lies under a labelled line.
+            let least = high.max(0.3);
+            let ticks = COUNTS.iter().filter_map(|c| scale.of(*c));
+            high = ticks.into_iter().find(|t| *t >= least).unwrap_or(least) + 1e-9;
         }
     }
     let x = |i: usize| LEFT + (width - LEFT - RIGHT) * i as f64 / (n - 1) as f64;

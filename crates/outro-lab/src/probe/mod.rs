@@ -214,15 +214,21 @@ pub struct Profile {
 }
 
 impl Profile {
-    /// How alike two detectors are in a layer: tokens that both mark over tokens that either marks; 1 where none does.
+    /// How alike two detectors are in a layer: tokens that both mark over tokens that either marks; not a number where
+    /// neither marks one.
     pub fn agreement(a: &[usize], b: &[usize]) -> f32 {
         let (a, b): (BTreeSet<_>, BTreeSet<_>) = (a.iter().collect(), b.iter().collect());
         let either = a.union(&b).count();
         if either == 0 {
-            1.0
+            f32::NAN
         } else {
             a.intersection(&b).count() as f32 / either as f32
         }
+    }
+
+    /// Whether there are tokens that pruning may take away.
+    pub fn has_prunable(&self) -> bool {
+        self.kinds.iter().any(|k| matches!(k, Kind::Video | Kind::Audio))
     }
 
     /// Heads by their sink score (share of attention on the watched tokens), largest first: `(layer, head, score)`.

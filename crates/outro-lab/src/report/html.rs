@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::{Pictures, Report, Score, report};
+use super::{Pictures, Report, Score, legend, report};
 use crate::log::{Header, Row};
 
 const PAGE: &str = include_str!("page.html");
@@ -63,6 +63,12 @@ fn section(out: &mut String, report: &Report) {
         escape(&run.ablation),
     );
     tables(out, &report.tables());
+    let paired = report.results.iter().any(|r| r.paired.is_some());
+    let _ = write!(
+        out,
+        "<details><summary>What the columns mean</summary><ul>{}</ul></details>",
+        legend(paired, "<li>", "</li>")
+    );
     differences(out, report);
     for division in report.divisions() {
         let mut bars: BTreeMap<&str, Vec<(&str, &Score)>> = BTreeMap::new();

@@ -32,9 +32,9 @@ impl Parser {
     /// # Errors
     /// A name that no parser has.
     pub fn named(name: &str) -> Result<Self> {
-        Self::ALL.into_iter().find(|p| p.name() == name).ok_or_else(|| {
-            let known = Self::ALL.map(Self::name).join(", ");
-            Error::setting("parser", format!("{name} is not known; known: {known}"))
-        })
+        Self::ALL
+            .into_iter()
+            .find(|p| p.name() == name)
+            .ok_or_else(|| Error::setting("parser", outro::unknown(name, Self::ALL.map(Self::name))))
     }
 }

@@ -149,13 +149,10 @@ impl Profile {
         let Some(name) = name else {
             return Ok(&PROFILES[0]);
         };
-        PROFILES.iter().find(|p| p.name == name).ok_or_else(|| {
-            let known: Vec<_> = PROFILES.iter().map(|p| p.name).collect();
-            Error::setting(
-                "profile",
-                format!("{name} is not known; known: {}", known.join(", ")),
-            )
-        })
+        PROFILES
+            .iter()
+            .find(|p| p.name == name)
+            .ok_or_else(|| Error::setting("profile", outro::unknown(name, PROFILES.iter().map(|p| p.name))))
     }
 
     fn template(&self, task: &str) -> &'static Template {

@@ -261,13 +261,10 @@ impl Task {
     /// # Errors
     /// A name that is not in [`TASKS`].
     pub fn named(name: &str) -> Result<&'static Self> {
-        TASKS.iter().find(|t| t.name == name).ok_or_else(|| {
-            let known: Vec<_> = TASKS.iter().map(|t| t.name).collect();
-            Error::setting(
-                "task",
-                format!("{name} is not known; known: {}", known.join(", ")),
-            )
-        })
+        TASKS
+            .iter()
+            .find(|t| t.name == name)
+            .ok_or_else(|| Error::setting("task", outro::unknown(name, TASKS.iter().map(|t| t.name))))
     }
 
     /// Where the questions are, given a directory of several tasks' or their own: `data/NAME`, if that is there, or `data`.

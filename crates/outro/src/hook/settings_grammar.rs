@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, unknown};
 
 /// Settings that have names.
 pub trait Settings: Default {
@@ -22,14 +22,7 @@ pub trait Settings: Default {
     /// As [`Settings::set`], and what is not `KEY=VALUE`.
     fn read(text: &str) -> Result<Self> {
         let mut settings = Self::default();
-        for part in text.split(',').filter(|p| !p.is_empty()) {
-            let Some((key, value)) = part.split_once('=') else {
-                return Err(Error::Setting {
-                    key: Self::NAME.into(),
-                    problem: format!("`{part}` is not KEY=VALUE"),
-                });
-            };
-            let (key, value) = (key.trim(), value.trim());
+        for (key, value) in &switches(Self::NAME, text)? {
             settings.set(Switch {
                 of: Self::NAME,
                 key,
@@ -38,6 +31,35 @@ pub trait Settings: Default {
         }
         Ok(settings)
     }
+}
+
+/// `KEY=VALUE,...`, split. Numbers of a list are joined by `+`; where they are joined by commas, as in `layers=0,5`, what has
+/// no key belongs to the list before it.
+///
+/// # Errors
+/// What is not `KEY=VALUE`; a key that is there twice.
+pub fn switches(of: &str, text: &str) -> Result<Vec<(String, String)>> {
+    let bad = |problem: String| Error::Setting {
+        key: of.into(),
+        problem,
+    };
+    let mut all: Vec<(String, String)> = Vec::new();
+    for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+        let Some((key, value)) = part.split_once('=') else {
+            let is_number = |p: &str| p.bytes().all(|b| b.is_ascii_digit() || b == b'.' || b == b'+');
+            match all.last_mut().filter(|_| is_number(part)) {
+                Some((_, list)) => *list = format!("{list}+{part}"),
+                None => return Err(bad(format!("`{part}` is not KEY=VALUE"))),
+            }
+            continue;
+        };
+        let (key, value) = (key.trim().to_owned(), value.trim().to_owned());
+        if all.iter().any(|(k, _)| *k == key) {
+            return Err(bad(format!("`{key}` is there twice; leave one out")));
+        }
+        all.push((key, value));
+    }
+    Ok(all)
 }
 
 /// One `KEY=VALUE` of a strategy, as it was typed.
@@ -82,19 +104,19 @@ impl Switch<'_> {
         self.value.parse().map_err(|_| self.must_be("true or false"))
     }
 
-    /// Whole numbers joined by `+`.
+    /// Whole numbers joined by `+` or commas.
     ///
     /// # Errors
     /// Anything else.
     pub fn list(self) -> Result<Vec<usize>> {
-        let all = self.value.split('+').map(|v| v.trim().parse().ok());
+        let all = self.value.split(['+', ',']).map(|v| v.trim().parse().ok());
         all.collect::<Option<_>>()
             .ok_or_else(|| self.must_be("whole numbers joined by +"))
     }
 
     /// The error for a key that none of `known` is.
     pub fn unknown(self, known: &[&str]) -> Error {
-        self.error(format!("unknown; possible: {}", known.join(", ")))
+        self.error(unknown(self.key, known.iter().copied()))
     }
 
     fn must_be(self, what: &str) -> Error {

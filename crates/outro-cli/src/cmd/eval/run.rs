@@ -1,6 +1,6 @@
 //! `outro eval run`: questions are read and checked first, then the model is loaded, then they are answered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,8 +25,10 @@ use crate::args::Switches;
 use crate::args::eval::{Asking, EvalRun, Who, is_log};
 use crate::cmd::ask::emit;
 use crate::cmd::media;
+use crate::cmd::output::make_parent;
 use crate::cmd::source::{self, Source};
 use crate::fault::Fault;
+use crate::interrupt;
 use crate::ui::{Ui, Unit, duration, thousands};
 
 /// Where there is no progress bar, a line this often.
@@ -42,12 +44,12 @@ pub(crate) struct Checkpoint {
 
 impl Checkpoint {
     pub(crate) fn open(model: Option<&str>, asking: &Asking, ui: &Ui) -> anyhow::Result<Self> {
-        let source = source::open(model, ui)?;
+        let source = source::choose(model, ui)?;
         let mut preparer = Preparer::open(&source.dir)?;
         if let Some(path) = &asking.settings {
             let settings = Settings::read(path)?.ok_or_else(|| {
                 Fault::failure(format!("--settings: there is no {}", path.display()))
-                    .hint("give a file in the form of outro.json")
+                    .hint("give a file in the form of outro.json; `outro tune` writes one only where a setting was better than the plain model")
             })?;
             preparer = preparer.with_settings(settings);
         }
@@ -60,8 +62,19 @@ impl Checkpoint {
         })
     }
 
-    pub(crate) fn load(&self, asking: &Asking) -> anyhow::Result<Model> {
+    pub(crate) fn load(&self, asking: &Asking, ui: &Ui) -> anyhow::Result<Model> {
+        source::introduce(&self.source, None, ui);
         Ok(Model::load(&self.source.dir, asking.weights.load.clone())?)
+    }
+
+    /// Strategies by their names, held against the model.
+    pub(crate) fn strategies(&self, names: &[String]) -> anyhow::Result<Vec<Strategy>> {
+        let one = |name: &String| {
+            let by = Strategy::parse(name, &self.method)?;
+            by.check(&self.preparer.config().text)?;
+            Ok(by)
+        };
+        names.iter().map(one).collect()
     }
 
     /// With its weights, as an answerer.
@@ -158,7 +171,21 @@ impl Questions {
     ) -> anyhow::Result<Self> {
         let task = Task::named(task)?;
         let (profile, options) = asked.ways(asking)?;
-        let loaded = task.load(&task.dir(data), profile)?;
+        let mut loaded = task.load(&task.dir(data), profile)?;
+        if asking.present {
+            let before = loaded.samples.len();
+            loaded.samples.retain(|s| s.video.exists());
+            let there = loaded.samples.len();
+            if there == 0 {
+                return Err(nothing_there(&loaded.file, before));
+            }
+            ui.note(&format!(
+                "{}: {} of {} questions are about videos that are there",
+                task.name,
+                thousands(there as u64),
+                thousands(before as u64)
+            ));
+        }
         for (what, n) in &loaded.left_out {
             ui.note(&format!(
                 "{} rows of {} are left out: {what} has no one right answer",
@@ -219,6 +246,7 @@ impl Questions {
             version: self.version.clone(),
             task: self.task.name.into(),
             split: None,
+            present: asking.present,
             questions_sha256: self.loaded.sha256.clone(),
             questions: self.loaded.samples.len(),
             shard: None,
@@ -256,15 +284,14 @@ impl Job {
         let mut questions = Questions::read(task, &args.data, asked, asking, ui)?;
         let out = log_of(args, task)?;
         questions.go_on(&out, asking, ui)?;
-        let base = match asked {
-            Asked::Checkpoint(c) => c.method.clone(),
-            Asked::Remote { .. } => OutRoConfig::default(),
+        let strategies = match asked {
+            Asked::Checkpoint(c) => c.strategies(&args.strategies)?,
+            Asked::Remote { .. } => {
+                let base = OutRoConfig::default();
+                let read = args.strategies.iter().map(|s| Strategy::parse(s, &base));
+                read.collect::<outro::Result<_>>()?
+            }
         };
-        let strategies: Vec<Strategy> = args
-            .strategies
-            .iter()
-            .map(|s| Strategy::parse(s, &base))
-            .collect::<outro::Result<_>>()?;
         let samples = &mut questions.loaded.samples;
         let most = asking.limit.unwrap_or(usize::MAX);
         if !args.held_out {
@@ -275,7 +302,11 @@ impl Job {
             Asked::Remote { .. } => None,
         };
         samples.truncate(most);
-        let header = Header {
+        let sees = !matches!(asked, Asked::Remote { shows: false, .. });
+        if sees && log::begun(&out)?.is_none() {
+            mostly_there(samples)?;
+        }
+        let mut header = Header {
             split,
             shard: args.shard.map(|s| s.to_string()),
             ablation: args.ablation.name().into(),
@@ -284,8 +315,9 @@ impl Job {
         if let Some(shard) = args.shard {
             questions.loaded.samples = part(&questions.loaded.samples, shard);
         }
-        let (log, mut rows) = Log::open(&out, &header)?;
-        if !rows.is_empty() {
+        let before = log::begun(&out)?.is_some();
+        let (log, mut rows) = Log::grow(&out, &mut header)?;
+        if before {
             let n = thousands(rows.len() as u64);
             ui.note(&format!("{}: {n} answers are there already", out.display()));
         }
@@ -334,6 +366,50 @@ impl Job {
     }
 }
 
+/// Refuses a run about whose questions nothing can be said: where every answer failed, a table of zeros is no result.
+pub(crate) fn all_failed(task: &str, rows: &[Row]) -> anyhow::Result<()> {
+    let Some(why) = rows.first().and_then(|r| r.error.as_ref()) else {
+        return Ok(());
+    };
+    if rows.iter().any(|r| r.error.is_none()) {
+        return Ok(());
+    }
+    let problem = format!("{task}: every answer failed; the first, {}: {why}", rows[0].id);
+    Err(Fault::failure(problem)
+        .hint("`outro eval check` looks at a benchmark's files; --retry-failed asks again")
+        .into())
+}
+
+fn nothing_there(file: &Path, questions: usize) -> anyhow::Error {
+    let problem = format!(
+        "{}: none of the videos of its {} questions is there",
+        file.display(),
+        thousands(questions as u64)
+    );
+    Fault::failure(problem)
+        .hint("put videos where `outro eval check` looks for them; docs/eval.md has each benchmark's folders")
+        .into()
+}
+
+/// Refuses to begin a run most of whose questions could only fail.
+fn mostly_there(samples: &[Sample]) -> anyhow::Result<()> {
+    let videos: BTreeSet<&PathBuf> = samples.iter().map(|s| &s.video).collect();
+    let missing: BTreeSet<&PathBuf> = videos.into_iter().filter(|v| !v.exists()).collect();
+    let failing = samples.iter().filter(|s| missing.contains(&s.video)).count();
+    let Some(first) = missing.first().filter(|_| failing * 2 > samples.len()) else {
+        return Ok(());
+    };
+    let problem = format!(
+        "the videos of {} of {} questions are not there, the first: {}",
+        thousands(failing as u64),
+        thousands(samples.len() as u64),
+        first.display()
+    );
+    Err(Fault::failure(problem)
+        .hint("--present asks only about videos that are there; `outro eval check` names the others")
+        .into())
+}
+
 /// Answers questions, with progress.
 pub(crate) fn carry_out(
     runner: &Runner,
@@ -355,6 +431,9 @@ pub(crate) fn carry_out(
     };
     for row in rows.iter() {
         count(row);
+    }
+    if ui.shows_notes() {
+        interrupt::say_that_it_goes_on();
     }
     let bar = ui.bar("answering", samples.len() as u64, Unit::Answers);
     let since = Instant::now();
@@ -435,9 +514,9 @@ fn log_of(args: &EvalRun, task: &str) -> anyhow::Result<PathBuf> {
     let whole = if is_log(&args.out) {
         args.out.clone()
     } else {
-        std::fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
         args.out.join(format!("{task}.jsonl"))
     };
+    make_parent(&whole)?;
     Ok(match args.shard {
         Some(s) => whole.with_extension(format!("{}-of-{}.jsonl", s.index, s.of)),
         None => whole,
@@ -452,9 +531,10 @@ pub(super) fn run(args: &EvalRun, ui: &Ui) -> anyhow::Result<()> {
         .map(|task| Job::open(args, task, &asked, ui))
         .collect::<anyhow::Result<_>>()?;
     let model = match &asked {
-        Asked::Checkpoint(c) if !jobs.iter().all(Job::is_done) => Some(c.load(&args.asking)?),
+        Asked::Checkpoint(c) if !jobs.iter().all(Job::is_done) => Some(c.load(&args.asking, ui)?),
         _ => None,
     };
+    let mut failed = Ok(());
     for mut job in jobs {
         let answerer = match (&asked, &model) {
             (Asked::Checkpoint(c), Some(model)) => Some(Answerer::Engine(c.engine(model, &args.asking)?)),
@@ -465,6 +545,7 @@ pub(super) fn run(args: &EvalRun, ui: &Ui) -> anyhow::Result<()> {
             job.answer(args, answerer, ui)?;
         }
         job.sum_up(args, ui)?;
+        failed = failed.and_then(|()| all_failed(&job.header.task, &job.rows));
     }
-    Ok(())
+    failed
 }

@@ -23,6 +23,9 @@ use crate::ui::{bytes, thousands};
 /// Sound longer than this is not decoded to count its samples: its stated duration is taken.
 const LONG_SOUND: f64 = 1200.0;
 
+/// How tokens are counted where no model is named.
+const RULE: &str = "by the rules of Qwen2.5-Omni";
+
 /// What a model gets.
 #[derive(Debug, Default, Serialize)]
 struct Becomes {
@@ -243,6 +246,7 @@ impl Report {
             })),
             "becomes": json!(self.becomes),
             "limit": self.limit,
+            "rule": self.model.is_none().then_some(RULE),
             "model": self.model.as_ref().map(|(dir, _)| dir.display().to_string()),
             "memory": self.memory().map(|(cache, work, total)| json!({
                 "weights": self.weights, "cache": cache, "prefill": work, "total": total,
@@ -274,6 +278,14 @@ impl Report {
                 "sound", a.codec, a.channels, a.sample_rate, a.duration
             );
         }
+        let _ = match &self.model {
+            None => writeln!(
+                out,
+                "{:<12} {RULE}; --model counts by another model's, and memory",
+                "counted"
+            ),
+            Some((dir, _)) => writeln!(out, "{:<12} as {} takes it", "counted", dir.display()),
+        };
         if let (Some(n), Some(h), Some(w), Some([t, gh, gw])) = (b.frames, b.height, b.width, b.grid) {
             let tokens = thousands((b.video_tokens + b.image_tokens) as u64);
             let _ = writeln!(

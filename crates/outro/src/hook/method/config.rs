@@ -1,10 +1,10 @@
-//! The method's settings (method.md section 6).
+//! The method's settings (docs/settings.md).
 
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, unknown};
 
 /// Which decoded tokens are rotated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,7 +24,7 @@ pub enum DecodeRule {
 pub struct OutRoConfig {
     /// Strength of the rotation.
     pub gamma: f32,
-    /// Temperature of the gate.
+    /// Temperature of the gate: `gate_temperature` where it is typed, for sampling has one too. Logs have it by this name.
     pub temperature: f32,
     /// A sink's largest |activation| is at least this.
     pub abs_threshold: f32,
@@ -77,7 +77,7 @@ impl OutRoConfig {
     /// Keys that [`OutRoConfig::set`] takes.
     pub const KEYS: [&str; 14] = [
         "gamma",
-        "temperature",
+        "gate_temperature",
         "abs_threshold",
         "median_multiple",
         "start_layer",
@@ -92,7 +92,8 @@ impl OutRoConfig {
         "sinks",
     ];
 
-    /// Changes one setting by its name. Optional ones take `default` too; lists are comma-separated.
+    /// Changes one setting by its name; `temperature` is an older name of `gate_temperature`. Optional ones take `default`
+    /// too; lists are joined by commas or `+`. Of `interval` and `layers` the last one that is set decides.
     ///
     /// # Errors
     /// An unknown key or a value that it cannot have.
@@ -117,8 +118,8 @@ impl OutRoConfig {
                 return Ok(None);
             }
             let mut all: Vec<usize> = value
-                .split(',')
-                .map(|v| parse(key, v.trim(), "whole numbers, comma-separated, or `default`"))
+                .split([',', '+'])
+                .map(|v| parse(key, v.trim(), "whole numbers joined by commas or +, or `default`"))
                 .collect::<Result<_>>()?;
             all.sort_unstable();
             all.dedup();
@@ -126,7 +127,7 @@ impl OutRoConfig {
         };
         match key {
             "gamma" => self.gamma = number(0.0, "a number of at least 0")?,
-            "temperature" => {
+            "gate_temperature" | "temperature" => {
                 self.temperature = number(f32::MIN_POSITIVE, "a number above 0")?;
             }
             "abs_threshold" => self.abs_threshold = number(0.0, "a number of at least 0")?,
@@ -137,6 +138,9 @@ impl OutRoConfig {
                 self.interval = optional("a number of layers or `default`")?;
                 if self.interval == Some(0) {
                     return Err(bad(key, value, "at least 1"));
+                }
+                if self.interval.is_some() {
+                    self.layers = None;
                 }
             }
             "layers" => self.layers = list()?,
@@ -155,7 +159,7 @@ impl OutRoConfig {
             _ => {
                 return Err(Error::Setting {
                     key: key.into(),
-                    problem: format!("unknown; possible: {}", Self::KEYS.join(", ")),
+                    problem: unknown(key, Self::KEYS),
                 });
             }
         }
@@ -169,7 +173,9 @@ impl OutRoConfig {
     pub fn from_fields(fields: &serde_json::Map<String, serde_json::Value>) -> Result<Self> {
         use serde_json::Value;
         let mut config = Self::default();
-        for (key, value) in fields {
+        // An interval first: layers win over it wherever they stand.
+        let (intervals, others): (Vec<_>, Vec<_>) = fields.iter().partition(|(key, _)| *key == "interval");
+        for (key, value) in intervals.into_iter().chain(others) {
             let text = match value {
                 Value::Null => "default".to_owned(),
                 Value::String(s) => s.clone(),
@@ -179,6 +185,71 @@ impl OutRoConfig {
             config.set(key, &text)?;
         }
         Ok(config)
+    }
+
+    /// Whether every number of a layer means one in a model of `layers` layers, and something can come of it.
+    ///
+    /// # Errors
+    /// A layer that the model does not have, or layers in which no sink is looked for.
+    pub fn check(&self, layers: usize) -> Result<()> {
+        let wrong = |key: &str, problem: String| -> Result<()> {
+            Err(Error::Setting {
+                key: key.into(),
+                problem,
+            })
+        };
+        let last = layers.saturating_sub(1);
+        if let Some(n) = self.interval.filter(|n| *n > layers) {
+            return wrong("interval", format!("is {n}, the model has {layers} layers"));
+        }
+        if let Some(n) = self.end_layer.filter(|n| *n > layers) {
+            return wrong(
+                "end_layer",
+                format!("is {n}, the model has {layers} layers; give {layers} at most"),
+            );
+        }
+        if self.start_layer >= layers {
+            return wrong(
+                "start_layer",
+                format!("is {}, the model's layers are 0 to {last}", self.start_layer),
+            );
+        }
+        let (start, end) = (
+            self.start_layer,
+            self.end_layer.unwrap_or(layers.saturating_sub(2)),
+        );
+        if start >= end && (start > 0 || self.end_layer.is_some()) {
+            return wrong(
+                "start_layer",
+                format!("is {start}, and sinks are looked for in layers before {end}: nothing would be done"),
+            );
+        }
+        let Some(list) = &self.layers else { return Ok(()) };
+        if let Some(n) = list.iter().find(|n| **n >= layers) {
+            return wrong("layers", format!("{n}: the model's layers are 0 to {last}"));
+        }
+        if start < end && !list.iter().any(|n| (start..end).contains(n)) {
+            let to = end - 1;
+            return wrong(
+                "layers",
+                format!("sinks are looked for in layers {start} to {to} only: nothing would be done"),
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether the sinks that were given are positions of a prompt of `tokens` tokens.
+    ///
+    /// # Errors
+    /// One that is not.
+    pub fn check_prompt(&self, tokens: usize) -> Result<()> {
+        let outside = self.sinks.iter().flatten().find(|t| **t >= tokens);
+        outside.map_or(Ok(()), |t| {
+            Err(Error::Setting {
+                key: "sinks".into(),
+                problem: format!("{t}: the prompt's tokens are 0 to {}", tokens.saturating_sub(1)),
+            })
+        })
     }
 
     /// Whether sinks are looked for at this layer.
@@ -222,6 +293,48 @@ mod tests {
     }
 
     #[test]
+    fn numbers_of_layers_are_held_against_the_model() {
+        let check = |pairs: &[(&str, &str)], layers: usize| {
+            let mut c = OutRoConfig::default();
+            for (key, value) in pairs {
+                c.set(key, value).unwrap();
+            }
+            c.check(layers).map_err(|e| e.to_string())
+        };
+        for good in [
+            &[][..],
+            &[("layers", "0,7")],
+            &[("start_layer", "1"), ("end_layer", "8")],
+            &[("interval", "8")],
+        ] {
+            assert_eq!(check(good, 8), Ok(()), "{good:?}");
+        }
+        // A model of one layer is never looked at, which no setting has asked for.
+        assert_eq!(check(&[], 1), Ok(()));
+        for (bad, part) in [
+            (&[("layers", "0,99")][..], "layers are 0 to 7"),
+            (&[("layers", "6,7")], "0 to 5 only"),
+            (&[("start_layer", "8")], "0 to 7"),
+            (&[("start_layer", "6")], "before 6"),
+            (&[("end_layer", "9")], "8 at most"),
+            (&[("end_layer", "0")], "before 0"),
+            (&[("interval", "9")], "8 layers"),
+        ] {
+            let error = check(bad, 8).unwrap_err();
+            assert!(
+                error.contains(bad[0].0) || error.contains("start_layer"),
+                "{error}"
+            );
+            assert!(error.contains(part), "{error}");
+        }
+        let mut c = OutRoConfig::default();
+        c.set("sinks", "0,99999").unwrap();
+        let error = c.check_prompt(152).unwrap_err().to_string();
+        assert!(error.contains("99999") && error.contains("0 to 151"), "{error}");
+        assert!(c.check_prompt(100_000).is_ok());
+    }
+
+    #[test]
     fn fields_are_the_settings() {
         let json =
             r#"{"gamma": 0.5, "layers": [2, 1], "once": false, "end_layer": null, "decode": "release"}"#;
@@ -262,7 +375,18 @@ mod tests {
             assert!(message.contains(key), "{message}");
         }
         assert_eq!(c.layers, Some(vec![1, 3]));
-        assert!(c.set("gama", "1").unwrap_err().to_string().contains("gamma"));
+        c.set("interval", "2").unwrap();
+        assert_eq!(c.layers, None, "the last of layers and interval decides");
+        c.set("layers", "5+0").unwrap();
+        assert_eq!(c.layers, Some(vec![0, 5]));
+        c.set("temperature", "0.5").unwrap();
+        assert_eq!(c.temperature.to_bits(), 0.5f32.to_bits(), "the older name");
+        assert!(
+            c.set("gama", "1")
+                .unwrap_err()
+                .to_string()
+                .contains("mean `gamma`")
+        );
         assert!(
             c.set("gamma", "nan").is_err()
                 && c.set("temperature", "0").is_err()

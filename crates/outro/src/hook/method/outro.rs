@@ -135,6 +135,9 @@ impl OutRo {
 impl Hook for OutRo {
     fn layer_input(&mut self, at: At, x: &[f32], hidden: usize) -> Result<Flow> {
         let rows = x.len() / hidden;
+        if at.prefill && at.layer == 0 {
+            self.config.check_prompt(rows)?;
+        }
         if at.prefill && rows > 1 && self.config.detects(at.layer, at.layers) {
             let c = &self.config;
             let found = if let Some(given) = &c.sinks {

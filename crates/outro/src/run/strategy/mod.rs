@@ -12,11 +12,11 @@ mod vcd;
 pub use avcd::{Avcd, AvcdConfig};
 pub use logits::{entropy, jensen_shannon, keep_plausible, mix};
 pub use mixture::{Mixture, MixtureConfig};
-pub use named::{Contrast, Extra, KINDS, Kind, Own, Strategy};
+pub use named::{Contrast, Extra, KINDS, Kind, Own, Strategy, outro_switches};
 pub use noise::{Noise, NoisyMedia};
 pub use request::{Hooks, Noisy, Request, Single};
 pub use vcd::{Vcd, VcdConfig};
 
 pub use crate::hook::farsight::{FarSight, FarSightConfig};
-pub use crate::hook::settings_grammar::{Settings, Switch};
+pub use crate::hook::settings_grammar::{Settings, Switch, switches};
 pub use crate::hook::var::{Var, VarConfig};

@@ -11,16 +11,16 @@ use super::avcd::{Avcd, AvcdConfig};
 use super::mixture::{Mixture, MixtureConfig};
 use super::request::{Hooks, Request, Single};
 use super::vcd::{Vcd, VcdConfig};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, unknown};
 use crate::hook::Hook;
 use crate::hook::farsight::{FarSight, FarSightConfig};
 use crate::hook::intervene::{Change, Intervention};
 use crate::hook::method::{OutRo, OutRoConfig, Prune, PruneConfig, prunable};
-use crate::hook::settings_grammar::Settings;
+use crate::hook::settings_grammar::{Settings, switches};
 use crate::hook::var::{Var, VarConfig};
 use crate::prompt::positions::Span;
 use crate::run::stream::Stream;
-use crate::spec::config::Config;
+use crate::spec::config::{Config, TextConfig};
 
 /// What a strategy's name is made of.
 pub struct Kind {
@@ -50,7 +50,7 @@ pub const KINDS: [Kind; 12] = [
     },
     Kind {
         name: "outro",
-        switches: "gamma=3,temperature=0.1",
+        switches: "gamma=3,gate_temperature=0.1",
         about: "OutRo; all switches are in docs/settings.md",
         read: None,
     },
@@ -219,23 +219,26 @@ impl Strategy {
             contrast: None,
         };
         for (i, part) in parts(name).into_iter().enumerate() {
-            let (kind, switches) = part.split_once(':').unwrap_or((part, ""));
+            let (kind, text) = part.split_once(':').unwrap_or((part, ""));
+            let given = switches(kind, text)?;
             match kind {
                 "baseline" if i > 0 => return Err(bad("baseline can only come first".into())),
-                "baseline" if switches.is_empty() => {}
+                "baseline" if text.is_empty() => {}
                 "baseline" => return Err(bad("the plain model has no switches".into())),
                 "outro" if strategy.method.is_some() => return Err(bad("outro is there twice".into())),
-                "outro" => strategy.method = Some(method(switches, base, &bad)?),
+                "outro" => strategy.method = Some(method(&given, base)?),
                 _ => {
                     let found = KINDS.iter().find(|k| k.name == kind).and_then(|k| k.read);
-                    let known = || KINDS.map(|k| k.name).join(", ");
                     let read = found.ok_or_else(|| {
-                        bad(format!(
-                            "`{kind}` is unknown; known, joined by + or /: {}",
-                            known()
-                        ))
+                        let kinds = unknown(kind, KINDS.iter().map(|k| k.name));
+                        let problem = format!("{kinds}; several are joined by + or /");
+                        if kind == name {
+                            return Error::setting("strategy", problem);
+                        }
+                        bad(problem)
                     })?;
-                    match read(switches)? {
+                    let given: Vec<String> = given.iter().map(|(k, v)| format!("{k}={v}")).collect();
+                    match read(&given.join(","))? {
                         Part::Extra(extra) => strategy.extras.push(extra),
                         Part::Contrast(_) if strategy.contrast.is_some() => {
                             return Err(bad("only one of vcd, mod and avcd can mix passes".into()));
@@ -247,6 +250,51 @@ impl Strategy {
         }
         strategy.sinks = (!strategy.extras.is_empty()).then(|| base.clone());
         Ok(strategy)
+    }
+
+    /// Whether numbers of layers, heads and dimensions in it mean some in this model, before its weights are there.
+    ///
+    /// # Errors
+    /// One that does not, with the model's range.
+    pub fn check(&self, model: &TextConfig) -> Result<()> {
+        let wrong = |problem: String| Err(Error::setting("strategy", format!("`{}`: {problem}", self.name)));
+        let last = model.layers.saturating_sub(1);
+        for method in self.method.iter().chain(&self.sinks) {
+            method.check(model.layers)?;
+        }
+        for extra in &self.extras {
+            match extra {
+                Extra::Prune(p) if p.layer >= last => {
+                    return wrong(format!(
+                        "prune layer={}: the model's layers are 0 to {last}, and tokens that leave after the last save nothing",
+                        p.layer
+                    ));
+                }
+                Extra::Change(Change::Heads { off }) => {
+                    let outside = off.iter().find(|(l, h)| *l > last || *h >= model.heads);
+                    if let Some((l, h)) = outside {
+                        let heads = model.heads - 1;
+                        return wrong(format!(
+                            "off={l}.{h}: the model has layers 0 to {last} with heads 0 to {heads}"
+                        ));
+                    }
+                }
+                Extra::Change(Change::ZeroK { top, .. }) if *top > model.head_dim => {
+                    return wrong(format!(
+                        "top={top}: the model's keys have {} dimensions",
+                        model.head_dim
+                    ));
+                }
+                Extra::Var(v) if v.start > last => {
+                    return wrong(format!("start={}: the model's layers are 0 to {last}", v.start));
+                }
+                Extra::Var(v) if v.dims.iter().any(|d| *d >= model.hidden) => {
+                    return wrong(format!("dims: the model's are 0 to {}", model.hidden - 1));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// The same hooks under another name, and passes mixed by somebody's own stream.
@@ -330,124 +378,30 @@ fn parts(name: &str) -> Vec<&str> {
     parts
 }
 
-fn method(switches: &str, base: &OutRoConfig, bad: &dyn Fn(String) -> Error) -> Result<OutRoConfig> {
+/// What a name says about OutRo itself: keys and values of its `outro` part.
+///
+/// # Errors
+/// As [`Strategy::parse`], as far as switches are concerned.
+pub fn outro_switches(name: &str) -> Result<Vec<(String, String)>> {
+    let text = |part: &str| part.strip_prefix("outro:").map(str::to_owned);
+    let own = parts(name).into_iter().find_map(text).unwrap_or_default();
+    switches("outro", &own)
+}
+
+fn method(given: &[(String, String)], base: &OutRoConfig) -> Result<OutRoConfig> {
     let mut method = base.clone();
-    for switch in switches.split(',').filter(|s| !s.is_empty()) {
-        let (key, value) = switch
-            .split_once('=')
-            .ok_or_else(|| bad(format!("`{switch}` is not KEY=VALUE")))?;
-        method.set(key.trim(), &value.trim().replace('+', ","))?;
+    let has = |key: &str| given.iter().any(|(k, _)| k == key);
+    for (one, other) in [("layers", "interval"), ("gate_temperature", "temperature")] {
+        if has(one) && has(other) {
+            let problem = format!("`{one}` and `{other}` decide the same; leave one out");
+            return Err(Error::setting("outro", problem));
+        }
+    }
+    for (key, value) in given {
+        method.set(key, value)?;
     }
     Ok(method)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The switches shown for a kind are those that it takes, with its defaults.
-    #[test]
-    fn kinds_are_as_they_are_described() {
-        let base = OutRoConfig::default();
-        for kind in &KINDS {
-            let full = format!("{}:{}", kind.name, kind.switches);
-            let full = Strategy::parse(full.trim_end_matches(':'), &base).unwrap();
-            if let Ok(short) = Strategy::parse(kind.name, &base) {
-                let short = Strategy {
-                    name: full.name.clone(),
-                    ..short
-                };
-                assert_eq!(full, short, "defaults of {}", kind.name);
-            }
-            let unknown = format!("{}:nothing=1", kind.name);
-            let message = Strategy::parse(&unknown, &base).unwrap_err().to_string();
-            assert!(
-                message.contains(kind.name) || message.contains("nothing"),
-                "{message}"
-            );
-        }
-    }
-
-    #[test]
-    fn plus_and_slash_join() {
-        let base = OutRoConfig::default();
-        let read = |name: &str| Strategy {
-            name: String::new(),
-            ..Strategy::parse(name, &base).unwrap()
-        };
-        assert_eq!(read("vcd+outro"), read("outro/vcd"));
-        let s = read("vcd:alpha=0.5,seed=7+outro:layers=0+5,gamma=2+heads:off=1.0+1.1/farsight");
-        assert_eq!(s.method.as_ref().unwrap().layers, Some(vec![0, 5]));
-        assert_eq!((s.extras.len(), s.hooks(&[]).len()), (2, 3));
-        let Some(Contrast::Vcd(vcd)) = s.contrast else {
-            panic!("{:?}", s.contrast)
-        };
-        assert_eq!((vcd.alpha, vcd.beta, vcd.noise.seed), (0.5, 0.1, 7));
-        let error = Strategy::parse("vcd:gamma=2", &base).unwrap_err().to_string();
-        assert!(error.contains("vcd:gamma") && error.contains("alpha"), "{error}");
-    }
-
-    #[test]
-    fn names_are_read() {
-        let base = OutRoConfig {
-            gamma: 1.5,
-            ..OutRoConfig::default()
-        };
-        let plain = Strategy::parse("baseline", &base).unwrap();
-        assert!(plain.uses_prefix() && plain.hooks(&[]).is_empty());
-        assert_eq!(
-            Strategy::parse("outro", &base).unwrap().method,
-            Some(base.clone())
-        );
-        let s = Strategy::parse("outro:relax=false,layers=3+1", &base).unwrap();
-        let want = OutRoConfig {
-            relax: false,
-            layers: Some(vec![1, 3]),
-            ..base.clone()
-        };
-        assert_eq!(
-            (s.name.as_str(), s.method),
-            ("outro:relax=false,layers=3+1", Some(want))
-        );
-        let s = Strategy::parse("outro:gamma=2/prune:layer=5,keep=0.2/zero-k:top=3", &base).unwrap();
-        let prune = PruneConfig { layer: 5, keep: 0.2 };
-        assert_eq!(
-            s.extras,
-            [
-                Extra::Prune(prune),
-                Extra::Change(Change::ZeroK { top: 3, sinks: None })
-            ]
-        );
-        let json = serde_json::to_string(&s).unwrap();
-        assert_eq!(serde_json::from_str::<Strategy>(&json).unwrap(), s);
-        for bad in [
-            "",
-            "vcdd",
-            "vcd:alpha=-1",
-            "vcd:alpha=nan",
-            "vcd:beta=2",
-            "vcd:gamma=1",
-            "vcd:steps=1000",
-            "vcd+mod",
-            "outro++vcd",
-            "outro+",
-            "mod:keep=x",
-            "avcd:entropy",
-            "farsight:sigma=-1",
-            "farsight:sigma=inf",
-            "var:dims=1,2",
-            "baseline+baseline",
-            "baseline:gamma=1",
-            "outro:gamma",
-            "outro:gama=1",
-            "outro:gamma=x",
-            "outro/outro",
-            "outro/baseline",
-            "prune",
-            "prune:layer=1,keep=0",
-            "heads:off=1",
-        ] {
-            assert!(Strategy::parse(bad, &base).is_err(), "{bad}");
-        }
-    }
-}
+mod tests;

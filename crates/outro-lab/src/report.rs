@@ -387,7 +387,7 @@ const LEGEND: [&str; 6] = [
 
 fn legend(paired: bool, before: &str, after: &str) -> String {
     let lines = LEGEND.iter().take(if paired { LEGEND.len() } else { 4 });
-    lines.map(|l| format!("{before}{l}{after}\n")).collect()
+    lines.flat_map(|l| [before, l, after, "\n"]).collect()
 }
 
 /// Reasons with their numbers: `no_answer 9, empty 1`.

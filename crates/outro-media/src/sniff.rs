@@ -63,14 +63,13 @@ pub fn guess(path: &Path) -> Option<Kind> {
         Sniffed::Image | Sniffed::Gif | Sniffed::Foreign(_) => Kind::Image,
         Sniffed::Audio | Sniffed::Other("AIFF") => Kind::Audio,
         _ if sound => Kind::Audio,
-        Sniffed::Mp4 | Sniffed::Matroska => Kind::Video,
         Sniffed::Other(NAMELESS) => {
             return is(&[
                 "mp4", "mov", "mkv", "webm", "avi", "ts", "mts", "m2ts", "mpg", "mpeg", "m4v", "ogv", "3gp",
             ])
             .then_some(Kind::Video);
         }
-        Sniffed::Other(_) => Kind::Video,
+        Sniffed::Mp4 | Sniffed::Matroska | Sniffed::Other(_) => Kind::Video,
     })
 }
 

@@ -175,10 +175,6 @@ pub(crate) struct AskFlags {
 
 #[derive(Debug, Args)]
 pub(crate) struct ChatFlags {
-    #[command(flatten)]
-    pub(crate) model: ModelFlags,
-    #[command(flatten)]
-    pub(crate) media: MediaFlags,
     /// Files that are shown with the first turn, and its words.
     #[arg(value_name = "FILE|WORDS")]
     pub(crate) question: Vec<String>,
@@ -186,11 +182,15 @@ pub(crate) struct ChatFlags {
     /// alone].
     #[arg(long, value_name = "NAME")]
     pub(crate) strategy: Option<String>,
-    #[command(flatten)]
-    pub(crate) method: MethodFlags,
     /// System prompt [default: the sentence of the model's card].
     #[arg(long, value_name = "TEXT")]
     pub(crate) system: Option<String>,
+    #[command(flatten)]
+    pub(crate) model: ModelFlags,
+    #[command(flatten)]
+    pub(crate) media: MediaFlags,
+    #[command(flatten)]
+    pub(crate) method: MethodFlags,
     #[command(flatten)]
     pub(crate) sampling: SamplingFlags,
     #[command(flatten)]

@@ -38,6 +38,7 @@ pub(crate) fn ask(args: &AskArgs, ui: &Ui) -> anyhow::Result<()> {
         for by in &mut strategies {
             by.extras.push(Extra::Prune(prune));
             by.sinks = Some(method.clone());
+            by.check(&preparer.config().text)?;
         }
     }
 

@@ -138,18 +138,24 @@ fn a_single_token_has_no_sinks() {
 
 #[test]
 fn given_sinks_replace_detection() {
-    let config = OutRoConfig {
-        sinks: Some(vec![2, 4, 99]),
-        ..OutRoConfig::default()
+    let with = |sinks: &[usize]| {
+        let config = OutRoConfig {
+            sinks: Some(sinks.to_vec()),
+            ..OutRoConfig::default()
+        };
+        Session::new(&MODEL, Some(Box::new(OutRo::new(config))))
     };
-    let mut s = Session::new(&MODEL, Some(Box::new(OutRo::new(config))));
-    s.prefill(&prompt(vec![20, 21, 22, 23, 24, 25]), 1, &mut |_| {})
-        .unwrap();
-    let found = s.hook::<OutRo>().unwrap();
+    let six = prompt(vec![20, 21, 22, 23, 24, 25]);
+    let refused = with(&[2, 4, 99]).prefill(&six, 1, &mut |_| {});
+    let problem = refused.err().map(|e| e.to_string()).unwrap_or_default();
     assert!(
-        found.sinks().values().all(|s| *s == [2, 4]),
-        "positions past the prompt are ignored"
+        problem.contains("99: the prompt's tokens are 0 to 5"),
+        "{problem}"
     );
+    let mut s = with(&[2, 4]);
+    s.prefill(&six, 1, &mut |_| {}).unwrap();
+    let found = s.hook::<OutRo>().unwrap();
+    assert!(found.sinks().values().all(|s| *s == [2, 4]));
     assert_eq!(
         found.relaxed_at().keys().copied().collect::<Vec<_>>(),
         [0],

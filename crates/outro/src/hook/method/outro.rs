@@ -135,7 +135,8 @@ impl OutRo {
 impl Hook for OutRo {
     fn layer_input(&mut self, at: At, x: &[f32], hidden: usize) -> Result<Flow> {
         let rows = x.len() / hidden;
-        if at.prefill && at.layer == 0 {
+        // Where another hook has dropped rows already, the prompt was longer.
+        if at.prefill && at.layer == 0 && self.rows.is_none() {
             self.config.check_prompt(rows)?;
         }
         if at.prefill && rows > 1 && self.config.detects(at.layer, at.layers) {

@@ -28,7 +28,7 @@ fn main() -> Result<()> {
     // Counts the tokens from the headers: a video that does not fit is refused before it is decoded.
     let plan = preparer.plan(&asked, &options)?;
     let loaded = preparer.load_planned(&plan, &options, &mut |_| {})?;
-    let inputs = preparer.assemble(&loaded, &asked)?.inputs;
+    let inputs = preparer.assemble_last(loaded, &asked)?.inputs;
 
     let model = Model::load(&dir, Dtype::Auto)?;
     let prompt = model.prompt(&inputs, &model.encode(&inputs, &mut |_| {})?)?;

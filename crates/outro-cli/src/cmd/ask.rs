@@ -72,8 +72,14 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
     let mut embeds: Option<MediaEmbeds> = None;
     let mut prefix: Option<Session> = None;
     let noisy = NoisyMedia::default();
-    for (question, conversation) in args.questions.iter().zip(&conversations) {
-        let prepared = preparer.assemble(&loaded, conversation)?;
+    let mut loaded = Some(loaded);
+    let last = conversations.len().saturating_sub(1);
+    for (i, (question, conversation)) in args.questions.iter().zip(&conversations).enumerate() {
+        let prepared = match (loaded.take_if(|_| i == last), &loaded) {
+            (Some(media), _) => preparer.assemble_last(media, conversation)?,
+            (None, Some(media)) => preparer.assemble(media, conversation)?,
+            (None, None) => break,
+        };
         let inputs = prepared.inputs;
         let embeds = match &mut embeds {
             Some(embeds) => embeds,
@@ -92,15 +98,11 @@ pub(crate) fn run(args: &Ask, ui: &Ui) -> anyhow::Result<()> {
             }
         };
         let prompt = model.prompt(&inputs, embeds)?;
-        if prefix.is_none() && conversations.len() > 1 && strategies.iter().any(Strategy::uses_prefix) {
-            prefix = shared_rows(
-                &model,
-                args.weights.kv,
-                &preparer,
-                &loaded,
-                &conversations,
-                &prompt,
-            )?;
+        // Media that are still there have another question to come.
+        if let (None, Some(media)) = (&prefix, &loaded)
+            && strategies.iter().any(Strategy::uses_prefix)
+        {
+            prefix = shared_rows(&model, args.weights.kv, &preparer, media, &conversations, &prompt)?;
         }
         let request = Request {
             model: &model,
@@ -153,7 +155,7 @@ fn shared_rows<'m>(
 ) -> anyhow::Result<Option<Session<'m>>> {
     let mut ids = Vec::new();
     for conversation in conversations {
-        ids.push(preparer.assemble(loaded, conversation)?.inputs.input_ids);
+        ids.push(preparer.ids(conversation, &loaded.items)?);
     }
     let rows = common_start(&ids);
     if rows == 0 || !model.shares_rows() {

@@ -1,5 +1,7 @@
 //! Normalised patches in the order that the vision towers take.
 
+use rayon::prelude::*;
+
 use crate::error::{Error, Result};
 use crate::frames::Frames;
 
@@ -71,31 +73,28 @@ pub fn patches(f: &Frames, c: &PatchConfig) -> Result<Patches> {
     let table: Vec<[f32; 256]> = (0..3)
         .map(|ch| std::array::from_fn(|v| (v as f32 * (1.0 / 255.0) - c.mean[ch]) / c.std[ch]))
         .collect();
-    let mut data = Vec::with_capacity(t * h * w * cols);
-    for pair in 0..t {
-        for block in 0..(h / c.merge) * (w / c.merge) {
-            let (block_row, block_col) = (block / (w / c.merge), block % (w / c.merge));
-            for inner in 0..c.merge * c.merge {
+    let mut data = vec![0.0; t * h * w * cols];
+    // Each pair of frames is a part of its own, so the threads share them.
+    data.par_chunks_exact_mut(h * w * cols)
+        .enumerate()
+        .for_each(|(pair, rows)| {
+            for (place, patch) in rows.chunks_exact_mut(cols).enumerate() {
+                let (block, inner) = (place / (c.merge * c.merge), place % (c.merge * c.merge));
+                let (block_row, block_col) = (block / (w / c.merge), block % (w / c.merge));
                 let top = (block_row * c.merge + inner / c.merge) * c.patch;
                 let left = (block_col * c.merge + inner % c.merge) * c.patch;
-                for (ch, table) in table.iter().enumerate() {
-                    for frame in 0..c.temporal {
-                        let frame = (pair * c.temporal + frame).min(f.count - 1);
-                        for row in top..top + c.patch {
-                            let start = ((frame * f.height + row) * f.width + left) * 3 + ch;
-                            data.extend(
-                                f.data[start..]
-                                    .iter()
-                                    .step_by(3)
-                                    .take(c.patch)
-                                    .map(|v| table[usize::from(*v)]),
-                            );
-                        }
+                for (line, out) in patch.chunks_exact_mut(c.patch).enumerate() {
+                    let (row, plane) = (line % c.patch, line / c.patch);
+                    let (frame, ch) = (plane % c.temporal, plane / c.temporal);
+                    let frame = (pair * c.temporal + frame).min(f.count - 1);
+                    let start = ((frame * f.height + top + row) * f.width + left) * 3;
+                    let pixels = f.data[start..start + 3 * c.patch].as_chunks::<3>().0;
+                    for (x, pixel) in out.iter_mut().zip(pixels) {
+                        *x = table[ch][usize::from(pixel[ch])];
                     }
                 }
             }
-        }
-    }
+        });
     Ok(Patches {
         grid_thw: [t, h, w],
         cols,

@@ -152,7 +152,7 @@ pub(crate) fn whole(
     let plan = plan(&preparer, std::slice::from_ref(&asked), &options)?;
     let loaded = load(&preparer, &plan, &options, ui)?;
     if preparer.tokenizer().is_some() {
-        return Ok(preparer.assemble(&loaded, &asked)?.inputs);
+        return Ok(preparer.assemble_last(loaded, &asked)?.inputs);
     }
     if media.parts.is_empty() {
         return Err(Fault::failure(format!(

@@ -520,29 +520,51 @@ impl Preparer {
         expand(&self.config, &ids, media)
     }
 
-    /// Puts a question to decoded media. Cheap: tokenizes and copies.
+    /// Puts a question to decoded media. Tokenizes and copies.
     ///
     /// # Errors
     /// A conversation about other media, and a prompt longer than the model takes.
     pub fn assemble(&self, media: &Media, conversation: &Conversation) -> Result<Prepared> {
+        let input_ids = self.about(media, conversation)?;
+        self.checked(
+            Inputs {
+                input_ids,
+                ..media.inputs.clone()
+            },
+            media.notes.clone(),
+        )
+    }
+
+    /// [`Preparer::assemble`] of the only question, or the last one: a long video's tensors are large, and are not copied.
+    ///
+    /// # Errors
+    /// As [`Preparer::assemble`].
+    pub fn assemble_last(&self, media: Media, conversation: &Conversation) -> Result<Prepared> {
+        let input_ids = self.about(&media, conversation)?;
+        self.checked(
+            Inputs {
+                input_ids,
+                ..media.inputs
+            },
+            media.notes,
+        )
+    }
+
+    /// The ids of a question about these media, and no others.
+    fn about(&self, media: &Media, conversation: &Conversation) -> Result<Vec<u32>> {
         if !conversation.media().eq(media.parts.iter()) {
             return Err(Error::input(
                 "media",
                 "the conversation is not about the media that were loaded",
             ));
         }
-        let input_ids = self.ids(conversation, &media.items)?;
-        let inputs = Inputs {
-            input_ids,
-            ..media.inputs.clone()
-        };
+        self.ids(conversation, &media.items)
+    }
+
+    fn checked(&self, inputs: Inputs, notes: Vec<Note>) -> Result<Prepared> {
         inputs.validate(&self.config)?;
         let spans = spans(&self.config, &inputs)?;
-        Ok(Prepared {
-            inputs,
-            spans,
-            notes: media.notes.clone(),
-        })
+        Ok(Prepared { inputs, spans, notes })
     }
 
     /// Plan, decoding and assembly of one question.
@@ -556,7 +578,7 @@ impl Preparer {
         progress: &mut dyn FnMut(Progress),
     ) -> Result<Prepared> {
         let plan = self.plan(conversation, options)?;
-        self.assemble(&self.load_planned(&plan, options, progress)?, conversation)
+        self.assemble_last(self.load_planned(&plan, options, progress)?, conversation)
     }
 }
 

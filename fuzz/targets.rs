@@ -9,8 +9,11 @@ use outro::checkpoint::Checkpoint;
 use outro::config::Config;
 use outro::prepare::Preparer;
 
+/// A name, and what is run on bytes.
+type Target = (&'static str, fn(&[u8]));
+
 /// Every target by its name, which is that of its corpus.
-pub(crate) const TARGETS: [(&str, fn(&[u8])); 8] = [
+pub(crate) const TARGETS: [Target; 8] = [
     ("gguf", gguf),
     ("safetensors", safetensors),
     ("config", config),
@@ -23,9 +26,9 @@ pub(crate) const TARGETS: [(&str, fn(&[u8])); 8] = [
 
 /// Runs on a file of these bytes in a directory of its own.
 fn file(name: &str, bytes: &[u8], run: impl Fn(&Path)) {
-    let dir = tempfile::tempdir().expect("a temporary directory");
+    let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(name);
-    fs::write(&path, bytes).expect("a file in it");
+    fs::write(&path, bytes).unwrap();
     run(&path);
 }
 

@@ -146,8 +146,8 @@ fn run(
     let names: Vec<&str> = strategies.iter().map(|by| by.name.as_str()).collect();
     let bar = ui.bar("prefill", 0, Unit::Count);
     let mut failed = None;
-    let asks = strategies.iter().map(|by| ask.clone().by(by.clone())).collect();
-    let made = answer_all(asks, &mut |update| {
+    let asks: Vec<Ask> = strategies.iter().map(|by| ask.clone().by(by.clone())).collect();
+    let made = answer_all(&asks, &mut |update| {
         match update {
             Update::Prefill { ask, layers } => {
                 bar.label(&format!("prefill ({})", names[ask]));

@@ -1,5 +1,6 @@
 //! `outro demo`: a clip of the synthetic world, three questions, baseline and OutRo side by side.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -42,8 +43,8 @@ pub(crate) fn run(args: &Demo, ui: &Ui) -> anyhow::Result<()> {
         let ask = engine.ask(&media, &question.prompt(profile));
         let ask = ask.sampling(Sampling::default()).max_new(8);
         let by = |name: &str| ask.clone().strategy(name);
-        let asks = vec![by("baseline")?, by("outro")?];
-        let made = answer_all(asks, &mut |_| ControlFlow::Continue(()));
+        let asks = [by("baseline")?, by("outro")?];
+        let made = answer_all(&asks, &mut |_| ControlFlow::Continue(()));
         let answers: Vec<Answer> = made.into_iter().collect::<outro::Result<_>>()?;
         let choices: Vec<String> = question.choices().iter().map(|c| format!("    {c}")).collect();
         let mut text = format!(
@@ -57,7 +58,8 @@ pub(crate) fn run(args: &Demo, ui: &Ui) -> anyhow::Result<()> {
                 .first_token_top5
                 .first()
                 .map_or(0.0, |c| c.probability * 100.0);
-            text += &format!("  {name:<8}  {:<16} ({sure:.1} % sure)\n", answer.text.trim());
+            // Writing to a String cannot fail.
+            let _ = writeln!(text, "  {name:<8}  {:<16} ({sure:.1} % sure)", answer.text.trim());
         }
         emit(&text)?;
     }

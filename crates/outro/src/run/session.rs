@@ -246,18 +246,25 @@ impl Prefix {
     }
 }
 
+/// A session on its way through a step, and its place among those that were given.
+struct Fed<'s> {
+    place: usize,
+    session: &'s mut Session,
+    row: Prompt,
+}
+
 /// Feeds each session a token, all in one pass over the weights of a model, the output head's included, and returns the
 /// logits `[vocab]` for the next of each, or why it failed. A session's numbers are what they are alone, bit for bit.
 pub(crate) fn decode(fed: Vec<(&mut Session, u32)>) -> Vec<Result<Vec<f32>>> {
     let mut out: Vec<Result<Vec<f32>>> = Vec::with_capacity(fed.len());
-    let mut groups: Vec<(Model, Vec<(usize, &mut Session, Prompt)>)> = Vec::new();
+    let mut groups: Vec<(Model, Vec<Fed>)> = Vec::new();
     for (place, (session, token)) in fed.into_iter().enumerate() {
         out.push(Ok(Vec::new()));
         match session.token(token) {
             Err(e) => out[place] = Err(e),
             Ok(row) => match groups.iter_mut().find(|g| g.0.is(&session.model)) {
-                Some(group) => group.1.push((place, session, row)),
-                None => groups.push((session.model.clone(), vec![(place, session, row)])),
+                Some(group) => group.1.push(Fed { place, session, row }),
+                None => groups.push((session.model.clone(), vec![Fed { place, session, row }])),
             },
         }
     }
@@ -265,7 +272,7 @@ pub(crate) fn decode(fed: Vec<(&mut Session, u32)>) -> Vec<Result<Vec<f32>>> {
         let decoder = model.decoder();
         let (places, mut steps): (Vec<_>, Vec<_>) = group
             .into_iter()
-            .map(|(place, session, row)| (place, session.step(row, false)))
+            .map(|fed| (fed.place, fed.session.step(fed.row, false)))
             .unzip();
         // On a thread of the pool: from outside, every product of the step would wake a thread and wait to be woken.
         let done = rayon::scope(|_| {

@@ -11,7 +11,7 @@ pub use rope::{Rope, Scaling};
 /// A model's hyperparameters. Built by its family from `config.json`; nothing is assumed that the file can tell.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// The family's `model_type`, a key of [`family::FAMILIES`].
+    /// The family's `model_type`, a key of [`crate::family::FAMILIES`].
     pub model_type: String,
     /// The text decoder.
     pub text: TextConfig,

@@ -50,7 +50,7 @@ fn together_is_alone() {
     // One that cannot be answered stands between the others.
     asks.insert(2, ENGINE.ask(&MEDIA, " "));
     let mut pieces = vec![String::new(); asks.len()];
-    let mut made = answer_all(asks, &mut |update| {
+    let mut made = answer_all(&asks, &mut |update| {
         if let Update::Text { ask, piece } = update {
             pieces[ask] += piece;
         }

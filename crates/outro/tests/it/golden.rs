@@ -136,7 +136,7 @@ fn hooked(config: Option<OutRoConfig>) -> Option<Box<dyn Hook>> {
 }
 
 /// What the recorder of [`hooked`] kept, by layer.
-fn head_outputs<'a>(session: &'a Session) -> BTreeMap<usize, &'a [f32]> {
+fn head_outputs(session: &Session) -> BTreeMap<usize, &[f32]> {
     let recorder = session.hook::<Recorder>().unwrap();
     recorder
         .head_outputs

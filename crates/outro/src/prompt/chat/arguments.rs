@@ -5,6 +5,11 @@ use minijinja::{Error, ErrorKind};
 
 pub(super) type Result<T> = std::result::Result<T, Error>;
 
+/// Arguments by name, as Python takes them: those without a name have the names in their order.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "filters own their arguments and hand them on"
+)]
 pub(super) fn named(plain: &[Value], own: Kwargs, names: &[&str]) -> Result<Kwargs> {
     if plain.len() > names.len() {
         return Err(Error::from(ErrorKind::TooManyArguments));

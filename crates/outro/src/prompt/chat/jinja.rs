@@ -142,11 +142,6 @@ fn add_filters(env: &mut Environment) {
     });
 }
 
-/// Arguments by name, as Python takes them: those without a name have the names in their order.
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "filters own their arguments and hand them on"
-)]
 /// [`named`] arguments of a method.
 fn method_args(args: &[Value], names: &[&str]) -> Result<Kwargs> {
     let (plain, own): (Rest<Value>, Kwargs) = from_args(args)?;

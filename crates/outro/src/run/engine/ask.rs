@@ -139,7 +139,7 @@ impl Ask {
     /// As [`Ask::run`].
     pub fn stream(self, on: &mut dyn FnMut(Update<'_>) -> ControlFlow<()>) -> Result<Answer> {
         let missing = || Err(Error::input("question", "was not answered"));
-        answer_all(vec![self], on).pop().unwrap_or_else(missing)
+        answer_all(&[self], on).pop().unwrap_or_else(missing)
     }
 
     /// The prompt's ids.
@@ -202,7 +202,7 @@ struct Live<'a> {
 /// Answers several questions together: prompts one after the other, then the tokens of all in one pass over the weights a
 /// step. Each answer is what it is alone, bit for bit, and one that fails fails alone. `on` gets what happens; where it breaks
 /// on a request's text, that answer ends.
-pub fn answer_all(asks: Vec<Ask>, on: &mut dyn FnMut(Update<'_>) -> ControlFlow<()>) -> Vec<Result<Answer>> {
+pub fn answer_all(asks: &[Ask], on: &mut dyn FnMut(Update<'_>) -> ControlFlow<()>) -> Vec<Result<Answer>> {
     let mut out: Vec<Option<Result<Answer>>> = asks.iter().map(|_| None).collect();
     let mut live = Vec::new();
     for (place, ask) in asks.iter().enumerate() {

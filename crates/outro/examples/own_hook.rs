@@ -1,15 +1,14 @@
-//! A hook of one's own: which next tokens would the model choose without one attention head?
-//! `cargo run -p outro --example own_hook [CHECKPOINT [INPUTS]]`; INPUTS as `outro prepare` writes them.
+//! A hook of one's own: what would the model say without one attention head?
+//! `cargo run -p outro --example own_hook [CHECKPOINT [VIDEO [QUESTION]]]`
 #![expect(clippy::print_stdout, reason = "an example shows its result")]
 
 use std::path::PathBuf;
 
-use outro::generate::top;
+use outro::chat::Part;
 use outro::hook::{At, Hook, Qkv};
-use outro::inputs::Inputs;
-use outro::{Dtype, Model, Prompt, Result, Session};
+use outro::{Engine, EngineOptions, Result};
 
-/// Silences one head, for the prompt and every decoded token. The hook ends with its session.
+/// Silences one head, for the prompt and every decoded token. The hook ends with its request.
 struct Silence {
     layer: usize,
     head: usize,
@@ -27,33 +26,27 @@ impl Hook for Silence {
     }
 }
 
-fn show(what: &str, model: &Model, prompt: &Prompt, hook: Option<Box<dyn Hook>>) -> Result<()> {
-    let logits = Session::new(model, hook).prefill(prompt, 1, &mut |_| {})?;
-    let best: Vec<_> = top(&logits.data, 3)
-        .into_iter()
-        .map(|(id, p)| format!("{id} ({p:.3})"))
-        .collect();
-    println!("{what:<26} {}", best.join("  "));
-    Ok(())
-}
-
 fn main() -> Result<()> {
-    let tiny = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/omni-tiny"));
-    let inputs = std::env::args_os()
-        .nth(2)
-        .map_or(tiny.join("cases/video.inputs.safetensors"), Into::into);
-    let model = Model::load(&std::env::args_os().nth(1).map_or(tiny, Into::into), Dtype::Auto)?;
-    let inputs = Inputs::load(&inputs)?;
-    let prompt = model.prompt(&inputs, &model.encode(&inputs, &mut |_| {})?)?;
-    show("all heads", &model, &prompt, None)?;
-    for head in 0..model.config().text.heads {
-        let hook = Silence { layer: 4, head };
-        show(
-            &format!("without head {head} of layer 4"),
-            &model,
-            &prompt,
-            Some(Box::new(hook)),
-        )?;
+    let root = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
+    let mut args = std::env::args().skip(1);
+    let model = args.next().map_or(root.join("models/outro-tiny"), PathBuf::from);
+    let video = args
+        .next()
+        .map_or(root.join("fixtures/shapes.mp4"), PathBuf::from);
+    let question = args.next().unwrap_or_else(|| "What do you see and hear?".into());
+
+    let engine = Engine::open(model, EngineOptions::default())?;
+    let media = engine.media(&[Part::Video(video)])?;
+    let ask = || engine.ask(&media, &question).strategy("baseline");
+    println!("{:<27} {}", "all heads", ask()?.run()?.text);
+    let layer = engine.model().config().text.layers / 3;
+    for head in 0..engine.model().config().text.heads {
+        let answer = ask()?.hook(move || Box::new(Silence { layer, head })).run()?;
+        println!(
+            "{:<27} {}",
+            format!("without head {head} of layer {layer}"),
+            answer.text
+        );
     }
     Ok(())
 }

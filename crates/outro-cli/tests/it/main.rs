@@ -9,6 +9,7 @@
 mod answerers;
 mod ask;
 mod bench;
+mod chat;
 mod corpus;
 mod deployed;
 mod doctor;

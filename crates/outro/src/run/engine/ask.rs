@@ -9,6 +9,7 @@ use outro_media::Cancel;
 use super::answer::{Answer, Candidate, Finish, PromptTokens, Spent};
 use super::media::MediaSet;
 use super::{Engine, Error, Result};
+use crate::hook::Hook;
 use crate::hook::method::{OutRo, Prune};
 use crate::prompt::chat::Conversation;
 use crate::prompt::{prepare, tokenizer};
@@ -44,6 +45,9 @@ pub enum Update<'a> {
     },
 }
 
+/// Makes a hook.
+type MakeHook = dyn Fn() -> Box<dyn Hook> + Send + Sync;
+
 /// One question by one strategy. Settings that are not given are the checkpoint's.
 #[must_use = "a question is answered by `run`"]
 #[derive(Clone)]
@@ -52,6 +56,7 @@ pub struct Ask {
     media: MediaSet,
     conversation: Conversation,
     strategy: Option<Strategy>,
+    hook: Option<Arc<MakeHook>>,
     sampling: Option<Sampling>,
     max_new: Option<usize>,
     stop: Vec<String>,
@@ -66,6 +71,7 @@ impl Ask {
             media,
             conversation,
             strategy: None,
+            hook: None,
             sampling: None,
             max_new: None,
             stop: Vec::new(),
@@ -86,6 +92,15 @@ impl Ask {
     /// By a strategy that was read before, or one of the caller's own.
     pub fn by(mut self, strategy: Strategy) -> Self {
         self.strategy = Some(strategy);
+        self
+    }
+
+    /// With a hook of the caller's own, made anew for each pass, behind those of the strategy.
+    pub fn hook<F>(mut self, make: F) -> Self
+    where
+        F: Fn() -> Box<dyn Hook> + Send + Sync + 'static,
+    {
+        self.hook = Some(Arc::new(make));
         self
     }
 
@@ -271,6 +286,7 @@ impl<'a> Live<'a> {
         let mut seconds = Spent::default();
         let mut prefix = None;
         if by.uses_prefix()
+            && ask.hook.is_none()
             && let Some((rows, spent)) = media.prefix(model, engine.kv(), &prompt, &ask.cancel)?
         {
             (prefix, seconds.shared) = (Some(rows), spent);
@@ -285,7 +301,11 @@ impl<'a> Live<'a> {
             cancel: ask.cancel.clone(),
         };
         let since = Instant::now();
-        let mut stream = by.stream(&request)?;
+        let hooks = || {
+            let own = ask.hook.iter().map(|make| make());
+            by.hooks(&request.prompt.spans).into_iter().chain(own).collect()
+        };
+        let mut stream = by.stream_with(&request, &hooks)?;
         seconds.encode = since.elapsed().as_secs_f64();
         let since = Instant::now();
         let logits = stream.prefill(&mut |layers| {

@@ -342,12 +342,19 @@ impl Strategy {
     /// # Errors
     /// As encoding media, where a pass sees them otherwise; a strategy of somebody's own that was read from a log.
     pub fn stream(&self, request: &Request) -> Result<Box<dyn Stream>> {
-        let hooks = || self.hooks(&request.prompt.spans);
+        self.stream_with(request, &|| self.hooks(&request.prompt.spans))
+    }
+
+    /// [`Strategy::stream`] whose passes carry these hooks.
+    ///
+    /// # Errors
+    /// As [`Strategy::stream`].
+    pub fn stream_with(&self, request: &Request, hooks: &Hooks) -> Result<Box<dyn Stream>> {
         Ok(match &self.contrast {
-            None => Box::new(Single::new(request, &hooks)),
-            Some(Contrast::Vcd(c)) => Box::new(Vcd::new(*c, request, &hooks)?),
-            Some(Contrast::Mod(c)) => Box::new(Mixture::new(*c, request, &hooks)),
-            Some(Contrast::Avcd(c)) => Box::new(Avcd::new(*c, request, &hooks)),
+            None => Box::new(Single::new(request, hooks)),
+            Some(Contrast::Vcd(c)) => Box::new(Vcd::new(*c, request, hooks)?),
+            Some(Contrast::Mod(c)) => Box::new(Mixture::new(*c, request, hooks)),
+            Some(Contrast::Avcd(c)) => Box::new(Avcd::new(*c, request, hooks)),
             Some(Contrast::Own(own)) => {
                 let missing = || {
                     let problem = format!(
@@ -356,7 +363,7 @@ impl Strategy {
                     );
                     Error::setting("strategy", problem)
                 };
-                own.make.as_ref().ok_or_else(missing)?(request, &hooks)?
+                own.make.as_ref().ok_or_else(missing)?(request, hooks)?
             }
         })
     }

@@ -166,7 +166,7 @@ fn times_and_counts() {
         s.indices(&v(20))
             .unwrap_err()
             .to_string()
-            .contains("2.00 seconds")
+            .contains("behind the end of the video, which lasts 2.00 s")
     );
     let s = Sampling {
         frames: Some(50),

@@ -39,7 +39,7 @@ fn main() -> Result<()> {
     let media = engine.media(&[Part::Video(video)])?;
     let ask = || engine.ask(&media, &question).strategy("baseline");
     println!("{:<27} {}", "all heads", ask()?.run()?.text);
-    let layer = engine.model().config().text.layers / 3;
+    let layer = 1;
     for head in 0..engine.model().config().text.heads {
         let answer = ask()?.hook(move || Box::new(Silence { layer, head })).run()?;
         println!(

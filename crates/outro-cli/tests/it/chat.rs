@@ -83,7 +83,7 @@ fn what_cannot_be_is_named() {
     chat(&[], &["/vidoe x.mp4"]).fails(1, &["/vidoe is no command", "/help"]);
     chat(&[], &["/video"]).fails(1, &["/video wants a file"]);
     chat(&[], &["/video no-such.mp4"]).fails(1, &["no-such.mp4"]);
-    chat(&[], &["/strategy otro"]).fails(1, &["otro", "outro"]);
+    chat(&[], &["/strategy otro"]).fails(2, &["otro", "outro"]);
     chat(&["--strategy", "both"], &[]).fails(2, &["one answer", "outro ask"]);
     let help = chat(&[], &["/help"]).ok().stdout;
     assert!(help.contains("/image FILE"), "{help}");

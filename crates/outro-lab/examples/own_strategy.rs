@@ -69,10 +69,9 @@ impl Against {
 
 impl Stream for Against {
     fn next(&mut self, event: Event) -> outro::Result<Next> {
-        let both = |feed: Feed| Next::Run(vec![(0, feed.clone()), (1, feed)]);
         Ok(match event {
-            Event::Begin => both(Feed::Prompt(Arc::clone(&self.prompt))),
-            Event::Token(token) => both(Feed::Token(token)),
+            Event::Begin => Next::each(0..2, &Feed::Prompt(Arc::clone(&self.prompt))),
+            Event::Token(token) => Next::each(0..2, &Feed::Token(token)),
             Event::Logits(made) => {
                 let mut mixed = mix(&[(1.0 + self.alpha, &made[0]), (-self.alpha, &made[1])]);
                 keep_plausible(&mut mixed, &made[0], 0.1);

@@ -1,5 +1,6 @@
 //! A request as the passes that it needs: it says what is to be run and mixes the logits, the engine runs it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -33,6 +34,13 @@ pub enum Next {
     Run(Vec<(usize, Feed)>),
     /// Nothing: these are the logits `[vocab]` of the next token.
     Logits(Vec<f32>),
+}
+
+impl Next {
+    /// The same in each of some sessions.
+    pub fn each(sessions: Range<usize>, feed: &Feed) -> Self {
+        Self::Run(sessions.map(|i| (i, feed.clone())).collect())
+    }
 }
 
 /// One request: the passes that it needs for each token, and how their logits are mixed. It runs nothing itself, so any
@@ -80,29 +88,21 @@ pub trait Stream: Send {
     }
 }
 
-/// One stream, until it has logits.
+/// [`step`] of one stream.
 fn alone<S: Stream + ?Sized>(
     stream: &mut S,
-    mut event: Event,
+    event: Event,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<f32>> {
-    loop {
-        match stream.next(event)? {
-            Next::Logits(logits) => return Ok(logits),
-            Next::Run(passes) => {
-                let passes = chosen(stream.sessions_mut(), passes)?;
-                let made = run(passes, progress).into_iter().collect::<Result<_>>()?;
-                event = Event::Logits(made);
-            }
-        }
-    }
+    let made = step(&mut [(stream, event)], progress).pop();
+    made.unwrap_or_else(|| Ok(Vec::new()))
 }
 
 /// Tells each stream its event and runs what all of them need until each has the next token's logits, or an error of its
 /// own. Tokens of all streams go through one pass over the weights; prompts run one after the other, for a prefill is bound by
 /// arithmetic and packing would only cost memory. `progress` receives the decoder layers done, prompt by prompt.
-pub fn step(
-    streams: &mut [(&mut dyn Stream, Event)],
+pub fn step<S: Stream + ?Sized>(
+    streams: &mut [(&mut S, Event)],
     progress: &mut dyn FnMut(usize),
 ) -> Vec<Result<Vec<f32>>> {
     let mut out: Vec<Option<Result<Vec<f32>>>> = streams.iter().map(|_| None).collect();

@@ -148,7 +148,7 @@ impl Avcd {
 
     /// The same in every silenced pass.
     fn silenced(&self, feed: &Feed) -> Next {
-        Next::Run((1..=self.passes.len()).map(|i| (i, feed.clone())).collect())
+        Next::each(1..1 + self.passes.len(), feed)
     }
 
     fn mixed(&self, plain: &[f32]) -> Vec<f32> {
@@ -173,11 +173,11 @@ impl Stream for Avcd {
         let mut made = match event {
             Event::Begin => {
                 let prompt = Arc::clone(&self.request.prompt);
-                return Ok(Next::Run(vec![(0, Feed::Prompt(prompt))]));
+                return Ok(Next::each(0..1, &Feed::Prompt(prompt)));
             }
             Event::Token(token) => {
                 self.behind.push_back(token);
-                return Ok(Next::Run(vec![(0, Feed::Token(token))]));
+                return Ok(Next::each(0..1, &Feed::Token(token)));
             }
             Event::Logits(made) => made,
         };

@@ -136,10 +136,10 @@ impl Mixture {
 impl Stream for Mixture {
     fn next(&mut self, event: Event) -> Result<Next> {
         Ok(match event {
-            Event::Begin => Next::Run(vec![(0, Feed::Prompt(Arc::clone(&self.prompt)))]),
+            Event::Begin => Next::each(0..1, &Feed::Prompt(Arc::clone(&self.prompt))),
             Event::Token(token) => {
                 let passes = if self.divergence.is_some() { 2 } else { 1 };
-                Next::Run((0..passes).map(|i| (i, Feed::Token(token))).collect())
+                Next::each(0..passes, &Feed::Token(token))
             }
             Event::Logits(mut made) => {
                 let last = made.pop().unwrap_or_default();

@@ -78,8 +78,8 @@ impl Single {
 impl Stream for Single {
     fn next(&mut self, event: Event) -> Result<Next> {
         Ok(match event {
-            Event::Begin => Next::Run(vec![(0, Feed::Prompt(Arc::clone(&self.prompt)))]),
-            Event::Token(token) => Next::Run(vec![(0, Feed::Token(token))]),
+            Event::Begin => Next::each(0..1, &Feed::Prompt(Arc::clone(&self.prompt))),
+            Event::Token(token) => Next::each(0..1, &Feed::Token(token)),
             Event::Logits(mut made) => Next::Logits(made.pop().unwrap_or_default()),
         })
     }

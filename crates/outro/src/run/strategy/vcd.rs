@@ -102,11 +102,7 @@ impl Stream for Vcd {
                 let prompts = [Some(&self.prompt), distorted].into_iter().flatten().cloned();
                 Next::Run(prompts.map(Feed::Prompt).enumerate().collect())
             }
-            Event::Token(token) => Next::Run(
-                (0..=noisy.iter().len())
-                    .map(|i| (i, Feed::Token(token)))
-                    .collect(),
-            ),
+            Event::Token(token) => Next::each(0..1 + noisy.iter().len(), &Feed::Token(token)),
             Event::Logits(made) => Next::Logits(match made.as_slice() {
                 [plain, noisy] => self.mixed(plain, noisy),
                 _ => made.into_iter().next().unwrap_or_default(),

@@ -25,7 +25,9 @@ impl Switches {
         for (i, (key, value)) in pairs.iter().enumerate() {
             let others = pairs[..i].iter().map(|(k, v)| (k.as_str(), v));
             for (other, before) in others {
-                if decide_the_same(other, key) && (canonical(other) != canonical(key) || before != value) {
+                if OutRoConfig::decide_the_same(other, key)
+                    && (OutRoConfig::canonical(other) != OutRoConfig::canonical(key) || before != value)
+                {
                     return Err(contradiction(
                         &format!("{other}={before}"),
                         &format!("{key}={value}"),
@@ -50,21 +52,6 @@ impl Switches {
     pub(crate) fn pairs(&self) -> &[(String, String)] {
         &self.0
     }
-}
-
-/// The engine's name of a switch of the method.
-fn canonical(key: &str) -> &str {
-    if key == "temperature" {
-        "gate_temperature"
-    } else {
-        key
-    }
-}
-
-/// Whether the second of two switches would leave nothing of the first.
-fn decide_the_same(a: &str, b: &str) -> bool {
-    let (a, b) = (canonical(a), canonical(b));
-    a == b || [a, b] == ["layers", "interval"] || [a, b] == ["interval", "layers"]
 }
 
 fn contradiction(one: &str, other: &str) -> anyhow::Error {
@@ -106,7 +93,11 @@ pub(super) fn strategies(typed: &[String], outro: Switches) -> anyhow::Result<St
         })?;
         used |= by.method.is_some();
         for (key, value) in outro_switches(name)? {
-            if let Some((typed, other)) = outro.pairs().iter().find(|(k, _)| decide_the_same(k, &key)) {
+            if let Some((typed, other)) = outro
+                .pairs()
+                .iter()
+                .find(|(k, _)| OutRoConfig::decide_the_same(k, &key))
+            {
                 let one = format!("--strategy {name} ({key}={value})");
                 return Err(contradiction(&one, &format!("the switch {typed}={other}")));
             }

@@ -48,11 +48,7 @@ pub(crate) fn run(args: &Bench, ui: &Ui) -> anyhow::Result<()> {
             );
         }
     }
-    let read = |name: &String| {
-        let by = Strategy::parse(name, &method)?;
-        by.check(&config.text)?;
-        Ok(by)
-    };
+    let read = |name: &String| Strategy::of_model(name, &method, &config.text);
     let strategies: Vec<Strategy> = args.strategies.iter().map(read).collect::<outro::Result<_>>()?;
     if unasked {
         ui.note(source::TINY_NOTE);

@@ -135,11 +135,10 @@ pub(crate) fn strategies(
     } else {
         typed.names.as_slice()
     };
-    let read = names.iter().map(|name| Strategy::parse(name, &method));
+    let read = names
+        .iter()
+        .map(|name| Strategy::of_model(name, &method, &config.text));
     let all = read.collect::<outro::Result<Vec<_>>>()?;
-    for by in &all {
-        by.check(&config.text)?;
-    }
     let published = PUBLISHED.contains(&config.model_type.as_str()) || own.method.contains_key("gamma");
     let default = OutRoConfig::default().gamma;
     if !published

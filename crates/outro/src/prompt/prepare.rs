@@ -14,7 +14,6 @@ use crate::prompt::expand::{Medium, expand, stamp};
 use crate::prompt::inputs::{AudioFeatures, Inputs, Pixels};
 pub use crate::prompt::plan::{MediaOptions, Plan, PlannedItem, VideoPlan};
 use crate::prompt::plan::{Planner, one_image, silent};
-use crate::prompt::positions::{Span, spans};
 use crate::prompt::preprocessor::{self, Processor};
 use crate::prompt::tokenizer::Tokenizer;
 use crate::spec::config::{AudioForm, Config};
@@ -69,8 +68,6 @@ pub struct Media {
 pub struct Prepared {
     /// What the model's forward takes.
     pub inputs: Inputs,
-    /// What each row of the prompt is.
-    pub spans: Vec<Span>,
     /// Things that the user should know.
     pub notes: Vec<Note>,
 }
@@ -525,7 +522,7 @@ impl Preparer {
     /// # Errors
     /// A conversation about other media, and a prompt longer than the model takes.
     pub fn assemble(&self, media: &Media, conversation: &Conversation) -> Result<Prepared> {
-        let input_ids = self.about(media, conversation)?;
+        let input_ids = self.ids_about(media, conversation)?;
         self.checked(
             Inputs {
                 input_ids,
@@ -540,7 +537,7 @@ impl Preparer {
     /// # Errors
     /// As [`Preparer::assemble`].
     pub fn assemble_last(&self, media: Media, conversation: &Conversation) -> Result<Prepared> {
-        let input_ids = self.about(&media, conversation)?;
+        let input_ids = self.ids_about(&media, conversation)?;
         self.checked(
             Inputs {
                 input_ids,
@@ -551,7 +548,10 @@ impl Preparer {
     }
 
     /// The ids of a question about these media, and no others.
-    fn about(&self, media: &Media, conversation: &Conversation) -> Result<Vec<u32>> {
+    ///
+    /// # Errors
+    /// A conversation about other media, and as [`Preparer::ids`].
+    pub fn ids_about(&self, media: &Media, conversation: &Conversation) -> Result<Vec<u32>> {
         if !conversation.media().eq(media.parts.iter()) {
             return Err(Error::input(
                 "media",
@@ -563,8 +563,7 @@ impl Preparer {
 
     fn checked(&self, inputs: Inputs, notes: Vec<Note>) -> Result<Prepared> {
         inputs.validate(&self.config)?;
-        let spans = spans(&self.config, &inputs)?;
-        Ok(Prepared { inputs, spans, notes })
+        Ok(Prepared { inputs, notes })
     }
 
     /// Plan, decoding and assembly of one question.

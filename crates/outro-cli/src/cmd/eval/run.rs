@@ -69,12 +69,9 @@ impl Checkpoint {
 
     /// Strategies by their names, held against the model.
     pub(crate) fn strategies(&self, names: &[String]) -> anyhow::Result<Vec<Strategy>> {
-        let one = |name: &String| {
-            let by = Strategy::parse(name, &self.method)?;
-            by.check(&self.preparer.config().text)?;
-            Ok(by)
-        };
-        names.iter().map(one).collect()
+        let model = &self.preparer.config().text;
+        let read = names.iter().map(|n| Strategy::of_model(n, &self.method, model));
+        Ok(read.collect::<outro::Result<_>>()?)
     }
 
     /// With its weights, as an answerer.
@@ -303,7 +300,8 @@ impl Job {
         };
         samples.truncate(most);
         let sees = !matches!(asked, Asked::Remote { shows: false, .. });
-        if sees && log::begun(&out)?.is_none() {
+        let before = log::begun(&out)?.is_some();
+        if sees && !before {
             mostly_there(samples)?;
         }
         let mut header = Header {
@@ -315,7 +313,6 @@ impl Job {
         if let Some(shard) = args.shard {
             questions.loaded.samples = part(&questions.loaded.samples, shard);
         }
-        let before = log::begun(&out)?.is_some();
         let (log, mut rows) = Log::grow(&out, &mut header)?;
         if before {
             let n = thousands(rows.len() as u64);

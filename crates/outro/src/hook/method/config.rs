@@ -92,6 +92,20 @@ impl OutRoConfig {
         "sinks",
     ];
 
+    /// A key's name today: `temperature` was that of `gate_temperature`.
+    pub fn canonical(key: &str) -> &str {
+        match key {
+            "temperature" => "gate_temperature",
+            key => key,
+        }
+    }
+
+    /// Whether the second of two keys would leave nothing of the first.
+    pub fn decide_the_same(a: &str, b: &str) -> bool {
+        let (a, b) = (Self::canonical(a), Self::canonical(b));
+        a == b || [a, b] == ["layers", "interval"] || [a, b] == ["interval", "layers"]
+    }
+
     /// Changes one setting by its name; `temperature` is an older name of `gate_temperature`. Optional ones take `default`
     /// too; lists are joined by commas or `+`. Of `interval` and `layers` the last one that is set decides.
     ///
@@ -125,9 +139,9 @@ impl OutRoConfig {
             all.dedup();
             Ok(Some(all))
         };
-        match key {
+        match Self::canonical(key) {
             "gamma" => self.gamma = number(0.0, "a number of at least 0")?,
-            "gate_temperature" | "temperature" => {
+            "gate_temperature" => {
                 self.temperature = number(f32::MIN_POSITIVE, "a number above 0")?;
             }
             "abs_threshold" => self.abs_threshold = number(0.0, "a number of at least 0")?,

@@ -83,10 +83,11 @@ impl Ask {
     /// By the strategy of this name, as `outro:gamma=2` or `vcd+outro` (`docs/strategies.md`). Without one: [`Strategy::usual`].
     ///
     /// # Errors
-    /// As [`Strategy::parse`].
-    pub fn strategy(mut self, name: &str) -> Result<Self> {
-        self.strategy = Some(Strategy::parse(name, self.engine.method())?);
-        Ok(self)
+    /// As [`Strategy::of_model`].
+    pub fn strategy(self, name: &str) -> Result<Self> {
+        let model = &self.engine.model().config().text;
+        let strategy = Strategy::of_model(name, self.engine.method(), model)?;
+        Ok(self.by(strategy))
     }
 
     /// By a strategy that was read before, or one of the caller's own.
@@ -163,12 +164,7 @@ impl Ask {
     /// As [`prepare::Preparer::ids`], and a prompt that is longer than the model takes.
     pub fn ids(&self) -> Result<Vec<u32>> {
         let preparer = self.engine.preparer();
-        let media = self.media.media();
-        if !self.conversation.media().eq(media.parts.iter()) {
-            let problem = "the conversation is not about the media that were loaded";
-            return Err(Error::input("media", problem));
-        }
-        let ids = preparer.ids(&self.conversation, &media.items)?;
+        let ids = preparer.ids_about(self.media.media(), &self.conversation)?;
         let limit = preparer.config().text.max_positions;
         if ids.len() > limit {
             let count = PromptTokens::of(&ids, &self.media);

@@ -252,6 +252,16 @@ impl Strategy {
         Ok(strategy)
     }
 
+    /// [`Strategy::parse`], held against the model at hand ([`Strategy::check`]).
+    ///
+    /// # Errors
+    /// As both.
+    pub fn of_model(name: &str, base: &OutRoConfig, model: &TextConfig) -> Result<Self> {
+        let strategy = Self::parse(name, base)?;
+        strategy.check(model)?;
+        Ok(strategy)
+    }
+
     /// Whether numbers of layers, heads and dimensions in it mean some in this model, before its weights are there.
     ///
     /// # Errors
@@ -397,14 +407,12 @@ pub fn outro_switches(name: &str) -> Result<Vec<(String, String)>> {
 
 fn method(given: &[(String, String)], base: &OutRoConfig) -> Result<OutRoConfig> {
     let mut method = base.clone();
-    let has = |key: &str| given.iter().any(|(k, _)| k == key);
-    for (one, other) in [("layers", "interval"), ("gate_temperature", "temperature")] {
-        if has(one) && has(other) {
-            let problem = format!("`{one}` and `{other}` decide the same; leave one out");
+    for (i, (key, value)) in given.iter().enumerate() {
+        let before = given[..i].iter().map(|(k, _)| k);
+        if let Some(other) = before.clone().find(|k| OutRoConfig::decide_the_same(k, key)) {
+            let problem = format!("`{other}` and `{key}` decide the same; leave one out");
             return Err(Error::setting("outro", problem));
         }
-    }
-    for (key, value) in given {
         method.set(key, value)?;
     }
     Ok(method)

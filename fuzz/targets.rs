@@ -67,44 +67,40 @@ pub(crate) fn config(bytes: &[u8]) {
     });
 }
 
-/// config.json of a tiny model, then preprocessor_config.json from the bytes.
-pub(crate) fn processor(bytes: &[u8]) {
-    let tiny = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let tiny = tiny.ancestors().find(|d| d.join("fixtures/omni-tiny").is_dir());
-    let Some(tiny) = tiny.map(|d| d.join("fixtures/omni-tiny")) else {
-        return;
-    };
-    file("preprocessor_config.json", bytes, |path| {
+/// The file beside others of a tiny checkpoint.
+fn of_tiny(name: &str, bytes: &[u8], run: impl Fn(&Path)) {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    let mut tiny = here.map(|d| d.join("fixtures/omni-tiny")).filter(|d| d.is_dir());
+    let tiny = tiny.next().unwrap();
+    file(name, bytes, |path| {
         let Some(dir) = path.parent() else { return };
-        for name in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
-            let _ = fs::copy(tiny.join(name), dir.join(name));
+        for other in [
+            "config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "preprocessor_config.json",
+        ] {
+            if other != name {
+                fs::copy(tiny.join(other), dir.join(other)).unwrap();
+            }
         }
+        run(dir);
+    });
+}
+
+/// preprocessor_config.json of a tiny model.
+pub(crate) fn processor(bytes: &[u8]) {
+    of_tiny("preprocessor_config.json", bytes, |dir| {
         let _ = Preparer::open(dir);
     });
 }
 
 /// A chat template over a short conversation.
 pub(crate) fn template(bytes: &[u8]) {
-    let tiny = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let tiny = tiny.ancestors().find(|d| d.join("fixtures/omni-tiny").is_dir());
-    let Some(tiny) = tiny.map(|d| d.join("fixtures/omni-tiny")) else {
-        return;
-    };
-    file("chat_template.jinja", bytes, |path| {
-        let Some(dir) = path.parent() else { return };
-        for name in [
-            "config.json",
-            "tokenizer.json",
-            "tokenizer_config.json",
-            "preprocessor_config.json",
-        ] {
-            let _ = fs::copy(tiny.join(name), dir.join(name));
-        }
+    of_tiny("chat_template.jinja", bytes, |dir| {
         if let Ok(preparer) = Preparer::open(dir) {
-            let _ = preparer.ids(
-                &Conversation::new(Some("A system.".into()), &[], "A question?"),
-                &[],
-            );
+            let asked = Conversation::new(Some("A system.".into()), &[], "A question?");
+            let _ = preparer.ids(&asked, &[]);
         }
     });
 }

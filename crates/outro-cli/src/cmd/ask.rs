@@ -9,11 +9,11 @@ use anyhow::Context;
 use outro::chat::Conversation;
 use outro::prepare::Preparer;
 use outro::strategy::{Extra, Strategy};
-use outro::{Answer, Ask, Engine, Model, Update, answer_all};
+use outro::{Answer, Ask, Engine, Update, answer_all};
 use outro_media::{Note, NoteKind};
 
 use super::answer::{Record, Shared, side_by_side};
-use super::{encode, media, sampling, source};
+use super::{encode, media, sampling, source, weights};
 use crate::args::Ask as AskArgs;
 use crate::ui::{Ui, Unit};
 
@@ -48,12 +48,7 @@ pub(crate) fn ask(args: &AskArgs, ui: &Ui) -> anyhow::Result<()> {
     shared.media = since.elapsed().as_secs_f64();
 
     let since = Instant::now();
-    let bar = ui.bar("loading weights", 0, Unit::Count);
-    let model = Model::load(&source.dir, args.weights.load.clone())?;
-    bar.done();
-    for note in model.notes() {
-        ui.note(note);
-    }
+    let model = weights(&source, &args.weights, ui)?;
     shared.load = since.elapsed().as_secs_f64();
 
     let engine = Engine::of(&source.dir, preparer, model, args.weights.kv)?;
@@ -137,7 +132,7 @@ fn answers(
 }
 
 /// Answers by strategies together; `sink` gets the text as it comes.
-fn run(
+pub(super) fn run(
     ask: &Ask,
     strategies: &[Strategy],
     sink: &mut dyn FnMut(&str) -> anyhow::Result<()>,

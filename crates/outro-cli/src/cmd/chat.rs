@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use outro::chat::{Conversation, Part, Role, Turn};
 use outro::prepare::{MediaOptions, Preparer};
 use outro::strategy::Strategy;
-use outro::{Answer, Engine, MediaSet, Model, Update};
+use outro::{Answer, Engine, MediaSet, OutRoConfig};
 
-use super::ask::{emit, spent};
+use super::ask::{emit, run, spent};
 use super::sampling::{self, Chosen};
-use super::{encode, media, source};
+use super::{encode, media, source, weights};
 use crate::args::Chat;
-use crate::ui::{Ui, Unit};
+use crate::ui::Ui;
 
 const HELP: &str = "\
 /video FILE, /image FILE, /audio FILE   shown with your next line
@@ -30,17 +30,17 @@ pub(crate) fn chat(args: &Chat, ui: &Ui) -> anyhow::Result<()> {
     media::tokenizer(&preparer, &source.dir)?;
     let chosen = sampling::settle(&args.sampled, &source.dir, ui)?;
     let by = source::strategies(&args.strategies, &preparer, &source, ui)?.remove(0);
+    let method = source::method(preparer.settings(), &source.dir, &args.strategies.outro)?;
     let options = media::options(&args.media.reading, &preparer);
     source::introduce(&source, None, ui);
-    let bar = ui.bar("loading weights", 0, Unit::Count);
-    let model = Model::load(&source.dir, args.weights.load.clone())?;
-    bar.done();
+    let model = weights(&source, &args.weights, ui)?;
     let engine = Engine::of(&source.dir, preparer, model, args.weights.kv)?;
     let none = engine.media(&[])?;
     let mut talk = Talk {
         engine,
         chosen,
         by,
+        method,
         options,
         conversation: Conversation {
             system: args.system.clone(),
@@ -85,6 +85,8 @@ struct Talk<'a> {
     engine: Engine,
     chosen: Chosen,
     by: Strategy,
+    /// What `outro` means here: the checkpoint's settings, and what was typed.
+    method: OutRoConfig,
     options: MediaOptions,
     /// What was said; `user` is empty between turns.
     conversation: Conversation,
@@ -125,7 +127,10 @@ impl Talk<'_> {
                     emit(&format!("{}\n", p.display()))?;
                 }
             }
-            "/strategy" => self.by = Strategy::parse(rest, self.engine.method())?,
+            "/strategy" => {
+                let model = &self.engine.model().config().text;
+                self.by = Strategy::of_model(rest, &self.method, model)?;
+            }
             command if command.starts_with('/') => anyhow::bail!("{command} is no command; /help lists them"),
             _ => self.say(line)?,
         }
@@ -154,9 +159,11 @@ impl Talk<'_> {
         let media = if self.next.is_empty() {
             self.seen.clone()
         } else {
-            let parts: Vec<Part> = asked.media().cloned().collect();
-            let plan = self.engine.preparer().plan_media(parts.iter(), &self.options)?;
-            plan.check()?;
+            let plan = media::plan(
+                self.engine.preparer(),
+                std::slice::from_ref(&asked),
+                &self.options,
+            )?;
             let loaded = media::load(self.engine.preparer(), &plan, &self.options, self.ui)?;
             encode(&self.engine, loaded, self.ui)?
         };
@@ -179,23 +186,8 @@ impl Talk<'_> {
         let ask = self
             .engine
             .chat(media, asked)
-            .by(self.by.clone())
             .sampling(self.chosen.sampling.clone())
             .max_new(self.chosen.max_new_tokens);
-        let mut failed = None;
-        let answer = ask.stream(&mut |update| {
-            if let Update::Text { piece, .. } = update {
-                failed = emit(piece).err();
-            }
-            if failed.is_some() {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
-        });
-        match failed {
-            Some(e) => Err(e),
-            None => Ok(answer?),
-        }
+        Ok(run(&ask, std::slice::from_ref(&self.by), &mut emit, self.ui)?.remove(0))
     }
 }

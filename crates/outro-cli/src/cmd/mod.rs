@@ -21,7 +21,20 @@ pub(crate) mod tune;
 use outro::inputs::Inputs;
 use outro::{Cancel, Engine, MediaEmbeds, MediaSet, Model, Progress, Update};
 
+use self::source::Source;
+use crate::args::Weights;
 use crate::ui::{Bar, Ui, Unit, thousands};
+
+/// Loads weights, with a progress bar; what is to be known of them is a note.
+fn weights(source: &Source, held: &Weights, ui: &Ui) -> anyhow::Result<Model> {
+    let bar = ui.bar("loading weights", 0, Unit::Count);
+    let model = Model::load(&source.dir, held.load.clone())?;
+    bar.done();
+    for note in model.notes() {
+        ui.note(note);
+    }
+    Ok(model)
+}
 
 /// Runs the encoders over the media of `inputs`, with a progress bar.
 fn encode_inputs(model: &Model, inputs: &Inputs, ui: &Ui) -> anyhow::Result<MediaEmbeds> {

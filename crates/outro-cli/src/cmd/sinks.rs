@@ -16,7 +16,7 @@ use outro_lab::task::{Profile as Form, Sample, Task};
 use outro_lab::{log, report};
 use serde_json::json;
 
-use super::{encode_inputs, media, source};
+use super::{encode_inputs, media, source, weights};
 use crate::args::Media;
 use crate::args::sinks::{Sinks, Subject};
 use crate::cmd::ask::emit;
@@ -85,12 +85,7 @@ pub(crate) fn run(args: &Sinks, ui: &Ui) -> anyhow::Result<()> {
         }
     };
     source::introduce(&source, None, ui);
-    let bar = ui.bar("loading weights", 0, Unit::Count);
-    let model = Model::load(&source.dir, args.weights.load.clone())?;
-    bar.done();
-    for note in model.notes() {
-        ui.note(note);
-    }
+    let model = weights(&source, &args.weights, ui)?;
     if options.tau >= widest {
         ui.note(&format!(
             "Phi_VLM marks nothing: in this model no dimension can exceed {widest:.1} times a token's root mean square, and --tau is {}",

@@ -6,6 +6,7 @@ mod cmd;
 mod fault;
 mod hub;
 mod interrupt;
+mod shell;
 mod ui;
 
 use std::any::Any;

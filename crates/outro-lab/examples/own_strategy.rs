@@ -117,7 +117,7 @@ fn scores(dir: &Path, data: &Path) -> Result<Report, Box<dyn Error>> {
     let own = |name: &str, hooks: &str| -> outro::Result<Strategy> {
         let settings = json!({"faint": {"alpha": 0.5, "scale": 0.1}});
         let hooks = Strategy::parse(hooks, base)?;
-        Ok(hooks.with_own(name, settings, |request, hooks| {
+        Ok(hooks.with_custom(name, settings, |request, hooks| {
             Ok(Box::new(Against::new(0.5, 0.1, request, hooks)))
         }))
     };

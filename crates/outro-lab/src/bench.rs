@@ -10,7 +10,7 @@ use outro::inputs::{AudioFeatures, Inputs, Pixels};
 use outro::method::OutRo;
 use outro::positions::{Positions, Span};
 use outro::strategy::{Noise, Request, Strategy};
-use outro::{Cancel, Deepstack, KvType, Level, Mat, Model, Prefix, Progress, Prompt, Session, Stream};
+use outro::{Cancel, Deepstack, EncodeProgress, KvType, Level, Mat, Model, Prefix, Prompt, Session, Stream};
 use outro::{f32_operations_per_second, read_bytes_per_second};
 use serde::Serialize;
 
@@ -395,7 +395,7 @@ impl Towers {
         let mut noise = |n: usize| -> Vec<f32> { (0..n).map(|_| rng.unit() as f32 * 2.0 - 1.0).collect() };
         let vision = config.vision.as_ref().filter(|_| work.frames > 0).map(|v| {
             let whole = 448 / v.patch / v.merge * v.merge;
-            let side = v.positions.filter(|_| v.tiles.is_some()).unwrap_or(whole);
+            let side = v.positions.filter(|_| v.anyres.is_some()).unwrap_or(whole);
             let grid = [work.frames.div_ceil(v.temporal), side, side];
             let cols = v.channels * v.temporal * v.patch * v.patch;
             let tokens = v.video_tokens(grid);
@@ -439,7 +439,7 @@ impl Towers {
 fn encode(model: &Model, inputs: Option<&Inputs>) -> Result<Option<f64>> {
     let Some(inputs) = inputs else { return Ok(None) };
     let since = Instant::now();
-    model.encode(inputs, &mut |_: Progress| {})?;
+    model.encode(inputs, &mut |_: EncodeProgress| {})?;
     Ok(Some(since.elapsed().as_secs_f64()))
 }
 

@@ -16,7 +16,7 @@ use crate::log::{Log, Row, Shard};
 use crate::task::Sample;
 pub use engine::Engine;
 use outro::strategy::Strategy;
-pub use remote::{Remote, Replies, Said, Say, Shown};
+pub use remote::{Remote, RemoteMedia, Replies, Reply, Send};
 
 /// What is taken away from the inputs before the model sees them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -155,7 +155,7 @@ pub fn run(
                 (Ok(Decoded::Media(decoded)), Answerer::Engine(e)) => {
                     Prepared::Engine(Box::new(e.prepare(*decoded, group)))
                 }
-                (Ok(Decoded::Shown(shown)), Answerer::Remote(r)) => Prepared::Remote(r, shown),
+                (Ok(Decoded::RemoteMedia(shown)), Answerer::Remote(r)) => Prepared::Remote(r, shown),
                 (Err(e), _) => Prepared::Failed(e.to_string()),
                 // An answerer sees what it has decoded itself.
                 (Ok(_), _) => break,
@@ -194,13 +194,13 @@ pub fn run(
 /// A video as its answerer takes it.
 enum Decoded {
     Media(Box<engine::Decoded>),
-    Shown(Shown),
+    RemoteMedia(RemoteMedia),
 }
 
 /// An answerer with one video's media decoded.
 enum Prepared<'a> {
     Engine(Box<engine::Prepared<'a>>),
-    Remote(&'a Remote<'a>, Shown),
+    Remote(&'a Remote<'a>, RemoteMedia),
     /// The video cannot be decoded.
     Failed(String),
 }
@@ -240,9 +240,9 @@ fn decode_ahead<'a>(
                 .decode(sample, &options, runner.ablation)
                 .map(|d| Decoded::Media(Box::new(d))),
             Answerer::Remote(r) if r.shows => {
-                Shown::of(sample, &options, runner.ablation).map(Decoded::Shown)
+                RemoteMedia::of(sample, &options, runner.ablation).map(Decoded::RemoteMedia)
             }
-            Answerer::Remote(_) => Ok(Decoded::Shown(Shown::default())),
+            Answerer::Remote(_) => Ok(Decoded::RemoteMedia(RemoteMedia::default())),
         };
         if send.send(decoded).is_err() {
             return;

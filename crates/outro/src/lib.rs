@@ -35,7 +35,7 @@ pub use outro_kernels::{Activations, HugePages, Level, f32_operations_per_second
 pub use outro_media::Cancel;
 pub use prompt::{chat, inputs, positions, prepare, tokenizer};
 pub use run::engine::{Answer, Ask, Engine, EngineOptions, MediaSet, Update, answer_all};
-pub use run::model::{LoadOptions, MediaEmbeds, Model, Progress, Prompt};
+pub use run::model::{EncodeProgress, LoadOptions, MediaEmbeds, Model, Prompt};
 pub use run::session::{Prefix, Session};
 pub use run::stream::{Event, Feed, Next, Stream, step};
 pub use run::{domain, engine, generate, strategy};

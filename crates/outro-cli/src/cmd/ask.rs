@@ -12,9 +12,9 @@ use outro::strategy::{Extra, Strategy};
 use outro::{Answer, Ask, Engine, Update, answer_all};
 use outro_media::{Note, NoteKind};
 
-use super::answer::{Record, Shared, side_by_side};
-use super::{encode, media, sampling, source, weights};
 use crate::args::Ask as AskArgs;
+use crate::shell::answer::{Record, Shared, side_by_side};
+use crate::shell::{encode, media, sampling, source, weights};
 use crate::ui::{Ui, Unit};
 
 /// Answers every question.

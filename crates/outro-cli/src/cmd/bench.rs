@@ -9,10 +9,10 @@ use outro::strategy::Strategy;
 use outro_lab::bench::{Bench as Result, Limits, Timed, bench};
 
 use super::ask::emit;
-use super::source;
 use crate::args::Switches;
 use crate::args::bench::Bench;
 use crate::fault::Fault;
+use crate::shell::source;
 use crate::ui::{Ui, Unit, bytes, thousands};
 
 /// Runs it and prints the table.

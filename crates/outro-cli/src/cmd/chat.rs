@@ -10,9 +10,9 @@ use outro::strategy::Strategy;
 use outro::{Answer, Engine, MediaSet, OutRoConfig};
 
 use super::ask::{emit, run, spent};
-use super::sampling::{self, Chosen};
-use super::{encode, media, source, weights};
 use crate::args::Chat;
+use crate::shell::sampling::{self, Chosen};
+use crate::shell::{encode, media, source, weights};
 use crate::ui::Ui;
 
 const HELP: &str = "\

@@ -15,8 +15,8 @@ use outro_lab::task::Profile;
 use outro_media::{VideoToWrite, write_mp4};
 
 use super::ask::emit;
-use super::{encode, media, source};
 use crate::args::Demo;
+use crate::shell::{encode, media, source};
 use crate::ui::Ui;
 
 /// Shows it.

@@ -19,11 +19,11 @@ use outro_lab::task::{PROFILES, Profile, TASKS, Task};
 use outro_lab::tune::TUNING;
 
 use super::ask::emit;
-use super::media;
-use super::output::make_parent;
-use super::source;
 use crate::args::eval::{Eval, EvalCheck, EvalReport, ReportFormat, is_log};
 use crate::fault::Fault;
+use crate::shell::media;
+use crate::shell::output::make_parent;
+use crate::shell::source;
 use crate::ui::{Ui, Unit, thousands};
 
 /// Lists, checks, runs, merges or reports.

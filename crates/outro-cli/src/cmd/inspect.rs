@@ -8,10 +8,10 @@ pub(crate) use checkpoint::need;
 use std::path::{Path, PathBuf};
 
 use super::ask::emit;
-use super::source;
 use crate::args::Inspect;
 use crate::fault::Fault;
 use crate::hub;
+use crate::shell::source;
 use crate::ui::Ui;
 
 /// Looks at one thing.

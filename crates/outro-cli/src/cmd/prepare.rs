@@ -2,9 +2,9 @@
 
 use anyhow::Context;
 
-use super::output::Target;
-use super::{media, source};
 use crate::args::Prepare;
+use crate::shell::output::Target;
+use crate::shell::{media, source};
 use crate::ui::Ui;
 
 /// Prepares one question.

@@ -16,11 +16,11 @@ use outro_lab::task::{Profile as Form, Sample, Task};
 use outro_lab::{log, report};
 use serde_json::json;
 
-use super::{encode_inputs, media, source, weights};
 use crate::args::Media;
 use crate::args::sinks::{Sinks, Subject};
 use crate::cmd::ask::emit;
 use crate::fault::Fault;
+use crate::shell::{encode_inputs, media, source, weights};
 use crate::ui::{Ui, Unit};
 
 /// Looks, and writes what was seen.

@@ -9,8 +9,8 @@ use outro::prepare::Preparer;
 use outro_lab::synth::{self, Clip};
 
 use super::ask::emit;
-use super::source;
 use crate::args::synth::Synth;
+use crate::shell::source;
 use crate::ui::{Ui, Unit, thousands};
 
 /// Writes the set.

@@ -15,13 +15,13 @@ use outro::settings::Settings;
 use outro::{Model, Prompt};
 use safetensors::tensor::{Dtype, TensorView};
 
-use super::encode_inputs;
-use super::output::Target;
-use super::source;
 use crate::args::cli::CaptureFlag;
 use crate::args::{Switches, Trace};
 use crate::fault::Fault;
 use crate::hub;
+use crate::shell::encode_inputs;
+use crate::shell::output::Target;
+use crate::shell::source;
 use crate::ui::{Ui, Unit};
 
 /// Traces one set of inputs.

@@ -21,7 +21,7 @@ const QUALITY: u8 = 90;
 
 /// A video as others take it.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Shown {
+pub struct RemoteMedia {
     /// `data:image/jpeg;base64,...` of every frame, in their order.
     pub frames: Vec<String>,
     /// A WAV file in base64: mono, 16 bits, 16,000 samples a second. Empty without sound.
@@ -34,22 +34,23 @@ pub struct Shown {
 
 /// What came back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Said {
+pub struct Reply {
     /// The words.
     pub reply: String,
     /// Tokens of the prompt, as the other side counted them; 0 where it did not.
     pub prompt_tokens: usize,
 }
 
-/// Says what the answer to a question about a video is.
-pub type Say<'a> = dyn Fn(&Sample, &Strategy, &Shown) -> std::result::Result<Said, Refusal> + Sync + 'a;
+/// Sends a question about a video to a remote model and waits for its reply.
+pub type Send<'a> =
+    dyn Fn(&Sample, &Strategy, &RemoteMedia) -> std::result::Result<Reply, Refusal> + Sync + 'a;
 
-/// Somebody else.
+/// A remote model; only its replies are available.
 pub struct Remote<'a> {
     /// Whether pictures and sound are shown; what is not shown is not decoded either.
     pub shows: bool,
     /// The question put.
-    pub say: &'a Say<'a>,
+    pub send: &'a Send<'a>,
 }
 
 /// Replies that are there already, by question.
@@ -100,17 +101,17 @@ impl Replies {
     ///
     /// # Errors
     /// There is none.
-    pub fn say(&self, sample: &Sample) -> std::result::Result<Said, Refusal> {
+    pub fn send(&self, sample: &Sample) -> std::result::Result<Reply, Refusal> {
         let reply = self.by_id.get(&sample.id);
         let none = || Refusal::Question(format!("there is no reply to question {}", sample.id));
-        Ok(Said {
+        Ok(Reply {
             reply: reply.ok_or_else(none)?.clone(),
             prompt_tokens: 0,
         })
     }
 }
 
-impl Shown {
+impl RemoteMedia {
     /// Decodes what a sample is about, frames sampled and sized as for the engine.
     pub(super) fn of(sample: &Sample, options: &MediaOptions, ablation: Ablation) -> Result<Self> {
         let clip = Clip::open(&sample.video, &options.media)?;
@@ -160,7 +161,7 @@ impl Remote<'_> {
         &self,
         sample: &Sample,
         by: &Strategy,
-        shown: &Shown,
+        shown: &RemoteMedia,
         row: &mut Row,
     ) -> std::result::Result<(), Refusal> {
         (row.frames, row.fps, row.pixels, row.audio_seconds) =
@@ -168,7 +169,7 @@ impl Remote<'_> {
         row.notes.clone_from(&shown.notes);
         row.prompt_sha256 = hex(sample.prompt.as_bytes());
         let since = Instant::now();
-        let said = (self.say)(sample, by, shown)?;
+        let said = (self.send)(sample, by, shown)?;
         row.decode_seconds = since.elapsed().as_secs_f64();
         (row.reply, row.prompt_tokens) = (said.reply, said.prompt_tokens);
         Ok(())

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 use crate::error::{Error, Result};
 use crate::prompt::positions::{chunk_ends, interleave};
-use crate::spec::config::{Config, PositionRule, Stamps, VisionConfig};
-use crate::spec::tiles::Layout;
+use crate::spec::anyres::TokenLayout;
+use crate::spec::config::{Config, PositionRule, Timestamps, VisionConfig};
 
 /// What the prompt must know of one medium, in the order of the conversation.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,7 +26,7 @@ pub enum Medium {
         /// Tokens of its sound, if it is used.
         sound: Option<usize>,
     },
-    /// A video whose frames stand apart, each after its time ([`crate::spec::config::Stamps`]).
+    /// A video whose frames stand apart, each after its time ([`crate::spec::config::Timestamps`]).
     Frames {
         /// Patches along time, height and width.
         grid: [usize; 3],
@@ -43,14 +43,14 @@ pub enum Medium {
 }
 
 impl Medium {
-    /// A video whose frames stand apart; `kept` is empty where all its tokens are in the prompt.
-    pub(crate) fn frames(c: &Config, grid: [usize; 3], seconds: Vec<f64>, kept: &[bool]) -> Self {
+    /// A video whose frames stand apart; `mask` is empty where all its tokens are in the prompt.
+    pub(crate) fn frames(c: &Config, grid: [usize; 3], seconds: Vec<f64>, mask: &[bool]) -> Self {
         let merge = c.vision.as_ref().map_or(1, |v| v.merge);
         let size = (grid[1] / merge).saturating_mul(grid[2] / merge);
-        let tokens = if kept.is_empty() {
+        let tokens = if mask.is_empty() {
             vec![size; seconds.len()]
         } else {
-            let frames = kept.chunks(size.max(1));
+            let frames = mask.chunks(size.max(1));
             frames.map(|f| f.iter().filter(|k| **k).count()).collect()
         };
         Self::Frames {
@@ -63,16 +63,16 @@ impl Medium {
     /// Tokens by kind: image, video, audio, delimiters that the expansion adds.
     pub(crate) fn tokens(&self, c: &Config) -> [usize; 4] {
         let side = c.vision.as_ref().and_then(|v| v.positions).unwrap_or(1);
-        let count = |layout: &dyn Fn(&VisionConfig) -> Layout| {
+        let count = |layout: &dyn Fn(&VisionConfig) -> TokenLayout| {
             let vision = c.vision.as_ref();
             vision.map_or(0, |v| layout(v).count(side))
         };
         match self {
-            Self::Image { grid, size } => [count(&|v| Layout::image(v, *grid, Some(*size))), 0, 0, 0],
+            Self::Image { grid, size } => [count(&|v| TokenLayout::image(v, *grid, Some(*size))), 0, 0, 0],
             Self::Frames { tokens, .. } => [0, tokens.iter().sum(), 0, 0],
             Self::Video { grid, sound, .. } => [
                 0,
-                count(&|v| Layout::video(v, *grid)),
+                count(&|v| TokenLayout::video(v, *grid)),
                 sound.unwrap_or(0),
                 if sound.is_some() && inner_delimiters(c) {
                     2
@@ -102,7 +102,12 @@ impl Medium {
 }
 
 /// Writes the times of frames into a text: the placeholder of each such video becomes one a frame.
-pub(crate) fn stamp(stamps: &Stamps, text: &str, placeholders: &[&str], media: &[Medium]) -> String {
+pub(crate) fn write_timestamps(
+    timestamps: &Timestamps,
+    text: &str,
+    placeholders: &[&str],
+    media: &[Medium],
+) -> String {
     let mut out = String::with_capacity(text.len());
     let (mut rest, mut media) = (text, media.iter());
     let next = |rest: &str| -> Option<(usize, usize)> {
@@ -116,9 +121,13 @@ pub(crate) fn stamp(stamps: &Stamps, text: &str, placeholders: &[&str], media: &
         match media.next() {
             Some(Medium::Frames { seconds, .. }) => {
                 for (i, time) in seconds.iter().enumerate() {
-                    out += if i == 0 { "" } else { stamps.between };
+                    out += if i == 0 { "" } else { timestamps.between };
                     // Writing to a String cannot fail.
-                    let _ = write!(out, "{}{time:.1}{}{placeholder}", stamps.before, stamps.after);
+                    let _ = write!(
+                        out,
+                        "{}{time:.1}{}{placeholder}",
+                        timestamps.before, timestamps.after
+                    );
                 }
             }
             _ => out += placeholder,

@@ -10,8 +10,8 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::error::{Error, Result};
-use crate::spec::config::{AudioForm, Config, VisionConfig};
-use crate::spec::tiles::Layout;
+use crate::spec::anyres::TokenLayout;
+use crate::spec::config::{AudioProjector, Config, VisionConfig};
 
 /// One request's tensors. Media rows come in the order of their placeholders in `input_ids`, kind by kind.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -27,7 +27,7 @@ pub struct Inputs {
     /// Seconds that one temporal grid step of each video lasts; empty means 1.0 for all.
     pub second_per_grid: Vec<f32>,
     /// Which tokens of the videos are in the prompt (`video_compression_mask`); empty means all.
-    pub kept: Vec<bool>,
+    pub token_mask: Vec<bool>,
     /// Log-mel spectrograms, those of videos' sound tracks included.
     pub audio: Option<AudioFeatures>,
     /// Whether videos whose placeholder begins with the audio delimiter carry their sound, interleaved in chunks.
@@ -74,7 +74,7 @@ impl Pixels {
 
     /// Whole pictures to patches. Where images are padded to as many parts, the surplus goes.
     fn cut(&mut self, key: &str, c: &Config, sizes: &[[usize; 2]]) -> Result<()> {
-        let tiles = c.vision.as_ref().and_then(|v| Some((v, v.tiles.as_ref()?)));
+        let tiles = c.vision.as_ref().and_then(|v| Some((v, v.anyres.as_ref()?)));
         let Some((v, tiles)) = tiles else {
             let problem = "holds whole pictures, this model takes patches and their grid";
             return Err(Error::input(key, problem));
@@ -254,8 +254,8 @@ impl Inputs {
                 data,
             ));
         }
-        if !self.kept.is_empty() {
-            let mask: Vec<u8> = self.kept.iter().map(|k| u8::from(*k)).collect();
+        if !self.token_mask.is_empty() {
+            let mask: Vec<u8> = self.token_mask.iter().map(|k| u8::from(*k)).collect();
             let (key, shape) = ("video_compression_mask", vec![mask.len()]);
             out.push((key, Dtype::BOOL, shape, Cow::Owned(mask)));
         }
@@ -314,19 +314,19 @@ impl Inputs {
         for (item, grid) in p.grid_thw.iter().enumerate() {
             let size = self.image_sizes.get(item).copied();
             let layout = if videos {
-                Layout::video(v, *grid)
+                TokenLayout::video(v, *grid)
             } else {
-                Layout::image(v, *grid, size)
+                TokenLayout::image(v, *grid, size)
             };
-            if v.tiles.is_some() {
+            if v.anyres.is_some() {
                 if grid[1..] != [side; 2] {
                     let problem =
                         format!("holds {grid:?}, this model takes squares of {side} x {side} patches");
                     return Err(Error::input(key, problem));
                 }
                 let parts = match &layout {
-                    Layout::Parts(parts) => 1 + parts.grid[0] * parts.grid[1],
-                    Layout::Grid(_) => {
+                    TokenLayout::Tiles(parts) => 1 + parts.grid[0] * parts.grid[1],
+                    TokenLayout::Grid(_) => {
                         let problem =
                             format!("image {item} is in parts, and its height and width are not given");
                         return Err(Error::input("image_sizes", problem));
@@ -350,17 +350,20 @@ impl Inputs {
     /// How many of `tokens` of the videos stay.
     fn validate_kept(&self, c: &Config, tokens: usize) -> Result<usize> {
         let key = "video_compression_mask";
-        if !c.frames.drops_still {
+        if !c.frames.drops_static_patches {
             return Err(Error::input(
                 key,
                 "given, and this model takes all tokens of a video",
             ));
         }
-        if self.kept.len() != tokens {
-            let problem = format!("has {} values for {tokens} tokens of videos", self.kept.len());
+        if self.token_mask.len() != tokens {
+            let problem = format!(
+                "has {} values for {tokens} tokens of videos",
+                self.token_mask.len()
+            );
             return Err(Error::input(key, problem));
         }
-        Ok(self.kept.iter().filter(|k| **k).count())
+        Ok(self.token_mask.iter().filter(|k| **k).count())
     }
 
     /// The word for its media: text, image, video, audio, audio-in-video or mixed.
@@ -398,7 +401,7 @@ impl Inputs {
                 mel_bins: a.mel_bins,
                 data: Vec::new(),
             }),
-            kept: self.kept.clone(),
+            token_mask: self.token_mask.clone(),
             image_sizes: self.image_sizes.clone(),
             second_per_grid: self.second_per_grid.clone(),
             use_audio_in_video: self.use_audio_in_video,
@@ -468,7 +471,7 @@ impl Inputs {
                 p.validate(key, grid_key, v, merge)?;
                 expected = self.visual_tokens(key, p, v)?;
             }
-            if name == "video" && !self.kept.is_empty() {
+            if name == "video" && !self.token_mask.is_empty() {
                 expected = self.validate_kept(c, expected)?;
             }
             // One placeholder for both: it stands for the kind that is there.
@@ -515,7 +518,7 @@ impl Inputs {
             if let Some(len) = a
                 .lengths
                 .iter()
-                .find(|n| matches!(audio.form, AudioForm::Queries(_)) && !n.is_multiple_of(chunk))
+                .find(|n| matches!(audio.projector, AudioProjector::QFormer(_)) && !n.is_multiple_of(chunk))
             {
                 let problem = format!("has an audio of {len} frames; this model takes multiples of {chunk}");
                 return Err(Error::input("feature_attention_mask", problem));

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::prompt::chat::Part;
 use crate::prompt::expand::Medium;
 use crate::prompt::preprocessor::Processor;
-use crate::spec::config::{AudioConfig, AudioForm, Config};
+use crate::spec::config::{AudioConfig, AudioProjector, Config};
 
 /// How media are read.
 #[derive(Clone, Debug)]
@@ -46,7 +46,7 @@ pub struct PlannedItem {
     /// Patches along time, height and width; zeros for sound.
     pub grid: [usize; 3],
     /// Whether its sound is used.
-    pub hears: bool,
+    pub uses_audio: bool,
     /// Seconds of that sound. From the header: the decoded length may differ a little, and where the header has none the
     /// picture's is taken.
     pub seconds: f64,
@@ -95,10 +95,10 @@ pub struct VideoPlan {
 }
 
 impl VideoPlan {
-    /// How it stands in the prompt, with so many tokens of sound; `kept` is empty where all its tokens are there.
-    pub(crate) fn medium(self, c: &Config, sound: Option<usize>, kept: &[bool]) -> Medium {
-        if c.frames.stamps.is_some() {
-            return Medium::frames(c, self.grid, self.seconds, kept);
+    /// How it stands in the prompt, with so many tokens of sound; `mask` is empty where all its tokens are there.
+    pub(crate) fn medium(self, c: &Config, sound: Option<usize>, mask: &[bool]) -> Medium {
+        if c.frames.timestamps.is_some() {
+            return Medium::frames(c, self.grid, self.seconds, mask);
         }
         Medium::Video {
             grid: self.grid,
@@ -260,7 +260,7 @@ impl Planner<'_> {
             indices: Vec::new(),
             size: [0; 2],
             grid: [0; 3],
-            hears: false,
+            uses_audio: false,
             seconds: 0.0,
             mel_frames: 0,
             visual_tokens: 0,
@@ -286,12 +286,12 @@ impl Planner<'_> {
                 picture = [video.height, video.width];
             }
         }
-        let hears = wanted == Kind::Audio
+        let uses_audio = wanted == Kind::Audio
             || wanted == Kind::Video && options.audio_in_video && self.config.audio.is_some();
-        if let Some(audio) = item.info.audio.clone().filter(|_| hears) {
+        if let Some(audio) = item.info.audio.clone().filter(|_| uses_audio) {
             let s = &options.sampling;
             let (from, to) = (s.start.unwrap_or(0.0).max(0.0), s.end.unwrap_or(f64::INFINITY));
-            item.hears = true;
+            item.uses_audio = true;
             // A header without a duration does not say that there is no sound.
             let picture = item.info.video.as_ref().map_or(0.0, |v| v.duration);
             let lasts = Some(audio.duration).filter(|d| *d > 0.0).unwrap_or(picture);
@@ -301,7 +301,7 @@ impl Planner<'_> {
                 item.mel_frames = tower.mel_frames(samples, samples);
                 item.audio_tokens = tower.tokens(item.mel_frames);
             }
-            let cut = |a: &AudioConfig| a.form == AudioForm::Pairs;
+            let cut = |a: &AudioConfig| a.projector == AudioProjector::AvgPool2;
             if item.seconds > 300.0 && self.config.audio.as_ref().is_some_and(cut) {
                 let problem = "only the first 300 seconds of the sound are heard (the processor's limit); \
                                use --start/--end for another part";
@@ -309,11 +309,11 @@ impl Planner<'_> {
             }
         } else if wanted == Kind::Audio {
             return Err(refuse("holds no sound".into()));
-        } else if hears && wanted == Kind::Video {
+        } else if uses_audio && wanted == Kind::Video {
             notes.push(silent(path));
         }
-        let unheard = |n: &&Note| item.hears || !n.kind.is_about_sound();
-        notes.extend(item.info.notes.iter().filter(unheard).cloned());
+        let relevant = |n: &&Note| item.uses_audio || !n.kind.is_about_sound();
+        notes.extend(item.info.notes.iter().filter(relevant).cloned());
         item.medium = match (wanted, planned) {
             (Kind::Video, Some(plan)) => {
                 plan.medium(self.config, Some(item.audio_tokens).filter(|n| *n > 0), &[])

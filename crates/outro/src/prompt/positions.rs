@@ -7,8 +7,8 @@
 
 use crate::error::{Error, Result};
 use crate::prompt::inputs::{Inputs, Pixels};
+use crate::spec::anyres::TokenLayout;
 use crate::spec::config::{Config, PositionRule};
-use crate::spec::tiles::Layout;
 
 /// Rotary positions of a prompt.
 #[derive(Clone, Debug, PartialEq)]
@@ -144,7 +144,7 @@ fn walk(config: &Config, inputs: &Inputs) -> Result<Vec<Row>> {
     let (mut images, mut videos, mut audios) = (0, 0, 0);
     while w.rows.len() < ids.len() {
         let id = Some(ids[w.rows.len()]);
-        if id == t.video && config.frames.stamps.is_some() && inputs.pixel_values_videos.is_some() {
+        if id == t.video && config.frames.timestamps.is_some() && inputs.pixel_values_videos.is_some() {
             w.frame()?;
         } else if id == t.video
             && inputs.use_audio_in_video
@@ -277,8 +277,8 @@ impl Walk<'_> {
 
     fn image(&mut self, item: usize) -> Result<()> {
         let (grid, n) = self.grid(self.inputs.pixel_values.as_ref(), item, "image")?;
-        if let Some(v) = self.config.vision.as_ref().filter(|v| v.tiles.is_some()) {
-            let layout = Layout::image(v, grid, self.inputs.image_sizes.get(item).copied());
+        if let Some(v) = self.config.vision.as_ref().filter(|v| v.anyres.is_some()) {
+            let layout = TokenLayout::image(v, grid, self.inputs.image_sizes.get(item).copied());
             return self.parts(
                 &layout,
                 &format!("image {item}"),
@@ -305,7 +305,7 @@ impl Walk<'_> {
     /// Tokens of a picture that goes through the tower in parts, a number each; newlines are delimiters.
     fn parts(
         &mut self,
-        layout: &Layout,
+        layout: &TokenLayout,
         what: &str,
         id: Option<u32>,
         span: impl Fn([usize; 3]) -> Span,
@@ -324,8 +324,8 @@ impl Walk<'_> {
 
     fn video(&mut self, item: usize) -> Result<()> {
         let (grid, n) = self.grid(self.inputs.pixel_values_videos.as_ref(), item, "video")?;
-        if let Some(v) = self.config.vision.as_ref().filter(|v| v.tiles.is_some()) {
-            let layout = Layout::video(v, grid);
+        if let Some(v) = self.config.vision.as_ref().filter(|v| v.anyres.is_some()) {
+            let layout = TokenLayout::video(v, grid);
             return self.parts(
                 &layout,
                 &format!("video {item}"),
@@ -349,7 +349,7 @@ impl Walk<'_> {
         let ([steps, h, w], n) = self.grid(self.inputs.pixel_values_videos.as_ref(), item, "video")?;
         let size = n.map(|n| n / steps.max(1));
         let end = size.and_then(|n| start.checked_add(n));
-        let mask = &self.inputs.kept;
+        let mask = &self.inputs.token_mask;
         let kept = end.and_then(|end| mask.get(start..end)).unwrap_or_default();
         if !mask.is_empty() && Some(kept.len()) != size {
             let problem = format!("ends before frame {step} of video {item}");

@@ -10,18 +10,18 @@ use outro_media::{Frames, MAX_SECONDS, MediaInfo, Note, PatchConfig, Picks, Soun
 
 use crate::error::{Error, Result};
 use crate::prompt::chat::{Conversation, MediaTokens, Part, Template};
-use crate::prompt::expand::{Medium, expand, stamp};
+use crate::prompt::expand::{Medium, expand, write_timestamps};
 use crate::prompt::inputs::{AudioFeatures, Inputs, Pixels};
 pub use crate::prompt::plan::{MediaOptions, Plan, PlannedItem, VideoPlan};
 use crate::prompt::plan::{Planner, one_image, silent};
 use crate::prompt::preprocessor::{self, Processor};
 use crate::prompt::tokenizer::Tokenizer;
-use crate::spec::config::{AudioForm, Config};
+use crate::spec::config::{AudioProjector, Config};
 use crate::spec::settings::Settings;
 
 /// What is being done; for progress displays.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub enum MediaProgress {
     /// A video's frames are being decoded.
     Frames {
         /// The file.
@@ -231,7 +231,7 @@ impl Preparer {
         };
         self.push_video(&frames, plan, sound, &mut media)?;
         if sound > 0 {
-            self.hear_together(&[samples], &mut media);
+            self.push_mel(&[samples], &mut media);
         }
         Ok(media)
     }
@@ -261,7 +261,7 @@ impl Preparer {
         let place = inputs.pixel_values.get_or_insert_with(Pixels::default);
         place.push(patches.grid_thw, patches.cols, patches.data);
         let size = [picture.height, picture.width];
-        if self.processor.tiles.is_some() {
+        if self.processor.anyres.is_some() {
             inputs.image_sizes.push(size);
         }
         media.items.push(Medium::Image {
@@ -274,8 +274,8 @@ impl Preparer {
     /// Patches of a video and how it stands in the prompt; `sound` is the tokens of its track.
     fn push_video(&self, frames: &Frames, plan: VideoPlan, sound: usize, media: &mut Media) -> Result<()> {
         let patches = self.processor.video(frames, plan.size)?;
-        let kept = if self.processor.drops_still {
-            self.processor.kept(&patches)
+        let mask = if self.processor.drops_static_patches {
+            self.processor.token_mask(&patches)
         } else {
             Vec::new()
         };
@@ -289,8 +289,8 @@ impl Preparer {
         let place = inputs.pixel_values_videos.get_or_insert_with(Pixels::default);
         place.push(patches.grid_thw, patches.cols, patches.data);
         let sound = Some(sound).filter(|n| *n > 0);
-        media.items.push(plan.medium(&self.config, sound, &kept));
-        media.inputs.kept.extend(kept);
+        media.items.push(plan.medium(&self.config, sound, &mask));
+        media.inputs.token_mask.extend(mask);
         Ok(())
     }
 
@@ -302,7 +302,7 @@ impl Preparer {
         &self,
         parts: &[Part],
         options: &MediaOptions,
-        progress: &mut dyn FnMut(Progress),
+        progress: &mut dyn FnMut(MediaProgress),
     ) -> Result<Media> {
         let media = parts.iter().filter(|p| !matches!(p, Part::Text(_)));
         self.load_planned(&self.plan_media(media, options)?, options, progress)
@@ -316,7 +316,7 @@ impl Preparer {
         &self,
         plan: &Plan,
         options: &MediaOptions,
-        progress: &mut dyn FnMut(Progress),
+        progress: &mut dyn FnMut(MediaProgress),
     ) -> Result<Media> {
         plan.check()?;
         let mut media = Media {
@@ -334,13 +334,14 @@ impl Preparer {
                     self.load_video(place, options, &mut media, &mut sounds, progress)?;
                 }
                 Medium::Image { .. } => {
-                    progress(Progress::Image { path: path.clone() });
+                    progress(MediaProgress::Image { path: path.clone() });
                     let picture = outro_media::read_image(&path, &options.media)?;
                     self.push_image(&picture, alone, &mut media, options)?;
                 }
                 Medium::Audio { .. } => {
-                    progress(Progress::Audio { path: path.clone() });
-                    let Sound { samples, notes } = self.hear(outro_media::read_audio, &item.info, options)?;
+                    progress(MediaProgress::Audio { path: path.clone() });
+                    let Sound { samples, notes } =
+                        self.read_sound(outro_media::read_audio, &item.info, options)?;
                     media.notes.extend(notes);
                     let tokens = self.tokens_of(&samples);
                     if tokens == 0 {
@@ -353,7 +354,7 @@ impl Preparer {
             }
         }
         let sounds: Vec<&[f32]> = sounds.iter().map(Vec::as_slice).collect();
-        self.hear_together(&sounds, &mut media);
+        self.push_mel(&sounds, &mut media);
         Ok(media)
     }
 
@@ -367,7 +368,7 @@ impl Preparer {
     }
 
     /// Spectrograms of all sounds, which some extractors fill up to the longest; each of at least a token.
-    fn hear_together(&self, sounds: &[&[f32]], media: &mut Media) {
+    fn push_mel(&self, sounds: &[&[f32]], media: &mut Media) {
         let Some(tower) = &self.config.audio else { return };
         let longest = sounds.iter().map(|s| s.len()).max().unwrap_or(0);
         let heard = media.items.iter_mut().filter_map(|item| match item {
@@ -376,10 +377,10 @@ impl Preparer {
             _ => None,
         });
         for (tokens, samples) in heard.zip(sounds) {
-            let mel = match tower.form {
-                AudioForm::Pairs => outro_media::log_mel(samples),
-                AudioForm::Queries(_) => outro_media::log_mel_in_chunks(samples, 2 * tower.n_window),
-                AudioForm::Planes { .. } => outro_media::log_mel_together(samples, longest),
+            let mel = match tower.projector {
+                AudioProjector::AvgPool2 => outro_media::log_mel(samples),
+                AudioProjector::QFormer(_) => outro_media::log_mel_in_chunks(samples, 2 * tower.n_window),
+                AudioProjector::Linear { .. } => outro_media::log_mel_together(samples, longest),
             };
             *tokens = tower.tokens(mel.frames);
             let bins = mel.data.len() / mel.frames;
@@ -389,7 +390,7 @@ impl Preparer {
     }
 
     /// The wanted part of a file's sound.
-    fn hear(&self, read: Read, file: &MediaInfo, options: &MediaOptions) -> Result<Sound> {
+    fn read_sound(&self, read: Read, file: &MediaInfo, options: &MediaOptions) -> Result<Sound> {
         let s = &options.sampling;
         let mut end = s.end;
         // What the extractor cuts off is not decoded either; a second more leaves the cut to it.
@@ -397,7 +398,7 @@ impl Preparer {
             .config
             .audio
             .as_ref()
-            .is_some_and(|a| a.form == AudioForm::Pairs)
+            .is_some_and(|a| a.projector == AudioProjector::AvgPool2)
         {
             let last = s.start.unwrap_or(0.0) + (MAX_SECONDS + 1) as f64;
             end = Some(end.map_or(last, |end| end.min(last)));
@@ -412,22 +413,22 @@ impl Preparer {
         options: &MediaOptions,
         media: &mut Media,
         sounds: &mut Vec<Vec<f32>>,
-        progress: &mut dyn FnMut(Progress),
+        progress: &mut dyn FnMut(MediaProgress),
     ) -> Result<()> {
         let item = &mut media.taken[place];
         let path = item.info.path.clone();
-        progress(Progress::Frames {
+        progress(MediaProgress::Frames {
             path: path.clone(),
             frames: item.indices.len(),
         });
-        if item.hears {
-            progress(Progress::Audio { path: path.clone() });
+        if item.uses_audio {
+            progress(MediaProgress::Audio { path: path.clone() });
         }
         // Pictures and sound are decoded by programs of their own, so at the same time.
         let (pictures, samples) = thread::scope(|scope| {
             let samples = item
-                .hears
-                .then(|| scope.spawn(|| self.hear(outro_media::read_track, &item.info, options)));
+                .uses_audio
+                .then(|| scope.spawn(|| self.read_sound(outro_media::read_track, &item.info, options)));
             let mut pick = |video: &VideoInfo| -> Result<Picks> {
                 let plan = self.plan_video(video, options)?;
                 Ok(Picks {
@@ -446,7 +447,7 @@ impl Preparer {
         item.indices.clone_from(&plan.indices);
         item.info.video = Some(pictures.video);
         media.notes.extend(pictures.notes);
-        progress(Progress::Patches {
+        progress(MediaProgress::Patches {
             path: path.clone(),
             patches: item.grid.iter().product(),
         });
@@ -494,9 +495,9 @@ impl Preparer {
         let mut text = self
             .template
             .render(conversation, self.settings.system.as_deref(), &tokens)?;
-        if let Some(stamps) = &self.config.frames.stamps {
+        if let Some(timestamps) = &self.config.frames.timestamps {
             let mut names: Vec<String> = [t.image, t.video].into_iter().map(name).collect();
-            if stamps.delimited {
+            if timestamps.delimited {
                 names[1] = name(t.vision_start) + &names[1] + &name(t.vision_end);
             }
             let names: Vec<&str> = names
@@ -504,7 +505,7 @@ impl Preparer {
                 .map(String::as_str)
                 .filter(|n| !n.is_empty())
                 .collect();
-            text = stamp(stamps, &text, &names, media);
+            text = write_timestamps(timestamps, &text, &names, media);
         }
         let ids = tokenizer.encode(&text)?;
         if let Some(id) = ids.iter().find(|id| **id as usize >= self.config.text.vocab) {
@@ -574,7 +575,7 @@ impl Preparer {
         &self,
         conversation: &Conversation,
         options: &MediaOptions,
-        progress: &mut dyn FnMut(Progress),
+        progress: &mut dyn FnMut(MediaProgress),
     ) -> Result<Prepared> {
         let plan = self.plan(conversation, options)?;
         self.assemble_last(self.load_planned(&plan, options, progress)?, conversation)

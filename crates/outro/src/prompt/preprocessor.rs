@@ -6,7 +6,7 @@ use outro_media::{FrameLimits, Frames, MAX_SECONDS, PatchConfig, Patches, Resize
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::spec::config::{AudioConfig, AudioForm, Config, PixelLimits, PixelRule, Tiles};
+use crate::spec::config::{AnyRes, AudioConfig, AudioProjector, Config, PixelLimits, ResizePolicy};
 use crate::weights::json::read_json;
 
 /// How a checkpoint's processor looks at pictures and videos.
@@ -20,16 +20,16 @@ pub(crate) struct Processor {
     /// Fewest and most pixels of a frame that has the size of the authors' utils; where frames have limits of their own.
     frame: PixelLimits,
     /// How large pictures become, in this checkpoint's numbers.
-    pixels: PixelRule,
+    pixels: ResizePolicy,
     /// How images and how frames are resized.
     pub(crate) image_resize: Resize,
     pub(crate) resize: Resize,
     /// Which frames are taken where nobody says otherwise.
     pub(crate) sampling: Sampling,
     /// Whether tokens of a frame that look like those of the frame before are left out.
-    pub(crate) drops_still: bool,
+    pub(crate) drops_static_patches: bool,
     /// Pictures in parts.
-    pub(crate) tiles: Option<Tiles>,
+    pub(crate) anyres: Option<AnyRes>,
 }
 
 /// Grey on the scale 0 to 1, to which the processors of families with shared pixels normalise.
@@ -82,20 +82,20 @@ pub(crate) fn load(dir: &Path, config: &Config) -> Result<Processor> {
         image_resize: outro_media::resize_image,
         resize: outro_media::resize,
         sampling: rule.sampling.clone(),
-        drops_still: rule.drops_still,
-        tiles: config.vision.as_ref().and_then(|v| v.tiles.clone()),
+        drops_static_patches: rule.drops_static_patches,
+        anyres: config.vision.as_ref().and_then(|v| v.anyres.clone()),
     };
     if let Some(tower) = &config.audio {
-        sounds.hears(tower)?;
+        sounds.check_audio(tower)?;
     }
     let Some(v) = &config.vision else { return Ok(this) };
     let p = &mut this.patches;
     (p.patch, p.temporal, p.merge) = (v.patch, v.temporal, v.merge);
-    let shared = !matches!(rule.pixels, PixelRule::Own | PixelRule::Twice(_));
-    if !matches!(rule.pixels, PixelRule::Own | PixelRule::Fixed { .. }) || this.tiles.is_some() {
+    let shared = !matches!(rule.pixels, ResizePolicy::PerFrame | ResizePolicy::TwoStep(_));
+    if !matches!(rule.pixels, ResizePolicy::PerFrame | ResizePolicy::Fixed { .. }) || this.anyres.is_some() {
         (p.mean, p.std) = (GREY, GREY);
     }
-    if shared || this.tiles.is_some() {
+    if shared || this.anyres.is_some() {
         (this.image_resize, this.resize) = (outro_media::resize_bytes, outro_media::resize_bytes);
     }
     this.image_patches = PatchConfig {
@@ -119,14 +119,14 @@ pub(crate) fn load(dir: &Path, config: &Config) -> Result<Processor> {
         file.triple("image_mean", &mut p.mean, |_| true)?;
         file.triple("image_std", &mut p.std, |x| x > 0.0)?;
         file.usual()?;
-        if let Some(tiles) = &this.tiles {
+        if let Some(tiles) = &this.anyres {
             file.same(&[("size.height", tiles.side), ("size.width", tiles.side)])?;
         }
     }
     let side = |merge: usize| v.patch * merge;
     let (of_image, of_tokens) = (side(v.image_merge), side(v.merge));
     let (image, video) = match &mut this.pixels {
-        PixelRule::Own | PixelRule::Twice(_) => {
+        ResizePolicy::PerFrame | ResizePolicy::TwoStep(_) => {
             this.image = images.limits(this.image, of_image)?;
             this.frame = match rule.limits {
                 Some(limits) => limits,
@@ -134,11 +134,11 @@ pub(crate) fn load(dir: &Path, config: &Config) -> Result<Processor> {
             };
             return Ok(this);
         }
-        PixelRule::Fixed { image, .. } => {
+        ResizePolicy::Fixed { image, .. } => {
             this.image = *image;
             return Ok(this);
         }
-        PixelRule::Shared { image, video } | PixelRule::Volume { image, video } => (image, video),
+        ResizePolicy::TotalBudget { image, video } | ResizePolicy::Volume { image, video } => (image, video),
     };
     this.image = images.limits(*image, of_image)?;
     // One file for both in the layout of the models' authors, two in that of transformers.
@@ -153,7 +153,7 @@ pub(crate) fn load(dir: &Path, config: &Config) -> Result<Processor> {
         s.max_frames = file.number("max_frames", s.max_frames)?;
         s.fps = file.get("fps").and_then(Value::as_f64).unwrap_or(s.fps);
     }
-    this.drops_still &= videos
+    this.drops_static_patches &= videos
         .get("use_token_compression")
         .and_then(Value::as_bool)
         .unwrap_or(true);
@@ -171,13 +171,13 @@ impl Processor {
         max: Option<usize>,
     ) -> Result<([usize; 2], [usize; 3])> {
         let patch = self.image_patches.patch;
-        if let Some(tiles) = &self.tiles {
+        if let Some(tiles) = &self.anyres {
             let side = tiles.side / patch;
             let size = [height, width];
             return Ok(if alone {
                 let [down, across] = tiles.parts(side, size).grid;
                 let best = tiles.best(size);
-                (Tiles::within(size, best), [1 + down * across, side, side])
+                (AnyRes::within(size, best), [1 + down * across, side, side])
             } else {
                 ([tiles.side; 2], [1, side, side])
             });
@@ -193,12 +193,12 @@ impl Processor {
         let limits = (self.image.0.min(most), most);
         let mut first = FrameLimits::image();
         match self.pixels {
-            PixelRule::Own => {
+            ResizePolicy::PerFrame => {
                 (first.min_pixels, first.max_pixels) = limits;
                 first.factor = side;
                 Ok([outro_media::image_size(height, width, &first)?; 2])
             }
-            PixelRule::Twice(_) => {
+            ResizePolicy::TwoStep(_) => {
                 lower(&mut first, max);
                 let (h, w) = outro_media::image_size(height, width, &first)?;
                 Ok([(h, w), outro_media::shared_size(h, w, 1, side, limits)?])
@@ -215,7 +215,7 @@ impl Processor {
         frames: usize,
         max: Option<usize>,
     ) -> Result<Sizes> {
-        if let Some(tiles) = &self.tiles {
+        if let Some(tiles) = &self.anyres {
             return Ok([(tiles.side, tiles.side); 2]);
         }
         let side = self.patches.patch * self.patches.merge;
@@ -225,7 +225,7 @@ impl Processor {
         let mut limits = FrameLimits::default();
         lower(&mut limits, max);
         let size = match self.pixels {
-            PixelRule::Own => {
+            ResizePolicy::PerFrame => {
                 limits.factor = side;
                 let first = outro_media::video_size(height, width, frames, &limits)?;
                 let most = max.unwrap_or(self.frame.1).min(self.frame.1);
@@ -235,21 +235,21 @@ impl Processor {
                     outro_media::smart_resize(first.0, first.1, side, least, most)?,
                 ]);
             }
-            PixelRule::Twice((least, most)) => {
+            ResizePolicy::TwoStep((least, most)) => {
                 let (h, w) = outro_media::video_size(height, width, frames, &limits)?;
                 let most = most.min(max.unwrap_or(most));
                 let then = outro_media::shared_size(h, w, 1, side, (least.min(most), most))?;
                 return Ok([(h, w), then]);
             }
-            PixelRule::Shared { video, .. } => {
+            ResizePolicy::TotalBudget { video, .. } => {
                 outro_media::shared_size(height, width, frames, side, shared(video))?
             }
-            PixelRule::Volume { video, .. } => {
+            ResizePolicy::Volume { video, .. } => {
                 let count = (frames, self.patches.temporal);
                 let limits = (video.0.min(own), video.1.min(own));
                 outro_media::volume_size(height, width, count, side, limits)?
             }
-            PixelRule::Fixed { video, full, .. } => {
+            ResizePolicy::Fixed { video, full, .. } => {
                 let all = if frames < self.sampling.max_frames {
                     video.1
                 } else {
@@ -263,7 +263,7 @@ impl Processor {
 
     /// Resizes an image and cuts it into patches.
     pub(crate) fn image(&self, picture: &Frames, alone: bool, max: Option<usize>) -> Result<Patches> {
-        if let Some(tiles) = &self.tiles {
+        if let Some(tiles) = &self.anyres {
             return self.parts(picture, tiles, alone);
         }
         let [first, last] = self.image_sizes(picture.height, picture.width, max)?;
@@ -276,7 +276,7 @@ impl Processor {
 
     /// The whole picture as a square, and, where it stands `alone`, then the squares of its parts. What is filled up is
     /// black around parts and grey around the whole of one among several.
-    fn parts(&self, picture: &Frames, tiles: &Tiles, alone: bool) -> Result<Patches> {
+    fn parts(&self, picture: &Frames, tiles: &AnyRes, alone: bool) -> Result<Patches> {
         let square = |f: &Frames| (self.image_resize)(f, tiles.side, tiles.side);
         let size = [picture.height, picture.width];
         if !alone {
@@ -285,7 +285,7 @@ impl Processor {
             return cut(&square(&whole), &self.image_patches);
         }
         let best = tiles.best(size);
-        let [height, width] = Tiles::within(size, best);
+        let [height, width] = AnyRes::within(size, best);
         let filled = outro_media::pad(&(self.image_resize)(picture, height, width), best, [0; 3]);
         let mut all = square(picture);
         for top in (0..best[0]).step_by(tiles.side) {
@@ -306,7 +306,7 @@ impl Processor {
                 &self.patches,
             )?);
         }
-        if self.tiles.is_some() {
+        if self.anyres.is_some() {
             return cut(frames, &self.patches);
         }
         Ok(outro_media::patches(frames, &self.patches)?)
@@ -314,7 +314,7 @@ impl Processor {
 
     /// Which tokens of a video differ from those of the frame before by more than a twentieth of a step of 255 on average
     /// (0.1 of the normalised range's 510); where none of a frame does, its first stays.
-    pub(crate) fn kept(&self, patches: &Patches) -> Vec<bool> {
+    pub(crate) fn token_mask(&self, patches: &Patches) -> Vec<bool> {
         const LEAST: f64 = 0.1;
         let [steps, h, w] = patches.grid_thw;
         let unit = self.patches.merge * self.patches.merge;
@@ -453,14 +453,14 @@ impl File {
     }
 
     /// Refuses settings of spectrograms that are not those of the models.
-    fn hears(&self, tower: &AudioConfig) -> Result<()> {
+    fn check_audio(&self, tower: &AudioConfig) -> Result<()> {
         self.same(&[
             ("feature_size", tower.mel_bins),
             ("sampling_rate", outro_media::SAMPLE_RATE as usize),
             ("n_fft", 400),
             ("hop_length", 160),
         ])?;
-        if tower.form == AudioForm::Pairs {
+        if tower.projector == AudioProjector::AvgPool2 {
             self.same(&[("chunk_length", MAX_SECONDS)])?;
         }
         match self.get("dither").and_then(Value::as_f64) {

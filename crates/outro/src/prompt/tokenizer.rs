@@ -126,8 +126,8 @@ impl Tokenizer {
     }
 
     /// A decoder for tokens that come one at a time.
-    pub fn stream(&self) -> Stream<'_> {
-        Stream {
+    pub fn stream(&self) -> TextStream<'_> {
+        TextStream {
             tokenizer: self,
             ids: Vec::new(),
             shown: 0,
@@ -136,7 +136,7 @@ impl Tokenizer {
 }
 
 /// Decodes tokens as they come. A piece is only given out once its last character is whole.
-pub struct Stream<'a> {
+pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
     /// Tokens since the last cut; the first `shown` bytes of their text are out.
     ids: Vec<u32>,
@@ -146,7 +146,7 @@ pub struct Stream<'a> {
 /// Tokens after which a stream cuts at the next whole character; one that is never whole is given out at twice as many.
 const STREAM_WINDOW: usize = 64;
 
-impl Stream<'_> {
+impl TextStream<'_> {
     /// The text that `token` completes; empty while a character is unfinished.
     ///
     /// # Errors

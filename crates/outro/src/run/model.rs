@@ -12,13 +12,13 @@ use crate::error::{Error, Result};
 use crate::prompt::inputs::{Inputs, Pixels};
 use crate::prompt::positions::{Positions, Span, layout};
 use crate::run::domain::Domain;
+use crate::spec::anyres::TokenLayout;
 use crate::spec::config::{Config, Scaling};
-use crate::spec::tiles::Layout;
 use crate::weights::checkpoint::{Audit, Checkpoint, Dtype, Matrix, Quantised, Quantize};
 
 /// What happens while media are encoded and a prompt is run; for progress displays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub enum EncodeProgress {
     /// Patches through the vision tower.
     Vision {
         /// Patches done.
@@ -339,7 +339,7 @@ impl Model {
     ///
     /// # Errors
     /// Media that this model has no tower for, and numbers that are not finite.
-    pub fn encode(&self, inputs: &Inputs, progress: &mut dyn FnMut(Progress)) -> Result<MediaEmbeds> {
+    pub fn encode(&self, inputs: &Inputs, progress: &mut dyn FnMut(EncodeProgress)) -> Result<MediaEmbeds> {
         self.encode_until(inputs, &Cancel::default(), progress)
     }
 
@@ -351,7 +351,7 @@ impl Model {
         &self,
         inputs: &Inputs,
         cancel: &Cancel,
-        progress: &mut dyn FnMut(Progress),
+        progress: &mut dyn FnMut(EncodeProgress),
     ) -> Result<MediaEmbeds> {
         inputs.validate(&self.0.config)?;
         let progress = &mut |p| {
@@ -373,17 +373,17 @@ impl Model {
         );
         let total = images + videos;
         let mut image = self.encode_vision(inputs, false, &mut |done| {
-            progress(Progress::Vision { done, total })
+            progress(EncodeProgress::Vision { done, total })
         })?;
         let mut video = self.encode_vision(inputs, true, &mut |done| {
-            progress(Progress::Vision {
+            progress(EncodeProgress::Vision {
                 done: images + done,
                 total,
             })
         })?;
-        if !inputs.kept.is_empty() {
+        if !inputs.token_mask.is_empty() {
             for video in &mut video {
-                let rows = video.data.chunks_exact(video.cols).zip(&inputs.kept);
+                let rows = video.data.chunks_exact(video.cols).zip(&inputs.token_mask);
                 video.data = rows.filter(|r| *r.1).flat_map(|r| r.0).copied().collect();
             }
         }
@@ -426,10 +426,10 @@ impl Model {
             let rows: usize = grid.iter().product();
             let part = &pixels.data[done * pixels.cols..(done + rows) * pixels.cols];
             let (merge, tokens) = if videos {
-                (v.merge, Layout::video(v, *grid))
+                (v.merge, TokenLayout::video(v, *grid))
             } else {
                 let size = inputs.image_sizes.get(item).copied();
-                (v.image_merge, Layout::image(v, *grid, size))
+                (v.image_merge, TokenLayout::image(v, *grid, size))
             };
             let made = tower.forward(part, *grid, merge, &tokens, &mut |n| progress(done + n))?;
             for (out, made) in out.iter_mut().zip(made) {
@@ -440,7 +440,11 @@ impl Model {
         Ok(out)
     }
 
-    fn encode_audio(&self, inputs: &Inputs, progress: &mut dyn FnMut(Progress) -> Result<()>) -> Result<Mat> {
+    fn encode_audio(
+        &self,
+        inputs: &Inputs,
+        progress: &mut dyn FnMut(EncodeProgress) -> Result<()>,
+    ) -> Result<Mat> {
         let mut out = Mat {
             cols: self.0.config.text.hidden,
             data: Vec::new(),
@@ -460,7 +464,7 @@ impl Model {
             out.data.extend(
                 tower
                     .forward(mel, longest, &mut |n| {
-                        progress(Progress::Audio {
+                        progress(EncodeProgress::Audio {
                             done: done + n,
                             total,
                         })

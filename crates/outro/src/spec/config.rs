@@ -82,7 +82,7 @@ pub struct TextConfig {
     /// Experts in the place of the MLP, at some layers.
     pub moe: Option<MoeConfig>,
     /// Whether rows of q and k are stored in llama.cpp's order, with rotary pairs side by side; undone at loading.
-    pub interleaved: bool,
+    pub rope_pairs_interleaved: bool,
     /// Whether the output head is the embedding (`tie_word_embeddings`).
     pub tied: bool,
 }
@@ -92,14 +92,14 @@ pub struct TextConfig {
 pub struct MoeConfig {
     /// Experts of a layer (`num_experts`).
     pub experts: usize,
-    /// Experts that a row passes (`num_experts_per_tok`).
-    pub chosen: usize,
+    /// Experts a token is routed to (`num_experts_per_tok`).
+    pub top_k: usize,
     /// Width of one expert's gated MLP (`moe_intermediate_size`).
     pub intermediate: usize,
-    /// Whether the chosen experts' shares are scaled to the sum 1 (`norm_topk_prob`).
+    /// Whether the top-k experts' shares are scaled to the sum 1 (`norm_topk_prob`).
     pub normalised: bool,
-    /// A layer has experts if `(index + 1) % step == 0` (`decoder_sparse_step`).
-    pub step: usize,
+    /// A layer has experts if `(index + 1) % sparse_step == 0` (`decoder_sparse_step`).
+    pub sparse_step: usize,
     /// Layers that have an MLP nevertheless (`mlp_only_layers`).
     pub dense_layers: Vec<usize>,
 }
@@ -107,7 +107,7 @@ pub struct MoeConfig {
 impl MoeConfig {
     /// Whether this layer has experts.
     pub fn at(&self, layer: usize) -> bool {
-        (layer + 1).is_multiple_of(self.step) && !self.dense_layers.contains(&layer)
+        (layer + 1).is_multiple_of(self.sparse_step) && !self.dense_layers.contains(&layer)
     }
 }
 
@@ -153,7 +153,7 @@ pub struct VisionConfig {
     /// (`deepstack_visual_indexes`).
     pub deepstack: Vec<usize>,
     /// Pictures go through the tower in parts of one size; `None` takes them as they are.
-    pub tiles: Option<Tiles>,
+    pub anyres: Option<AnyRes>,
     /// Width of the tokens handed to the decoder (`out_hidden_size`).
     pub out: usize,
     /// What its tensors are called.
@@ -162,7 +162,7 @@ pub struct VisionConfig {
 
 /// Pictures in parts (LLaVA-OneVision): an image that stands alone is also looked at in squares, others and frames once.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tiles {
+pub struct AnyRes {
     /// Pixels on a part's side (`image_size`).
     pub side: usize,
     /// Heights and widths that the parts may cover together (`image_grid_pinpoints`).
@@ -262,16 +262,16 @@ pub struct FrameRule {
     /// Which frames are taken where nobody says otherwise.
     pub sampling: Sampling,
     /// How large pictures become.
-    pub pixels: PixelRule,
+    pub pixels: ResizePolicy,
     /// Fewest and most pixels of a frame that the processor's code sets, whatever the checkpoint's files say; for
-    /// [`PixelRule::Own`].
+    /// [`ResizePolicy::PerFrame`].
     pub limits: Option<PixelLimits>,
     /// Whether a grid step lasts as long as its frames do, and not as long as the wanted rate says.
     pub timed: bool,
     /// Each frame stands apart, after its time.
-    pub stamps: Option<Stamps>,
+    pub timestamps: Option<Timestamps>,
     /// A frame's tokens whose pixels are those of the frame before are left out.
-    pub drops_still: bool,
+    pub drops_static_patches: bool,
     /// What follows a medium where the checkpoint has no chat template.
     pub after: &'static str,
     /// Prompts are plain ChatML whatever chat template the checkpoint has.
@@ -281,18 +281,18 @@ pub struct FrameRule {
 /// Fewest and most pixels of a picture.
 pub type PixelLimits = (usize, usize);
 
-/// How large pictures become. Numbers of [`PixelRule::Shared`] and [`PixelRule::Volume`] are defaults: a checkpoint's files come
+/// How large pictures become. Numbers of [`ResizePolicy::TotalBudget`] and [`ResizePolicy::Volume`] are defaults: a checkpoint's files come
 /// before them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum PixelRule {
+pub enum ResizePolicy {
     /// Each frame has limits of its own (qwen-omni-utils).
     #[default]
-    Own,
+    PerFrame,
     /// As before, with sides that are multiples of 28, whatever the model's tokens are; then the processor resizes to theirs
     /// and to these limits of a frame (Qwen3-Omni).
-    Twice(PixelLimits),
+    TwoStep(PixelLimits),
     /// All frames of a video share the most (VideoLLaMA3).
-    Shared {
+    TotalBudget {
         /// Of an image.
         image: PixelLimits,
         /// Fewest of a frame, most of all.
@@ -305,7 +305,7 @@ pub enum PixelRule {
         /// Of all frames.
         video: PixelLimits,
     },
-    /// As [`PixelRule::Shared`], whatever the checkpoint's files say (video-SALMONN 2+).
+    /// As [`ResizePolicy::TotalBudget`], whatever the checkpoint's files say (video-SALMONN 2+).
     Fixed {
         /// Of an image.
         image: PixelLimits,
@@ -318,7 +318,7 @@ pub enum PixelRule {
 
 /// The words around a frame: its seconds stand, with one decimal, between the first two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamps {
+pub struct Timestamps {
     /// Before the seconds.
     pub before: &'static str,
     /// Between the seconds and the frame's tokens.
@@ -349,19 +349,19 @@ pub struct AudioConfig {
     /// Width of the tokens handed to the decoder (`output_dim`).
     pub out: usize,
     /// How mel frames become tokens.
-    pub form: AudioForm,
+    pub projector: AudioProjector,
 }
 
 /// What is before and behind an audio tower's layers.
 #[derive(Clone, Debug, PartialEq)]
-pub enum AudioForm {
+pub enum AudioProjector {
     /// Two convolutions over time, the second of stride 2; pairs of the encoder's rows are averaged (Qwen2.5-Omni).
-    Pairs,
+    AvgPool2,
     /// The same convolutions, in chunks that are always whole; queries look at windows of the encoder's rows
     /// (video-SALMONN 2+).
-    Queries(QueryConfig),
+    QFormer(QFormerConfig),
     /// Three convolutions of stride 2 over time and mel bins; each row becomes a token (Qwen3-Omni).
-    Planes {
+    Linear {
         /// Channels of the convolutions (`downsample_hidden_size`).
         channels: usize,
         /// Chunks that attention sees together (`n_window_infer / (2 * n_window)`).
@@ -371,7 +371,7 @@ pub enum AudioForm {
 
 /// A windowed Q-Former: BERT layers whose learned queries attend to each other and to a window of the encoder's rows.
 #[derive(Clone, Debug, PartialEq)]
-pub struct QueryConfig {
+pub struct QFormerConfig {
     /// Layers (`num_hidden_layers`).
     pub layers: usize,
     /// Width (`hidden_size`).
@@ -382,7 +382,7 @@ pub struct QueryConfig {
     pub intermediate: usize,
     /// Layer norm epsilon (`layer_norm_eps`).
     pub norm_eps: f32,
-    /// Queries of a window (`query_length`).
+    /// QFormer of a window (`query_length`).
     pub count: usize,
     /// Rows of a window (`second_per_window`).
     pub window: usize,
@@ -395,32 +395,32 @@ impl AudioConfig {
     /// look at windows of whole chunks; or three of stride 2, chunk by chunk.
     pub fn tokens(&self, frames: usize) -> usize {
         let chunk = 2 * self.n_window;
-        match &self.form {
-            AudioForm::Pairs => frames.div_ceil(2) / 2,
-            AudioForm::Queries(q) => frames / chunk * q.windows(self.n_window) * q.count,
-            AudioForm::Planes { .. } => frames / chunk * self.rows(chunk) + self.rows(frames % chunk),
+        match &self.projector {
+            AudioProjector::AvgPool2 => frames.div_ceil(2) / 2,
+            AudioProjector::QFormer(q) => frames / chunk * q.windows(self.n_window) * q.count,
+            AudioProjector::Linear { .. } => frames / chunk * self.rows(chunk) + self.rows(frames % chunk),
         }
     }
 
     /// Rows that a chunk of `frames` mel frames becomes.
     pub(crate) fn rows(&self, frames: usize) -> usize {
-        match self.form {
-            AudioForm::Planes { .. } => frames.div_ceil(8),
+        match self.projector {
+            AudioProjector::Linear { .. } => frames.div_ceil(8),
             _ => frames.div_ceil(2),
         }
     }
 
     /// Mel frames that the feature extractor makes of so many samples at 16,000 a second, beside a sound of `longest`.
     pub fn mel_frames(&self, samples: usize, longest: usize) -> usize {
-        match self.form {
-            AudioForm::Pairs => samples.div_ceil(HOP).min(MAX_SECONDS * 100),
-            AudioForm::Queries(_) => samples.div_ceil(HOP).next_multiple_of(2 * self.n_window),
-            AudioForm::Planes { .. } => samples.div_ceil(HOP).min(longest.max(samples) / HOP),
+        match self.projector {
+            AudioProjector::AvgPool2 => samples.div_ceil(HOP).min(MAX_SECONDS * 100),
+            AudioProjector::QFormer(_) => samples.div_ceil(HOP).next_multiple_of(2 * self.n_window),
+            AudioProjector::Linear { .. } => samples.div_ceil(HOP).min(longest.max(samples) / HOP),
         }
     }
 }
 
-impl QueryConfig {
+impl QFormerConfig {
     /// Windows of a chunk of `rows`.
     pub(crate) fn windows(&self, rows: usize) -> usize {
         (rows - self.window) / self.stride + 1

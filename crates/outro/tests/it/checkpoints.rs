@@ -521,7 +521,7 @@ fn check(row: &Value, preparer: &Preparer, dir: &Path) {
             return;
         }
     };
-    if preparer.config().vision.as_ref().unwrap().tiles.is_some() {
+    if preparer.config().vision.as_ref().unwrap().anyres.is_some() {
         assert_eq!(grid[0], want[0], "{row}");
     } else {
         assert_eq!(grid, want, "{row}");

@@ -279,7 +279,7 @@ pub(crate) fn media(
         all.parts.extend(part.parts);
         all.items.extend(part.items);
         let (to, from) = (&mut all.inputs, part.inputs);
-        to.kept.extend(from.kept);
+        to.token_mask.extend(from.token_mask);
         to.image_sizes.extend(from.image_sizes);
         to.second_per_grid.extend(from.second_per_grid);
         for (to, from) in [
@@ -317,7 +317,7 @@ fn processors_make_what_transformers_makes() {
             let want = Inputs::load(&path).unwrap().fitted(preparer.config()).unwrap();
             let name = path.display();
             assert_eq!(got.input_ids, want.input_ids, "{name}");
-            assert_eq!(got.kept, want.kept, "{name}");
+            assert_eq!(got.token_mask, want.token_mask, "{name}");
             assert_eq!(got.image_sizes, want.image_sizes, "{name}");
             for (a, b) in [
                 (&got.pixel_values, &want.pixel_values),

@@ -38,7 +38,7 @@ fn shapes(case: &serde_json::Value, ids: Vec<u32>) -> Inputs {
         pixel_values_videos: grids("video_grid_thw"),
         image_sizes: Vec::new(),
         second_per_grid: serde_json::from_value(case["second_per_grid"].clone()).unwrap_or_default(),
-        kept: Vec::new(),
+        token_mask: Vec::new(),
         audio: lengths.map(|lengths| AudioFeatures {
             lengths,
             ..AudioFeatures::default()
@@ -179,7 +179,7 @@ fn mixed_media_expand_and_walk_alike() {
         }),
         image_sizes: Vec::new(),
         second_per_grid: vec![1.0, 1.0],
-        kept: Vec::new(),
+        token_mask: Vec::new(),
         audio: Some(AudioFeatures {
             mel_bins: 128,
             lengths: vec![320, 20],

@@ -112,7 +112,7 @@ fn experts_are_quantised_and_counted_by_choice() {
     let attention = c.hidden * c.head_dim * (2 * c.heads + 2 * c.kv_heads);
     let sparse = (0..c.layers).filter(|l| moe.at(*l)).count();
     let expected = c.layers * attention
-        + sparse * c.hidden * (moe.experts + 3 * moe.chosen * moe.intermediate)
+        + sparse * c.hidden * (moe.experts + 3 * moe.top_k * moe.intermediate)
         + (c.layers - sparse) * 3 * c.hidden * c.intermediate
         + c.vocab * c.hidden;
     assert_eq!((sparse, used), (c.layers - 2, expected));

@@ -43,7 +43,7 @@ const GOLDEN: [(usize, f64); 7] = [
 fn a_llama() {
     let c = load(&llama(&[])).unwrap();
     assert_eq!(c.positions, PositionRule::Text);
-    assert!(c.text.tied && !c.text.qkv_bias && !c.text.interleaved && c.vision.is_none());
+    assert!(c.text.tied && !c.text.qkv_bias && !c.text.rope_pairs_interleaved && c.vision.is_none());
     // transformers' own frequencies without and with the scaling, divided.
     let plain = Rope {
         scaling: Scaling::None,

@@ -90,20 +90,20 @@ fn spans_name_the_tokens_that_stayed() {
             _ => None,
         })
         .collect();
-    let stayed = inputs.kept.iter().enumerate().filter(|(_, k)| **k);
+    let stayed = inputs.token_mask.iter().enumerate().filter(|(_, k)| **k);
     assert_eq!(found, stayed.map(|(i, _)| i).collect::<Vec<_>>());
-    assert!(found.len() < inputs.kept.len(), "nothing stood still");
+    assert!(found.len() < inputs.token_mask.len(), "nothing stood still");
     let error = |change: &dyn Fn(&mut Inputs)| {
         let mut other = inputs.clone();
         change(&mut other);
         other.validate(&config).unwrap_err().to_string()
     };
-    let short = error(&|i| i.kept.truncate(3));
+    let short = error(&|i| i.token_mask.truncate(3));
     assert!(
         short.contains("video_compression_mask") && short.contains("3 values"),
         "{short}"
     );
-    let more = error(&|i| i.kept.fill(true));
+    let more = error(&|i| i.token_mask.fill(true));
     assert!(more.contains("placeholders"), "{more}");
 }
 

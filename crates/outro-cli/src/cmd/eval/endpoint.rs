@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
-use outro_lab::run::{Refusal, Said, Shown};
+use outro_lab::run::{Refusal, RemoteMedia, Reply};
 use outro_lab::task::Sample;
 use serde_json::{Value, json};
 use ureq::http::HeaderValue;
@@ -74,12 +74,12 @@ impl<'a> Client<'a> {
     }
 
     /// Puts a question until it is answered or it is clear why it is not.
-    pub(super) fn say(&self, sample: &Sample, shown: &Shown) -> Result<Said, Refusal> {
+    pub(super) fn send(&self, sample: &Sample, shown: &RemoteMedia) -> Result<Reply, Refusal> {
         let body = request(&self.endpoint.model, &sample.prompt, shown, self.max_new_tokens);
         let url = format!("{}/chat/completions", self.endpoint.url);
         let mut pause = PAUSE;
         for attempt in 1.. {
-            let trouble = match self.send(&url, Some(&body)).and_then(|a| said(&a)) {
+            let trouble = match self.exchange(&url, Some(&body)).and_then(|a| reply(&a)) {
                 Ok(said) => {
                     self.stumbles.store(0, Ordering::Relaxed);
                     return Ok(said);
@@ -104,7 +104,7 @@ impl<'a> Client<'a> {
     /// the other, it is ill all the same.
     fn blame(&self, why: String) -> Refusal {
         let models = format!("{}/models", self.endpoint.url);
-        let well = match self.send(&models, None) {
+        let well = match self.exchange(&models, None) {
             Ok(_) | Err(Trouble::Question(_) | Trouble::Refused(_) | Trouble::Busy(..)) => true,
             Err(Trouble::Ill(_) | Trouble::Away(_)) => false,
         };
@@ -120,7 +120,7 @@ impl<'a> Client<'a> {
     }
 
     /// A POST of `body`, or a GET.
-    fn send(&self, url: &str, body: Option<&Value>) -> Result<Value, Trouble> {
+    fn exchange(&self, url: &str, body: Option<&Value>) -> Result<Value, Trouble> {
         let key = self.key.iter().filter_map(|key| {
             let mut value = HeaderValue::from_str(&format!("Bearer {key}")).ok()?;
             value.set_sensitive(true);
@@ -210,7 +210,7 @@ impl<'a> Client<'a> {
 }
 
 /// A chat completion: frames in their order, the sound, then the words; greedy.
-fn request(model: &str, prompt: &str, shown: &Shown, max_new_tokens: usize) -> Value {
+fn request(model: &str, prompt: &str, shown: &RemoteMedia, max_new_tokens: usize) -> Value {
     let mut content: Vec<Value> = shown
         .frames
         .iter()
@@ -229,7 +229,7 @@ fn request(model: &str, prompt: &str, shown: &Shown, max_new_tokens: usize) -> V
 }
 
 /// The reply in an answer; words that are null are an empty reply.
-fn said(answer: &Value) -> Result<Said, Trouble> {
+fn reply(answer: &Value) -> Result<Reply, Trouble> {
     let message = answer
         .pointer("/choices/0/message")
         .filter(|m| m.is_object())
@@ -241,7 +241,7 @@ fn said(answer: &Value) -> Result<Said, Trouble> {
         _ => String::new(),
     };
     let tokens = answer.pointer("/usage/prompt_tokens").and_then(Value::as_u64);
-    Ok(Said {
+    Ok(Reply {
         reply,
         prompt_tokens: tokens.unwrap_or(0) as usize,
     })

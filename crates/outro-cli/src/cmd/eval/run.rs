@@ -14,7 +14,7 @@ use outro::strategy::Strategy;
 use outro_lab::choice::Parser;
 use outro_lab::log::{self, Header, Log, Row};
 use outro_lab::report::report;
-use outro_lab::run::{Answerer, Engine, Remote, Replies, Runner, Say, Step, part, run as answer_all};
+use outro_lab::run::{Answerer, Engine, Remote, Replies, Runner, Send, Step, part, run as answer_all};
 use outro_lab::task::{Loaded, Profile, Sample, Task};
 use outro_lab::tune::hold_out;
 use outro_media::NoteKind;
@@ -24,11 +24,11 @@ use super::endpoint::Client;
 use crate::args::Switches;
 use crate::args::eval::{Asking, EvalRun, Who, is_log};
 use crate::cmd::ask::emit;
-use crate::cmd::media;
-use crate::cmd::output::make_parent;
-use crate::cmd::source::{self, Source};
 use crate::fault::Fault;
 use crate::interrupt;
+use crate::shell::media;
+use crate::shell::output::make_parent;
+use crate::shell::source::{self, Source};
 use crate::ui::{Ui, Unit, duration, thousands};
 
 /// Where there is no progress bar, a line this often.
@@ -100,7 +100,7 @@ pub(crate) enum Asked<'a> {
         answerer: String,
         model: String,
         shows: bool,
-        say: Box<Say<'a>>,
+        send: Box<Send<'a>>,
     },
 }
 
@@ -117,7 +117,7 @@ impl<'a> Asked<'a> {
                     answerer: format!("endpoint {}", endpoint.url),
                     model: endpoint.model.clone(),
                     shows: true,
-                    say: Box::new(move |sample, _, shown| client.say(sample, shown)),
+                    send: Box::new(move |sample, _, shown| client.send(sample, shown)),
                 })
             }
             Who::Replies(file, model) => {
@@ -126,7 +126,7 @@ impl<'a> Asked<'a> {
                     answerer: format!("replies {}", replies.sha256),
                     model: model.clone().unwrap_or_else(|| "unknown".into()),
                     shows: false,
-                    say: Box::new(move |sample, _, _| replies.say(sample)),
+                    send: Box::new(move |sample, _, _| replies.send(sample)),
                 })
             }
         }
@@ -536,7 +536,7 @@ pub(super) fn run(args: &EvalRun, ui: &Ui) -> anyhow::Result<()> {
         let answerer = match (&asked, &model) {
             (Asked::Checkpoint(c), Some(model)) => Some(Answerer::Engine(c.engine(model, &args.asking)?)),
             (Asked::Checkpoint(_), None) => None,
-            (Asked::Remote { say, shows, .. }, _) => Some(Answerer::Remote(Remote { shows: *shows, say })),
+            (Asked::Remote { send, shows, .. }, _) => Some(Answerer::Remote(Remote { shows: *shows, send })),
         };
         if let Some(answerer) = answerer {
             job.answer(args, answerer, ui)?;

@@ -146,10 +146,7 @@ fn mlp(t: &TextConfig) -> String {
         return format!("MLP {}", t.intermediate);
     };
     let sparse = (0..t.layers).filter(|l| moe.at(*l)).count();
-    let experts = format!(
-        "{} of {} experts of {}",
-        moe.chosen, moe.experts, moe.intermediate
-    );
+    let experts = format!("{} of {} experts of {}", moe.top_k, moe.experts, moe.intermediate);
     if sparse == t.layers {
         return experts;
     }
@@ -246,7 +243,7 @@ impl Report {
                 "layers": t.layers, "hidden": t.hidden, "heads": t.heads, "kv_heads": t.kv_heads, "head_dim": t.head_dim,
                 "intermediate": t.intermediate, "vocab": t.vocab, "max_positions": t.max_positions, "tied": t.tied,
                 "experts": t.moe.as_ref().map(|m| json!({
-                    "count": m.experts, "chosen": m.chosen, "intermediate": m.intermediate,
+                    "count": m.experts, "top_k": m.top_k, "intermediate": m.intermediate,
                     "layers": (0..t.layers).filter(|l| m.at(*l)).count(),
                 })),
             },

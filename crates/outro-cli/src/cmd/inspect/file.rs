@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::checkpoint::{Need, need};
 use crate::args::Reading;
-use crate::cmd::media;
+use crate::shell::media;
 use crate::ui::{bytes, thousands};
 
 /// Sound longer than this is not decoded to count its samples: its stated duration is taken.
@@ -183,7 +183,7 @@ impl Report {
                 "the model does not listen: its sound is not used",
             );
         }
-        if config.frames.drops_still && self.becomes.video_tokens > 0 {
+        if config.frames.drops_static_patches && self.becomes.video_tokens > 0 {
             let text = "parts that stand still are left out, so the tokens are the most that there can be";
             self.note(NoteKind::Other, text);
         }

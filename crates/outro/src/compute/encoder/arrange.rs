@@ -1,28 +1,28 @@
 //! Rows of a tower in the order of the prompt, where pictures go through it in parts.
 
 use crate::compute::nn::Mat;
-use crate::spec::tiles::{Layout, Parts};
+use crate::spec::anyres::{TileGrid, TokenLayout};
 
 /// Puts a picture's rows, part by part as the tower gives them, into the prompt's order. A part has `side` rows of `side`.
-pub(super) fn arrange(rows: Mat, layout: &Layout, side: usize, newline: &[f32]) -> Mat {
+pub(super) fn arrange(rows: Mat, layout: &TokenLayout, side: usize, newline: &[f32]) -> Mat {
     let cols = rows.cols;
     let mut out = Mat {
         cols,
         data: Vec::new(),
     };
     match layout {
-        Layout::Grid(_) => return rows,
-        Layout::Whole => {
+        TokenLayout::Grid(_) => return rows,
+        TokenLayout::Whole => {
             out.data = rows.data;
             out.data.extend(newline);
         }
-        Layout::Frames([_, h, w]) => {
+        TokenLayout::Frames([_, h, w]) => {
             for frame in rows.data.chunks_exact(side * side * cols) {
                 out.data.extend(bilinear(frame, [side; 2], [*h, *w], cols));
             }
             out.data.extend(newline);
         }
-        Layout::Parts(parts) => {
+        TokenLayout::Tiles(parts) => {
             let (whole, rest) = rows.data.split_at(side * side * cols);
             out.data.extend(whole);
             let picture = picture(rest, parts, side, cols);
@@ -38,7 +38,7 @@ pub(super) fn arrange(rows: Mat, layout: &Layout, side: usize, newline: &[f32]) 
 }
 
 /// The parts' rows side by side, without padding.
-fn picture(rows: &[f32], parts: &Parts, side: usize, cols: usize) -> Vec<f32> {
+fn picture(rows: &[f32], parts: &TileGrid, side: usize, cols: usize) -> Vec<f32> {
     let mut out = Vec::with_capacity(parts.picture[0].len() * parts.picture[1].len() * cols);
     for y in parts.picture[0].clone() {
         for x in parts.picture[1].clone() {

@@ -7,11 +7,11 @@ use outro_kernels::{AttentionShape, Mask, attend, gelu};
 
 use super::AUDIO_NORM_EPS;
 use super::block::{Mlp, Norm};
-use super::planes::Planes;
-use super::queries::Queries;
-use crate::compute::nn::{Linear, Mat, Space, Weights};
+use super::conv2d::Conv2dStem;
+use super::qformer::QFormer;
+use crate::compute::nn::{Linear, Mat, Scratch, Weights};
 use crate::error::{Error, Result};
-use crate::spec::config::{Activation, AudioConfig, AudioForm, Norm as Kind};
+use crate::spec::config::{Activation, AudioConfig, AudioProjector, Norm as Kind};
 use crate::weights::checkpoint::Matrix;
 
 pub(crate) struct AudioTower {
@@ -19,7 +19,7 @@ pub(crate) struct AudioTower {
     stem: Stem,
     layers: Vec<Layer>,
     norm: Norm,
-    head: Head,
+    head: Projector,
     /// Sinusoids `[rows of a chunk, d_model]`, or what the checkpoint has.
     positions: Vec<f32>,
 }
@@ -27,17 +27,17 @@ pub(crate) struct AudioTower {
 /// What makes rows of mel frames.
 enum Stem {
     /// Convolutions over time, the second of stride 2.
-    Lines(Box<[Linear; 2]>),
-    Planes(Box<Planes>),
+    Conv1d(Box<[Linear; 2]>),
+    Conv2d(Box<Conv2dStem>),
 }
 
 /// What makes tokens of the encoder's rows.
-enum Head {
+enum Projector {
     /// Means of pairs, projected.
-    Pairs(Linear),
-    Windows(Box<Queries>),
+    AvgPool2(Linear),
+    QFormer(Box<QFormer>),
     /// A token a row.
-    Rows(Box<Mlp>),
+    Linear(Box<Mlp>),
 }
 
 struct Layer {
@@ -68,8 +68,8 @@ impl AudioTower {
     pub(crate) fn load(w: Weights, prefix: &str, c: &AudioConfig) -> Result<Self> {
         let d = c.hidden;
         let layer_norm = |prefix: &str, width| Norm::load(w, prefix, width, Kind::Layer, AUDIO_NORM_EPS);
-        let planes = match c.form {
-            AudioForm::Planes { channels, .. } => Some(channels),
+        let planes = match c.projector {
+            AudioProjector::Linear { channels, .. } => Some(channels),
             _ => None,
         };
         let layers = (0..c.layers)
@@ -93,27 +93,31 @@ impl AudioTower {
             .collect::<Result<_>>()?;
         Ok(Self {
             stem: match planes {
-                Some(channels) => Stem::Planes(Box::new(Planes::load(w, prefix, channels, c.mel_bins, d)?)),
-                None => Stem::Lines(Box::new([
+                Some(channels) => {
+                    Stem::Conv2d(Box::new(Conv2dStem::load(w, prefix, channels, c.mel_bins, d)?))
+                }
+                None => Stem::Conv1d(Box::new([
                     w.linear_shaped(&format!("{prefix}conv1"), &[d, c.mel_bins, 3], true)?,
                     w.linear_shaped(&format!("{prefix}conv2"), &[d, d, 3], true)?,
                 ])),
             },
             layers,
-            norm: match c.form {
-                AudioForm::Queries(_) => layer_norm(&format!("{prefix}layer_norm"), d)?,
+            norm: match c.projector {
+                AudioProjector::QFormer(_) => layer_norm(&format!("{prefix}layer_norm"), d)?,
                 _ => layer_norm(&format!("{prefix}ln_post"), d)?,
             },
-            head: match &c.form {
-                AudioForm::Pairs => Head::Pairs(w.linear(&format!("{prefix}proj"), c.out, d, true)?),
-                AudioForm::Queries(q) => Head::Windows(Box::new(Queries::load(w, prefix, c, q)?)),
-                AudioForm::Planes { .. } => Head::Rows(Box::new(Mlp::new(
+            head: match &c.projector {
+                AudioProjector::AvgPool2 => {
+                    Projector::AvgPool2(w.linear(&format!("{prefix}proj"), c.out, d, true)?)
+                }
+                AudioProjector::QFormer(q) => Projector::QFormer(Box::new(QFormer::load(w, prefix, c, q)?)),
+                AudioProjector::Linear { .. } => Projector::Linear(Box::new(Mlp::new(
                     w.linear(&format!("{prefix}proj1"), d, d, true)?,
                     w.linear(&format!("{prefix}proj2"), c.out, d, true)?,
                     Activation::Gelu,
                 ))),
             },
-            positions: if let AudioForm::Queries(_) = c.form {
+            positions: if let AudioProjector::QFormer(_) = c.projector {
                 w.table(&format!("{prefix}embed_positions.weight"), &[c.n_window, d])?
             } else {
                 sinusoids(c.rows(2 * c.n_window), d)
@@ -125,13 +129,13 @@ impl AudioTower {
     pub(crate) fn matrices(&self) -> impl Iterator<Item = &Matrix> {
         let layers = self.layers.iter().flat_map(Layer::linears);
         let (lines, planes) = match &self.stem {
-            Stem::Lines(l) => (l.as_slice(), None),
-            Stem::Planes(p) => (&[][..], Some(p)),
+            Stem::Conv1d(l) => (l.as_slice(), None),
+            Stem::Conv2d(p) => (&[][..], Some(p)),
         };
         let (last, queries) = match &self.head {
-            Head::Pairs(proj) => (vec![proj], None),
-            Head::Windows(queries) => (Vec::new(), Some(queries)),
-            Head::Rows(mlp) => (vec![&mlp.up, &mlp.down], None),
+            Projector::AvgPool2(proj) => (vec![proj], None),
+            Projector::QFormer(queries) => (Vec::new(), Some(queries)),
+            Projector::Linear(mlp) => (vec![&mlp.up, &mlp.down], None),
         };
         lines
             .iter()
@@ -149,16 +153,16 @@ impl AudioTower {
         let whole = frames / (2 * c.n_window);
         let rows = (whole * c.rows(2 * c.n_window) + c.rows(frames % (2 * c.n_window))) as f64;
         let stem = match &self.stem {
-            Stem::Lines(l) => frames as f64 * size(&l[0]) + rows * size(&l[1]),
-            Stem::Planes(p) => p.products(frames, c.mel_bins),
+            Stem::Conv1d(l) => frames as f64 * size(&l[0]) + rows * size(&l[1]),
+            Stem::Conv2d(p) => p.products(frames, c.mel_bins),
         };
         let head = match &self.head {
-            Head::Pairs(proj) => rows / 2.0 * size(proj),
-            Head::Windows(q) => {
+            Projector::AvgPool2(proj) => rows / 2.0 * size(proj),
+            Projector::QFormer(q) => {
                 let sizes = q.matrices().map(|m| (m.rows() * m.cols()) as f64);
                 c.tokens(frames) as f64 * sizes.sum::<f64>()
             }
-            Head::Rows(mlp) => rows * (size(&mlp.up) + size(&mlp.down)),
+            Projector::Linear(mlp) => rows * (size(&mlp.up) + size(&mlp.down)),
         };
         let layers = self.layers.iter().flat_map(Layer::linears);
         let seen = (c.rows(2 * c.n_window) * self.together()) as f64;
@@ -187,8 +191,8 @@ impl AudioTower {
             let range = start..frames.min(start + group);
             let end = range.end;
             let rows = match &self.stem {
-                Stem::Lines(lines) => self.lines(lines, mel, frames, range),
-                Stem::Planes(planes) => {
+                Stem::Conv1d(lines) => self.lines(lines, mel, frames, range),
+                Stem::Conv2d(planes) => {
                     // The reference fills all chunks of a request up to the longest, and their ends see that.
                     let length = longest.min(chunk);
                     let chunks = range.clone().step_by(chunk);
@@ -204,9 +208,9 @@ impl AudioTower {
             progress(end)?;
         }
         let out = match &self.head {
-            Head::Windows(queries) => queries.forward(&self.norm.forward(&x.data), c.hidden, c.n_window),
-            Head::Rows(mlp) => mlp.forward(&self.norm.forward(&x.data)),
-            Head::Pairs(proj) => {
+            Projector::QFormer(queries) => queries.forward(&self.norm.forward(&x.data), c.hidden, c.n_window),
+            Projector::Linear(mlp) => mlp.forward(&self.norm.forward(&x.data)),
+            Projector::AvgPool2(proj) => {
                 let mut pooled = Mat::zeros(c.tokens(frames), c.hidden);
                 for (out, pair) in pooled
                     .data
@@ -240,8 +244,8 @@ impl AudioTower {
 
     /// Chunks that attention sees together.
     fn together(&self) -> usize {
-        match self.config.form {
-            AudioForm::Planes { chunks, .. } => chunks,
+        match self.config.projector {
+            AudioProjector::Linear { chunks, .. } => chunks,
             _ => 1,
         }
     }
@@ -308,9 +312,9 @@ impl AudioTower {
             kv_heads: c.heads,
             dim: c.hidden / c.heads,
         };
-        let mut space = Space::default();
+        let mut scratch = Scratch::default();
         for layer in &self.layers {
-            let Space { h, q, k, v, o, .. } = &mut space;
+            let Scratch { h, q, k, v, o, .. } = &mut scratch;
             h.reshape(x.rows(), c.hidden);
             layer.norm1.forward_into(&x.data, &mut h.data);
             for (l, to) in [(&layer.q, &mut *q), (&layer.k, &mut *k), (&layer.v, &mut *v)] {
@@ -320,7 +324,7 @@ impl AudioTower {
             attend(&q.data, &k.data, &v.data, shape, mask, &mut h.data);
             layer.o.forward_into(&h.data, o);
             outro_kernels::add(&mut x.data, &o.data);
-            layer.mlp.add_to(&mut x, &layer.norm2, &mut space);
+            layer.mlp.add_to(&mut x, &layer.norm2, &mut scratch);
         }
         x
     }

@@ -2,7 +2,7 @@
 
 use outro_kernels::{gelu, gelu_tanh, layer_norm, quick_gelu, rms_norm, silu_mul};
 
-use crate::compute::nn::{Linear, Mat, Space, Weights};
+use crate::compute::nn::{Linear, Mat, Scratch, Weights};
 use crate::error::Result;
 use crate::spec::config::{Activation, Norm as Kind};
 
@@ -68,8 +68,8 @@ impl Mlp {
     }
 
     /// Adds the MLP's output for `norm(x)` to `x`, some rows at a time.
-    pub(super) fn add_to(&self, x: &mut Mat, norm: &Norm, space: &mut Space) {
-        let Space { h, o, gate, .. } = space;
+    pub(super) fn add_to(&self, x: &mut Mat, norm: &Norm, scratch: &mut Scratch) {
+        let Scratch { h, o, gate, .. } = scratch;
         for rows in x.data.chunks_mut(ROWS * x.cols) {
             h.reshape(rows.len() / x.cols, x.cols);
             norm.forward_into(rows, &mut h.data);

@@ -3,8 +3,8 @@
 mod arrange;
 mod audio;
 mod block;
-mod planes;
-mod queries;
+mod conv2d;
+mod qformer;
 mod vision;
 
 pub(crate) use audio::AudioTower;

@@ -5,10 +5,10 @@ use outro_kernels::{AttentionShape, Mask, attend, rotate_half};
 
 use super::arrange::arrange;
 use super::block::{Mlp, Norm};
-use crate::compute::nn::{GatedMlp, Linear, Mat, Space, Weights};
+use crate::compute::nn::{GatedMlp, Linear, Mat, Scratch, Weights};
 use crate::error::{Error, Result};
+use crate::spec::anyres::TokenLayout;
 use crate::spec::config::{Activation, Merger, Names, VisionConfig, Windows};
-use crate::spec::tiles::Layout;
 use crate::weights::checkpoint::Matrix;
 
 pub(crate) struct VisionTower {
@@ -126,7 +126,7 @@ impl VisionTower {
             norm: (!n.norm.is_empty())
                 .then(|| norm(&format!("{prefix}{}", n.norm)))
                 .transpose()?,
-            newline: match &c.tiles {
+            newline: match &c.anyres {
                 Some(tiles) => w.vector(tiles.newline, c.out)?,
                 None => Vec::new(),
             },
@@ -200,7 +200,7 @@ impl VisionTower {
         pixels: &[f32],
         grid: [usize; 3],
         merge: usize,
-        tokens: &Layout,
+        tokens: &TokenLayout,
         progress: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Vec<Mat>> {
         let [frames, h, w] = grid;
@@ -244,7 +244,7 @@ impl VisionTower {
             return Ok(Vec::new());
         };
         let [h, w] = layout.grid;
-        if self.config.tiles.is_some() && [h, w] != [side; 2] {
+        if self.config.anyres.is_some() && [h, w] != [side; 2] {
             let problem = format!("holds pictures of {h} x {w} patches, this model takes {side} x {side}");
             return Err(Error::input("pixel_values", problem));
         }
@@ -302,12 +302,12 @@ impl VisionTower {
             out
         };
         let mut deep = Vec::new();
-        let mut space = Space::default();
+        let mut scratch = Scratch::default();
         for (i, block) in self.blocks.iter().enumerate() {
-            space.h.reshape(x.rows(), c.hidden);
-            block.norm1.forward_into(&x.data, &mut space.h.data);
-            block.qkv.forward_into(&mut space);
-            let Space { h, q, k, v, o, .. } = &mut space;
+            scratch.h.reshape(x.rows(), c.hidden);
+            block.norm1.forward_into(&x.data, &mut scratch.h.data);
+            block.qkv.forward_into(&mut scratch);
+            let Scratch { h, q, k, v, o, .. } = &mut scratch;
             if c.rotary {
                 rotate_half(&mut q.data, c.heads, shape.dim, &cos, &sin);
                 rotate_half(&mut k.data, c.heads, shape.dim, &cos, &sin);
@@ -323,9 +323,9 @@ impl VisionTower {
             outro_kernels::add(&mut x.data, &o.data);
             match &block.mlp {
                 BlockMlp::Gated(mlp) => {
-                    mlp.add_to(&mut x, 0, &block.norm2.weight, block.norm2.eps, &mut space);
+                    mlp.add_to(&mut x, 0, &block.norm2.weight, block.norm2.eps, &mut scratch);
                 }
-                BlockMlp::Plain(mlp) => mlp.add_to(&mut x, &block.norm2, &mut space),
+                BlockMlp::Plain(mlp) => mlp.add_to(&mut x, &block.norm2, &mut scratch),
             }
             for d in self.deepstack.iter().filter(|d| d.block == i) {
                 deep.push(in_order(&d.merge.forward(&d.norm.forward(&x.data))));
@@ -379,9 +379,9 @@ fn means(x: &[f32], width: usize, unit: usize) -> Vec<f32> {
 }
 
 impl Projections {
-    /// Queries, keys and values of `space.h`.
-    fn forward_into(&self, space: &mut Space) {
-        let Space { h, q, k, v, gate, .. } = space;
+    /// QFormer, keys and values of `scratch.h`.
+    fn forward_into(&self, scratch: &mut Scratch) {
+        let Scratch { h, q, k, v, gate, .. } = scratch;
         match self {
             Self::Separate(l) => {
                 for (l, to) in l.iter().zip([q, k, v]) {

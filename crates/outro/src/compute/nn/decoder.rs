@@ -9,7 +9,7 @@ use outro_kernels::{
 use outro_media::Cancel;
 
 use super::rotary::{Rotary, length};
-use super::{Deepstack, LayerCache, Linear, Mat, Mlp, Space, Weights};
+use super::{Deepstack, LayerCache, Linear, Mat, Mlp, Scratch, Weights};
 use crate::error::{Error, Result};
 use crate::hook::{At, Flow, Hook, Qkv};
 use crate::spec::config::TextConfig;
@@ -87,7 +87,7 @@ impl Decoder {
                 let a = format!("{p}self_attn.");
                 let rotated = |name: &str, out| -> Result<Linear> {
                     let mut linear = w.linear(&format!("{a}{name}"), out, c.hidden, c.qkv_bias)?;
-                    if c.interleaved {
+                    if c.rope_pairs_interleaved {
                         linear.weight = linear.weight.deinterleaved(c.head_dim);
                     }
                     Ok(linear)
@@ -191,7 +191,7 @@ impl Decoder {
         // Of the rows that came in, whichever a hook removes.
         let lengths: Vec<f32> = steps.iter().map(|s| length(&s.positions)).collect();
         let (mut cos, mut sin) = self.angles(steps, &lengths);
-        let mut space = Space::default();
+        let mut scratch = Scratch::default();
         for (index, layer) in self.layers.iter().enumerate() {
             let at = |prefill| At {
                 layer: index,
@@ -216,11 +216,11 @@ impl Decoder {
                 &at,
                 &cos,
                 &sin,
-                &mut space,
+                &mut scratch,
             );
             layer
                 .mlp
-                .add_to(&mut x, decode, &layer.mlp_norm, c.norm_eps, &mut space);
+                .add_to(&mut x, decode, &layer.mlp_norm, c.norm_eps, &mut scratch);
             for (step, place) in steps.iter().zip(&mut places) {
                 let rows = &mut x.data[place.rows.start * c.hidden..place.rows.end * c.hidden];
                 step.deepstack.add_to(index, rows);
@@ -297,10 +297,10 @@ impl Decoder {
         at: &dyn Fn(bool) -> At,
         cos: &[f32],
         sin: &[f32],
-        space: &mut Space,
+        scratch: &mut Scratch,
     ) {
         let shape = self.shape();
-        let Space { h, q, k, v, o, .. } = space;
+        let Scratch { h, q, k, v, o, .. } = scratch;
         h.reshape(x.rows(), x.cols);
         rms_norm(&x.data, &layer.input_norm, self.config.norm_eps, &mut h.data);
         layer.q.step_into(&h.data, decode, q);

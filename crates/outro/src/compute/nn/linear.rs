@@ -139,8 +139,8 @@ impl GatedMlp {
     }
 
     /// Adds the MLP's output for `norm(x)` to `x`, some rows at a time; the first `decode` rows are of decoding requests.
-    pub(crate) fn add_to(&self, x: &mut Mat, decode: usize, norm: &[f32], eps: f32, space: &mut Space) {
-        let Space { h, gate, up, .. } = space;
+    pub(crate) fn add_to(&self, x: &mut Mat, decode: usize, norm: &[f32], eps: f32, scratch: &mut Scratch) {
+        let Scratch { h, gate, up, .. } = scratch;
         for (chunk, rows) in x.data.chunks_mut(MLP_ROWS * x.cols).enumerate() {
             h.reshape(rows.len() / x.cols, x.cols);
             outro_kernels::rms_norm(rows, norm, eps, &mut h.data);
@@ -161,7 +161,7 @@ impl GatedMlp {
 
 /// Activations within a layer, in memory that the next layer uses again.
 #[derive(Default)]
-pub(crate) struct Space {
+pub(crate) struct Scratch {
     /// What a norm gives, and what is added to the residual stream.
     pub(crate) h: Mat,
     pub(crate) q: Mat,

@@ -12,6 +12,6 @@ pub use cache::KvType;
 pub(crate) use cache::LayerCache;
 pub(crate) use decoder::{Decoder, Step};
 pub use deepstack::Deepstack;
-pub(crate) use linear::{GatedMlp, Linear, Space, Weights};
+pub(crate) use linear::{GatedMlp, Linear, Scratch, Weights};
 pub use mat::Mat;
 pub(crate) use moe::Mlp;

@@ -1,6 +1,6 @@
 //! A layer's MLP, or a mixture of experts in its place.
 
-use super::{GatedMlp, Linear, Mat, Space, Weights};
+use super::{GatedMlp, Linear, Mat, Scratch, Weights};
 use crate::error::Result;
 use crate::spec::config::TextConfig;
 use crate::weights::checkpoint::Matrix;
@@ -26,16 +26,16 @@ impl Mlp {
         Ok(Self::Sparse(Moe {
             router: w.linear(&format!("{prefix}.gate"), moe.experts, c.hidden, false)?,
             experts,
-            chosen: moe.chosen,
+            top_k: moe.top_k,
             normalised: moe.normalised,
         }))
     }
 
     /// Adds the output for `norm(x)` to `x`; the first `decode` rows are of decoding requests.
-    pub(crate) fn add_to(&self, x: &mut Mat, decode: usize, norm: &[f32], eps: f32, space: &mut Space) {
+    pub(crate) fn add_to(&self, x: &mut Mat, decode: usize, norm: &[f32], eps: f32, scratch: &mut Scratch) {
         match self {
-            Self::Dense(mlp) => mlp.add_to(x, decode, norm, eps, space),
-            Self::Sparse(moe) => moe.add_to(x, decode, norm, eps, space),
+            Self::Dense(mlp) => mlp.add_to(x, decode, norm, eps, scratch),
+            Self::Sparse(moe) => moe.add_to(x, decode, norm, eps, scratch),
         }
     }
 
@@ -44,7 +44,7 @@ impl Mlp {
         let (router, experts) = match self {
             Self::Dense(mlp) => (None, std::slice::from_ref(mlp)),
             Self::Sparse(moe) if all => (Some(&moe.router), moe.experts.as_slice()),
-            Self::Sparse(moe) => (Some(&moe.router), &moe.experts[..moe.chosen]),
+            Self::Sparse(moe) => (Some(&moe.router), &moe.experts[..moe.top_k]),
         };
         let linears = experts.iter().flat_map(|e| [&e.gate, &e.up, &e.down]);
         router.into_iter().chain(linears).map(|l| &l.weight).collect()
@@ -55,27 +55,27 @@ impl Mlp {
 pub(crate) struct Moe {
     router: Linear,
     experts: Vec<GatedMlp>,
-    chosen: usize,
+    top_k: usize,
     normalised: bool,
 }
 
 impl Moe {
     /// Rows are put together expert by expert, so each expert that somebody chose is read once, and no other is.
-    fn add_to(&self, x: &mut Mat, decode: usize, norm: &[f32], eps: f32, space: &mut Space) {
-        let Space {
+    fn add_to(&self, x: &mut Mat, decode: usize, norm: &[f32], eps: f32, scratch: &mut Scratch) {
+        let Scratch {
             h,
             q: part,
             o: sum,
             gate,
             up,
             ..
-        } = space;
+        } = scratch;
         h.reshape(x.rows(), x.cols);
         outro_kernels::rms_norm(&x.data, norm, eps, &mut h.data);
         self.router.step_into(&h.data, decode, gate);
         let mut rows_of = vec![Vec::new(); self.experts.len()];
         for row in 0..gate.rows() {
-            for (expert, share) in choose(gate.row_mut(row), self.chosen, self.normalised) {
+            for (expert, share) in choose(gate.row_mut(row), self.top_k, self.normalised) {
                 rows_of[expert].push((row, share));
             }
         }
@@ -104,7 +104,7 @@ impl Moe {
 }
 
 /// The most likely experts with their shares, by the softmax over all; the first of equals. Leaves the softmax in `logits`.
-fn choose(logits: &mut [f32], chosen: usize, normalised: bool) -> Vec<(usize, f32)> {
+fn choose(logits: &mut [f32], top_k: usize, normalised: bool) -> Vec<(usize, f32)> {
     let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let mut total = 0.0;
     for x in logits.iter_mut() {
@@ -116,7 +116,7 @@ fn choose(logits: &mut [f32], chosen: usize, normalised: bool) -> Vec<(usize, f3
     }
     let mut order: Vec<usize> = (0..logits.len()).collect();
     order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
-    order.truncate(chosen);
+    order.truncate(top_k);
     let kept: f32 = order.iter().map(|e| logits[*e]).sum();
     let scale = if normalised { kept } else { 1.0 };
     order.into_iter().map(|e| (e, logits[e] / scale)).collect()

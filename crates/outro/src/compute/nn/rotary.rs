@@ -20,7 +20,7 @@ impl Rotary {
     pub(crate) fn new(c: &TextConfig) -> Self {
         let rope = &c.rope;
         let axis = |i: usize| match rope.sections {
-            Some(sections) if rope.in_turn => match i % 3 {
+            Some(sections) if rope.mrope_interleaved => match i % 3 {
                 turn @ 1..=2 if i < 3 * sections[turn] => turn,
                 _ => 0,
             },

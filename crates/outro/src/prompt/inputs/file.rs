@@ -52,7 +52,7 @@ impl File<'_> {
             image_sizes: self.sizes()?,
             pixel_values_videos: self.pixels("pixel_values_videos", "video_grid_thw")?,
             second_per_grid: self.seconds()?,
-            kept: match self.get("video_compression_mask") {
+            token_mask: match self.get("video_compression_mask") {
                 None => Vec::new(),
                 Some(t) => self
                     .row("video_compression_mask", &t)?

@@ -26,9 +26,9 @@ const MAX_NEW: usize = 256;
 #[derive(Debug)]
 pub enum Update<'a> {
     /// Files are read.
-    Media(prepare::Progress),
+    Media(prepare::MediaProgress),
     /// The encoders run.
-    Encode(model::Progress),
+    Encode(model::EncodeProgress),
     /// The prompt of the request `ask` (its place among those that run together) runs.
     Prefill {
         /// Which request.
@@ -201,7 +201,7 @@ struct Live<'a> {
     ask: &'a Ask,
     stream: Box<dyn Stream>,
     sampler: Sampler,
-    words: tokenizer::Stream<'a>,
+    words: tokenizer::TextStream<'a>,
     /// Text that may be the beginning of a stop string, and was not given out.
     held: String,
     max_new: usize,

@@ -23,7 +23,7 @@ use crate::run::stream::Stream;
 use crate::spec::config::{Config, TextConfig};
 
 /// What a strategy's name is made of.
-pub struct Kind {
+pub struct StrategyKind {
     /// Its name.
     pub name: &'static str,
     /// Its switches with their defaults, or with an example where there is none.
@@ -41,74 +41,74 @@ enum Part {
 }
 
 /// All kinds.
-pub const KINDS: [Kind; 12] = [
-    Kind {
+pub const KINDS: [StrategyKind; 12] = [
+    StrategyKind {
         name: "baseline",
         switches: "",
         about: "the plain model",
         read: None,
     },
-    Kind {
+    StrategyKind {
         name: "outro",
         switches: "gamma=3,gate_temperature=0.1",
         about: "OutRo; all switches are in docs/settings.md",
         read: None,
     },
-    Kind {
+    StrategyKind {
         name: "vcd",
         switches: "alpha=1,beta=0.1,steps=500,seed=0,audio=false",
         about: "contrast with noise on frames; two passes",
         read: Some(|s| Ok(Part::Contrast(Contrast::Vcd(VcdConfig::read(s)?)))),
     },
-    Kind {
+    StrategyKind {
         name: "mod",
         switches: "keep=0.2,threshold=0.05,complement=4,contrast=1,beta=0.5,audio=false",
         about: "contrast with, or complement by, what is attended to; two passes",
         read: Some(|s| Ok(Part::Contrast(Contrast::Mod(MixtureConfig::read(s)?)))),
     },
-    Kind {
+    StrategyKind {
         name: "avcd",
         switches: "alpha=0.5,beta=0.2,entropy=0.6",
         about: "contrast with modalities silenced; one pass where the model is sure, else four",
         read: Some(|s| Ok(Part::Contrast(Contrast::Avcd(AvcdConfig::read(s)?)))),
     },
-    Kind {
+    StrategyKind {
         name: "farsight",
         switches: "sigma=0.8",
         about: "attention registers in the prompt",
         read: Some(|s| Ok(Part::Extra(Extra::FarSight(FarSightConfig::read(s)?)))),
     },
-    Kind {
+    StrategyKind {
         name: "var",
         switches: "p=0.6,rho=0.5,sum=0.2,start=2,tau=20",
         about: "attention from sinks to the rest of the picture; dims=D+D for its own sinks",
         read: Some(|s| Ok(Part::Extra(Extra::Var(VarConfig::read(s)?)))),
     },
-    Kind {
+    StrategyKind {
         name: "prune",
         switches: "layer=5,keep=0.2",
         about: "video and audio tokens dropped by the sinks' queries",
         read: Some(|s| Ok(Part::Extra(Extra::Prune(s.parse()?)))),
     },
-    Kind {
+    StrategyKind {
         name: "heads",
         switches: "off=3.0+3.1",
         about: "heads switched off: LAYER.HEAD",
         read: Some(|s| change("heads", s)),
     },
-    Kind {
+    StrategyKind {
         name: "zero-k",
         switches: "top=8",
         about: "largest dimensions of the sinks' keys zeroed",
         read: Some(|s| change("zero-k", s)),
     },
-    Kind {
+    StrategyKind {
         name: "sink-value",
         switches: "scale=0",
         about: "the sinks' values multiplied",
         read: Some(|s| change("sink-value", s)),
     },
-    Kind {
+    StrategyKind {
         name: "sink-attention",
         switches: "scale=0",
         about: "attention on the sinks multiplied, the rest made up for",
@@ -148,7 +148,7 @@ pub enum Contrast {
     /// Silenced modalities.
     Avcd(AvcdConfig),
     /// Somebody's own.
-    Own(Own),
+    Custom(Custom),
 }
 
 /// Makes the stream of one request; every pass carries the hooks.
@@ -156,20 +156,20 @@ pub(super) type Make = dyn Fn(&Request, &Hooks) -> Result<Box<dyn Stream>> + Sen
 
 /// A stream that is not one of the engine's. A log keeps its settings, not its code.
 #[derive(Clone, Serialize, Deserialize)]
-pub struct Own {
+pub struct Custom {
     /// What the log says about it.
     pub settings: Value,
     #[serde(skip)]
     make: Option<Arc<Make>>,
 }
 
-impl fmt::Debug for Own {
+impl fmt::Debug for Custom {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.debug_tuple("Own").field(&self.settings).finish()
+        f.debug_tuple("Custom").field(&self.settings).finish()
     }
 }
 
-impl PartialEq for Own {
+impl PartialEq for Custom {
     fn eq(&self, other: &Self) -> bool {
         self.settings == other.settings
     }
@@ -309,13 +309,13 @@ impl Strategy {
 
     /// The same hooks under another name, and passes mixed by somebody's own stream.
     #[must_use]
-    pub fn with_own<F>(self, name: &str, settings: Value, make: F) -> Self
+    pub fn with_custom<F>(self, name: &str, settings: Value, make: F) -> Self
     where
         F: Fn(&Request, &Hooks) -> Result<Box<dyn Stream>> + Send + Sync + 'static,
     {
         Self {
             name: name.into(),
-            contrast: Some(Contrast::Own(Own {
+            contrast: Some(Contrast::Custom(Custom {
                 settings,
                 make: Some(Arc::new(make)),
             })),
@@ -365,7 +365,7 @@ impl Strategy {
             Some(Contrast::Vcd(c)) => Box::new(Vcd::new(*c, request, hooks)?),
             Some(Contrast::Mod(c)) => Box::new(Mixture::new(*c, request, hooks)),
             Some(Contrast::Avcd(c)) => Box::new(Avcd::new(*c, request, hooks)),
-            Some(Contrast::Own(own)) => {
+            Some(Contrast::Custom(own)) => {
                 let missing = || {
                     let problem = format!(
                         "`{}` is not among the program's own and cannot be run from a log",

@@ -14,7 +14,7 @@ pub struct Rope {
     /// Frequencies that follow time, height and width (`mrope_section`); `None` is plain rotary.
     pub sections: Option<[usize; 3]>,
     /// Whether the axes take turns among the frequencies (`mrope_interleaved`) instead of one section after the other.
-    pub in_turn: bool,
+    pub mrope_interleaved: bool,
     /// What is done for long contexts.
     pub scaling: Scaling,
 }
@@ -183,7 +183,7 @@ impl Rope {
         Ok(Self {
             theta,
             sections: axes(rope, dim, sections)?,
-            in_turn: rope.at("mrope_interleaved").bool_or(false)?,
+            mrope_interleaved: rope.at("mrope_interleaved").bool_or(false)?,
             scaling: scaling(json, rope, dim, written, theta)?,
         })
     }

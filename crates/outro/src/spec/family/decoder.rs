@@ -133,7 +133,7 @@ pub(super) fn decoder(json: &Json, tied: bool, kind: Kind) -> Result<TextConfig>
         qkv_bias: kind.qkv_bias,
         qk_norm: kind.qk_norm,
         moe: None,
-        interleaved: false,
+        rope_pairs_interleaved: false,
         tied,
     })
 }

@@ -113,7 +113,7 @@ pub(crate) fn config(file: &Gguf) -> Result<Config> {
         }
         text.rope.scaling = Scaling::Divided(factors.into_iter().map(f64::from).collect());
     }
-    text.interleaved = architecture == "llama";
+    text.rope_pairs_interleaved = architecture == "llama";
     Ok(config)
 }
 

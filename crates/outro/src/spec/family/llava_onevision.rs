@@ -7,7 +7,7 @@ use super::decoder::{QWEN2, decoder, tied};
 use super::{Family, Names, siglip_vision};
 use crate::error::Result;
 use crate::spec::config::{
-    Config, FrameRule, Json, PositionRule, SpecialTokens, TextConfig, Tiles, VisionConfig, VisionNames,
+    AnyRes, Config, FrameRule, Json, PositionRule, SpecialTokens, TextConfig, VisionConfig, VisionNames,
 };
 
 pub(super) const FAMILY: Family = Family {
@@ -106,7 +106,7 @@ fn tower(json: &Json, text: &TextConfig) -> Result<VisionConfig> {
     Ok(VisionConfig {
         depth: layers(&json.at("vision_feature_layer"), tower.depth)?,
         positions: Some(side / tower.patch),
-        tiles: Some(Tiles {
+        anyres: Some(AnyRes {
             side,
             resolutions: resolutions(&json.at("image_grid_pinpoints"), side)?,
             most: most(&json.at("vision_aspect_ratio"))?,

@@ -226,7 +226,7 @@ fn qwen_vision(json: &Json, text: &TextConfig, patch: usize, names: VisionNames)
         windows: None,
         merger: Merger::Concat,
         deepstack: Vec::new(),
-        tiles: None,
+        anyres: None,
         out: tower_out(json, "out_hidden_size", text)?,
         names,
     })
@@ -280,7 +280,7 @@ fn siglip_vision(json: &Json, text: &TextConfig, names: VisionNames) -> Result<V
         windows: None,
         merger: Merger::Mean,
         deepstack: Vec::new(),
-        tiles: None,
+        anyres: None,
         out: text.hidden,
         names,
     })

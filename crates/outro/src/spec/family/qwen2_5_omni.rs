@@ -4,7 +4,7 @@ use super::decoder::{self, Kind, QWEN2_AXES, decoder};
 use super::{Family, Names, qwen2_5_vision, rate};
 use crate::error::Result;
 use crate::spec::config::{
-    AudioConfig, AudioForm, Config, FrameRule, Json, PositionRule, SpecialTokens, TextConfig,
+    AudioConfig, AudioProjector, Config, FrameRule, Json, PositionRule, SpecialTokens, TextConfig,
 };
 
 pub(super) const FAMILY: Family = Family {
@@ -146,6 +146,6 @@ pub(super) fn audio(json: &Json, text: &TextConfig) -> Result<AudioConfig> {
         n_window,
         max_positions,
         out,
-        form: AudioForm::Pairs,
+        projector: AudioProjector::AvgPool2,
     })
 }

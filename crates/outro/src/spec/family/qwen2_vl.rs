@@ -59,7 +59,7 @@ fn vision(json: &Json, text: &TextConfig) -> Result<VisionConfig> {
         windows: None,
         merger: Merger::Concat,
         deepstack: Vec::new(),
-        tiles: None,
+        anyres: None,
         out: tower_out(json, "hidden_size", text)?,
         names: QWEN_VISION,
     })

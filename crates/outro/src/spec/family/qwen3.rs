@@ -60,11 +60,11 @@ fn moe(json: &Json, layers: usize, normalised: bool) -> Result<MoeConfig> {
     if older.present() && older.size()? != experts {
         return Err(older.error(format!("is {}, num_local_experts is {experts}", older.size()?)));
     }
-    let chosen = json.at("num_experts_per_tok").size()?;
-    if chosen > experts {
+    let top_k = json.at("num_experts_per_tok").size()?;
+    if top_k > experts {
         return Err(json
             .at("num_experts_per_tok")
-            .error(format!("is {chosen}, there are {experts} experts (num_experts)")));
+            .error(format!("is {top_k}, there are {experts} experts (num_experts)")));
     }
     let dense = json.at("mlp_only_layers");
     let dense_layers = if dense.present() {
@@ -77,10 +77,10 @@ fn moe(json: &Json, layers: usize, normalised: bool) -> Result<MoeConfig> {
     }
     Ok(MoeConfig {
         experts,
-        chosen,
+        top_k,
         intermediate: json.at("moe_intermediate_size").size()?,
         normalised: json.at("norm_topk_prob").bool_or(normalised)?,
-        step: json.at("decoder_sparse_step").size_or(1)?,
+        sparse_step: json.at("decoder_sparse_step").size_or(1)?,
         dense_layers,
     })
 }

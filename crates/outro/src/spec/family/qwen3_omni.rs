@@ -5,8 +5,8 @@ use super::qwen2_5_omni::{THINKER_NAMES, tied, whole};
 use super::{Family, Names, qwen2_5_omni, qwen3_vl, rate};
 use crate::error::Result;
 use crate::spec::config::{
-    AudioConfig, AudioForm, Config, FrameRule, Json, PixelRule, PositionRule, SpecialTokens, TextConfig,
-    VisionNames,
+    AudioConfig, AudioProjector, Config, FrameRule, Json, PositionRule, ResizePolicy, SpecialTokens,
+    TextConfig, VisionNames,
 };
 
 pub(super) const FAMILY: Family = Family {
@@ -73,7 +73,7 @@ fn thinker(json: &Json, model_type: &str, names: Names) -> Result<Config> {
         frames: FrameRule {
             // The processor's default, in tokens of a frame. It also takes a frame a second for granted where nobody says a
             // rate, whatever qwen-omni-utils took; here times are those of the rate at which frames were taken.
-            pixels: PixelRule::Twice((128 * token, 768 * token)),
+            pixels: ResizePolicy::TwoStep((128 * token, 768 * token)),
             ..FrameRule::default()
         },
         names,
@@ -90,7 +90,7 @@ fn audio(json: &Json, text: &TextConfig) -> Result<AudioConfig> {
         return Err(json.at("n_window_infer").error(problem));
     }
     Ok(AudioConfig {
-        form: AudioForm::Planes {
+        projector: AudioProjector::Linear {
             channels: json.at("downsample_hidden_size").size()?,
             chunks: window / chunk,
         },

@@ -7,7 +7,7 @@ use super::decoder::{QWEN3_AXES, tied};
 use super::{Family, Names, qwen_vision, qwen_vision_tokens, qwen3};
 use crate::error::Result;
 use crate::spec::config::{
-    Activation, Config, FrameRule, Json, PixelRule, PositionRule, Stamps, TextConfig, VisionConfig,
+    Activation, Config, FrameRule, Json, PositionRule, ResizePolicy, TextConfig, Timestamps, VisionConfig,
     VisionNames,
 };
 
@@ -61,11 +61,11 @@ fn parse(json: &Json) -> Result<Config> {
                 spread: Spread::Even,
                 ..Sampling::default()
             },
-            pixels: PixelRule::Volume {
+            pixels: ResizePolicy::Volume {
                 image: (64 * token, 16384 * token),
                 video: (4096, 25_165_824),
             },
-            stamps: Some(Stamps {
+            timestamps: Some(Timestamps {
                 before: "<",
                 after: " seconds>",
                 between: "",
@@ -89,7 +89,7 @@ pub(super) fn text(json: &Json, tied: bool, experts: Option<bool>) -> Result<Tex
             return Err(turns.error("false is not supported; no released checkpoint of the family has it"));
         }
     }
-    text.rope.in_turn = true;
+    text.rope.mrope_interleaved = true;
     Ok(text)
 }
 

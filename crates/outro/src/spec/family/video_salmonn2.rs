@@ -7,8 +7,8 @@ use super::qwen2_5_vl::{self, MODEL_TYPE, NAMES};
 use super::{Family, Names, SYSTEM, qwen_vision_tokens, qwen2_5_vision, rate};
 use crate::error::Result;
 use crate::spec::config::{
-    AudioConfig, AudioForm, Config, FrameRule, Json, PixelRule, PositionRule, QueryConfig, SpecialTokens,
-    TextConfig,
+    AudioConfig, AudioProjector, Config, FrameRule, Json, PositionRule, QFormerConfig, ResizePolicy,
+    SpecialTokens, TextConfig,
 };
 
 const MOST_FRAMES: usize = 768;
@@ -60,7 +60,7 @@ fn config(json: &Json) -> Result<Config> {
                 max_frames: MOST_FRAMES,
                 ..Sampling::default()
             },
-            pixels: PixelRule::Fixed {
+            pixels: ResizePolicy::Fixed {
                 image: (16 * 28 * 28, PIXELS),
                 video: (4 * 28 * 28, PIXELS * MOST_FRAMES * 19 / 20),
                 full: PIXELS,
@@ -132,7 +132,7 @@ fn sound(json: &Json, text: &TextConfig) -> Result<AudioConfig> {
         n_window: positions,
         max_positions: positions,
         out: text.hidden,
-        form: AudioForm::Queries(QueryConfig {
+        projector: AudioProjector::QFormer(QFormerConfig {
             layers: q.at("num_hidden_layers").size()?,
             hidden: wide,
             heads: q_heads,

@@ -9,7 +9,7 @@ use super::decoder::{QWEN2, decoder, tied};
 use super::{Family, Names, siglip_vision};
 use crate::error::Result;
 use crate::spec::config::{
-    Config, FrameRule, Json, PixelRule, PositionRule, SpecialTokens, Stamps, TextConfig, VisionConfig,
+    Config, FrameRule, Json, PositionRule, ResizePolicy, SpecialTokens, TextConfig, Timestamps, VisionConfig,
     VisionNames,
 };
 
@@ -44,7 +44,7 @@ pub(super) const AUTHORS: Family = Family {
         let text = json.of_class("Qwen2Config");
         let tied = tied(json, &text)?;
         let mut config = config(AUTHORS.model_type, &text, tied, &vision, (id, id), AUTHORS_NAMES)?;
-        config.frames.drops_still = json.at("use_token_compression").bool_or(true)?;
+        config.frames.drops_static_patches = json.at("use_token_compression").bool_or(true)?;
         Ok(config)
     },
 };
@@ -95,7 +95,7 @@ fn config(
         let token = (vision.patch * merge).pow(2);
         (16 * token, 16384 * token)
     };
-    let pixels = PixelRule::Shared {
+    let pixels = ResizePolicy::TotalBudget {
         image: limits(vision.image_merge),
         video: limits(vision.merge),
     };
@@ -117,13 +117,13 @@ fn config(
                 ..Sampling::default()
             },
             pixels,
-            stamps: Some(Stamps {
+            timestamps: Some(Timestamps {
                 before: "Time ",
                 after: "s:",
                 between: ",",
                 delimited: false,
             }),
-            drops_still: true,
+            drops_static_patches: true,
             after: "\n",
             ..FrameRule::default()
         },

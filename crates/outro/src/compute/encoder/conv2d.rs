@@ -9,7 +9,7 @@ use crate::compute::nn::{Linear, Mat, Weights};
 use crate::error::Result;
 use crate::weights::checkpoint::Matrix;
 
-pub(super) struct Planes {
+pub(super) struct Conv2dStem {
     convolutions: [Linear; 3],
     out: Linear,
 }
@@ -24,7 +24,7 @@ struct Plane {
 /// Taps of a kernel along one side.
 const TAPS: usize = 3;
 
-impl Planes {
+impl Conv2dStem {
     /// Kernels `[channels, channels or 1, 3, 3]` over (mel, time).
     pub(super) fn load(w: Weights, prefix: &str, channels: usize, bins: usize, width: usize) -> Result<Self> {
         let convolution = |i: usize| {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use outro::chat::{Conversation, Part};
 use outro::inputs::Inputs;
-use outro::prepare::{self, MediaOptions, Plan, Preparer, Progress};
+use outro::prepare::{self, MediaOptions, MediaProgress, Plan, Preparer};
 use outro::tokenizer::Tokenizer;
 use outro_media::Sampling;
 
@@ -118,16 +118,18 @@ pub(crate) fn load(
     let bar = ui.bar("reading media", 0, Unit::Count);
     let loaded = preparer.load_planned(plan, options, &mut |p| {
         bar.label(&match p {
-            Progress::Frames { path, frames } => format!("decoding {frames} frames of {}", path.display()),
-            Progress::Patches { path, patches } => {
+            MediaProgress::Frames { path, frames } => {
+                format!("decoding {frames} frames of {}", path.display())
+            }
+            MediaProgress::Patches { path, patches } => {
                 format!(
                     "resizing {} to {} patches",
                     path.display(),
                     thousands(patches as u64)
                 )
             }
-            Progress::Image { path } => format!("decoding {}", path.display()),
-            Progress::Audio { path } => format!("decoding the sound of {}", path.display()),
+            MediaProgress::Image { path } => format!("decoding {}", path.display()),
+            MediaProgress::Audio { path } => format!("decoding the sound of {}", path.display()),
         });
     })?;
     let seconds = bar.done();

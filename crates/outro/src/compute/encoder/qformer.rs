@@ -5,11 +5,11 @@ use outro_kernels::gelu;
 use super::block::Norm;
 use crate::compute::nn::{Linear, Mat, Weights};
 use crate::error::Result;
-use crate::spec::config::{AudioConfig, Norm as Kind, QueryConfig};
+use crate::spec::config::{AudioConfig, Norm as Kind, QFormerConfig};
 use crate::weights::checkpoint::Matrix;
 
-pub(super) struct Queries {
-    config: QueryConfig,
+pub(super) struct QFormer {
+    config: QFormerConfig,
     /// The learned queries `[count, hidden]`, behind their norm.
     start: Vec<f32>,
     layers: Vec<Layer>,
@@ -33,8 +33,8 @@ struct Attention {
     norm: Norm,
 }
 
-impl Queries {
-    pub(super) fn load(w: Weights, prefix: &str, audio: &AudioConfig, c: &QueryConfig) -> Result<Self> {
+impl QFormer {
+    pub(super) fn load(w: Weights, prefix: &str, audio: &AudioConfig, c: &QFormerConfig) -> Result<Self> {
         let (h, bert) = (c.hidden, format!("{prefix}qformer.bert."));
         let norm = |name: &str| Norm::load(w, name, h, Kind::Layer, c.norm_eps);
         let attention = |p: &str, inner: usize| -> Result<Attention> {
@@ -109,7 +109,7 @@ impl Queries {
 
 impl Attention {
     /// `x` has `count` rows a group and `y` `keys`; a group's rows attend to its keys.
-    fn forward(&self, x: &[f32], y: &[f32], keys: usize, c: &QueryConfig) -> Vec<f32> {
+    fn forward(&self, x: &[f32], y: &[f32], keys: usize, c: &QFormerConfig) -> Vec<f32> {
         let (q, k, v) = (self.q.forward(x), self.k.forward(y), self.v.forward(y));
         let dim = c.hidden / c.heads;
         let scale = (dim as f32).sqrt().recip();

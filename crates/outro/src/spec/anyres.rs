@@ -3,12 +3,12 @@
 
 use std::ops::Range;
 
-use crate::spec::config::{Tiles, VisionConfig};
+use crate::spec::config::{AnyRes, VisionConfig};
 
 /// How the parts of one picture become rows of tokens. The whole picture, small, comes before them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Parts {
-    /// Parts down and across.
+pub(crate) struct TileGrid {
+    /// TileGrid down and across.
     pub(crate) grid: [usize; 2],
     /// Rows and columns of patches that hold picture, not padding.
     pub(crate) picture: [Range<usize>; 2],
@@ -18,30 +18,30 @@ pub(crate) struct Parts {
 
 /// How a picture's patches become tokens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Layout {
+pub(crate) enum TokenLayout {
     /// Each frame's grid, row by row.
     Grid([usize; 3]),
     /// The whole picture, and one newline.
     Whole,
     /// The whole picture, then rows of its parts.
-    Parts(Parts),
+    Tiles(TileGrid),
     /// Grids of frames, and one newline after the last.
     Frames([usize; 3]),
 }
 
-impl Layout {
+impl TokenLayout {
     /// Of an image of `size` [height, width] (which only pictures in parts need).
     pub(crate) fn image(v: &VisionConfig, [t, h, w]: [usize; 3], size: Option<[usize; 2]>) -> Self {
-        match (&v.tiles, size) {
+        match (&v.anyres, size) {
             (Some(_), _) if t == 1 => Self::Whole,
-            (Some(tiles), Some(size)) => Self::Parts(tiles.parts(h, size)),
+            (Some(tiles), Some(size)) => Self::Tiles(tiles.parts(h, size)),
             _ => Self::Grid([t, h / v.image_merge, w / v.image_merge]),
         }
     }
 
     /// Of a video.
     pub(crate) fn video(v: &VisionConfig, [t, h, w]: [usize; 3]) -> Self {
-        match v.tiles {
+        match v.anyres {
             // Half as many rows and columns of patches, rounded up.
             Some(_) => Self::Frames([t, h.div_ceil(2), w.div_ceil(2)]),
             None => Self::Grid([t, h / v.merge, w / v.merge]),
@@ -56,12 +56,12 @@ impl Layout {
         };
         let mut out: Vec<_> = match self {
             Self::Grid(g) | Self::Frames(g) => grid(*g).collect(),
-            Self::Whole | Self::Parts(_) => grid([1, side, side]).collect(),
+            Self::Whole | Self::Tiles(_) => grid([1, side, side]).collect(),
         };
         match self {
             Self::Grid(_) => {}
             Self::Whole | Self::Frames(_) => out.push(None),
-            Self::Parts(p) => {
+            Self::Tiles(p) => {
                 for y in 0..p.tokens[0] {
                     out.extend((0..p.tokens[1]).map(|x| Some([0, side + y, x])));
                     out.push(None);
@@ -78,7 +78,7 @@ impl Layout {
             Self::Grid([t, h, w]) => area(area(*t, *h), *w),
             Self::Frames([t, h, w]) => area(area(*t, *h), *w).saturating_add(1),
             Self::Whole => area(side, side).saturating_add(1),
-            Self::Parts(p) => area(side, side).saturating_add(area(p.tokens[0], p.tokens[1] + 1)),
+            Self::Tiles(p) => area(side, side).saturating_add(area(p.tokens[0], p.tokens[1] + 1)),
         }
     }
 }
@@ -86,13 +86,13 @@ impl Layout {
 impl VisionConfig {
     /// Tokens of a video of so many patches along time, height and width.
     pub fn video_tokens(&self, grid: [usize; 3]) -> usize {
-        Layout::video(self, grid).count(self.positions.unwrap_or(1))
+        TokenLayout::video(self, grid).count(self.positions.unwrap_or(1))
     }
 }
 
-impl Tiles {
+impl AnyRes {
     /// The parts of a picture of `size` [height, width]; a part has `side` patches on its side.
-    pub(crate) fn parts(&self, side: usize, size: [usize; 2]) -> Parts {
+    pub(crate) fn parts(&self, side: usize, size: [usize; 2]) -> TileGrid {
         let [height, width] = self.best(size);
         let grid = [height / self.side, width / self.side];
         let (rows, cols) = (grid[0] * side, grid[1] * side);
@@ -115,7 +115,7 @@ impl Tiles {
         } else {
             [picture[0].len(), picture[1].len()]
         };
-        Parts {
+        TileGrid {
             grid,
             picture,
             tokens,
@@ -163,14 +163,14 @@ mod tests {
     #[test]
     fn tokens_of_pictures_are_the_processors() {
         let steps = [384, 768, 1152, 1536, 1920, 2304];
-        let tiles = Tiles {
+        let tiles = AnyRes {
             side: 384,
             resolutions: steps.iter().flat_map(|h| steps.map(|w| [*h, w])).collect(),
             most: 9,
             newline: "",
         };
         for (size, want) in TOKENS {
-            let parts = Layout::Parts(tiles.parts(27, size));
+            let parts = TokenLayout::Tiles(tiles.parts(27, size));
             assert_eq!(parts.count(27), want, "{size:?}");
             assert_eq!(parts.cells(27).len(), want);
         }

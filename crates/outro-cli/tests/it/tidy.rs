@@ -9,9 +9,6 @@ use crate::support::outro;
 mod modules;
 use modules::Uses;
 
-/// No source file is longer.
-const LINES: usize = 600;
-
 /// Workspace crates, and the workspace crates that each may depend on.
 const CRATES: [(&str, &[&str]); 6] = [
     ("outro-kernels", &[]),
@@ -82,16 +79,6 @@ fn documents() -> Vec<(String, String)> {
 #[track_caller]
 fn none(what: &str, found: &[String]) {
     assert!(found.is_empty(), "{what}:\n{}", found.join("\n"));
-}
-
-#[test]
-fn files_are_short() {
-    let long: Vec<_> = sources()
-        .into_iter()
-        .filter(|(_, text)| text.lines().count() > LINES)
-        .map(|(name, text)| format!("{name}: {} lines", text.lines().count()))
-        .collect();
-    none("files of more than 600 lines", &long);
 }
 
 #[test]

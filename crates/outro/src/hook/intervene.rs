@@ -354,7 +354,7 @@ mod tests {
         for (new, all) in [(40, 40), (1, 40), (7, 40)] {
             let offset = all - new;
             let (q, mut k, v) = (noise(new * 32, 1), noise(all * 16, 2), noise(all * 16, 3));
-            // QFormer that leave next to nothing for other keys.
+            // Queries that leave next to nothing for other keys.
             k[5 * 16..6 * 16].copy_from_slice(&q[..16].iter().map(|x| x * 9.0).collect::<Vec<_>>());
             for sinks in [vec![0], vec![0, 1, 5], vec![39], vec![3, 36]] {
                 for scale in [0.0, 0.5, 1.0, 3.0] {

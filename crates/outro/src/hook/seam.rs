@@ -31,7 +31,7 @@ pub enum Flow {
 /// One layer's attention of one request, after rotary embedding.
 #[derive(Clone, Copy, Debug)]
 pub struct Qkv<'a> {
-    /// QFormer of the new tokens, `[new, H * D]`.
+    /// Queries of the new tokens, `[new, H * D]`.
     pub q: &'a [f32],
     /// All keys so far, `[all, G * D]`.
     pub k: &'a [f32],
@@ -94,7 +94,7 @@ pub trait Hook: Any + Send {
         Ok(Flow::Continue)
     }
 
-    /// QFormer `[new, H * D]`, keys and values `[new, G * D]` of the new tokens, after rotary embedding and
+    /// Queries `[new, H * D]`, keys and values `[new, G * D]` of the new tokens, after rotary embedding and
     /// before they join the cache.
     ///
     /// # Errors

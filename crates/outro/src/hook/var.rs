@@ -62,7 +62,7 @@ impl Settings for VarConfig {
     }
 }
 
-/// The redistribution on ONE request. QFormer are the prompt's rows after the last visual one, and decoded tokens.
+/// The redistribution on ONE request. Queries are the prompt's rows after the last visual one, and decoded tokens.
 pub struct Var {
     config: VarConfig,
     sinks: OutRoConfig,

@@ -8,7 +8,7 @@ use crate::spec::config::{AnyRes, VisionConfig};
 /// How the parts of one picture become rows of tokens. The whole picture, small, comes before them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TileGrid {
-    /// TileGrid down and across.
+    /// Tiles down and across.
     pub(crate) grid: [usize; 2],
     /// Rows and columns of patches that hold picture, not padding.
     pub(crate) picture: [Range<usize>; 2],

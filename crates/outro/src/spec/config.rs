@@ -382,7 +382,7 @@ pub struct QFormerConfig {
     pub intermediate: usize,
     /// Layer norm epsilon (`layer_norm_eps`).
     pub norm_eps: f32,
-    /// QFormer of a window (`query_length`).
+    /// Query tokens of a window (`query_length`).
     pub count: usize,
     /// Rows of a window (`second_per_window`).
     pub window: usize,

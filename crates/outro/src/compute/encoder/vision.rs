@@ -379,7 +379,7 @@ fn means(x: &[f32], width: usize, unit: usize) -> Vec<f32> {
 }
 
 impl Projections {
-    /// QFormer, keys and values of `scratch.h`.
+    /// Queries, keys and values of `scratch.h`.
     fn forward_into(&self, scratch: &mut Scratch) {
         let Scratch { h, q, k, v, gate, .. } = scratch;
         match self {

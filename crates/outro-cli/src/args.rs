@@ -95,15 +95,20 @@ pub(crate) struct Demo {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Weights {
     pub(crate) load: LoadOptions,
+    /// Whether the activations were typed; where not, a log that goes on keeps its own.
+    pub(crate) activations_typed: bool,
     pub(crate) kv: KvType,
 }
+
+/// What a log says of activations that were not exact.
+pub(crate) const REDUCED: &str = "reduced activations";
 
 impl Weights {
     /// As a log names them: `auto`, or `bf16, q4_k, reduced activations, f16 cache`.
     pub(crate) fn name(&self) -> String {
         let mut parts = vec![format!("{:?}", self.load.dtype).to_lowercase()];
         parts.extend(self.load.quantize.map(|q| q.name().to_owned()));
-        parts.extend((self.load.activations == Activations::Reduced).then(|| "reduced activations".into()));
+        parts.extend((self.load.activations == Activations::Reduced).then(|| REDUCED.into()));
         parts.extend((self.kv == KvType::F16).then(|| "f16 cache".into()));
         parts.join(", ")
     }
@@ -279,7 +284,7 @@ fn ask(f: AskFlags, typed: &ArgMatches) -> anyhow::Result<Ask> {
         strategies,
         sampled: sampling::sampled(&f.sampling)?,
         system: f.system,
-        weights: weights(&f.weights)?,
+        weights: weights(&f.weights, Activations::Reduced)?,
         prune: f.prune.prune,
         json: f.json,
     })
@@ -302,22 +307,24 @@ fn chat(f: ChatFlags, typed: &ArgMatches) -> anyhow::Result<Chat> {
         strategies: strategies(&names, Switches::new(switches(&f.method)?)?)?,
         sampled: sampling::sampled(&f.sampling)?,
         system: f.system,
-        weights: weights(&f.weights)?,
+        weights: weights(&f.weights, Activations::Reduced)?,
     })
 }
 
-fn weights(f: &WeightFlags) -> anyhow::Result<Weights> {
+fn weights(f: &WeightFlags, activations: Activations) -> anyhow::Result<Weights> {
     let load = LoadOptions {
         dtype: f.dtype.into(),
         quantize: f.quantize.as_deref().map(str::parse).transpose()?,
         cache: if f.no_quantize_cache { None } else { cache::dir() },
         activations: match f.activations {
-            ActivationsFlag::F32 => Activations::F32,
-            ActivationsFlag::Reduced => Activations::Reduced,
+            Some(ActivationsFlag::F32) => Activations::F32,
+            Some(ActivationsFlag::Auto) => Activations::Reduced,
+            None => activations,
         },
     };
     Ok(Weights {
         load,
+        activations_typed: f.activations.is_some(),
         kv: f.kv.parse()?,
     })
 }

@@ -98,7 +98,7 @@ pub(super) fn bench(f: BenchFlags) -> anyhow::Result<Bench> {
             requests: f.requests,
             look: f.look,
         },
-        weights: weights(&held)?,
+        weights: weights(&held, outro::Activations::Reduced)?,
         strategies: spelled_out(&f.strategy)?,
         json: f.json,
     })

@@ -247,7 +247,7 @@ pub(crate) fn asking(f: AskingFlags) -> anyhow::Result<Asking> {
         present: f.present,
         max_new_tokens: f.max_new_tokens,
         settings: f.settings,
-        weights: weights(&f.weights)?,
+        weights: weights(&f.weights, outro::Activations::Reduced)?,
         reading: reading(&f.reading)?,
     })
 }

@@ -164,9 +164,9 @@ pub(crate) struct WeightFlags {
     /// Neither read nor write kept quantised weights.
     #[arg(long, requires = "quantize")]
     pub(crate) no_quantize_cache: bool,
-    /// What weights are multiplied with.
-    #[arg(long, value_enum, default_value = "f32")]
-    pub(crate) activations: ActivationsFlag,
+    /// What weights are multiplied with [default: auto; f32 in `sinks`].
+    #[arg(long, value_enum)]
+    pub(crate) activations: Option<ActivationsFlag>,
     /// How keys and values of past tokens are held; f16 takes half the memory.
     #[arg(long, value_name = "f32|f16", default_value = "f32")]
     pub(crate) kv: String,
@@ -174,10 +174,12 @@ pub(crate) struct WeightFlags {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ActivationsFlag {
+    /// What engines for this format do by default: 8 bits with quantised weights, bf16 with bf16 weights where the processor
+    /// multiplies it faster, else f32. docs/generation.md says what it costs.
+    #[value(alias = "reduced")]
+    Auto,
     /// Exact.
     F32,
-    /// Rounded to what the processor multiplies fastest: 8 bits with quantised weights, bf16 with bf16 weights.
-    Reduced,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -162,7 +162,7 @@ pub(super) fn sinks(f: SinksFlags, typed: &ArgMatches) -> anyhow::Result<Sinks> 
         prune: f.prune.prune,
         method: Switches::new(switches(&f.method)?)?,
         system: f.system,
-        weights: weights(&f.weights)?,
+        weights: weights(&f.weights, outro::Activations::F32)?,
     })
 }
 

@@ -80,6 +80,7 @@ pub(crate) fn ask(args: &AskArgs, ui: &Ui) -> anyhow::Result<()> {
                 question,
                 model: source.dir.display().to_string(),
                 builtin_model: source.tiny,
+                weights: args.weights.name(),
                 prompt_tokens: answers[0].prompt_tokens,
                 sampling: &chosen,
                 answers,

@@ -19,7 +19,9 @@ use crate::fault::Fault;
 use crate::ui::{Ui, thousands};
 
 pub(crate) fn run(args: &Tune, ui: &Ui) -> anyhow::Result<()> {
-    let checkpoint = Checkpoint::open(args.model.as_deref(), &args.asking, ui)?;
+    let path = args.out.join(format!("{}.tuning.jsonl", args.task));
+    let logs = std::slice::from_ref(&path);
+    let checkpoint = Checkpoint::open(args.model.as_deref(), &args.asking, logs, ui)?;
     let strategies = checkpoint.strategies(&args.grid)?;
     let asked = Asked::Checkpoint(Box::new(checkpoint));
     let mut questions = Questions::read(&args.task, &args.data, &asked, &args.asking, ui)?;
@@ -37,7 +39,6 @@ pub(crate) fn run(args: &Tune, ui: &Ui) -> anyhow::Result<()> {
             .into());
     }
     fs::create_dir_all(&args.out).with_context(|| args.out.display().to_string())?;
-    let path = args.out.join(format!("{}.tuning.jsonl", args.task));
     questions.go_on(&path, &args.asking, ui)?;
     let header = Header {
         split: Some(args.split.name()),
@@ -54,7 +55,7 @@ pub(crate) fn run(args: &Tune, ui: &Ui) -> anyhow::Result<()> {
     };
     let search = Search::new(&strategies, &used);
     if !search.standing(&rows).done {
-        let model = checkpoint.load(&args.asking, ui)?;
+        let model = checkpoint.load(ui)?;
         let runner = Runner {
             answerer: Answerer::Engine(checkpoint.engine(&model, &args.asking)?),
             options: questions.options.clone(),

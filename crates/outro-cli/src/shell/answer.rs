@@ -17,6 +17,8 @@ pub(crate) struct Record<'a> {
     pub(crate) model: String,
     /// True for the program's own demonstration model.
     pub(crate) builtin_model: bool,
+    /// How weights, products, keys and values were held.
+    pub(crate) weights: String,
     pub(crate) prompt_tokens: PromptTokens,
     /// How the answers' tokens were chosen.
     pub(crate) sampling: &'a Chosen,

@@ -54,7 +54,7 @@ fn experts_are_told_apart_from_an_mlp() {
     let model = tiny().with_file_name("qwen3-omni-tiny");
     let experts = json(&model, &[])["decoder"]["experts"].clone();
     assert_eq!(
-        (&experts["count"], &experts["chosen"], &experts["layers"]),
+        (&experts["count"], &experts["top_k"], &experts["layers"]),
         (&6.into(), &2.into(), &6.into())
     );
     let text = outro(args!["inspect", &model]).ok().stdout;

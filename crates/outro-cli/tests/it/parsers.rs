@@ -157,13 +157,13 @@ fn every_strategy_is_read_anew() {
     rescore(&logits, "outro-1", &dir.path().join("n.jsonl")).fails(2, &["logits"]);
 }
 
-/// A log as version 0.1.0 wrote it, which read replies by `outro-1` and did not know of pictures' orientation or of notes; it
-/// stopped after three answers.
+/// A log as version 0.1.0 wrote it, which read replies by `outro-1`, multiplied exactly and did not know of pictures'
+/// orientation or of notes; it stopped after three answers.
 fn begun(log: &Path) -> String {
     outro(
         [
             run_line("daily-omni", log),
-            args!["--limit", "4", "--parser", "outro-1"].into(),
+            args!["--limit", "4", "--parser", "outro-1", "--activations", "f32"].into(),
         ]
         .concat(),
     )
@@ -200,6 +200,7 @@ fn a_log_of_an_earlier_version_goes_on_as_it_was_begun() {
         "{}",
         ran.stderr
     );
+    assert!(ran.stderr.contains("activations = f32"), "{}", ran.stderr);
     let now = fs::read_to_string(&log).unwrap();
     assert!(now.starts_with(&there), "what was there stays");
     assert_eq!((there.lines().count() - 1, now.lines().count() - 1), (3, 8));
@@ -221,4 +222,5 @@ fn a_log_of_an_earlier_version_goes_on_as_it_was_begun() {
     )
     .ok();
     assert_eq!(header(&fresh)["parser"], "outro-2");
+    assert_eq!(header(&fresh)["weights"], "auto, reduced activations");
 }

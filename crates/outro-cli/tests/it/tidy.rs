@@ -49,7 +49,7 @@ fn texts(under: &str) -> Vec<(String, String)> {
                 continue;
             }
             if path.is_dir() {
-                if name != "target" {
+                if entry.file_name() != "target" {
                     stack.push(path);
                 }
             } else if let Ok(text) = fs::read_to_string(&path) {

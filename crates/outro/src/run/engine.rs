@@ -11,6 +11,8 @@ pub use answer::{Answer, Candidate, Finish, PromptTokens, Spent};
 pub use ask::{Ask, Update, answer_all};
 pub use media::MediaSet;
 
+use outro_kernels::Activations;
+
 use crate::compute::nn::KvType;
 use crate::error::{Error, Result};
 use crate::hook::method::OutRoConfig;
@@ -20,13 +22,27 @@ use crate::prompt::tokenizer::Tokenizer;
 use crate::run::model::{LoadOptions, Model};
 use crate::spec::generation::{GenerationConfig, Sampling};
 
-/// How an [`Engine`] is opened.
-#[derive(Clone, Debug, Default)]
+/// How an [`Engine`] is opened. The default is that of `outro ask`: weights as they are stored, multiplied as this processor
+/// does it fastest ([`Activations::Reduced`]); `LoadOptions::default()` multiplies exactly.
+#[derive(Clone, Debug)]
 pub struct EngineOptions {
     /// How weights are held and multiplied.
     pub load: LoadOptions,
     /// How keys and values are kept.
     pub kv: KvType,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        let load = LoadOptions {
+            activations: Activations::Reduced,
+            ..LoadOptions::default()
+        };
+        Self {
+            load,
+            kv: KvType::default(),
+        }
+    }
 }
 
 /// A checkpoint, ready to answer. A clone shares the weights.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use outro::Model;
+use outro::{Activations, Model};
 use outro::method::OutRoConfig;
 use outro::prepare::{MediaOptions, Preparer};
 use outro::settings::Settings;
@@ -21,7 +21,7 @@ use outro_media::NoteKind;
 use serde_json::json;
 
 use super::endpoint::Client;
-use crate::args::Switches;
+use crate::args::{REDUCED, Switches, Weights};
 use crate::args::eval::{Asking, EvalRun, Who, is_log};
 use crate::cmd::ask::emit;
 use crate::fault::Fault;
@@ -40,10 +40,12 @@ pub(crate) struct Checkpoint {
     pub(crate) preparer: Arc<Preparer>,
     /// What `outro` means for it.
     pub(crate) method: OutRoConfig,
+    weights: Weights,
 }
 
 impl Checkpoint {
-    pub(crate) fn open(model: Option<&str>, asking: &Asking, ui: &Ui) -> anyhow::Result<Self> {
+    /// `logs` are those that this run may go on with.
+    pub(crate) fn open(model: Option<&str>, asking: &Asking, logs: &[PathBuf], ui: &Ui) -> anyhow::Result<Self> {
         let source = source::choose(model, ui)?;
         let mut preparer = Preparer::open(&source.dir)?;
         if let Some(path) = &asking.settings {
@@ -59,12 +61,13 @@ impl Checkpoint {
             source,
             preparer: Arc::new(preparer),
             method,
+            weights: going_on(&asking.weights, logs, ui)?,
         })
     }
 
-    pub(crate) fn load(&self, asking: &Asking, ui: &Ui) -> anyhow::Result<Model> {
+    pub(crate) fn load(&self, ui: &Ui) -> anyhow::Result<Model> {
         source::introduce(&self.source, None, ui);
-        Ok(Model::load(&self.source.dir, asking.weights.load.clone())?)
+        Ok(Model::load(&self.source.dir, self.weights.load.clone())?)
     }
 
     /// Strategies by their names, held against the model.
@@ -78,7 +81,7 @@ impl Checkpoint {
     pub(crate) fn engine(&self, model: &Model, asking: &Asking) -> anyhow::Result<Engine> {
         let (dir, preparer) = (&self.source.dir, Arc::clone(&self.preparer));
         Ok(Engine {
-            engine: outro::Engine::of(dir, preparer, model.clone(), asking.weights.kv)?,
+            engine: outro::Engine::of(dir, preparer, model.clone(), self.weights.kv)?,
             max_new_tokens: asking.max_new_tokens,
         })
     }
@@ -90,6 +93,25 @@ impl Checkpoint {
             self.source.dir.display().to_string()
         }
     }
+}
+
+/// Weights as they were typed; activations that were not are exact where a log was begun with exact ones, which older versions
+/// took by default.
+fn going_on(typed: &Weights, logs: &[PathBuf], ui: &Ui) -> anyhow::Result<Weights> {
+    let mut weights = typed.clone();
+    if weights.activations_typed {
+        return Ok(weights);
+    }
+    for log in logs {
+        let exact = |header: &Header| !header.weights.contains(REDUCED);
+        if log::begun(log)?.as_ref().is_some_and(exact) {
+            weights.load.activations = Activations::F32;
+            let kept = "goes on with what it was begun with: activations = f32";
+            ui.note(&format!("{}: {kept}", log.display()));
+            break;
+        }
+    }
+    Ok(weights)
 }
 
 /// Whoever answers, before any weight is loaded.
@@ -108,7 +130,8 @@ impl<'a> Asked<'a> {
     fn open(args: &'a EvalRun, ui: &Ui) -> anyhow::Result<Self> {
         match &args.who {
             Who::Engine(model) => {
-                let checkpoint = Checkpoint::open(model.as_deref(), &args.asking, ui)?;
+                let logs: Vec<_> = args.tasks.iter().map(|task| log_of(args, task)).collect();
+                let checkpoint = Checkpoint::open(model.as_deref(), &args.asking, &logs, ui)?;
                 Ok(Self::Checkpoint(Box::new(checkpoint)))
             }
             Who::Endpoint(endpoint) => {
@@ -233,7 +256,7 @@ impl Questions {
     pub(crate) fn header(&self, asked: &Asked, asking: &Asking, strategies: &[Strategy]) -> Header {
         let options = &self.options;
         let (answerer, model, weights) = match asked {
-            Asked::Checkpoint(c) => (None, c.name(), asking.weights.name()),
+            Asked::Checkpoint(c) => (None, c.name(), c.weights.name()),
             Asked::Remote { answerer, model, .. } => {
                 (Some(answerer.clone()), model.clone(), "unknown".into())
             }
@@ -279,7 +302,8 @@ impl Job {
     fn open(args: &EvalRun, task: &str, asked: &Asked, ui: &Ui) -> anyhow::Result<Self> {
         let asking = &args.asking;
         let mut questions = Questions::read(task, &args.data, asked, asking, ui)?;
-        let out = log_of(args, task)?;
+        let out = log_of(args, task);
+        make_parent(&out)?;
         questions.go_on(&out, asking, ui)?;
         let strategies = match asked {
             Asked::Checkpoint(c) => c.strategies(&args.strategies)?,
@@ -507,17 +531,16 @@ fn held_out(
 }
 
 /// The log of a task and shard.
-fn log_of(args: &EvalRun, task: &str) -> anyhow::Result<PathBuf> {
+fn log_of(args: &EvalRun, task: &str) -> PathBuf {
     let whole = if is_log(&args.out) {
         args.out.clone()
     } else {
         args.out.join(format!("{task}.jsonl"))
     };
-    make_parent(&whole)?;
-    Ok(match args.shard {
+    match args.shard {
         Some(s) => whole.with_extension(format!("{}-of-{}.jsonl", s.index, s.of)),
         None => whole,
-    })
+    }
 }
 
 pub(super) fn run(args: &EvalRun, ui: &Ui) -> anyhow::Result<()> {
@@ -528,7 +551,7 @@ pub(super) fn run(args: &EvalRun, ui: &Ui) -> anyhow::Result<()> {
         .map(|task| Job::open(args, task, &asked, ui))
         .collect::<anyhow::Result<_>>()?;
     let model = match &asked {
-        Asked::Checkpoint(c) if !jobs.iter().all(Job::is_done) => Some(c.load(&args.asking, ui)?),
+        Asked::Checkpoint(c) if !jobs.iter().all(Job::is_done) => Some(c.load(ui)?),
         _ => None,
     };
     let mut failed = Ok(());

@@ -88,9 +88,21 @@ fn attention(bencher: Bencher, rows: usize, rotated: bool) {
     });
     let mut out = vec![0.0; q.len()];
     let mask = Mask::Causal { offset: 2000 };
+    let phase = if rows == 1 { Phase::Decode } else { Phase::Prefill };
     bencher
         .counter(ItemsCount::new(4 * rows * seen * q_width))
-        .bench_local(|| attend_rotated(black_box(&q), &k, &v, SHAPE, mask, rotation.as_ref(), &mut out));
+        .bench_local(|| {
+            attend_rotated(
+                black_box(&q),
+                &k,
+                &v,
+                SHAPE,
+                mask,
+                phase,
+                rotation.as_ref(),
+                &mut out,
+            )
+        });
 }
 
 #[divan::bench(args = [false, true])]

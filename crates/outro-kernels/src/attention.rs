@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use half::f16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
+use crate::arithmetic::Phase;
+use crate::cached::{Cached, Stored};
 use crate::rotation::{Directions, Rotation};
 use crate::shape::AttentionShape;
 use crate::shared::Shared;
@@ -25,59 +26,6 @@ pub enum Mask<'a> {
     Segments(&'a [usize]),
 }
 
-/// Keys or values `[s, G * D]`, of either type.
-#[derive(Clone, Copy, Debug)]
-pub enum Cached<'a> {
-    /// Single precision.
-    F32(&'a [f32]),
-    /// Half precision; widened a block at a time.
-    F16(&'a [f16]),
-}
-
-impl<'a> From<&'a [f32]> for Cached<'a> {
-    fn from(x: &'a [f32]) -> Self {
-        Self::F32(x)
-    }
-}
-
-impl<'a> From<&'a Vec<f32>> for Cached<'a> {
-    fn from(x: &'a Vec<f32>) -> Self {
-        Self::F32(x)
-    }
-}
-
-impl<'a> From<&'a [f16]> for Cached<'a> {
-    fn from(x: &'a [f16]) -> Self {
-        Self::F16(x)
-    }
-}
-
-impl<'a> Cached<'a> {
-    /// Number of elements.
-    pub fn len(self) -> usize {
-        match self {
-            Self::F32(x) => x.len(),
-            Self::F16(x) => x.len(),
-        }
-    }
-
-    /// Whether there are no elements.
-    pub fn is_empty(self) -> bool {
-        self.len() == 0
-    }
-
-    /// `n` elements from `at`, widened into `wide` where they must be.
-    fn row(self, at: usize, n: usize, wide: &'a mut [f32]) -> &'a [f32] {
-        match self {
-            Self::F32(x) => &x[at..at + n],
-            Self::F16(x) => {
-                x[at..at + n].convert_to_f32_slice(&mut wide[..n]);
-                &wide[..n]
-            }
-        }
-    }
-}
-
 /// Keys of one block.
 const KEYS: usize = 4 * NR;
 /// About so many query rows (over all heads of a group) share one packed block of keys.
@@ -95,10 +43,11 @@ pub fn attend<'a>(
     mask: Mask,
     out: &mut [f32],
 ) {
-    attend_rotated(q, k, v, shape, mask, None, out);
+    attend_rotated(q, k, v, shape, mask, Phase::Prefill, None, out);
 }
 
-/// [`attend`], with every finished head output rotated while it is in cache.
+/// [`attend`], in the arithmetic of a phase and with every finished head output rotated while it is in cache. A row's bits
+/// depend on the phase and on what it sees, never on where queries or keys are cut.
 ///
 /// # Panics
 /// As [`attend`], and when the rotation's direction is not `[G * D]`.
@@ -108,10 +57,21 @@ pub fn attend_rotated<'a>(
     v: impl Into<Cached<'a>>,
     shape: AttentionShape,
     mask: Mask,
+    phase: Phase,
     rotation: Option<&Rotation>,
     out: &mut [f32],
 ) {
-    attend_at(Level::detect(), q, k.into(), v.into(), shape, mask, rotation, out);
+    attend_at(
+        Level::detect(),
+        q,
+        k.into(),
+        v.into(),
+        shape,
+        mask,
+        phase,
+        rotation,
+        out,
+    );
 }
 
 /// One piece of work: some query rows of one key/value head against a range of keys.
@@ -128,6 +88,7 @@ fn attend_at(
     v: Cached,
     shape: AttentionShape,
     mask: Mask,
+    phase: Phase,
     rotation: Option<&Rotation>,
     out: &mut [f32],
 ) {
@@ -184,8 +145,7 @@ fn attend_at(
     }
     let shared = Shared::new(out);
     let groups = heads / kv_heads;
-    // A row of a prompt goes one way wherever the prompt is cut (but a part of one row is taken for decoding).
-    let streamed = n == 1 || matches!(mask, Mask::Full);
+    let streamed = phase == Phase::Decode || matches!(mask, Mask::Full);
     let directions = rotation.map(|r| Directions::new(r, shape));
     tasks
         .into_par_iter()
@@ -428,7 +388,7 @@ fn few(
     }
 }
 
-/// Calls `f` with the task's keys or values: all at once where they are f32, else block by block, widened. `f` gets the
+/// Calls `f` with the task's keys or values: piece by piece where they are f32, else block by block, widened. `f` gets the
 /// first key's place in the task, elements that begin with that key, and the stride from key to key.
 fn for_blocks(
     x: Cached,
@@ -438,21 +398,29 @@ fn for_blocks(
     mut f: impl FnMut(usize, &[f32], usize),
 ) {
     let AttentionShape { kv_heads, dim, .. } = shape;
-    let place = |key: usize| (key * kv_heads + task.head) * dim;
-    match x {
-        Cached::F32(x) => f(
-            0,
-            &x[place(task.keys.start)..place(task.keys.end - 1) + dim],
-            kv_heads * dim,
-        ),
-        Cached::F16(x) => {
-            for start in task.keys.clone().step_by(KEYS) {
-                let keys = start..(start + KEYS).min(task.keys.end);
-                reset(wide, keys.len() * dim, 0.0);
-                for (key, row) in keys.zip(wide.chunks_exact_mut(dim)) {
-                    x[place(key)..place(key) + dim].convert_to_f32_slice(row);
+    let width = kv_heads * dim;
+    for (begin, piece) in x.pieces() {
+        let begin = begin / width;
+        let keys = task.keys.start.max(begin)..task.keys.end.min(begin + piece.len() / width);
+        if keys.is_empty() {
+            continue;
+        }
+        let place = |key: usize| (key - begin) * width + task.head * dim;
+        match piece {
+            Stored::F32(x) => f(
+                keys.start - task.keys.start,
+                &x[place(keys.start)..place(keys.end - 1) + dim],
+                width,
+            ),
+            Stored::F16(x) => {
+                for start in keys.clone().step_by(KEYS) {
+                    let some = start..(start + KEYS).min(keys.end);
+                    reset(wide, some.len() * dim, 0.0);
+                    for (key, row) in some.zip(wide.chunks_exact_mut(dim)) {
+                        x[place(key)..place(key) + dim].convert_to_f32_slice(row);
+                    }
+                    f(start - task.keys.start, wide, dim);
                 }
-                f(start - task.keys.start, wide, dim);
             }
         }
     }

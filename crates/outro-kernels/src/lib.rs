@@ -17,6 +17,7 @@
 mod arithmetic;
 mod attention;
 mod attention_mass;
+mod cached;
 mod huge_pages;
 #[cfg(test)]
 mod laws;
@@ -31,8 +32,9 @@ mod simd;
 mod weight;
 
 pub use arithmetic::{Activations, Phase};
-pub use attention::{Cached, Mask, attend, attend_rotated};
+pub use attention::{Mask, attend, attend_rotated};
 pub use attention_mass::{column_sums, row_lse};
+pub use cached::{Cached, Stored};
 pub use huge_pages::HugePages;
 pub use linear::{linear, linear_with};
 pub use math::{add, gelu, gelu_tanh, layer_norm, quick_gelu, rms_norm, rotate_half, silu_mul};

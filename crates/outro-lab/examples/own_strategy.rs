@@ -7,7 +7,7 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use outro::hook::{At, Hook, Qkv};
+use outro::hook::{At, Hook, Needs, NewQkv};
 use outro::positions::Span;
 use outro::strategy::{Hooks, Request, Strategy, keep_plausible, mix};
 use outro::{EngineOptions, Event, Feed, Next, Prompt, Session, Stream};
@@ -24,23 +24,20 @@ struct Faint {
 }
 
 impl Hook for Faint {
-    fn qkv(&mut self, at: At, _q: &mut [f32], _k: &mut [f32], v: &mut [f32]) -> outro::Result<()> {
-        if at.prefill {
-            let rows = v.chunks_exact_mut(at.shape.kv_heads * at.shape.dim);
-            for (row, _) in rows.zip(&self.media).filter(|(_, media)| **media) {
-                for x in row {
-                    *x *= self.scale;
-                }
+    fn needs(&self, at: At) -> Needs {
+        Needs {
+            qkv: at.prefill,
+            ..Needs::default()
+        }
+    }
+
+    fn qkv(&mut self, at: At, new: &mut NewQkv) -> outro::Result<()> {
+        let rows = new.v.chunks_exact_mut(at.shape.kv_heads * at.shape.dim);
+        for (row, values) in rows.enumerate() {
+            if self.media[at.position(row)] {
+                values.iter_mut().for_each(|x| *x *= self.scale);
             }
         }
-        Ok(())
-    }
-
-    fn reads_cache(&self, _at: At) -> bool {
-        false
-    }
-
-    fn head_outputs(&mut self, _at: At, _qkv: Qkv, _o: &mut [f32]) -> outro::Result<()> {
         Ok(())
     }
 }

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use outro::chat::Part;
-use outro::hook::{At, Hook, Qkv};
+use outro::hook::{At, Attention, HeadOutputs, Hook};
 use outro::{Engine, EngineOptions, Result};
 
 /// Silences one head, for the prompt and every decoded token. The hook ends with its request.
@@ -15,12 +15,15 @@ struct Silence {
 }
 
 impl Hook for Silence {
-    fn head_outputs(&mut self, at: At, _qkv: Qkv, o: &mut [f32]) -> Result<()> {
+    fn head_outputs(
+        &mut self,
+        at: At,
+        _attention: Attention,
+        o: &mut HeadOutputs,
+        _applied: bool,
+    ) -> Result<()> {
         if at.layer == self.layer {
-            let dim = at.shape.dim;
-            for row in o.chunks_exact_mut(at.shape.heads * dim) {
-                row[self.head * dim..(self.head + 1) * dim].fill(0.0);
-            }
+            o.scale(|_, head| if head == self.head { 0.0 } else { 1.0 });
         }
         Ok(())
     }

@@ -1,6 +1,13 @@
+use half::f16;
+
 use super::*;
 use crate::math::tests::random;
 use proptest::prelude::*;
+
+/// A row that is alone is taken for one that decodes.
+fn phase_of(n: usize) -> Phase {
+    if n == 1 { Phase::Decode } else { Phase::Prefill }
+}
 
 fn naive(
     q: &[f32],
@@ -74,7 +81,17 @@ fn every_level_equals_the_definition() {
                         .any(|w| (w[0]..w[1]).contains(&t) && (w[0]..w[1]).contains(&j)),
                 });
                 let mut got = vec![f32::NAN; q.len()];
-                attend_at(level, &q, (&k).into(), (&v).into(), shape, *mask, None, &mut got);
+                attend_at(
+                    level,
+                    &q,
+                    (&k).into(),
+                    (&v).into(),
+                    shape,
+                    *mask,
+                    Phase::Prefill,
+                    None,
+                    &mut got,
+                );
                 let worst = got
                     .iter()
                     .zip(&want)
@@ -104,7 +121,7 @@ fn half_precision_equals_its_widened_values() {
             for mask in [Mask::Full, Mask::Causal { offset: s - n }] {
                 let run = |k: Cached, v: Cached| {
                     let mut out = vec![f32::NAN; q.len()];
-                    attend_at(level, &q, k, v, shape, mask, None, &mut out);
+                    attend_at(level, &q, k, v, shape, mask, phase_of(n), None, &mut out);
                     out
                 };
                 let want = run((&k32).into(), (&v32).into());
@@ -129,7 +146,7 @@ proptest! {
         for mask in [Mask::Full, Mask::Causal { offset: before }] {
             let run = |level| {
                 let mut out = vec![f32::NAN; q.len()];
-                attend_at(level, &q, (&k).into(), (&v).into(), shape, mask, None, &mut out);
+                attend_at(level, &q, (&k).into(), (&v).into(), shape, mask, phase_of(n), None, &mut out);
                 out
             };
             let want = run(Level::Portable);
@@ -137,6 +154,58 @@ proptest! {
                 for (a, b) in run(level).iter().zip(&want) {
                     prop_assert!((a - b).abs() < 5e-6, "{:?} {:?} {:?}: {} for {}", level, shape, mask, a, b);
                 }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    /// A row's bits depend neither on where its queries are cut nor on where keys are cut in two.
+    #[test]
+    fn cuts_change_no_bit(
+        kv_heads in 1usize..3, group in 1usize..5, dim in 1usize..80, n in 2usize..150, before in 0usize..90, key_cut in 0usize..240,
+        query_cut in 0usize..150, half: bool, seed in 0u64..1000,
+    ) {
+        let shape = AttentionShape { heads: kv_heads * group, kv_heads, dim };
+        let (s, width) = (n + before, kv_heads * dim);
+        let q = random(seed, n * shape.heads * dim);
+        let (k, v) = (random(seed + 1, s * width), random(seed + 2, s * width));
+        let narrow = |x: &[f32]| -> Vec<f16> { x.iter().map(|x| f16::from_f32(*x)).collect() };
+        let (k16, v16) = (narrow(&k), narrow(&v));
+        let at = key_cut.min(s) * width;
+        let whole = |i: usize| -> Cached { match (half, i) {
+            (false, 0) => (&k).into(),
+            (false, _) => (&v).into(),
+            (true, 0) => k16.as_slice().into(),
+            (true, _) => v16.as_slice().into(),
+        } };
+        let two = |i: usize| -> Cached { match (half, i) {
+            (false, 0) => Cached::two(Stored::F32(&k[..at]), Stored::F32(&k[at..])),
+            (false, _) => Cached::two(Stored::F32(&v[..at]), Stored::F32(&v[at..])),
+            (true, 0) => Cached::two(Stored::F16(&k16[..at]), Stored::F16(&k16[at..])),
+            (true, _) => Cached::two(Stored::F16(&v16[..at]), Stored::F16(&v16[at..])),
+        } };
+        for level in Level::all() {
+            let mut want = vec![f32::NAN; q.len()];
+            attend_at(level, &q, whole(0), whole(1), shape, Mask::Causal { offset: before }, Phase::Prefill, None, &mut want);
+            let mut got = vec![f32::NAN; q.len()];
+            let row = shape.heads * dim;
+            let cut = query_cut.min(n);
+            for rows in [0..cut, cut..n] {
+                if !rows.is_empty() {
+                    let (q, mask) = (&q[rows.start * row..rows.end * row], Mask::Causal { offset: before + rows.start });
+                    attend_at(level, q, two(0), two(1), shape, mask, Phase::Prefill, None, &mut got[rows.start * row..rows.end * row]);
+                }
+            }
+            prop_assert!(got == want, "{:?} {:?}", level, shape);
+            for (q, mask) in [(&q[..row], Mask::Full), (&q[(n - 1) * row..], Mask::Causal { offset: s - 1 })] {
+                let run = |k: Cached, v: Cached| {
+                    let mut out = vec![f32::NAN; row];
+                    attend_at(level, q, k, v, shape, mask, Phase::Decode, None, &mut out);
+                    out
+                };
+                prop_assert!(run(whole(0), whole(1)) == run(two(0), two(1)), "one row, {:?} {:?}", level, shape);
             }
         }
     }

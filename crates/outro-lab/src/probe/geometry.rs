@@ -1,6 +1,6 @@
 //! Lengths and angles of keys, values, queries and head outputs.
 
-use outro::hook::{AttentionShape, Qkv};
+use outro::hook::{Attention, AttentionShape};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -75,7 +75,7 @@ pub(super) struct Geometry {
 
 /// One layer's attention, as it is and as OutRo leaves it.
 pub(super) struct Outputs<'a> {
-    pub(super) qkv: Qkv<'a>,
+    pub(super) attention: Attention<'a>,
     pub(super) shape: AttentionShape,
     /// Rows of watched tokens, ascending.
     pub(super) watched: &'a [usize],
@@ -116,6 +116,7 @@ pub(super) fn measure(l: &Outputs) -> Geometry {
     let AttentionShape { heads, kv_heads, dim } = l.shape;
     let (wide, narrow) = (heads * dim, kv_heads * dim);
     let n = l.before.len() / wide;
+    let (queries, keys, values) = (l.attention.q(), l.attention.k(), l.attention.v());
     let is_watched = |row: &usize| l.watched.binary_search(row).is_ok();
     let others: Vec<usize> = (0..n).filter(|r| !is_watched(r)).collect();
     let lengths = |x: &[f32], rows: &[usize]| {
@@ -124,8 +125,8 @@ pub(super) fn measure(l: &Outputs) -> Geometry {
             .flat_map(|r| x[r * narrow..(r + 1) * narrow].chunks_exact(dim));
         all.map(|head| f64::from(norm(head))).sum::<f64>() as f32 / (rows.len() * kv_heads).max(1) as f32
     };
-    let sink_key = mean_row(l.qkv.k, narrow, l.watched.iter().copied());
-    let other_key = mean_row(l.qkv.k, narrow, others.iter().copied());
+    let sink_key = mean_row(keys, narrow, l.watched.iter().copied());
+    let other_key = mean_row(keys, narrow, others.iter().copied());
     let mut key_dims: Vec<KeyDimension> = (0..narrow)
         .map(|i| KeyDimension {
             head: i / dim,
@@ -139,7 +140,7 @@ pub(super) fn measure(l: &Outputs) -> Geometry {
 
     let group = heads / kv_heads;
     let head_of = |x: &[f32], h: usize| x[h * dim..(h + 1) * dim].to_vec();
-    let keys: Vec<Vec<f32>> = (0..kv_heads).map(|g| head_of(&sink_key, g)).collect();
+    let sink_keys: Vec<Vec<f32>> = (0..kv_heads).map(|g| head_of(&sink_key, g)).collect();
     let rows: Vec<[Vec<f32>; 4]> = others
         .par_iter()
         .map(|row| {
@@ -148,11 +149,11 @@ pub(super) fn measure(l: &Outputs) -> Geometry {
                 let g = h / group;
                 let at = (row * heads + h) * dim;
                 let (q, o, after) = (
-                    &l.qkv.q[at..at + dim],
+                    &queries[at..at + dim],
                     &l.before[at..at + dim],
                     &l.after[at..at + dim],
                 );
-                out[0].push(cosine(q, &keys[g]));
+                out[0].push(cosine(q, &sink_keys[g]));
                 if let Some(vbar) = l.vbar {
                     let vbar = &vbar[g * dim..(g + 1) * dim];
                     out[1].push(cosine(o, vbar));
@@ -161,9 +162,9 @@ pub(super) fn measure(l: &Outputs) -> Geometry {
                 let mut part = vec![0.0; dim];
                 for s in l.watched.iter().take_while(|s| *s <= row) {
                     let at = (s * kv_heads + g) * dim;
-                    let score = dot(q, &l.qkv.k[at..at + dim]) / (dim as f32).sqrt();
+                    let score = dot(q, &keys[at..at + dim]) / (dim as f32).sqrt();
                     let weight = (score - l.lse[row * heads + h]).exp();
-                    let v = &l.qkv.v[at..at + dim];
+                    let v = &values[at..at + dim];
                     part.iter_mut().zip(v).for_each(|(p, v)| *p += weight * v);
                 }
                 out[3].push(norm(&part) / norm(o).max(1e-12));
@@ -181,10 +182,10 @@ pub(super) fn measure(l: &Outputs) -> Geometry {
     };
     Geometry {
         norms: Norms {
-            k_sinks: lengths(l.qkv.k, l.watched),
-            k_others: lengths(l.qkv.k, &others),
-            v_sinks: lengths(l.qkv.v, l.watched),
-            v_others: lengths(l.qkv.v, &others),
+            k_sinks: lengths(keys, l.watched),
+            k_others: lengths(keys, &others),
+            v_sinks: lengths(values, l.watched),
+            v_others: lengths(values, &others),
         },
         key_dims,
         q_sink_key: angles(0),

@@ -12,8 +12,8 @@ mod watch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use outro::hook::{Chain, Hook};
-use outro::method::{OutRoConfig, Prune, PruneConfig, massive_tokens, median_abs};
+use outro::hook::{Chain, Hidden, Hook};
+use outro::method::{OutRoConfig, Prune, PruneConfig, massive_tokens, visual_sinks};
 use outro::positions::Span;
 use outro::{KvType, Model, Prompt, Session};
 use serde::Serialize;
@@ -321,7 +321,7 @@ pub fn probe(
     })
 }
 
-/// The detectors on the input `[S, hidden]` of a layer: rows, not positions.
+/// The detectors on the input of a layer: rows, not positions.
 pub(crate) struct Detected {
     pub(crate) top: [f32; 3],
     pub(crate) median: f32,
@@ -329,22 +329,15 @@ pub(crate) struct Detected {
     pub(crate) visual: Vec<usize>,
 }
 
-pub(crate) fn detect(x: &[f32], hidden: usize, c: &OutRoConfig, tau: f32, dims: &[usize]) -> Detected {
-    let mut largest: Vec<f32> = x
-        .chunks_exact(hidden)
-        .map(|row| row.iter().fold(0.0, |m: f32, v| m.max(v.abs())))
-        .collect();
+pub(crate) fn detect(x: Hidden, c: &OutRoConfig, tau: f32, dims: &[usize]) -> Detected {
+    let mut largest = x.row_abs_max();
     largest.sort_by(|a, b| b.total_cmp(a));
     largest.resize(largest.len().max(3), 0.0);
-    let visual = x.chunks_exact(hidden).enumerate().filter(|(_, row)| {
-        let rms = (row.iter().map(|v| v * v).sum::<f32>() / hidden as f32 + 1e-6).sqrt();
-        dims.iter().any(|d| row[*d].abs() >= tau * rms)
-    });
     Detected {
         top: [largest[0], largest[1], largest[2]],
-        median: median_abs(x),
-        massive: massive_tokens(x, hidden, c.abs_threshold, c.median_multiple),
-        visual: visual.map(|(row, _)| row).collect(),
+        median: x.abs_median(),
+        massive: massive_tokens(x, c.abs_threshold, c.median_multiple),
+        visual: visual_sinks(x, dims, tau),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use outro::Dtype;
-use outro::hook::{At, Flow, Qkv};
+use outro::hook::{At, Attention, Flow, HeadOutputs, Hidden};
 use outro::inputs::Inputs;
 use outro::positions::spans;
 
@@ -30,14 +30,14 @@ struct Keep {
 }
 
 impl Hook for Keep {
-    fn layer_input(&mut self, _at: At, x: &[f32], _hidden: usize) -> outro::Result<Flow> {
-        self.x.push(x.to_vec());
+    fn layer_input(&mut self, _at: At, x: Hidden) -> outro::Result<Flow> {
+        self.x.push(x.host().to_vec());
         Ok(Flow::Continue)
     }
 
-    fn head_outputs(&mut self, _at: At, qkv: Qkv, o: &mut [f32]) -> outro::Result<()> {
+    fn head_outputs(&mut self, _: At, a: Attention, o: &mut HeadOutputs, _: bool) -> outro::Result<()> {
         self.qkvo
-            .push([qkv.q.to_vec(), qkv.k.to_vec(), qkv.v.to_vec(), o.to_vec()]);
+            .push([a.q(), a.k(), a.v(), o.host()].map(<[f32]>::to_vec));
         Ok(())
     }
 }

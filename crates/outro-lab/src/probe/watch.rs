@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use outro::Result;
-use outro::hook::{At, Flow, Hook, Qkv, column_sums, row_lse};
-use outro::method::{OutRo, OutRoConfig};
+use outro::hook::{At, Attention, Flow, HeadOutputs, Hidden, Hook, Needs, NewQkv};
+use outro::method::{OutRo, OutRoConfig, root_mean_square};
 
 use super::geometry::{Outputs, measure};
 use super::{Balance, Kind, Layer, Options, Seen, detect};
@@ -12,8 +12,6 @@ use super::{Balance, Kind, Layer, Options, Seen, detect};
 /// Sinks, and the dimensions in which they stand out.
 pub(super) struct Survey {
     detector: OutRo,
-    /// Prompt position of each row.
-    rows: Vec<usize>,
     /// By dimension, the largest |x| / RMS(x) at a sink in the middle half of the layers.
     standing: Vec<f32>,
 }
@@ -22,7 +20,6 @@ impl Survey {
     pub(super) fn new(method: &OutRoConfig) -> Self {
         Self {
             detector: OutRo::detector(method),
-            rows: Vec::new(),
             standing: Vec::new(),
         }
     }
@@ -44,18 +41,22 @@ impl Survey {
 }
 
 impl Hook for Survey {
-    fn layer_input(&mut self, at: At, x: &[f32], hidden: usize) -> Result<Flow> {
-        if self.rows.is_empty() {
-            self.rows = (0..x.len() / hidden).collect();
-            self.standing = vec![0.0; hidden];
+    fn needs(&self, at: At) -> Needs {
+        Needs {
+            input: at.prefill,
+            qkv: at.prefill,
+            ..Needs::default()
         }
-        let flow = self.detector.layer_input(at, x, hidden)?;
+    }
+
+    fn layer_input(&mut self, at: At, x: Hidden) -> Result<Flow> {
+        self.standing.resize(x.hidden(), 0.0);
+        let flow = self.detector.layer_input(at, x)?;
         if at.layer >= at.layers / 4 && at.layer < (3 * at.layers).div_ceil(4) {
             let found = self.detector.sinks().get(&at.layer).filter(|s| !s.is_empty());
             let sinks = found.cloned().unwrap_or_else(|| vec![0]);
-            for row in sinks.iter().filter_map(|p| self.rows.binary_search(p).ok()) {
-                let x = &x[row * hidden..(row + 1) * hidden];
-                let rms = (x.iter().map(|v| v * v).sum::<f32>() / hidden as f32 + 1e-6).sqrt();
+            for x in sinks.iter().filter_map(|p| at.row(*p)).map(|row| x.row(row)) {
+                let rms = root_mean_square(x);
                 for (s, v) in self.standing.iter_mut().zip(x) {
                     *s = s.max(v.abs() / rms);
                 }
@@ -64,13 +65,8 @@ impl Hook for Survey {
         Ok(flow)
     }
 
-    fn reads_cache(&self, _at: At) -> bool {
-        false
-    }
-
-    fn rows_kept(&mut self, at: At, rows: &[usize]) {
-        self.rows = rows.iter().map(|r| self.rows[*r]).collect();
-        self.detector.rows_kept(at, rows);
+    fn qkv(&mut self, at: At, new: &mut NewQkv) -> Result<()> {
+        self.detector.qkv(at, new)
     }
 }
 
@@ -81,8 +77,6 @@ pub(super) struct Watch {
     watched: Vec<usize>,
     dims: Vec<usize>,
     outro: OutRo,
-    /// Prompt position of each row.
-    rows: Vec<usize>,
     pub(super) layers: Vec<Layer>,
 }
 
@@ -93,7 +87,6 @@ impl Watch {
     pub(super) fn new(options: Options, kinds: Vec<Kind>, watched: Vec<usize>, dims: Vec<usize>) -> Self {
         Self {
             outro: OutRo::new(options.method.clone()),
-            rows: (0..kinds.len()).collect(),
             options,
             kinds,
             watched,
@@ -107,15 +100,15 @@ impl Watch {
     }
 
     /// The attention's part of a layer, from column sums alone.
-    fn attention(&self, layer: &mut Layer, at: At, qkv: Qkv, lse: &[f32], watched: &[usize]) {
-        let (heads, n) = (at.shape.heads, self.rows.len());
+    fn attention(&self, layer: &mut Layer, at: At, attention: Attention, lse: &[f32], watched: &[usize]) {
+        let (heads, n) = (at.shape.heads, attention.rows());
         let group: Vec<usize> = (0..n)
             .map(|row| match watched.binary_search(&row) {
                 Ok(_) => GROUPS - 1,
-                Err(_) => self.kinds[self.rows[row]] as usize,
+                Err(_) => self.kinds[at.position(row)] as usize,
             })
             .collect();
-        let sums = column_sums(qkv.q, qkv.k, at.shape, 0, lse, &group, GROUPS);
+        let sums = attention.column_sums(lse, &group, GROUPS);
         let sum = |g: usize, h: usize, key: usize| sums[(g * heads + h) * n + key];
         let mut counts = [0usize; GROUPS];
         for g in &group {
@@ -143,7 +136,7 @@ impl Watch {
         };
         layer.attended = (0..n)
             .filter(|key| mass(*key) > self.options.epsilon)
-            .map(|key| self.rows[key])
+            .map(|key| at.position(key))
             .collect();
         layer.seen = watched
             .iter()
@@ -157,7 +150,7 @@ impl Watch {
                 let (video, audio) = (by(Kind::Video), by(Kind::Audio));
                 let both = video + audio;
                 Seen {
-                    position: self.rows[*key],
+                    position: at.position(*key),
                     mass: mass(*key),
                     video,
                     audio,
@@ -169,10 +162,25 @@ impl Watch {
 }
 
 impl Hook for Watch {
-    fn layer_input(&mut self, at: At, x: &[f32], hidden: usize) -> Result<Flow> {
+    fn needs(&self, at: At) -> Needs {
+        match (at.prefill, self.options.act) {
+            (true, _) => Needs {
+                // What OutRo does is done here, between two looks at the outputs.
+                rotation: false,
+                ..Needs::ALL
+            },
+            (false, true) => Needs {
+                rotation: false,
+                ..self.outro.needs(at)
+            },
+            (false, false) => Needs::default(),
+        }
+    }
+
+    fn layer_input(&mut self, at: At, x: Hidden) -> Result<Flow> {
         if at.prefill {
-            let found = detect(x, hidden, &self.options.method, self.options.tau, &self.dims);
-            let place = |rows: Vec<usize>| rows.into_iter().map(|r| self.rows[r]).collect();
+            let found = detect(x, &self.options.method, self.options.tau, &self.dims);
+            let place = |rows: Vec<usize>| rows.into_iter().map(|row| at.position(row)).collect();
             self.layers.push(Layer {
                 layer: at.layer,
                 top: found.top,
@@ -182,39 +190,41 @@ impl Hook for Watch {
                 ..Layer::default()
             });
         }
-        self.outro.layer_input(at, x, hidden)
+        self.outro.layer_input(at, x)
     }
 
-    fn head_outputs(&mut self, at: At, qkv: Qkv, o: &mut [f32]) -> Result<()> {
+    fn qkv(&mut self, at: At, new: &mut NewQkv) -> Result<()> {
+        self.outro.qkv(at, new)
+    }
+
+    fn head_outputs(
+        &mut self,
+        at: At,
+        attention: Attention,
+        o: &mut HeadOutputs,
+        applied: bool,
+    ) -> Result<()> {
         if !at.prefill {
-            return if self.options.act {
-                self.outro.head_outputs(at, qkv, o)
-            } else {
-                Ok(())
-            };
+            return self.outro.head_outputs(at, attention, o, applied);
         }
-        let before = o.to_vec();
-        let mut copy = Vec::new();
+        let before = o.host().to_vec();
+        let mut copy = before.clone();
         let after: &[f32] = if self.options.act {
-            self.outro.head_outputs(at, qkv, o)?;
-            o
+            self.outro.head_outputs(at, attention, o, applied)?;
+            o.host()
         } else {
-            copy.extend_from_slice(o);
-            self.outro.head_outputs(at, qkv, &mut copy)?;
+            let mut aside = HeadOutputs::new(at.shape, &mut copy);
+            self.outro.head_outputs(at, attention, &mut aside, false)?;
             &copy
         };
-        let watched: Vec<usize> = self
-            .watched
-            .iter()
-            .filter_map(|p| self.rows.binary_search(p).ok())
-            .collect();
-        let lse = row_lse(qkv.q, qkv.k, at.shape, 0);
+        let watched: Vec<usize> = self.watched.iter().filter_map(|p| at.row(*p)).collect();
+        let lse = attention.row_lse();
         let mut layer = self.layers.pop().unwrap_or_default();
-        layer.tokens = self.rows.len();
+        layer.tokens = attention.rows();
         layer.sinks = self.outro.sinks().get(&at.layer).cloned().unwrap_or_default();
-        self.attention(&mut layer, at, qkv, &lse, &watched);
+        self.attention(&mut layer, at, attention, &lse, &watched);
         let g = measure(&Outputs {
-            qkv,
+            attention,
             shape: at.shape,
             watched: &watched,
             lse: &lse,
@@ -233,10 +243,5 @@ impl Hook for Watch {
         layer.share = g.share;
         self.layers.push(layer);
         Ok(())
-    }
-
-    fn rows_kept(&mut self, at: At, rows: &[usize]) {
-        self.rows = rows.iter().map(|r| self.rows[*r]).collect();
-        self.outro.rows_kept(at, rows);
     }
 }

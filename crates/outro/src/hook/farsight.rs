@@ -1,11 +1,11 @@
 //! FarSight (Tang et al., CVPR 2025): attention registers in the masked half of the map take up what a row has to spare.
 
-use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::settings_grammar::{Settings, Switch};
 use crate::error::Result;
-use crate::hook::seam::{At, Hook, Qkv, row_lse};
+use crate::hook::seam::{At, Hook, Needs};
+use crate::hook::views::{Attention, HeadOutputs};
 
 /// Settings, with the published defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,27 +55,25 @@ impl FarSight {
 }
 
 impl Hook for FarSight {
-    fn reads_cache(&self, at: At) -> bool {
-        at.prefill
+    fn needs(&self, at: At) -> Needs {
+        Needs {
+            outputs: at.prefill,
+            cache: at.prefill,
+            ..Needs::default()
+        }
     }
 
-    fn head_outputs(&mut self, at: At, qkv: Qkv, o: &mut [f32]) -> Result<()> {
-        if !at.prefill {
-            return Ok(());
-        }
-        let (heads, dim) = (at.shape.heads, at.shape.dim);
-        let n = o.len() / (heads * dim);
-        let lse = row_lse(qkv.q, qkv.k, at.shape, 0);
-        let rows = o.par_chunks_mut(heads * dim).zip(lse.par_chunks(heads));
-        rows.enumerate().for_each(|(i, (o, lse))| {
-            let registers = self.log_registers(n - 1 - i) as f32;
-            for (o, lse) in o.chunks_exact_mut(dim).zip(lse) {
-                let share = 1.0 / (1.0 + (registers - lse).exp());
-                for o in o {
-                    *o *= share;
-                }
-            }
-        });
+    fn head_outputs(
+        &mut self,
+        at: At,
+        attention: Attention,
+        o: &mut HeadOutputs,
+        _applied: bool,
+    ) -> Result<()> {
+        let (n, heads) = (o.rows(), at.shape.heads);
+        let lse = attention.row_lse();
+        let registers: Vec<f32> = (0..n).map(|i| self.log_registers(n - 1 - i) as f32).collect();
+        o.scale(|row, head| 1.0 / (1.0 + (registers[row] - lse[row * heads + head]).exp()));
         Ok(())
     }
 }

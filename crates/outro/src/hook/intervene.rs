@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::hook::method::{OutRo, OutRoConfig};
-use crate::hook::seam::{At, AttentionShape, Flow, Hook, Mask, Qkv, attend, row_lse};
+use crate::hook::seam::{At, AttentionShape, Flow, Hook, Mask, Needs, attend, row_lse};
+use crate::hook::views::{Attention, HeadOutputs, Hidden, NewQkv};
 
 /// One intervention, as it is written after its name: `heads:off=3.0+3.1`, `zero-k:top=8`,
 /// `sink-attention:scale=0,sinks=0+7`.
@@ -125,10 +126,8 @@ impl Change {
 pub struct Intervention {
     change: Change,
     detector: OutRo,
-    /// Prompt position of each row, once rows were dropped.
-    rows: Option<Vec<usize>>,
-    /// Rows of the sinks among each layer's keys: later layers may have lost rows.
-    places: BTreeMap<usize, Vec<usize>>,
+    /// The sinks among each layer's keys: later layers may have lost rows.
+    keys: BTreeMap<usize, Vec<usize>>,
 }
 
 impl Intervention {
@@ -142,17 +141,7 @@ impl Intervention {
         Self {
             change,
             detector: OutRo::detector(&sinks),
-            rows: None,
-            places: BTreeMap::new(),
-        }
-    }
-
-    /// Rows of this layer's sinks.
-    fn sinks(&self, layer: usize) -> Vec<usize> {
-        let found = self.detector.sinks().get(&layer).cloned().unwrap_or_default();
-        match &self.rows {
-            None => found,
-            Some(rows) => found.iter().filter_map(|p| rows.binary_search(p).ok()).collect(),
+            keys: BTreeMap::new(),
         }
     }
 }
@@ -160,20 +149,21 @@ impl Intervention {
 /// Head outputs `o [new, H * D]` as they would be if attention on the rows `sinks` (ascending) were `scale` times as large
 /// before it is normalised. Exact also where next to nothing is left for the others: their attention is computed anew,
 /// between two sinks as that of a prompt without them.
-fn reweigh(qkv: Qkv, shape: AttentionShape, sinks: &[usize], scale: f32, o: &mut [f32]) {
+fn reweigh(attention: Attention, shape: AttentionShape, sinks: &[usize], scale: f32, o: &mut [f32]) {
+    let (queries, keys, values) = (attention.q(), attention.k(), attention.v());
     let AttentionShape { heads, kv_heads, dim } = shape;
     let (wide, narrow) = (heads * dim, kv_heads * dim);
-    let (new, all) = (qkv.q.len() / wide, qkv.k.len() / narrow);
+    let (new, all) = (attention.rows(), attention.keys());
     let offset = all - new;
     let without = |x: &[f32]| -> Vec<f32> {
         let rows = x.chunks_exact(narrow).enumerate();
         let kept = rows.filter(|(row, _)| sinks.binary_search(row).is_err());
         kept.flat_map(|(_, x)| x).copied().collect()
     };
-    let (k, v) = (without(qkv.k), without(qkv.v));
+    let (k, v) = (without(keys), without(values));
     for (before, start, end) in between(sinks, offset, all) {
         let rows = (start - offset) * wide..(end - offset) * wide;
-        let (q, o) = (&qkv.q[rows.clone()], &mut o[rows]);
+        let (q, o) = (&queries[rows.clone()], &mut o[rows]);
         let mut rest = vec![0.0; q.len()];
         let first = start - before;
         attend(q, &k, &v, shape, Mask::Causal { offset: first }, &mut rest);
@@ -188,7 +178,7 @@ fn reweigh(qkv: Qkv, shape: AttentionShape, sinks: &[usize], scale: f32, o: &mut
             let scores: Vec<f32> = sinks[..before]
                 .iter()
                 .map(|s| {
-                    let k = &qkv.k[s * narrow + g * dim..][..dim];
+                    let k = &keys[s * narrow + g * dim..][..dim];
                     let dot: f32 = q.iter().zip(k).map(|(a, b)| a * b).sum();
                     dot / (dim as f32).sqrt() + scale.ln()
                 })
@@ -200,7 +190,7 @@ fn reweigh(qkv: Qkv, shape: AttentionShape, sinks: &[usize], scale: f32, o: &mut
             for (s, score) in sinks.iter().zip(&scores) {
                 let weight = (score - most).exp();
                 total += weight;
-                let v = &qkv.v[s * narrow + g * dim..][..dim];
+                let v = &values[s * narrow + g * dim..][..dim];
                 out.iter_mut().zip(v).for_each(|(o, v)| *o += weight * v);
             }
             for o in out {
@@ -221,7 +211,22 @@ fn between(sinks: &[usize], offset: usize, all: usize) -> Vec<(usize, usize, usi
 }
 
 impl Hook for Intervention {
-    fn layer_input(&mut self, at: At, x: &[f32], hidden: usize) -> Result<Flow> {
+    fn needs(&self, at: At) -> Needs {
+        let acts = match &self.change {
+            Change::Heads { off } => off.iter().any(|(layer, _)| *layer == at.layer),
+            Change::SinkAttention { .. } => self.keys.get(&at.layer).is_some_and(|s| !s.is_empty()),
+            Change::ZeroK { .. } | Change::SinkValue { .. } => false,
+        };
+        Needs {
+            input: at.prefill,
+            qkv: at.prefill,
+            rotation: false,
+            outputs: acts,
+            cache: acts && matches!(self.change, Change::SinkAttention { .. }),
+        }
+    }
+
+    fn layer_input(&mut self, at: At, x: Hidden) -> Result<Flow> {
         if let Change::Heads { off } = &self.change
             && let Some((layer, head)) = off
                 .iter()
@@ -236,66 +241,54 @@ impl Hook for Intervention {
                 ),
             });
         }
-        self.detector.layer_input(at, x, hidden)
+        self.detector.layer_input(at, x)
     }
 
-    fn qkv(&mut self, at: At, _q: &mut [f32], k: &mut [f32], v: &mut [f32]) -> Result<()> {
-        if !at.prefill {
-            return Ok(());
-        }
+    fn qkv(&mut self, at: At, new: &mut NewQkv) -> Result<()> {
         let (dim, width) = (at.shape.dim, at.shape.kv_heads * at.shape.dim);
-        let sinks = self.sinks(at.layer);
-        for row in &sinks {
-            let place = row * width..(row + 1) * width;
+        let found = self.detector.sinks().get(&at.layer);
+        let keys: Vec<usize> = found.into_iter().flatten().filter_map(|t| at.key(*t)).collect();
+        for key in &keys {
+            let place = key * width..(key + 1) * width;
             match self.change {
                 Change::Heads { .. } | Change::SinkAttention { .. } => {}
                 Change::ZeroK { top, .. } => {
-                    for key in k[place].chunks_exact_mut(dim) {
+                    for key in new.k[place].chunks_exact_mut(dim) {
                         let mut dims: Vec<usize> = (0..dim).collect();
                         dims.sort_by(|a, b| key[*b].abs().total_cmp(&key[*a].abs()));
                         dims.iter().take(top).for_each(|d| key[*d] = 0.0);
                     }
                 }
-                Change::SinkValue { scale, .. } => v[place].iter_mut().for_each(|x| *x *= scale),
+                Change::SinkValue { scale, .. } => new.v[place].iter_mut().for_each(|x| *x *= scale),
             }
         }
-        self.places.insert(at.layer, sinks);
+        self.keys.insert(at.layer, keys);
         Ok(())
     }
 
-    fn reads_cache(&self, at: At) -> bool {
-        matches!(self.change, Change::SinkAttention { .. })
-            && self.places.get(&at.layer).is_some_and(|s| !s.is_empty())
-    }
-
-    fn head_outputs(&mut self, at: At, qkv: Qkv, o: &mut [f32]) -> Result<()> {
+    fn head_outputs(
+        &mut self,
+        at: At,
+        attention: Attention,
+        o: &mut HeadOutputs,
+        _applied: bool,
+    ) -> Result<()> {
         match &self.change {
             Change::Heads { off } => {
-                let dim = at.shape.dim;
-                for (_, head) in off.iter().filter(|(layer, _)| *layer == at.layer) {
-                    for row in o.chunks_exact_mut(at.shape.heads * dim) {
-                        row[head * dim..(head + 1) * dim].fill(0.0);
-                    }
-                }
+                o.scale(|_, head| if off.contains(&(at.layer, head)) { 0.0 } else { 1.0 });
             }
-            Change::SinkAttention { scale, .. } if self.reads_cache(at) => {
-                reweigh(qkv, at.shape, &self.places[&at.layer], *scale, o);
+            Change::SinkAttention { scale, .. } => {
+                reweigh(attention, at.shape, &self.keys[&at.layer], *scale, o.host_mut());
             }
-            _ => {}
+            Change::ZeroK { .. } | Change::SinkValue { .. } => {}
         }
         Ok(())
-    }
-
-    fn rows_kept(&mut self, at: At, rows: &[usize]) {
-        let old = self.rows.take();
-        let position = |row: &usize| old.as_ref().map_or(*row, |old| old[*row]);
-        self.rows = Some(rows.iter().map(position).collect());
-        self.detector.rows_kept(at, rows);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use crate::hook::row_map::RowMap;
     use crate::hook::seam::AttentionShape;
 
     use super::*;
@@ -358,11 +351,11 @@ mod tests {
             k[5 * 16..6 * 16].copy_from_slice(&q[..16].iter().map(|x| x * 9.0).collect::<Vec<_>>());
             for sinks in [vec![0], vec![0, 1, 5], vec![39], vec![3, 36]] {
                 for scale in [0.0, 0.5, 1.0, 3.0] {
-                    let qkv = Qkv { q: &q, k: &k, v: &v };
+                    let attention = Attention::new(shape, &q, &k, &v);
                     let mut plain = vec![0.0; q.len()];
                     attend(&q, &k, &v, shape, Mask::Causal { offset }, &mut plain);
                     let mut got = plain.clone();
-                    reweigh(qkv, shape, &sinks, scale, &mut got);
+                    reweigh(attention, shape, &sinks, scale, &mut got);
                     for (i, got) in got.chunks(8).enumerate() {
                         let (row, h) = (offset + i / 4, i % 4);
                         let weights: Vec<f64> = (0..=row)
@@ -394,7 +387,10 @@ mod tests {
 
     #[test]
     fn only_sinks_and_named_heads_change() {
+        let rows = RowMap::whole(3);
         let at = At {
+            rows: &rows,
+            past: 0,
             layer: 0,
             layers: 4,
             prefill: true,
@@ -410,12 +406,18 @@ mod tests {
         };
         let run = |change: Change| {
             let mut hook = Intervention::new(change, &sinks);
-            hook.layer_input(at, &[0.0; 6], 2).unwrap();
+            hook.layer_input(at, Hidden::new(&[0.0; 6], 2)).unwrap();
             let (mut q, mut k, mut v) = ([1.0; 12], [1.0, 2.0, 3.0, -4.0, 5.0, 6.0], [1.0; 6]);
-            hook.qkv(at, &mut q, &mut k, &mut v).unwrap();
+            let mut new = NewQkv {
+                q: &mut q,
+                k: &mut k,
+                v: &mut v,
+            };
+            hook.qkv(at, &mut new).unwrap();
             let mut o = [1.0; 12];
-            let qkv = Qkv { q: &q, k: &k, v: &v };
-            hook.head_outputs(at, qkv, &mut o).unwrap();
+            let attention = Attention::new(at.shape, &q, &k, &v);
+            let mut outputs = HeadOutputs::new(at.shape, &mut o);
+            hook.head_outputs(at, attention, &mut outputs, false).unwrap();
             (k, v, o)
         };
         assert_eq!(
@@ -433,6 +435,6 @@ mod tests {
         let o = run(Change::Heads { off: vec![(0, 1)] }).2;
         assert!(o.chunks(4).all(|row| row == [1.0, 1.0, 0.0, 0.0]));
         let mut hook = Intervention::new(Change::Heads { off: vec![(9, 0)] }, &sinks);
-        assert!(hook.layer_input(at, &[0.0; 6], 2).is_err());
+        assert!(hook.layer_input(at, Hidden::new(&[0.0; 6], 2)).is_err());
     }
 }

@@ -4,11 +4,17 @@ pub(crate) mod farsight;
 pub mod intervene;
 pub mod method;
 pub(crate) mod modality;
+mod reduce;
+mod row_map;
 pub(crate) mod rows;
 mod seam;
 pub(crate) mod settings_grammar;
 pub(crate) mod var;
+mod views;
 
+pub use row_map::RowMap;
 pub use seam::{
-    At, AttentionShape, Chain, Flow, Hook, Mask, Qkv, Recorder, Rotation, attend, column_sums, find, row_lse,
+    At, AttentionShape, Chain, Flow, Hook, Mask, Needs, Recorder, Rotation, attend, column_sums, find,
+    row_lse,
 };
+pub use views::{Attention, HeadOutputs, Hidden, NewQkv};

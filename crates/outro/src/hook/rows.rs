@@ -1,18 +1,17 @@
-//! What the last row of a prompt looks at, and which rows are left when others were dropped.
+//! What the last row of a prompt looks at, and heads silenced by it.
 
 use rayon::prelude::*;
 
 use super::modality::Modality;
 use crate::error::Result;
-use crate::hook::seam::{At, Hook, Qkv};
+use crate::hook::seam::{At, Hook, Needs};
+use crate::hook::views::{Attention, HeadOutputs};
 
 /// Attention of the prompt's last row, summed over layers: observes ONE prefill and changes nothing.
 pub(crate) struct LastRow {
     /// Layers at the end that do not count.
     without: usize,
     prompt: usize,
-    /// Prompt position of each row, once rows were dropped.
-    rows: Option<Vec<usize>>,
     /// `[H, S]`.
     sums: Vec<f32>,
     layers: usize,
@@ -24,7 +23,6 @@ impl LastRow {
         Self {
             without,
             prompt,
-            rows: None,
             sums: Vec::new(),
             layers: 0,
         }
@@ -52,34 +50,33 @@ impl LastRow {
 }
 
 impl Hook for LastRow {
-    fn reads_cache(&self, at: At) -> bool {
-        at.prefill && at.layer + self.without < at.layers
+    fn needs(&self, at: At) -> Needs {
+        let counts = at.prefill && at.layer + self.without < at.layers;
+        Needs {
+            outputs: counts,
+            cache: counts,
+            ..Needs::default()
+        }
     }
 
-    fn head_outputs(&mut self, at: At, qkv: Qkv, _o: &mut [f32]) -> Result<()> {
-        if !self.reads_cache(at) {
-            return Ok(());
-        }
+    fn head_outputs(
+        &mut self,
+        at: At,
+        attention: Attention,
+        _o: &mut HeadOutputs,
+        _applied: bool,
+    ) -> Result<()> {
         let (heads, prompt) = (at.shape.heads, self.prompt);
         self.sums.resize(heads * prompt, 0.0);
-        let (last, keys) = (qkv.rows(at).saturating_sub(1), qkv.keys(at));
-        let rows = &self.rows;
-        let place = |key: usize| rows.as_ref().map_or(key, |rows| rows[key]);
-        self.sums
-            .par_chunks_exact_mut(prompt)
-            .enumerate()
-            .for_each(|(head, sums)| {
-                for (key, weight) in qkv.weights(at, head, last, keys).into_iter().enumerate() {
-                    sums[place(key)] += weight;
-                }
-            });
+        let (last, keys) = (attention.rows().saturating_sub(1), attention.keys());
+        let sums = self.sums.par_chunks_exact_mut(prompt).enumerate();
+        sums.for_each(|(head, sums)| {
+            for (key, weight) in attention.weights(head, last, keys).into_iter().enumerate() {
+                sums[at.rows.position(key)] += weight;
+            }
+        });
         self.layers += 1;
         Ok(())
-    }
-
-    fn rows_kept(&mut self, _at: At, rows: &[usize]) {
-        let place = |row: &usize| self.rows.as_ref().map_or(*row, |old| old[*row]);
-        self.rows = Some(rows.iter().map(place).collect());
     }
 }
 
@@ -103,39 +100,36 @@ impl Silence {
 }
 
 impl Hook for Silence {
-    fn reads_cache(&self, at: At) -> bool {
-        at.layer + 1 < at.layers && (at.prefill || self.silenced.contains(&Modality::Language))
+    fn needs(&self, at: At) -> Needs {
+        let acts = at.layer + 1 < at.layers && (at.prefill || self.silenced.contains(&Modality::Language));
+        Needs {
+            outputs: acts,
+            cache: acts,
+            ..Needs::default()
+        }
     }
 
-    fn head_outputs(&mut self, at: At, qkv: Qkv, o: &mut [f32]) -> Result<()> {
-        if !self.reads_cache(at) {
-            return Ok(());
-        }
-        let (rows, keys) = (qkv.rows(at), qkv.keys(at));
-        let (width, dim) = (at.shape.heads * at.shape.dim, at.shape.dim);
-        let weights: Vec<Vec<f32>> = (0..at.shape.heads)
-            .into_par_iter()
-            .map(|head| qkv.weights(at, head, rows.saturating_sub(1), keys))
+    fn head_outputs(
+        &mut self,
+        at: At,
+        attention: Attention,
+        o: &mut HeadOutputs,
+        _applied: bool,
+    ) -> Result<()> {
+        let (rows, keys) = (attention.rows(), attention.keys());
+        let heads = (0..at.shape.heads).into_par_iter();
+        let weights: Vec<Vec<f32>> = heads
+            .map(|head| attention.weights(head, rows.saturating_sub(1), keys))
             .collect();
-        for (row, o) in o.chunks_exact_mut(width).enumerate() {
-            let kind = if at.prefill {
-                self.kinds[row]
-            } else {
-                Modality::Language
-            };
-            if !self.silenced.contains(&kind) {
-                continue;
-            }
-            for (o, weights) in o.chunks_exact_mut(dim).zip(&weights) {
-                if weights[keys - rows + row] > self.threshold {
-                    o.fill(0.0);
-                }
-            }
-        }
+        let (kinds, silenced, threshold) = (&self.kinds, &self.silenced, self.threshold);
+        let kind = |row| match at.prefill {
+            true => kinds[at.position(row)],
+            false => Modality::Language,
+        };
+        o.scale(|row, head| {
+            let acts = silenced.contains(&kind(row)) && weights[head][keys - rows + row] > threshold;
+            if acts { 0.0 } else { 1.0 }
+        });
         Ok(())
-    }
-
-    fn rows_kept(&mut self, _at: At, rows: &[usize]) {
-        self.kinds = rows.iter().map(|row| self.kinds[*row]).collect();
     }
 }

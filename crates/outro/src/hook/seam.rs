@@ -4,11 +4,13 @@ use std::any::Any;
 
 pub use outro_kernels::{AttentionShape, Mask, Rotation, attend, column_sums, row_lse};
 
+use super::row_map::RowMap;
+use super::views::{Attention, HeadOutputs, Hidden, NewQkv};
 use crate::error::Result;
 
 /// Where in a forward pass a hook is called.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct At {
+#[derive(Clone, Copy, Debug)]
+pub struct At<'a> {
     /// Decoder layer, 0-based.
     pub layer: usize,
     /// Number of decoder layers L.
@@ -17,6 +19,27 @@ pub struct At {
     pub prefill: bool,
     /// H, G and D of this layer.
     pub shape: AttentionShape,
+    /// Prompt positions of this layer's keys; the new rows are the last of them.
+    pub rows: &'a RowMap,
+    /// Keys before the first new row.
+    pub past: usize,
+}
+
+impl At<'_> {
+    /// Prompt position of a new row.
+    pub fn position(self, row: usize) -> usize {
+        self.rows.position(self.past + row)
+    }
+
+    /// The key at a prompt position, unless it was dropped.
+    pub fn key(self, position: usize) -> Option<usize> {
+        self.rows.key(position)
+    }
+
+    /// The new row at a prompt position, if it is one.
+    pub fn row(self, position: usize) -> Option<usize> {
+        self.key(position)?.checked_sub(self.past)
+    }
 }
 
 /// What the decoder does after a hook saw a layer's input.
@@ -28,104 +51,87 @@ pub enum Flow {
     Keep(Vec<usize>),
 }
 
-/// One layer's attention of one request, after rotary embedding.
-#[derive(Clone, Copy, Debug)]
-pub struct Qkv<'a> {
-    /// Queries of the new tokens, `[new, H * D]`.
-    pub q: &'a [f32],
-    /// All keys so far, `[all, G * D]`.
-    pub k: &'a [f32],
-    /// All values so far, `[all, G * D]`.
-    pub v: &'a [f32],
+/// What a hook looks at in a layer. What nobody needs is not fetched, and the call that would show it is left out.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Hidden states that enter ([`Hook::layer_input`]).
+    pub input: bool,
+    /// New queries, keys and values ([`Hook::qkv`]).
+    pub qkv: bool,
+    /// To say how head outputs are rotated ([`Hook::epilogue`]).
+    pub rotation: bool,
+    /// Head outputs ([`Hook::head_outputs`]).
+    pub outputs: bool,
+    /// With the last two: all keys and values so far. A cache of half precision is widened for it.
+    pub cache: bool,
 }
 
-impl Qkv<'_> {
-    /// How many query rows there are.
-    pub fn rows(&self, at: At) -> usize {
-        self.q.len() / (at.shape.heads * at.shape.dim)
-    }
+impl Needs {
+    /// Everything.
+    pub const ALL: Self = Self {
+        input: true,
+        qkv: true,
+        rotation: true,
+        outputs: true,
+        cache: true,
+    };
 
-    /// How many keys there are.
-    pub fn keys(&self, at: At) -> usize {
-        self.k.len() / (at.shape.kv_heads * at.shape.dim)
-    }
-
-    /// Attention `[keys]` of one head's query row to the first `keys` keys, whatever the mask says of them.
-    pub fn weights(&self, at: At, head: usize, row: usize, keys: usize) -> Vec<f32> {
-        let AttentionShape { heads, kv_heads, dim } = at.shape;
-        let (start, scale) = (head / (heads / kv_heads) * dim, 1.0 / (dim as f32).sqrt());
-        let q = &self.q[(row * heads + head) * dim..][..dim];
-        let k = self.k.chunks_exact(kv_heads * dim).take(keys);
-        let mut weights: Vec<f32> = k.map(|k| dot(q, &k[start..start + dim]) * scale).collect();
-        let max = weights.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x));
-        for x in &mut weights {
-            *x = (*x - max).exp();
+    /// What either needs.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            input: self.input || other.input,
+            qkv: self.qkv || other.qkv,
+            rotation: self.rotation || other.rotation,
+            outputs: self.outputs || other.outputs,
+            cache: self.cache || other.cache,
         }
-        let sum: f32 = weights.iter().sum();
-        for x in &mut weights {
-            *x /= sum;
-        }
-        weights
     }
 }
 
-/// A sum in eight lanes, which the compiler turns into vectors.
-pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let (a8, a1) = a.as_chunks::<8>();
-    let (b8, b1) = b.as_chunks::<8>();
-    let mut lanes = [0f32; 8];
-    for (a, b) in a8.iter().zip(b8) {
-        for l in 0..8 {
-            lanes[l] += a[l] * b[l];
-        }
-    }
-    lanes.iter().sum::<f32>() + a1.iter().zip(b1).map(|(a, b)| a * b).sum::<f32>()
-}
-
-/// Sees and changes one request's activations. Every method does nothing unless overridden.
-///
-/// All matrices are row-major, one row a token; head h occupies columns `h * D .. (h + 1) * D`.
+/// Sees and changes one request's activations. Every method does nothing unless overridden; they are called in the order in
+/// which they stand here, once a layer, for all new rows together.
 pub trait Hook: Any + Send {
+    /// What it looks at in this layer; asked before each call, so that it may depend on what the calls before found.
+    fn needs(&self, _at: At) -> Needs {
+        Needs::ALL
+    }
+
     /// Hidden states `[new, hidden]` that enter the layer, before its norm.
     ///
     /// # Errors
     /// Whatever the hook wants to stop the request with.
-    fn layer_input(&mut self, _at: At, _x: &[f32], _hidden: usize) -> Result<Flow> {
+    fn layer_input(&mut self, _at: At, _x: Hidden) -> Result<Flow> {
         Ok(Flow::Continue)
     }
 
-    /// Queries `[new, H * D]`, keys and values `[new, G * D]` of the new tokens, after rotary embedding and
-    /// before they join the cache.
+    /// Queries, keys and values of the new tokens, after rotary embedding and before they join the cache.
     ///
     /// # Errors
     /// As [`Hook::layer_input`].
-    fn qkv(&mut self, _at: At, _q: &mut [f32], _k: &mut [f32], _v: &mut [f32]) -> Result<()> {
+    fn qkv(&mut self, _at: At, _new: &mut NewQkv) -> Result<()> {
         Ok(())
     }
 
-    /// Optional fast path: a rotation fused into attention. If the decoder applies it, [`Hook::head_outputs`] gets rotated rows
-    /// and must not rotate again; where this is not called, `head_outputs` does the rotation. Keys and values are those of
-    /// `head_outputs`.
-    fn epilogue(&mut self, _at: At, _qkv: Qkv) -> Option<Rotation> {
+    /// Optional fast path: a rotation that attention applies to each head output while it is in cache.
+    fn epilogue(&mut self, _at: At, _attention: Attention) -> Option<Rotation> {
         None
     }
 
-    /// Whether [`Hook::epilogue`] or [`Hook::head_outputs`] reads keys and values here. Where no hook does, a cache of half precision need not
-    /// be widened, and both may be empty.
-    fn reads_cache(&self, _at: At) -> bool {
-        true
-    }
-
-    /// Head outputs `[new, H * D]`, before the output projection.
+    /// Head outputs `[new, H * D]`, before the output projection. `applied`: whether attention applied what
+    /// [`Hook::epilogue`] gave; where it was not asked, the hook rotates here.
     ///
     /// # Errors
     /// As [`Hook::layer_input`].
-    fn head_outputs(&mut self, _at: At, _qkv: Qkv, _o: &mut [f32]) -> Result<()> {
+    fn head_outputs(
+        &mut self,
+        _at: At,
+        _attention: Attention,
+        _o: &mut HeadOutputs,
+        _applied: bool,
+    ) -> Result<()> {
         Ok(())
     }
-
-    /// Rows were dropped at this layer (by this or another hook): row `i` from here on is what row `rows[i]` was.
-    fn rows_kept(&mut self, _at: At, _rows: &[usize]) {}
 }
 
 /// Several hooks on one request, called in order.
@@ -133,11 +139,19 @@ pub trait Hook: Any + Send {
 pub struct Chain(pub Vec<Box<dyn Hook>>);
 
 impl Hook for Chain {
-    fn layer_input(&mut self, at: At, x: &[f32], hidden: usize) -> Result<Flow> {
+    fn needs(&self, at: At) -> Needs {
+        let all = self.0.iter().map(|hook| hook.needs(at));
+        let mut all = all.fold(Needs::default(), Needs::or);
+        // A rotation of a hook further back would change outputs that those before it are to see first.
+        all.rotation = self.0.first().is_some_and(|hook| hook.needs(at).rotation);
+        all
+    }
+
+    fn layer_input(&mut self, at: At, x: Hidden) -> Result<Flow> {
         let mut kept: Option<Vec<usize>> = None;
-        for hook in &mut self.0 {
+        for hook in self.0.iter_mut().filter(|hook| hook.needs(at).input) {
             // Every hook sees all rows that entered; a later Keep narrows an earlier one.
-            if let Flow::Keep(rows) = hook.layer_input(at, x, hidden)? {
+            if let Flow::Keep(rows) = hook.layer_input(at, x)? {
                 kept = Some(match kept {
                     None => rows,
                     Some(k) => k.into_iter().filter(|r| rows.contains(r)).collect(),
@@ -147,29 +161,29 @@ impl Hook for Chain {
         Ok(kept.map_or(Flow::Continue, Flow::Keep))
     }
 
-    fn qkv(&mut self, at: At, q: &mut [f32], k: &mut [f32], v: &mut [f32]) -> Result<()> {
-        self.0.iter_mut().try_for_each(|hook| hook.qkv(at, q, k, v))
+    fn qkv(&mut self, at: At, new: &mut NewQkv) -> Result<()> {
+        let mut hooks = self.0.iter_mut().filter(|hook| hook.needs(at).qkv);
+        hooks.try_for_each(|hook| hook.qkv(at, new))
     }
 
-    fn epilogue(&mut self, at: At, qkv: Qkv) -> Option<Rotation> {
-        // A hook further back would change outputs that those before it are to see first.
-        self.0.first_mut()?.epilogue(at, qkv)
+    fn epilogue(&mut self, at: At, attention: Attention) -> Option<Rotation> {
+        self.0.first_mut()?.epilogue(at, attention)
     }
 
-    fn reads_cache(&self, at: At) -> bool {
-        self.0.iter().any(|hook| hook.reads_cache(at))
-    }
-
-    fn head_outputs(&mut self, at: At, qkv: Qkv, o: &mut [f32]) -> Result<()> {
-        self.0
-            .iter_mut()
-            .try_for_each(|hook| hook.head_outputs(at, qkv, o))
-    }
-
-    fn rows_kept(&mut self, at: At, rows: &[usize]) {
-        for hook in &mut self.0 {
-            hook.rows_kept(at, rows);
-        }
+    fn head_outputs(
+        &mut self,
+        at: At,
+        attention: Attention,
+        o: &mut HeadOutputs,
+        applied: bool,
+    ) -> Result<()> {
+        let mut hooks = self.0.iter_mut().enumerate();
+        hooks.try_for_each(|(i, hook)| {
+            if hook.needs(at).outputs {
+                hook.head_outputs(at, attention, o, applied && i == 0)?;
+            }
+            Ok(())
+        })
     }
 }
 
@@ -200,21 +214,27 @@ pub struct Recorder {
 }
 
 impl Hook for Recorder {
-    fn layer_input(&mut self, at: At, x: &[f32], _hidden: usize) -> Result<Flow> {
-        if at.prefill && self.wants_hidden {
-            self.hidden.push((at.layer, x.to_vec()));
+    fn needs(&self, at: At) -> Needs {
+        Needs {
+            input: at.prefill && self.wants_hidden,
+            outputs: at.prefill && self.wants_head_outputs,
+            ..Needs::default()
         }
+    }
+
+    fn layer_input(&mut self, at: At, x: Hidden) -> Result<Flow> {
+        self.hidden.push((at.layer, x.host().to_vec()));
         Ok(Flow::Continue)
     }
 
-    fn reads_cache(&self, _at: At) -> bool {
-        false
-    }
-
-    fn head_outputs(&mut self, at: At, _qkv: Qkv, o: &mut [f32]) -> Result<()> {
-        if at.prefill && self.wants_head_outputs {
-            self.head_outputs.push((at.layer, o.to_vec()));
-        }
+    fn head_outputs(
+        &mut self,
+        at: At,
+        _attention: Attention,
+        o: &mut HeadOutputs,
+        _applied: bool,
+    ) -> Result<()> {
+        self.head_outputs.push((at.layer, o.host().to_vec()));
         Ok(())
     }
 }

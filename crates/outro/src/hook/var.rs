@@ -9,8 +9,9 @@ use serde::{Deserialize, Serialize};
 use super::modality::Modality;
 use super::settings_grammar::{Settings, Switch};
 use crate::error::Result;
-use crate::hook::method::{OutRoConfig, massive_tokens};
-use crate::hook::seam::{At, Flow, Hook, Qkv};
+use crate::hook::method::{OutRoConfig, massive_tokens, visual_sinks};
+use crate::hook::seam::{At, Flow, Hook, Needs};
+use crate::hook::views::{Attention, HeadOutputs, Hidden};
 use crate::prompt::positions::Span;
 
 /// Settings, with the published defaults.
@@ -28,7 +29,7 @@ pub struct VarConfig {
     /// Sink dimensions of `Phi_VLM`, published for LLaMA-2-7B (1415, 2533) and Qwen2-7B (458, 2570). Without, sinks are those
     /// of the massive-activation criterion.
     pub dims: Vec<usize>,
-    /// With `dims`: a sink's largest `|x_d| / RMS(x)` over them is above this.
+    /// With `dims`: a sink's largest `|x_d| / RMS(x)` over them is at least this.
     pub tau: f32,
 }
 
@@ -67,7 +68,7 @@ pub struct Var {
     config: VarConfig,
     sinks: OutRoConfig,
     kinds: Vec<Modality>,
-    /// Rows that are sinks of the layer at hand.
+    /// Prompt positions of the sinks of the layer at hand.
     found: Vec<usize>,
     /// Keys of each layer that gain or lose: `(key, whether it is a sink, whether it is visual)`.
     keys: BTreeMap<usize, Vec<(usize, bool, bool)>>,
@@ -97,53 +98,59 @@ impl Var {
             && (at.prefill || self.keys.contains_key(&at.layer))
     }
 
-    fn find(&self, x: &[f32], hidden: usize) -> Result<Vec<usize>> {
+    fn find(&self, at: At, x: Hidden) -> Result<Vec<usize>> {
         let dims = &self.config.dims;
         if let Some(given) = &self.sinks.sinks {
-            return Ok(given.iter().copied().filter(|t| *t < x.len() / hidden).collect());
+            return Ok(given.iter().filter_map(|t| at.row(*t)).collect());
         }
         if dims.is_empty() {
             let s = &self.sinks;
-            return Ok(massive_tokens(x, hidden, s.abs_threshold, s.median_multiple));
+            return Ok(massive_tokens(x, s.abs_threshold, s.median_multiple));
         }
-        if let Some(d) = dims.iter().find(|d| **d >= hidden) {
+        if let Some(d) = dims.iter().find(|d| **d >= x.hidden()) {
             return Err(crate::error::Error::Setting {
                 key: "var:dims".into(),
-                problem: format!("has {d}, the model's hidden dimensions are 0 to {}", hidden - 1),
+                problem: format!(
+                    "has {d}, the model's hidden dimensions are 0 to {}",
+                    x.hidden() - 1
+                ),
             });
         }
-        let stands_out = |x: &[f32]| {
-            let rms = (x.iter().map(|v| v * v).sum::<f32>() / hidden as f32 + 1e-6).sqrt();
-            dims.iter().any(|d| x[*d].abs() > self.config.tau * rms)
-        };
-        let rows = x.chunks_exact(hidden).enumerate();
-        Ok(rows.filter(|(_, x)| stands_out(x)).map(|(row, _)| row).collect())
+        Ok(visual_sinks(x, dims, self.config.tau))
     }
 }
 
 impl Hook for Var {
-    fn layer_input(&mut self, at: At, x: &[f32], hidden: usize) -> Result<Flow> {
-        if at.prefill && self.acts(at) {
-            self.found = self.find(x, hidden)?;
+    fn needs(&self, at: At) -> Needs {
+        let acts = self.acts(at);
+        Needs {
+            input: at.prefill && acts,
+            outputs: acts,
+            cache: acts,
+            ..Needs::default()
         }
+    }
+
+    fn layer_input(&mut self, at: At, x: Hidden) -> Result<Flow> {
+        let found = self.find(at, x)?;
+        self.found = found.into_iter().map(|row| at.position(row)).collect();
         Ok(Flow::Continue)
     }
 
-    fn reads_cache(&self, at: At) -> bool {
-        self.acts(at)
-    }
-
-    fn head_outputs(&mut self, at: At, qkv: Qkv, o: &mut [f32]) -> Result<()> {
-        if !self.acts(at) {
-            return Ok(());
-        }
-        let (rows, all) = (qkv.rows(at), qkv.keys(at));
-        let visual = |key: usize| self.kinds[key] == Modality::Visual;
+    fn head_outputs(
+        &mut self,
+        at: At,
+        attention: Attention,
+        o: &mut HeadOutputs,
+        _applied: bool,
+    ) -> Result<()> {
+        let (rows, all) = (attention.rows(), attention.keys());
+        let visual = |key: usize| self.kinds[at.rows.position(key)] == Modality::Visual;
         let first = if at.prefill {
             let Some(last) = (0..rows).rfind(|row| visual(*row)) else {
                 return Ok(());
             };
-            let sink = |key: usize| self.found.contains(&key);
+            let sink = |key: usize| self.found.contains(&at.rows.position(key));
             let of = |key| (key, sink(key), visual(key));
             let keys = (0..rows).map(of).filter(|(_, sink, visual)| *sink || *visual);
             self.keys.insert(at.layer, keys.collect());
@@ -154,10 +161,10 @@ impl Hook for Var {
         let (c, keys) = (&self.config, &self.keys[&at.layer]);
         let (width, dim) = (at.shape.heads * at.shape.dim, at.shape.dim);
         let group = at.shape.heads / at.shape.kv_heads;
-        let heads = o[first * width..].par_chunks_mut(dim).enumerate();
+        let heads = o.host_mut()[first * width..].par_chunks_mut(dim).enumerate();
         let moved = heads.map(|(i, o)| {
             let (row, head) = (first + i / at.shape.heads, i % at.shape.heads);
-            let weights = qkv.weights(at, head, row, all - rows + row + 1);
+            let weights = attention.weights(head, row, all - rows + row + 1);
             // A sink after the row is not seen.
             let seen = || keys.iter().filter(|k| k.0 < weights.len());
             let sum = |of: &dyn Fn(bool, bool) -> bool| -> f32 {
@@ -171,7 +178,7 @@ impl Hook for Var {
             }
             for (key, sink, _) in seen() {
                 let change = if *sink { c.p - 1.0 } else { freed / rest } * weights[*key];
-                let v = &qkv.v[(key * at.shape.kv_heads + head / group) * dim..][..dim];
+                let v = &attention.v()[(key * at.shape.kv_heads + head / group) * dim..][..dim];
                 o.iter_mut().zip(v).for_each(|(o, v)| *o += change * v);
             }
             1
@@ -179,14 +186,5 @@ impl Hook for Var {
         let moved: usize = moved.sum();
         self.moved += moved;
         Ok(())
-    }
-
-    fn rows_kept(&mut self, _at: At, rows: &[usize]) {
-        self.kinds = rows.iter().map(|row| self.kinds[*row]).collect();
-        self.found = self
-            .found
-            .iter()
-            .filter_map(|row| rows.binary_search(row).ok())
-            .collect();
     }
 }

@@ -124,20 +124,11 @@ impl Tokenizer {
     pub fn end_tokens(&self) -> &[u32] {
         &self.ends
     }
-
-    /// A decoder for tokens that come one at a time.
-    pub fn stream(&self) -> TextStream<'_> {
-        TextStream {
-            tokenizer: self,
-            ids: Vec::new(),
-            shown: 0,
-        }
-    }
 }
 
 /// Decodes tokens as they come. A piece is only given out once its last character is whole.
-pub struct TextStream<'a> {
-    tokenizer: &'a Tokenizer,
+#[derive(Debug, Default)]
+pub struct TextStream {
     /// Tokens since the last cut; the first `shown` bytes of their text are out.
     ids: Vec<u32>,
     shown: usize,
@@ -146,14 +137,14 @@ pub struct TextStream<'a> {
 /// Tokens after which a stream cuts at the next whole character; one that is never whole is given out at twice as many.
 const STREAM_WINDOW: usize = 64;
 
-impl TextStream<'_> {
+impl TextStream {
     /// The text that `token` completes; empty while a character is unfinished.
     ///
     /// # Errors
     /// A tokenizer that fails on the token.
-    pub fn push(&mut self, token: u32) -> Result<String> {
+    pub fn push(&mut self, tokenizer: &Tokenizer, token: u32) -> Result<String> {
         self.ids.push(token);
-        let text = self.tokenizer.decode(&self.ids)?;
+        let text = tokenizer.decode(&self.ids)?;
         if text.ends_with('\u{fffd}') && self.ids.len() < 2 * STREAM_WINDOW {
             return Ok(String::new());
         }
@@ -162,7 +153,7 @@ impl TextStream<'_> {
         if self.ids.len() >= STREAM_WINDOW {
             // Keep a little, because some decoders treat the first token of a text differently.
             self.ids.drain(..self.ids.len() - 1);
-            self.shown = self.tokenizer.decode(&self.ids)?.len();
+            self.shown = tokenizer.decode(&self.ids)?.len();
         }
         Ok(piece)
     }
@@ -171,8 +162,8 @@ impl TextStream<'_> {
     ///
     /// # Errors
     /// A tokenizer that fails on its own tokens.
-    pub fn finish(self) -> Result<String> {
-        let text = self.tokenizer.decode(&self.ids)?;
+    pub fn finish(self, tokenizer: &Tokenizer) -> Result<String> {
+        let text = tokenizer.decode(&self.ids)?;
         Ok(text.get(self.shown..).unwrap_or_default().to_owned())
     }
 }

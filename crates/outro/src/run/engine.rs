@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use answer::{Answer, Candidate, Finish, PromptTokens, Spent};
-pub use ask::{Ask, Update, answer_all};
+pub use ask::{Ask, Batch, Update, answer_all};
 pub use media::MediaSet;
 
 use outro_kernels::Activations;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use outro_kernels::{Activations, Phase};
 
-use crate::compute::nn::{Deepstack, KvType, LayerCache, Mat, Step};
+use crate::compute::nn::{Deepstack, KvType, LayerCache, Mat, NewRows, Step};
 use crate::hook::method::{OutRo, OutRoConfig, Prune, PruneConfig};
 use crate::hook::{Chain, Hook};
 use crate::prompt::inputs::Inputs;
@@ -44,7 +44,7 @@ impl Request {
             _ => Some(Box::new(FarSight::new(FarSightConfig::default()))),
         };
         Self {
-            caches: vec![LayerCache::new(kv); layers],
+            caches: (0..layers).map(|_| LayerCache::new(kv)).collect(),
             hook,
             prompt: prompt.clone(),
             next: prompt.positions.next,
@@ -53,7 +53,7 @@ impl Request {
     }
 
     /// The prompt, or the token after it.
-    fn step(&mut self, model: &Model, token: Option<u32>) -> Step<'_> {
+    fn step(&mut self, model: &Model, token: Option<u32>) -> (NewRows, Step<'_>) {
         let (x, positions, deepstack) = match token {
             None => {
                 let p = self.prompt.clone();
@@ -65,15 +65,18 @@ impl Request {
                 (x, vec![[self.next - 1.0; 3]], Deepstack::default())
             }
         };
-        Step {
-            caches: &mut self.caches,
-            hook: self.hook.as_deref_mut(),
+        let rows = NewRows {
             x,
             positions,
             deepstack,
             prefill: token.is_none(),
+        };
+        let step = Step {
+            caches: &mut self.caches,
+            hook: self.hook.as_deref_mut(),
             cancel: None,
-        }
+        };
+        (rows, step)
     }
 }
 
@@ -81,7 +84,7 @@ impl Request {
 fn together(model: &Model, requests: &mut [&mut Request], tokens: &[Option<u32>]) {
     let mut order: Vec<usize> = (0..requests.len()).collect();
     order.sort_by_key(|i| tokens[*i].is_none());
-    let mut steps: Vec<(usize, Step)> = requests
+    let mut steps: Vec<(usize, (NewRows, Step))> = requests
         .iter_mut()
         .enumerate()
         .map(|(i, r)| {
@@ -92,8 +95,8 @@ fn together(model: &Model, requests: &mut [&mut Request], tokens: &[Option<u32>]
         })
         .collect();
     steps.sort_by_key(|(place, _)| *place);
-    let mut steps: Vec<Step> = steps.into_iter().map(|(_, step)| step).collect();
-    let rows = model.decoder().forward(&mut steps, &mut |_| {});
+    let (new, mut steps): (Vec<NewRows>, Vec<Step>) = steps.into_iter().map(|(_, step)| step).unzip();
+    let rows = model.decoder().forward(new, &mut steps, &mut |_| {});
     let rows: Vec<Mat> = rows.into_iter().map(Result::unwrap).collect();
     drop(steps);
     // The output head of all requests in one product.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use outro_kernels::Phase;
 
-use crate::compute::nn::{Deepstack, KvType, LayerCache, Mat, Step};
+use crate::compute::nn::{Deepstack, KvType, LayerCache, Mat, NewRows, Pass, Step};
 use outro_media::Cancel;
 
 use crate::error::{Error, Result};
@@ -24,6 +24,8 @@ pub struct Session {
     /// Rows that went through before the prefill, and that its prompt must begin with.
     prefix: Option<Arc<Prompt>>,
     passes: usize,
+    /// A prefill that has begun.
+    pass: Option<Box<Pass>>,
 }
 
 impl Session {
@@ -34,16 +36,17 @@ impl Session {
 
     /// As [`Session::new`], with keys and values kept as `kv`.
     pub fn with_kv(model: &Model, hook: Option<Box<dyn Hook>>, kv: KvType) -> Self {
-        let caches = vec![LayerCache::new(kv); model.config().text.layers];
+        let layers = 0..model.config().text.layers;
         Self {
             model: model.clone(),
-            caches,
+            caches: layers.map(|_| LayerCache::new(kv)).collect(),
             hook,
             cancel: None,
             next: 0.0,
             prefilled: false,
             prefix: None,
             passes: 0,
+            pass: None,
         }
     }
 
@@ -58,8 +61,60 @@ impl Session {
     /// # Errors
     /// A second prefill, an empty prompt, numbers that are not finite, and whatever the hook fails with.
     pub fn prefill(&mut self, prompt: &Prompt, rows: usize, progress: &mut dyn FnMut(usize)) -> Result<Mat> {
-        let rest = self.begin(prompt)?;
-        let x = self.forward(rest, true, progress)?;
+        self.begin(prompt)?;
+        let mut more = true;
+        let mut seen = 0;
+        while more {
+            more = self.advance(usize::MAX);
+            if self.layers_done() > seen {
+                seen = self.layers_done();
+                progress(seen);
+            }
+        }
+        self.finish(rows)
+    }
+
+    /// Begins a prefill that is run in units, so that others can be run between them: [`Session::advance`] until nothing is
+    /// left, then [`Session::finish`]. The logits are those of [`Session::prefill`], bit for bit.
+    ///
+    /// # Errors
+    /// A second prefill, an empty prompt.
+    pub fn begin(&mut self, prompt: &Prompt) -> Result<()> {
+        let rest = self.rest(prompt)?;
+        let model = self.model.clone();
+        let pass = model.decoder().begin(vec![rest.new_rows(true)], &[self.step()]);
+        self.pass = Some(Box::new(pass));
+        Ok(())
+    }
+
+    /// Decoder layers that a prefill in units has left behind.
+    pub fn layers_done(&self) -> usize {
+        self.pass.as_ref().map_or(0, |pass| pass.layers())
+    }
+
+    /// Runs one unit: a stage of a layer (queries, keys and values; attention; what follows) for at most `rows` rows of the
+    /// prompt. Whether more are left; what fails is said by [`Session::finish`].
+    pub fn advance(&mut self, rows: usize) -> bool {
+        let Some(mut pass) = self.pass.take() else {
+            return false;
+        };
+        let model = self.model.clone();
+        let more = model.decoder().advance(&mut pass, &mut [self.step()], rows);
+        self.pass = Some(pass);
+        more
+    }
+
+    /// Ends a prefill whose units are done: the logits `[rows, vocab]` of its last `rows` rows.
+    ///
+    /// # Errors
+    /// As [`Session::prefill`]; units that are left.
+    pub fn finish(&mut self, rows: usize) -> Result<Mat> {
+        let unfinished = || Error::input("session", "has no prefill whose units are all done");
+        let pass = self.pass.take().ok_or_else(unfinished)?;
+        if !self.model.decoder().is_done(&pass) {
+            return Err(unfinished());
+        }
+        let x = pass.finish().pop().unwrap_or_else(|| Err(unfinished()))?;
         let first = x.rows().saturating_sub(rows);
         // What the next token is chosen from is computed as in decoding.
         let phase = if rows == 1 { Phase::Decode } else { Phase::Prefill };
@@ -70,7 +125,7 @@ impl Session {
     }
 
     /// Rows of a prompt that are still to be run.
-    fn begin(&mut self, prompt: &Prompt) -> Result<Prompt> {
+    fn rest(&mut self, prompt: &Prompt) -> Result<Prompt> {
         if self.prefilled {
             return Err(Error::input(
                 "session",
@@ -111,8 +166,8 @@ impl Session {
 
     /// The row of a token that is fed.
     fn token(&mut self, token: u32) -> Result<Prompt> {
-        if !self.prefilled {
-            return Err(Error::input("session", "decode before prefill"));
+        if !self.prefilled || self.pass.is_some() {
+            return Err(Error::input("session", "decode before the prefill is finished"));
         }
         let limit = self.model.config().text.max_positions;
         if self.next as usize >= limit {
@@ -156,22 +211,22 @@ impl Session {
         self.passes
     }
 
-    fn forward(&mut self, rows: Prompt, prefill: bool, progress: &mut dyn FnMut(usize)) -> Result<Mat> {
-        let model = self.model.clone();
-        let mut out = model.decoder().forward(&mut [self.step(rows, prefill)], progress);
-        // One step in, one matrix out.
-        out.pop().unwrap_or_else(|| Ok(Mat::default()))
-    }
-
-    fn step(&mut self, rows: Prompt, prefill: bool) -> Step<'_> {
+    fn step(&mut self) -> Step<'_> {
         Step {
             caches: &mut self.caches,
             hook: self.hook.as_deref_mut(),
-            x: rows.embeds,
-            positions: rows.positions.ids,
-            deepstack: rows.deepstack,
-            prefill,
             cancel: self.cancel.as_ref(),
+        }
+    }
+}
+
+impl Prompt {
+    fn new_rows(self, prefill: bool) -> NewRows {
+        NewRows {
+            x: self.embeds,
+            positions: self.positions.ids,
+            deepstack: self.deepstack,
+            prefill,
         }
     }
 }
@@ -218,10 +273,12 @@ impl Prefix {
         let mut session = Session::with_kv(model, None, kv);
         session.cancelled_by(cancel);
         let rows = prompt.rows(0..rows);
-        session.forward(rows.clone(), true, &mut |_| {})?;
+        let (pass, steps) = (rows.clone().new_rows(true), &mut [session.step()]);
+        let made = model.decoder().forward(vec![pass], steps, &mut |_| {});
+        made.into_iter().collect::<Result<Vec<_>>>()?;
         Ok(Self {
             model: model.clone(),
-            caches: session.caches,
+            caches: session.caches.into_iter().map(LayerCache::share).collect(),
             rows: Arc::new(rows),
         })
     }
@@ -235,13 +292,14 @@ impl Prefix {
     pub fn session(&self) -> Session {
         Session {
             model: self.model.clone(),
-            caches: self.caches.clone(),
+            caches: self.caches.iter().map(LayerCache::behind).collect(),
             hook: None,
             cancel: None,
             next: 0.0,
             prefilled: false,
             prefix: Some(Arc::clone(&self.rows)),
             passes: 0,
+            pass: None,
         }
     }
 }
@@ -270,14 +328,16 @@ pub(crate) fn decode(fed: Vec<(&mut Session, u32)>) -> Vec<Result<Vec<f32>>> {
     }
     for (model, group) in groups {
         let decoder = model.decoder();
-        let (places, mut steps): (Vec<_>, Vec<_>) = group
-            .into_iter()
-            .map(|fed| (fed.place, fed.session.step(fed.row, false)))
-            .unzip();
+        let (mut places, mut fed, mut steps) = (Vec::new(), Vec::new(), Vec::new());
+        for Fed { place, session, row } in group {
+            places.push(place);
+            fed.push(row.new_rows(false));
+            steps.push(session.step());
+        }
         // On a thread of the pool: from outside, every product of the step would wake a thread and wait to be woken.
         let done = rayon::scope(|_| {
             let (mut rows, mut live) = (Vec::new(), Vec::new());
-            for (place, made) in places.iter().zip(decoder.forward(&mut steps, &mut |_| {})) {
+            for (place, made) in places.iter().zip(decoder.forward(fed, &mut steps, &mut |_| {})) {
                 match made {
                     Ok(row) => {
                         rows.extend(row.data);

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::error::{Error, Result};
 use crate::run::model::Prompt;
@@ -99,85 +100,234 @@ fn alone<S: Stream + ?Sized>(
 }
 
 /// Tells each stream its event and runs what all of them need until each has the next token's logits, or an error of its
-/// own. Tokens of all streams go through one pass over the weights; prompts run one after the other, for a prefill is bound by
-/// arithmetic and packing would only cost memory. `progress` receives the decoder layers done, prompt by prompt.
+/// own: [`tick`] after [`tick`]. `progress` receives the decoder layers done, prompt by prompt.
 pub fn step<S: Stream + ?Sized>(
     streams: &mut [(&mut S, Event)],
     progress: &mut dyn FnMut(usize),
 ) -> Vec<Result<Vec<f32>>> {
-    let mut out: Vec<Option<Result<Vec<f32>>>> = streams.iter().map(|_| None).collect();
-    loop {
-        let (mut passes, mut shares) = (Vec::new(), Vec::new());
-        for ((stream, event), out) in streams.iter_mut().zip(&mut out) {
-            shares.push(0);
-            if out.is_some() {
-                continue;
-            }
-            let wanted = stream.next(std::mem::replace(event, Event::Begin));
-            let wanted = wanted.and_then(|next| match next {
-                Next::Logits(logits) => {
-                    *out = Some(Ok(logits));
-                    Ok(Vec::new())
-                }
-                Next::Run(passes) => chosen(stream.sessions_mut(), passes),
-            });
-            match wanted {
-                Ok(wanted) => {
-                    *shares.last_mut().unwrap_or(&mut 0) = wanted.len();
-                    passes.extend(wanted);
-                }
-                Err(e) => *out = Some(Err(e)),
-            }
-        }
-        if passes.is_empty() {
-            break;
-        }
-        let mut made = run(passes, progress).into_iter();
-        for ((share, (_, event)), out) in shares.iter().zip(streams.iter_mut()).zip(&mut out) {
-            if out.is_none() {
-                match made.by_ref().take(*share).collect::<Result<_>>() {
-                    Ok(logits) => *event = Event::Logits(logits),
-                    Err(e) => *out = Some(Err(e)),
-                }
-            }
+    let tell = |(_, event): &mut (&mut S, Event)| Turn::new(std::mem::replace(event, Event::Begin));
+    let mut turns: Vec<Turn> = streams.iter_mut().map(tell).collect();
+    while turns.iter().any(|turn| !turn.is_over()) {
+        let pairs = streams.iter_mut().map(|(stream, _)| &mut **stream);
+        let mut pairs: Vec<_> = pairs.zip(&mut turns).collect();
+        tick(&mut pairs, usize::MAX, &mut |_, layers| progress(layers));
+    }
+    turns.into_iter().map(Turn::into_logits).collect()
+}
+
+/// How far a stream is between what it was told and the next token's logits.
+pub struct Turn {
+    state: State,
+    /// Seconds of its own units, and its share of the decode steps.
+    seconds: f64,
+}
+
+enum State {
+    /// It is to be told this.
+    Told(Event),
+    /// It waits for these passes; those that are done have logits.
+    Runs(Vec<Run>),
+    /// Its logits, or why it failed.
+    Over(Result<Vec<f32>>),
+}
+
+/// A pass that a stream asked for.
+struct Run {
+    session: usize,
+    feed: Feed,
+    /// A prompt's first unit was run.
+    begun: bool,
+    logits: Option<Vec<f32>>,
+}
+
+impl Turn {
+    /// A stream that is to be told this.
+    pub fn new(event: Event) -> Self {
+        Self {
+            state: State::Told(event),
+            seconds: 0.0,
         }
     }
-    let missing = || Err(Error::input("stream", "asked for nothing and has no logits"));
-    out.into_iter().map(|o| o.unwrap_or_else(missing)).collect()
+
+    /// Whether it has its logits, or has failed.
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, State::Over(_))
+    }
+
+    /// Whether it waits for a prompt.
+    fn prefills(&self) -> bool {
+        match &self.state {
+            State::Runs(runs) => runs
+                .iter()
+                .any(|r| r.logits.is_none() && matches!(r.feed, Feed::Prompt(_))),
+            State::Told(_) | State::Over(_) => false,
+        }
+    }
+
+    /// Seconds of its own units, and its share of the decode steps.
+    pub fn seconds(&self) -> f64 {
+        self.seconds
+    }
+
+    /// The logits `[vocab]` of the next token.
+    ///
+    /// # Errors
+    /// Why the stream failed; that it is not over.
+    pub fn into_logits(self) -> Result<Vec<f32>> {
+        match self.state {
+            State::Over(made) => made,
+            State::Told(_) | State::Runs(_) => Err(Error::input("stream", "has no logits yet")),
+        }
+    }
+
+    /// Tells the stream its event, and what its passes gave, until it waits for passes or is over.
+    fn ask<S: Stream + ?Sized>(&mut self, stream: &mut S) {
+        loop {
+            let event = match std::mem::replace(&mut self.state, State::Over(Ok(Vec::new()))) {
+                State::Told(event) => event,
+                State::Runs(runs) if runs.iter().all(|r| r.logits.is_some()) => {
+                    Event::Logits(runs.into_iter().filter_map(|r| r.logits).collect())
+                }
+                other => {
+                    self.state = other;
+                    return;
+                }
+            };
+            self.state = match stream.next(event) {
+                Err(e) => State::Over(Err(e)),
+                Ok(Next::Logits(logits)) => State::Over(Ok(logits)),
+                Ok(Next::Run(passes)) => match named_once(&passes, stream.sessions().len()) {
+                    Err(e) => State::Over(Err(e)),
+                    Ok(()) => State::Runs(passes.into_iter().map(Run::new).collect()),
+                },
+            };
+        }
+    }
 }
 
-/// The sessions that passes name, each of which can be named once.
-fn chosen(sessions: Vec<&mut Session>, passes: Vec<(usize, Feed)>) -> Result<Vec<(&mut Session, Feed)>> {
-    let mut sessions: Vec<_> = sessions.into_iter().map(Some).collect();
-    let mut take = |(place, feed): (usize, Feed)| {
-        let session = sessions.get_mut(place).and_then(Option::take);
-        let wrong = || {
-            Error::input(
-                "stream",
-                format!("there is no session {place}, or it is named twice"),
-            )
-        };
-        Ok((session.ok_or_else(wrong)?, feed))
-    };
-    passes.into_iter().map(&mut take).collect()
+impl Run {
+    fn new((session, feed): (usize, Feed)) -> Self {
+        Self {
+            session,
+            feed,
+            begun: false,
+            logits: None,
+        }
+    }
 }
 
-/// Logits `[vocab]` of each pass.
-fn run(passes: Vec<(&mut Session, Feed)>, progress: &mut dyn FnMut(usize)) -> Vec<Result<Vec<f32>>> {
-    let mut out: Vec<Result<Vec<f32>>> = Vec::with_capacity(passes.len());
+/// Whether passes name sessions that there are, each once, and are not none.
+fn named_once(passes: &[(usize, Feed)], sessions: usize) -> Result<()> {
+    let mut free = vec![true; sessions];
+    let mut takes = |(session, _): &(usize, Feed)| free.get_mut(*session).is_some_and(std::mem::take);
+    if passes.is_empty() || !passes.iter().all(&mut takes) {
+        return Err(Error::input(
+            "stream",
+            "asked for no pass, for one in a session that is not there, or for two in one session",
+        ));
+    }
+    Ok(())
+}
+
+/// Goes on with all streams: one decode step for those that wait for tokens, all in one pass over the weights, and one unit
+/// of the first prompt that is waited for. Where others decode, a unit is of `rows` rows at most, so that no token waits for
+/// a whole prefill; alone, a prompt runs layer by layer. What shares a tick changes no bit of a stream's logits. `progress`
+/// receives the place of a stream and the decoder layers that its prompt has done.
+pub fn tick<S: Stream + ?Sized>(
+    streams: &mut [(&mut S, &mut Turn)],
+    rows: usize,
+    progress: &mut dyn FnMut(usize, usize),
+) {
+    for (stream, turn) in streams.iter_mut() {
+        turn.ask(*stream);
+    }
+    decode_all(streams);
+    let others = streams.iter().filter(|(_, turn)| !turn.prefills()).count();
+    let first = streams
+        .iter_mut()
+        .enumerate()
+        .find(|(_, (_, turn))| turn.prefills());
+    if let Some((place, (stream, turn))) = first {
+        let rows = if others > 0 { rows } else { usize::MAX };
+        prefill_unit(*stream, turn, rows, &mut |layers| progress(place, layers));
+    }
+    for (stream, turn) in streams.iter_mut() {
+        turn.ask(*stream);
+    }
+}
+
+/// One decode step of all that wait for tokens.
+fn decode_all<S: Stream + ?Sized>(streams: &mut [(&mut S, &mut Turn)]) {
+    let since = Instant::now();
     let (mut fed, mut places) = (Vec::new(), Vec::new());
-    for (place, (session, feed)) in passes.into_iter().enumerate() {
-        out.push(Ok(Vec::new()));
-        match feed {
-            Feed::Prompt(prompt) => out[place] = session.prefill(&prompt, 1, progress).map(|m| m.data),
-            Feed::Token(token) => {
-                fed.push((session, token));
-                places.push(place);
+    for (place, (stream, turn)) in streams.iter_mut().enumerate() {
+        let State::Runs(runs) = &turn.state else { continue };
+        let mut sessions: Vec<_> = stream.sessions_mut().into_iter().map(Some).collect();
+        for (run, wanted) in runs.iter().enumerate() {
+            if let (None, Feed::Token(token)) = (&wanted.logits, &wanted.feed)
+                && let Some(session) = sessions.get_mut(wanted.session).and_then(Option::take)
+            {
+                fed.push((session, *token));
+                places.push((place, run));
             }
         }
     }
-    for (place, made) in places.into_iter().zip(decode(fed)) {
-        out[place] = made;
+    if fed.is_empty() {
+        return;
     }
-    out
+    let made = decode(fed);
+    let share = since.elapsed().as_secs_f64() / made.len() as f64;
+    for ((place, run), made) in places.into_iter().zip(made) {
+        let turn = &mut streams[place].1;
+        turn.seconds += share;
+        match (made, &mut turn.state) {
+            (Ok(logits), State::Runs(runs)) => runs[run].logits = Some(logits),
+            (Err(e), State::Runs(_)) => turn.state = State::Over(Err(e)),
+            // Another of its passes has failed.
+            (_, State::Told(_) | State::Over(_)) => {}
+        }
+    }
+}
+
+/// One unit of the first prompt that a stream waits for.
+fn prefill_unit<S: Stream + ?Sized>(
+    stream: &mut S,
+    turn: &mut Turn,
+    rows: usize,
+    progress: &mut dyn FnMut(usize),
+) {
+    let since = Instant::now();
+    let State::Runs(runs) = &mut turn.state else {
+        return;
+    };
+    let mut waits = runs.iter_mut().filter(|r| r.logits.is_none());
+    let Some(run) = waits.find(|r| matches!(r.feed, Feed::Prompt(_))) else {
+        return;
+    };
+    let mut sessions = stream.sessions_mut();
+    if let (Some(session), Feed::Prompt(prompt)) = (sessions.get_mut(run.session), &run.feed) {
+        let done = match run.begun {
+            true => Ok(()),
+            false => session.begin(prompt),
+        };
+        run.begun = true;
+        let made = done.and_then(|()| {
+            let before = session.layers_done();
+            let more = session.advance(rows);
+            if session.layers_done() > before {
+                progress(session.layers_done());
+            }
+            if more {
+                Ok(None)
+            } else {
+                session.finish(1).map(Some)
+            }
+        });
+        match made {
+            Ok(None) => {}
+            Ok(Some(logits)) => run.logits = Some(logits.data),
+            Err(e) => turn.state = State::Over(Err(e)),
+        }
+    }
+    turn.seconds += since.elapsed().as_secs_f64();
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 
 use outro::config::Config;
-use outro::hook::{At, Flow, Hook};
+use outro::hook::{At, Flow, Hidden, Hook};
 use outro::inputs::Inputs;
 use outro::{Deepstack, Dtype, KvType, Mat, Model, Prefix, Prompt, Quantize, Session};
 use serde_json::{Value, json};
@@ -41,7 +41,7 @@ fn prompt(model: &Model, last: f32) -> Prompt {
 struct Keep(usize, Vec<usize>);
 
 impl Hook for Keep {
-    fn layer_input(&mut self, at: At, _x: &[f32], _hidden: usize) -> outro::Result<Flow> {
+    fn layer_input(&mut self, at: At, _x: Hidden) -> outro::Result<Flow> {
         if at.prefill && at.layer == self.0 {
             return Ok(Flow::Keep(self.1.clone()));
         }

@@ -5,7 +5,7 @@ mod formulas;
 use std::sync::{Arc, LazyLock, Mutex};
 
 use formulas::mixed;
-use outro::hook::{At, Chain, Flow, Hook, Qkv};
+use outro::hook::{At, Attention, Chain, Flow, HeadOutputs, Hidden, Hook};
 use outro::inputs::Inputs;
 use outro::method::median_abs;
 use outro::positions::Span;
@@ -147,20 +147,27 @@ impl Naive {
 }
 
 impl Hook for Naive {
-    fn layer_input(&mut self, at: At, x: &[f32], _hidden: usize) -> outro::Result<Flow> {
+    fn layer_input(&mut self, at: At, x: Hidden) -> outro::Result<Flow> {
         if at.prefill {
-            self.inputs.lock().unwrap().push(x.to_vec());
+            self.inputs.lock().unwrap().push(x.host().to_vec());
         }
         Ok(Flow::Continue)
     }
 
-    fn head_outputs(&mut self, at: At, qkv: Qkv, o: &mut [f32]) -> outro::Result<()> {
+    fn head_outputs(
+        &mut self,
+        at: At,
+        a: Attention,
+        o: &mut HeadOutputs,
+        _applied: bool,
+    ) -> outro::Result<()> {
         let (heads, groups, dim) = (at.shape.heads, at.shape.kv_heads, at.shape.dim);
-        let (n, s) = (o.len() / heads / dim, qkv.k.len() / groups / dim);
+        let (n, s) = (a.rows(), a.keys());
+        let o = o.host_mut();
         for head in 0..heads {
             let g = head / (heads / groups);
-            let q = |i: usize| &qkv.q[(i * heads + head) * dim..][..dim];
-            let k = |j: usize| &qkv.k[(j * groups + g) * dim..][..dim];
+            let q = |i: usize| &a.q()[(i * heads + head) * dim..][..dim];
+            let k = |j: usize| &a.k()[(j * groups + g) * dim..][..dim];
             let score = |i: usize, j: usize| {
                 if j > s - n + i {
                     return f64::NEG_INFINITY;
@@ -176,7 +183,7 @@ impl Hook for Naive {
             let map = (self.weigh)(at, head, &scores);
             for i in 0..n {
                 for d in 0..dim {
-                    let terms = (0..s).map(|j| map[i][j] * f64::from(qkv.v[(j * groups + g) * dim + d]));
+                    let terms = (0..s).map(|j| map[i][j] * f64::from(a.v()[(j * groups + g) * dim + d]));
                     o[(i * heads + head) * dim + d] = terms.sum::<f64>() as f32;
                 }
             }
@@ -332,8 +339,8 @@ fn streams_do_not_notice_each_other() {
 fn strategies_stand_pruning_and_small_caches() {
     struct Half;
     impl Hook for Half {
-        fn layer_input(&mut self, at: At, x: &[f32], hidden: usize) -> outro::Result<Flow> {
-            let n = x.len() / hidden;
+        fn layer_input(&mut self, at: At, x: Hidden) -> outro::Result<Flow> {
+            let n = x.rows();
             let keep = (0..n).filter(|r| r % 2 == 0 || r + 1 == n).collect();
             let now = at.prefill && at.layer == 4;
             Ok(if now { Flow::Keep(keep) } else { Flow::Continue })

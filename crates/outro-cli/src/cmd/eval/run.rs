@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use outro::{Activations, Model};
 use outro::method::OutRoConfig;
 use outro::prepare::{MediaOptions, Preparer};
 use outro::settings::Settings;
 use outro::strategy::Strategy;
+use outro::{Activations, Model};
 use outro_lab::choice::Parser;
 use outro_lab::log::{self, Header, Log, Row};
 use outro_lab::report::report;
@@ -21,8 +21,8 @@ use outro_media::NoteKind;
 use serde_json::json;
 
 use super::endpoint::Client;
-use crate::args::{REDUCED, Switches, Weights};
 use crate::args::eval::{Asking, EvalRun, Who, is_log};
+use crate::args::{REDUCED, Switches, Weights};
 use crate::cmd::ask::emit;
 use crate::fault::Fault;
 use crate::interrupt;
@@ -45,7 +45,12 @@ pub(crate) struct Checkpoint {
 
 impl Checkpoint {
     /// `logs` are those that this run may go on with.
-    pub(crate) fn open(model: Option<&str>, asking: &Asking, logs: &[PathBuf], ui: &Ui) -> anyhow::Result<Self> {
+    pub(crate) fn open(
+        model: Option<&str>,
+        asking: &Asking,
+        logs: &[PathBuf],
+        ui: &Ui,
+    ) -> anyhow::Result<Self> {
         let source = source::choose(model, ui)?;
         let mut preparer = Preparer::open(&source.dir)?;
         if let Some(path) = &asking.settings {

@@ -323,7 +323,7 @@ impl VisionTower {
             outro_kernels::add(&mut x.data, &o.data);
             match &block.mlp {
                 BlockMlp::Gated(mlp) => {
-                    mlp.add_to(&mut x, 0, &block.norm2.weight, block.norm2.eps, &mut scratch);
+                    mlp.add_to(&mut x.data, 0, &block.norm2.weight, block.norm2.eps, &mut scratch);
                 }
                 BlockMlp::Plain(mlp) => mlp.add_to(&mut x, &block.norm2, &mut scratch),
             }

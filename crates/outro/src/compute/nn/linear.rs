@@ -103,9 +103,14 @@ impl Linear {
 
     /// [`Linear::forward_into`] of rows that share a step: the first `decode` of them in the arithmetic of decoding.
     pub(crate) fn step_into(&self, x: &[f32], decode: usize, out: &mut Mat) {
+        out.reshape(x.len() / self.weight.cols(), self.weight.rows());
+        self.step(x, decode, &mut out.data);
+    }
+
+    /// [`Linear::step_into`] some rows of a matrix.
+    pub(crate) fn step(&self, x: &[f32], decode: usize, y: &mut [f32]) {
         let (k, n) = (self.weight.cols(), self.weight.rows());
-        out.reshape(x.len() / k, n);
-        let (x, y) = (x.split_at(decode * k), out.data.split_at_mut(decode * n));
+        let (x, y) = (x.split_at(decode * k), y.split_at_mut(decode * n));
         for (phase, x, y) in [(Phase::Decode, x.0, y.0), (Phase::Prefill, x.1, y.1)] {
             let (rows, weight, bias) = (x.len() / k, self.weight.weight(), self.bias.as_deref());
             linear_with(self.activations, phase, x, rows, k, weight, n, bias, y);
@@ -139,10 +144,11 @@ impl GatedMlp {
     }
 
     /// Adds the MLP's output for `norm(x)` to `x`, some rows at a time; the first `decode` rows are of decoding requests.
-    pub(crate) fn add_to(&self, x: &mut Mat, decode: usize, norm: &[f32], eps: f32, scratch: &mut Scratch) {
+    pub(crate) fn add_to(&self, x: &mut [f32], decode: usize, norm: &[f32], eps: f32, scratch: &mut Scratch) {
         let Scratch { h, gate, up, .. } = scratch;
-        for (chunk, rows) in x.data.chunks_mut(MLP_ROWS * x.cols).enumerate() {
-            h.reshape(rows.len() / x.cols, x.cols);
+        let cols = norm.len();
+        for (chunk, rows) in x.chunks_mut(MLP_ROWS * cols).enumerate() {
+            h.reshape(rows.len() / cols, cols);
             outro_kernels::rms_norm(rows, norm, eps, &mut h.data);
             let decode = decode.saturating_sub(chunk * MLP_ROWS).min(h.rows());
             self.replace(h, decode, gate, up);
@@ -171,4 +177,7 @@ pub(crate) struct Scratch {
     pub(crate) o: Mat,
     pub(crate) gate: Mat,
     pub(crate) up: Mat,
+    /// Rows of one expert, and the sum over experts.
+    pub(crate) part: Mat,
+    pub(crate) sum: Mat,
 }

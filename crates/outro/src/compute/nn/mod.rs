@@ -6,12 +6,14 @@ mod deepstack;
 mod linear;
 mod mat;
 mod moe;
+mod pass;
 mod rotary;
 
 pub use cache::KvType;
 pub(crate) use cache::LayerCache;
-pub(crate) use decoder::{Decoder, Step};
+pub(crate) use decoder::Decoder;
 pub use deepstack::Deepstack;
 pub(crate) use linear::{GatedMlp, Linear, Scratch, Weights};
 pub use mat::Mat;
 pub(crate) use moe::Mlp;
+pub(crate) use pass::{NewRows, Pass, Step};

@@ -1,6 +1,6 @@
 //! A layer's MLP, or a mixture of experts in its place.
 
-use super::{GatedMlp, Linear, Mat, Scratch, Weights};
+use super::{GatedMlp, Linear, Scratch, Weights};
 use crate::error::Result;
 use crate::spec::config::TextConfig;
 use crate::weights::checkpoint::Matrix;
@@ -32,7 +32,7 @@ impl Mlp {
     }
 
     /// Adds the output for `norm(x)` to `x`; the first `decode` rows are of decoding requests.
-    pub(crate) fn add_to(&self, x: &mut Mat, decode: usize, norm: &[f32], eps: f32, scratch: &mut Scratch) {
+    pub(crate) fn add_to(&self, x: &mut [f32], decode: usize, norm: &[f32], eps: f32, scratch: &mut Scratch) {
         match self {
             Self::Dense(mlp) => mlp.add_to(x, decode, norm, eps, scratch),
             Self::Sparse(moe) => moe.add_to(x, decode, norm, eps, scratch),
@@ -61,17 +61,18 @@ pub(crate) struct Moe {
 
 impl Moe {
     /// Rows are put together expert by expert, so each expert that somebody chose is read once, and no other is.
-    fn add_to(&self, x: &mut Mat, decode: usize, norm: &[f32], eps: f32, scratch: &mut Scratch) {
+    fn add_to(&self, x: &mut [f32], decode: usize, norm: &[f32], eps: f32, scratch: &mut Scratch) {
         let Scratch {
             h,
-            q: part,
-            o: sum,
             gate,
             up,
+            part,
+            sum,
             ..
         } = scratch;
-        h.reshape(x.rows(), x.cols);
-        outro_kernels::rms_norm(&x.data, norm, eps, &mut h.data);
+        let cols = norm.len();
+        h.reshape(x.len() / cols, cols);
+        outro_kernels::rms_norm(x, norm, eps, &mut h.data);
         self.router.step_into(&h.data, decode, gate);
         let mut rows_of = vec![Vec::new(); self.experts.len()];
         for row in 0..gate.rows() {
@@ -80,26 +81,26 @@ impl Moe {
             }
         }
         // Not into the residual stream at once: against a massive activation small shares would be rounded one by one.
-        sum.reshape(x.rows(), x.cols);
+        sum.reshape(h.rows(), cols);
         sum.data.fill(0.0);
         for (expert, rows) in self.experts.iter().zip(&rows_of) {
             if rows.is_empty() {
                 continue;
             }
-            part.reshape(rows.len(), x.cols);
-            for (to, (row, _)) in part.data.chunks_exact_mut(x.cols).zip(rows) {
+            part.reshape(rows.len(), cols);
+            for (to, (row, _)) in part.data.chunks_exact_mut(cols).zip(rows) {
                 to.copy_from_slice(h.row(*row));
             }
             // Rows are in ascending order, so those of decoding requests come first here too.
             let decode = rows.partition_point(|(row, _)| *row < decode);
             expert.replace(part, decode, gate, up);
-            for (from, (row, share)) in part.data.chunks_exact(x.cols).zip(rows) {
+            for (from, (row, share)) in part.data.chunks_exact(cols).zip(rows) {
                 for (to, from) in sum.row_mut(*row).iter_mut().zip(from) {
                     *to += share * from;
                 }
             }
         }
-        outro_kernels::add(&mut x.data, &sum.data);
+        outro_kernels::add(x, &sum.data);
     }
 }
 

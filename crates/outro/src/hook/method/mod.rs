@@ -6,7 +6,8 @@ mod prune;
 mod rotate;
 mod sinks;
 
+pub use super::reduce::median_abs;
 pub use config::{DecodeRule, OutRoConfig};
 pub use outro::OutRo;
 pub use prune::{Prune, PruneConfig, prunable};
-pub use sinks::{massive_tokens, median_abs};
+pub use sinks::{massive_tokens, root_mean_square, visual_sinks};

@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use super::config::OutRoConfig;
 use super::outro::OutRo;
 use crate::error::{Error, Result};
-use crate::hook::seam::{At, Flow, Hook, Qkv};
+use crate::hook::seam::{At, Flow, Hook, Needs};
+use crate::hook::views::{Attention, HeadOutputs, Hidden};
 use crate::prompt::positions::Span;
 
 /// Where tokens are ranked and how many stay (the paper prunes to 0.2 at layer 5 of 36, and finds 3 too early).
@@ -60,11 +61,11 @@ impl FromStr for PruneConfig {
 pub struct Prune {
     config: PruneConfig,
     detector: OutRo,
-    /// Whether each row may go.
+    /// Whether each row of the prompt may go.
     media: Vec<bool>,
     /// Prompt positions of the queries that ranked.
     queries: Vec<usize>,
-    /// Rows that stay, between the ranking and the next layer.
+    /// Prompt positions that stay, between the ranking and the next layer.
     stay: Option<Vec<usize>>,
     dropped: usize,
 }
@@ -94,11 +95,11 @@ impl Prune {
 }
 
 /// Attention `[s]` of query row `query` over all keys, past and future, averaged over heads.
-fn whole_view(qkv: Qkv, at: At, query: usize) -> Vec<f32> {
-    let (heads, keys) = (at.shape.heads, qkv.keys(at));
+fn whole_view(attention: Attention, heads: usize, query: usize) -> Vec<f32> {
+    let keys = attention.keys();
     let mut mean = vec![0.0; keys];
     for head in 0..heads {
-        let weights = qkv.weights(at, head, query, keys);
+        let weights = attention.weights(head, query, keys);
         mean.iter_mut()
             .zip(weights)
             .for_each(|(m, w)| *m += w / heads as f32);
@@ -107,8 +108,18 @@ fn whole_view(qkv: Qkv, at: At, query: usize) -> Vec<f32> {
 }
 
 impl Hook for Prune {
-    fn layer_input(&mut self, at: At, x: &[f32], hidden: usize) -> Result<Flow> {
-        if !at.prefill || self.dropped > 0 {
+    fn needs(&self, at: At) -> Needs {
+        let ranks = at.prefill && at.layer == self.config.layer;
+        Needs {
+            input: at.prefill,
+            outputs: ranks,
+            cache: ranks,
+            ..Needs::default()
+        }
+    }
+
+    fn layer_input(&mut self, at: At, x: Hidden) -> Result<Flow> {
+        if self.dropped > 0 {
             return Ok(Flow::Continue);
         }
         if self.config.layer + 1 >= at.layers {
@@ -121,57 +132,54 @@ impl Hook for Prune {
                 ),
             });
         }
-        if self.media.len() != x.len() / hidden {
+        if at.layer == 0 && self.media.len() != x.rows() {
             return Err(Error::input(
                 "prune",
                 "the kinds of the rows do not fit the prompt",
             ));
         }
         if let Some(stay) = self.stay.take() {
-            self.dropped = self.media.len() - stay.len();
-            return Ok(Flow::Keep(stay));
+            // In prompt positions; another hook may have dropped some since.
+            let rows: Vec<usize> = stay.iter().filter_map(|t| at.row(*t)).collect();
+            self.dropped = x.rows() - rows.len();
+            return Ok(Flow::Keep(rows));
         }
-        self.detector.layer_input(at, x, hidden)
+        self.detector.layer_input(at, x)
     }
 
-    fn reads_cache(&self, at: At) -> bool {
-        at.prefill && at.layer == self.config.layer
-    }
-
-    fn head_outputs(&mut self, at: At, qkv: Qkv, _o: &mut [f32]) -> Result<()> {
-        if !self.reads_cache(at) {
-            return Ok(());
-        }
+    fn head_outputs(
+        &mut self,
+        at: At,
+        attention: Attention,
+        _o: &mut HeadOutputs,
+        _applied: bool,
+    ) -> Result<()> {
         let found = self.detector.sinks().values().rev().find(|s| !s.is_empty());
         self.queries = found.cloned().unwrap_or_else(|| vec![0]);
-        let queries: Vec<usize> = self
-            .queries
-            .iter()
-            .filter_map(|t| self.detector.row_of(*t))
-            .collect();
-        let mut score = vec![0.0f32; self.media.len()];
+        let queries: Vec<usize> = self.queries.iter().filter_map(|t| at.row(*t)).collect();
+        let rows = attention.rows();
+        let mut score = vec![0.0f32; rows];
         for query in &queries {
-            for (s, a) in score.iter_mut().zip(whole_view(qkv, at, *query)) {
+            for (s, a) in score
+                .iter_mut()
+                .zip(whole_view(attention, at.shape.heads, *query))
+            {
                 *s += a;
             }
         }
-        let last = self.media.len().saturating_sub(1);
-        let mut media: Vec<usize> = (0..last).filter(|r| self.media[*r]).collect();
+        let may_go = |row: &usize| self.media[at.position(*row)];
+        let mut media: Vec<usize> = (0..rows.saturating_sub(1)).filter(may_go).collect();
         let keep = (self.config.keep * media.len() as f32).ceil() as usize;
         media.sort_by(|a, b| score[*b].total_cmp(&score[*a]).then(a.cmp(b)));
-        let mut goes = vec![false; self.media.len()];
+        let mut goes = vec![false; rows];
         for row in media.into_iter().skip(keep).filter(|r| !queries.contains(r)) {
             goes[row] = true;
         }
         if goes.contains(&true) {
-            self.stay = Some((0..goes.len()).filter(|r| !goes[*r]).collect());
+            let stay = (0..rows).filter(|r| !goes[*r]);
+            self.stay = Some(stay.map(|row| at.position(row)).collect());
         }
         Ok(())
-    }
-
-    fn rows_kept(&mut self, at: At, rows: &[usize]) {
-        self.media = rows.iter().map(|r| self.media[*r]).collect();
-        self.detector.rows_kept(at, rows);
     }
 }
 

@@ -1,24 +1,9 @@
-//! The sink value direction and the gated rotation towards it (method.md sections 2 and 4).
+//! The gated rotation of head outputs towards the sink value direction (method.md section 4).
 
 use outro_kernels::{AttentionShape, Rotation};
 use rayon::prelude::*;
 
-use crate::hook::seam::dot;
-
-/// `vbar[g] = mean over sinks of v[g]`; `v` is `[all, G * D]`, the result `[G * D]`.
-pub(super) fn mean_value(v: &[f32], sinks: &[usize], shape: AttentionShape) -> Vec<f32> {
-    let width = shape.kv_heads * shape.dim;
-    let mut mean = vec![0.0; width];
-    for t in sinks {
-        for (m, x) in mean.iter_mut().zip(&v[t * width..(t + 1) * width]) {
-            *m += x;
-        }
-    }
-    for m in &mut mean {
-        *m /= sinks.len() as f32;
-    }
-    mean
-}
+use crate::hook::reduce::dot;
 
 /// The tensor form: rotates every head output of the rows of `o [new, H * D]` that are not skipped. Attention's epilogue
 /// does the same to a row that it has just made.
@@ -58,7 +43,7 @@ fn rotate_head(o: &mut [f32], v: &[f32], square: f32, r: &Rotation) {
 mod tests {
     use super::*;
     use half::f16;
-    use outro_kernels::{Cached, Mask, attend, attend_rotated};
+    use outro_kernels::{Cached, Mask, Phase, attend_rotated};
     use proptest::prelude::*;
 
     fn to(gamma: f32) -> Rotation {
@@ -111,10 +96,11 @@ mod tests {
             for (k, v) in caches {
                 for mask in [Mask::Causal { offset: before }, Mask::Full] {
                     let (mut want, mut got) = (vec![f32::NAN; q.len()], vec![f32::NAN; q.len()]);
-                    attend(&q, k, v, shape, mask, &mut want);
+                    let phase = if new == 1 { Phase::Decode } else { Phase::Prefill };
+                    attend_rotated(&q, k, v, shape, mask, phase, None, &mut want);
                     let plain = want.clone();
                     rotate(&mut want, &r, shape);
-                    attend_rotated(&q, k, v, shape, mask, Some(&r), &mut got);
+                    attend_rotated(&q, k, v, shape, mask, phase, Some(&r), &mut got);
                     for (i, (a, b)) in got.iter().zip(&want).enumerate() {
                         prop_assert!((a - b).abs() < 2e-5 * b.abs().max(1.0), "{}: {} for {}", i, a, b);
                         let skipped = r.skip.contains(&(i / (shape.heads * dim)));

@@ -16,7 +16,7 @@ use crate::prompt::{prepare, tokenizer};
 use crate::run::generate::{Sampler, top};
 use crate::run::model;
 use crate::run::strategy::{Request, Strategy};
-use crate::run::stream::{Event, Stream, step};
+use crate::run::stream::{Event, Stream, Turn, tick};
 use crate::spec::generation::Sampling;
 
 /// Longest answer where nobody says a number.
@@ -29,7 +29,7 @@ pub enum Update<'a> {
     Media(prepare::MediaProgress),
     /// The encoders run.
     Encode(model::EncodeProgress),
-    /// The prompt of the request `ask` (its place among those that run together) runs.
+    /// The prompt of the request `ask` (its number among those that run together) runs.
     Prefill {
         /// Which request.
         ask: usize,
@@ -195,77 +195,108 @@ impl PromptTokens {
     }
 }
 
-/// A request between its prompt and its last token.
-struct Live<'a> {
-    place: usize,
-    ask: &'a Ask,
+/// Rows of a prompt that run between two decode steps of others.
+const UNIT_ROWS: usize = 256;
+
+/// Requests that share each pass over the weights: prompts run in units, and between two units each of the others gets a token.
+/// A request's answer is what it is alone, bit for bit, and one that fails fails alone. Requests join at any time.
+#[derive(Default)]
+pub struct Batch {
+    live: Vec<Live>,
+    over: Vec<(usize, Result<Answer>)>,
+    next: usize,
+}
+
+impl Batch {
+    /// Adds a request and returns its number, which [`Update`]s and answers bear.
+    pub fn add(&mut self, ask: Ask) -> usize {
+        let number = self.next;
+        self.next += 1;
+        match Live::begin(number, ask) {
+            Ok(live) => self.live.push(live),
+            Err(e) => self.over.push((number, Err(e))),
+        }
+        number
+    }
+
+    /// Requests that are not answered yet.
+    pub fn len(&self) -> usize {
+        self.live.len()
+    }
+
+    /// Whether all requests are answered.
+    pub fn is_empty(&self) -> bool {
+        self.live.is_empty()
+    }
+
+    /// Goes on with all of them: a unit of one prompt, a token of each of the others. Returns the answers that are complete.
+    /// `on` gets what happens; where it breaks on a request's text, that answer ends.
+    pub fn tick(
+        &mut self,
+        on: &mut dyn FnMut(Update<'_>) -> ControlFlow<()>,
+    ) -> Vec<(usize, Result<Answer>)> {
+        let mut over = std::mem::take(&mut self.over);
+        let numbers: Vec<usize> = self.live.iter().map(|live| live.number).collect();
+        let mut pairs = Vec::new();
+        for live in &mut self.live {
+            pairs.push((live.stream.as_mut(), &mut live.turn));
+        }
+        tick(&mut pairs, UNIT_ROWS, &mut |place, layers| {
+            let ask = numbers[place];
+            // A prompt is stopped by its `Cancel`.
+            let _ = on(Update::Prefill { ask, layers });
+        });
+        for mut live in std::mem::take(&mut self.live) {
+            let number = live.number;
+            match live.go_on(on) {
+                Ok(true) => self.live.push(live),
+                Ok(false) => over.push((number, live.finish(on))),
+                Err(e) => over.push((number, Err(e))),
+            }
+        }
+        over
+    }
+}
+
+/// Answers several questions together, as a [`Batch`] of them; the answers come in the order of the questions.
+pub fn answer_all(asks: &[Ask], on: &mut dyn FnMut(Update<'_>) -> ControlFlow<()>) -> Vec<Result<Answer>> {
+    let mut batch = Batch::default();
+    for ask in asks {
+        batch.add(ask.clone());
+    }
+    let missing = || Err(Error::input("question", "was not answered"));
+    let mut out: Vec<_> = asks.iter().map(|_| missing()).collect();
+    loop {
+        for (number, answer) in batch.tick(on) {
+            out[number] = answer;
+        }
+        if batch.is_empty() {
+            return out;
+        }
+    }
+}
+
+/// A request on its way.
+struct Live {
+    number: usize,
+    ask: Ask,
     stream: Box<dyn Stream>,
+    turn: Turn,
+    /// Whether its prompt was run.
+    prefilled: bool,
     sampler: Sampler,
-    words: tokenizer::TextStream<'a>,
+    words: tokenizer::TextStream,
     /// Text that may be the beginning of a stop string, and was not given out.
     held: String,
     max_new: usize,
-    end: &'a [u32],
-    logits: Vec<f32>,
     answer: Answer,
 }
 
-/// Answers several questions together: prompts one after the other, then the tokens of all in one pass over the weights a
-/// step. Each answer is what it is alone, bit for bit, and one that fails fails alone. `on` gets what happens; where it breaks
-/// on a request's text, that answer ends.
-pub fn answer_all(asks: &[Ask], on: &mut dyn FnMut(Update<'_>) -> ControlFlow<()>) -> Vec<Result<Answer>> {
-    let mut out: Vec<Option<Result<Answer>>> = asks.iter().map(|_| None).collect();
-    let mut live = Vec::new();
-    for (place, ask) in asks.iter().enumerate() {
-        match Live::begin(place, ask, on) {
-            Ok(request) => live.push(request),
-            Err(e) => out[place] = Some(Err(e)),
-        }
-    }
-    while !live.is_empty() {
-        let mut tokens = Vec::new();
-        let mut rest = Vec::new();
-        for mut request in live {
-            let place = request.place;
-            match request.choose(on) {
-                Ok(Some(token)) => {
-                    tokens.push(token);
-                    rest.push(request);
-                }
-                Ok(None) => out[place] = Some(request.finish(on)),
-                Err(e) => out[place] = Some(Err(e)),
-            }
-        }
-        live = rest;
-        let since = Instant::now();
-        let mut streams: Vec<(&mut dyn Stream, Event)> = Vec::new();
-        for (request, token) in live.iter_mut().zip(tokens) {
-            streams.push((request.stream.as_mut(), Event::Token(token)));
-        }
-        let made = step(&mut streams, &mut |_| {});
-        let share = since.elapsed().as_secs_f64() / live.len().max(1) as f64;
-        let mut rest = Vec::new();
-        for (mut request, made) in live.into_iter().zip(made) {
-            request.answer.seconds.decode += share;
-            match made {
-                Ok(logits) => {
-                    request.logits = logits;
-                    rest.push(request);
-                }
-                Err(e) => out[request.place] = Some(Err(e)),
-            }
-        }
-        live = rest;
-    }
-    let missing = || Err(Error::input("question", "was not answered"));
-    out.into_iter().map(|o| o.unwrap_or_else(missing)).collect()
-}
-
-impl<'a> Live<'a> {
-    /// Runs the prompt.
-    fn begin(place: usize, ask: &'a Ask, on: &mut dyn FnMut(Update<'_>) -> ControlFlow<()>) -> Result<Self> {
+impl Live {
+    /// Before its prompt; what its strategy needs of the media is encoded.
+    fn begin(number: usize, ask: Ask) -> Result<Self> {
         let (engine, media) = (&ask.engine, &ask.media);
-        let (model, tokenizer) = (engine.model(), engine.tokenizer()?);
+        let model = engine.model();
         let ids = ask.ids()?;
         let prompt_tokens = PromptTokens::of(&ids, media);
         let sampling = match &ask.sampling {
@@ -301,71 +332,88 @@ impl<'a> Live<'a> {
             let own = ask.hook.iter().map(|make| make());
             by.hooks(&request.prompt.spans).into_iter().chain(own).collect()
         };
-        let mut stream = by.stream_with(&request, &hooks)?;
+        let stream = by.stream_with(&request, &hooks)?;
         seconds.encode = since.elapsed().as_secs_f64();
-        let since = Instant::now();
-        let logits = stream.prefill(&mut |layers| {
-            // A prompt is stopped by its `Cancel`.
-            let _ = on(Update::Prefill { ask: place, layers });
-        })?;
-        seconds.prefill = since.elapsed().as_secs_f64();
-        let candidates = candidates(&logits, 5, tokenizer);
         let answer = Answer {
             strategy: by.name,
-            text: String::new(),
-            tokens: 0,
-            ids: Vec::new(),
-            finish: Finish::Stop,
-            first_token_top5: candidates,
-            first_logits: logits.clone(),
-            logprobs: Vec::new(),
             seconds,
-            sinks: None,
-            relaxed_at: None,
-            pruned: stream.session().hook::<Prune>().map(Prune::dropped),
-            cache_bytes: stream.cache_bytes(),
-            passes: 0,
             prompt_tokens,
             notes: media.notes().to_vec(),
+            ..Answer::default()
         };
+        let max_new = ask.max_new.or(engine.generation().max_new_tokens);
         Ok(Self {
-            place,
-            ask,
+            number,
             stream,
+            turn: Turn::new(Event::Begin),
+            prefilled: false,
             sampler,
-            words: tokenizer.stream(),
+            words: tokenizer::TextStream::default(),
             held: String::new(),
-            max_new: ask
-                .max_new
-                .or(engine.generation().max_new_tokens)
-                .unwrap_or(MAX_NEW),
-            end: tokenizer.end_tokens(),
-            logits,
+            max_new: max_new.unwrap_or(MAX_NEW),
             answer,
+            ask,
         })
     }
 
-    /// The token that is fed next; `None` where the answer is complete.
-    fn choose(&mut self, on: &mut dyn FnMut(Update<'_>) -> ControlFlow<()>) -> Result<Option<u32>> {
+    /// Takes the logits, where they are there, and chooses the token that is fed next. Whether the answer goes on.
+    fn go_on(&mut self, on: &mut dyn FnMut(Update<'_>) -> ControlFlow<()>) -> Result<bool> {
         if self.ask.cancel.is_set() {
             return Err(Error::Cancelled);
         }
+        if !self.turn.is_over() {
+            return Ok(true);
+        }
+        // It begins again with the token, or the answer ends.
+        let turn = std::mem::replace(&mut self.turn, Turn::new(Event::Begin));
+        let seconds = turn.seconds();
+        let logits = turn.into_logits()?;
+        if self.prefilled {
+            self.answer.seconds.decode += seconds;
+        } else {
+            self.prefilled = true;
+            self.after_prompt(&logits, seconds)?;
+        }
+        let Some(token) = self.choose(&logits, on)? else {
+            return Ok(false);
+        };
+        self.turn = Turn::new(Event::Token(token));
+        Ok(true)
+    }
+
+    /// What is to be said of the prompt.
+    fn after_prompt(&mut self, logits: &[f32], seconds: f64) -> Result<()> {
+        self.answer.seconds.prefill = seconds;
+        self.answer.first_token_top5 = candidates(logits, 5, self.ask.engine.tokenizer()?);
+        self.answer.first_logits = logits.to_vec();
+        self.answer.pruned = self.stream.session().hook::<Prune>().map(Prune::dropped);
+        self.answer.cache_bytes = self.stream.cache_bytes();
+        Ok(())
+    }
+
+    /// The token that is fed next; `None` where the answer is complete.
+    fn choose(
+        &mut self,
+        logits: &[f32],
+        on: &mut dyn FnMut(Update<'_>) -> ControlFlow<()>,
+    ) -> Result<Option<u32>> {
         if self.answer.tokens == self.max_new {
             self.answer.finish = Finish::Length;
             return Ok(None);
         }
-        let token = self.sampler.choose(&self.logits);
-        if self.end.contains(&token) {
+        let tokenizer = self.ask.engine.tokenizer()?;
+        let token = self.sampler.choose(logits);
+        if tokenizer.end_tokens().contains(&token) {
             return Ok(None);
         }
         self.answer.tokens += 1;
         self.answer.ids.push(token);
         if self.ask.logprobs > 0 {
-            let likeliest = candidates(&self.logits, self.ask.logprobs, self.ask.engine.tokenizer()?);
-            let own = log_probability(&self.logits, token);
+            let likeliest = candidates(logits, self.ask.logprobs, tokenizer);
+            let own = log_probability(logits, token);
             self.answer.logprobs.push((own, likeliest));
         }
-        let piece = self.words.push(token)?;
+        let piece = self.words.push(tokenizer, token)?;
         if self.say(&piece, on) {
             return Ok(None);
         }
@@ -398,14 +446,15 @@ impl<'a> Live<'a> {
         let piece = std::mem::replace(&mut self.held, rest);
         self.answer.text += &piece;
         let update = Update::Text {
-            ask: self.place,
+            ask: self.number,
             piece: &piece,
         };
         on(update).is_break()
     }
 
     fn finish(mut self, on: &mut dyn FnMut(Update<'_>) -> ControlFlow<()>) -> Result<Answer> {
-        let rest = std::mem::replace(&mut self.words, self.ask.engine.tokenizer()?.stream()).finish()?;
+        let words = std::mem::take(&mut self.words);
+        let rest = words.finish(self.ask.engine.tokenizer()?)?;
         if !self.say(&rest, on) {
             self.give(self.held.len(), on);
         }

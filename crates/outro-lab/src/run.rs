@@ -106,6 +106,9 @@ pub struct Step<'a> {
 /// Videos that are decoded while the model works; each waits, decoded, until it is its turn.
 const AHEAD: usize = 2;
 
+/// Strategies that answer a question in the same passes over the weights; more would hold more keys and values.
+const TOGETHER: usize = 4;
+
 /// Answers what `rows` lacks, appending to `log`. Questions about one video share its decoded media, the encoders' outputs and,
 /// by the plain model, the rows before the words; the next videos are decoded meanwhile. A sample that fails is a row with
 /// its reason. `wanted` says, before each video and from the rows so far, by which strategies its questions are answered;
@@ -161,8 +164,9 @@ pub fn run(
                 (Ok(_), _) => break,
             };
             for (place, sample) in group.iter().enumerate() {
-                for by in strategies.iter().filter(|by| missing(sample, by)) {
-                    let mut row = Row {
+                let lacking: Vec<&Strategy> = strategies.iter().filter(|by| missing(sample, by)).collect();
+                for some in lacking.chunks(prepared.together()) {
+                    let blank = |by: &&Strategy| Row {
                         id: sample.id.clone(),
                         video: sample.video_id.clone(),
                         category: sample.category.clone(),
@@ -175,15 +179,19 @@ pub fn run(
                         media_seconds: std::mem::take(&mut waited),
                         ..Row::default()
                     };
-                    match prepared.answer(place, sample, by, &mut row) {
-                        Ok(()) => runner.score(&mut row),
-                        Err(Refusal::Question(why)) => row.error = Some(why),
-                        Err(Refusal::Stop(why)) => return Err(Error::Answerer(why)),
+                    let mut new: Vec<Row> = some.iter().map(blank).collect();
+                    let answered = prepared.answer(place, sample, some, &mut new);
+                    for (mut row, answered) in new.into_iter().zip(answered) {
+                        match answered {
+                            Ok(()) => runner.score(&mut row),
+                            Err(Refusal::Question(why)) => row.error = Some(why),
+                            Err(Refusal::Stop(why)) => return Err(Error::Answerer(why)),
+                        }
+                        log.append(&row)?;
+                        rows.push(row);
+                        let (done, row) = (rows.len(), &rows[rows.len() - 1]);
+                        progress(Step { row, done, total });
                     }
-                    log.append(&row)?;
-                    rows.push(row);
-                    let (done, row) = (rows.len(), &rows[rows.len() - 1]);
-                    progress(Step { row, done, total });
                 }
             }
         }
@@ -206,19 +214,37 @@ enum Prepared<'a> {
 }
 
 impl Prepared<'_> {
+    /// How many strategies answer a question together; each holds keys and values of its own.
+    fn together(&self) -> usize {
+        match self {
+            Self::Engine(_) => TOGETHER,
+            Self::Remote(..) | Self::Failed(_) => 1,
+        }
+    }
+
+    /// Answers a question by some strategies, a row each.
     fn answer(
         &mut self,
         place: usize,
         sample: &Sample,
-        by: &Strategy,
-        row: &mut Row,
-    ) -> std::result::Result<(), Refusal> {
+        strategies: &[&Strategy],
+        rows: &mut [Row],
+    ) -> Vec<std::result::Result<(), Refusal>> {
         match self {
-            Self::Engine(prepared) => prepared
-                .answer(place, &sample.gold, by, row)
-                .map_err(|e| Refusal::Question(e.to_string())),
-            Self::Remote(remote, shown) => remote.answer(sample, by, shown, row),
-            Self::Failed(why) => Err(Refusal::Question(why.clone())),
+            Self::Engine(prepared) => {
+                let answered = prepared.answer(place, &sample.gold, strategies, rows);
+                let answered = answered.into_iter();
+                answered
+                    .map(|a| a.map_err(|e| Refusal::Question(e.to_string())))
+                    .collect()
+            }
+            Self::Remote(remote, shown) => {
+                let pairs = strategies.iter().zip(rows);
+                pairs
+                    .map(|(by, row)| remote.answer(sample, by, shown, row))
+                    .collect()
+            }
+            Self::Failed(why) => rows.iter().map(|_| Err(Refusal::Question(why.clone()))).collect(),
         }
     }
 }

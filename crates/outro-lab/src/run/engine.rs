@@ -1,6 +1,7 @@
 //! The engine as an answerer: media prepared for the model, encoders run once a video, first rows shared by the plain model.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
@@ -9,7 +10,7 @@ use outro::generate::{Sampling, top};
 use outro::prepare::{Media, MediaOptions};
 use outro::strategy::Strategy;
 use outro::tokenizer::Tokenizer;
-use outro::{Answer, Cancel, MediaSet};
+use outro::{Answer, Cancel, MediaSet, answer_all};
 use outro_media::{Note, NoteKind, Picks};
 
 use super::Ablation;
@@ -44,6 +45,8 @@ pub(super) struct Prepared<'a> {
     /// Each question, and the ids of its prompt.
     asked: Vec<(Conversation, outro::Result<Vec<u32>>)>,
     encoded: Option<MediaSet>,
+    /// Why the media could not be encoded.
+    failed: Option<String>,
     /// Where the media are unlike those that the model was trained on.
     unfamiliar: Option<String>,
     /// Seconds that the shared rows took.
@@ -121,6 +124,7 @@ impl Engine {
             asked: questions.iter().map(asked).collect(),
             decoded,
             encoded: None,
+            failed: None,
             unfamiliar: None,
             shared: 0.0,
         }
@@ -128,58 +132,100 @@ impl Engine {
 }
 
 impl Prepared<'_> {
-    /// Answers the question in this place of those that it was made with.
-    pub(super) fn answer(&mut self, place: usize, gold: &Gold, by: &Strategy, row: &mut Row) -> Result<()> {
-        let decoded = &mut self.decoded;
-        (row.frames, row.fps, row.pixels, row.audio_seconds) =
-            (decoded.frames, decoded.fps, decoded.pixels, decoded.audio_seconds);
-        let (conversation, ids) = &self.asked[place];
-        let ids = match ids {
-            Ok(ids) => ids,
-            Err(e) => return Err(outro::Error::input("question", e.to_string()).into()),
+    /// Answers the question in this place of those that it was made with, by some strategies in the same passes over the
+    /// weights; a row each.
+    pub(super) fn answer(
+        &mut self,
+        place: usize,
+        gold: &Gold,
+        strategies: &[&Strategy],
+        rows: &mut [Row],
+    ) -> Vec<Result<()>> {
+        let decoded = &self.decoded;
+        for row in &mut *rows {
+            (row.frames, row.fps, row.pixels, row.audio_seconds) =
+                (decoded.frames, decoded.fps, decoded.pixels, decoded.audio_seconds);
+        }
+        if let Some(first) = rows.first_mut() {
+            self.encode(first);
+        }
+        let engine = &self.engine.engine;
+        let (media, conversation) = match (&self.encoded, &self.asked[place]) {
+            (Some(media), (conversation, Ok(ids))) => {
+                for row in &mut *rows {
+                    self.describe(media, ids, row);
+                }
+                (media, conversation)
+            }
+            (_, (_, asked)) => {
+                // The question cannot be put, or the media cannot be encoded.
+                let why = match asked {
+                    Err(e) => e.to_string(),
+                    Ok(_) => self.failed.clone().unwrap_or_default(),
+                };
+                let failed = |_| Err(outro::Error::input("question", why.clone()).into());
+                return rows.iter().map(failed).collect();
+            }
         };
+        let ask = |by: &&Strategy| {
+            let ask = engine.chat(media, conversation.clone()).by((*by).clone());
+            ask.sampling(Sampling::default())
+                .max_new(self.engine.max_new_tokens)
+        };
+        let asks: Vec<_> = strategies.iter().map(ask).collect();
+        let answers = answer_all(&asks, &mut |_| ControlFlow::Continue(()));
+        let mut shared = self.shared;
+        let made = strategies.iter().zip(rows).zip(answers).map(|((by, row), answer)| {
+            let answer = answer?;
+            shared += answer.seconds.shared;
+            row.encode_seconds += answer.seconds.encode;
+            row.prefill_seconds = answer.seconds.prefill;
+            if by.uses_prefix() {
+                row.prefill_seconds += shared;
+            }
+            row.readout = readout(engine.tokenizer()?, &answer.first_logits, gold)?;
+            fill(row, answer);
+            Ok(())
+        });
+        let made = made.collect();
+        self.shared = shared;
+        made
+    }
+
+    /// Encodes the media, where that has not been tried; the seconds are the row's.
+    fn encode(&mut self, row: &mut Row) {
+        if self.encoded.is_some() || self.failed.is_some() {
+            return;
+        }
+        let (since, engine) = (Instant::now(), &self.engine.engine);
+        let media = std::mem::take(&mut self.decoded.media);
+        let media = match engine.encode(media, &Cancel::default(), &mut |_| {}) {
+            Ok(media) => media,
+            Err(e) => {
+                self.failed = Some(e.to_string());
+                return;
+            }
+        };
+        row.encode_seconds = since.elapsed().as_secs_f64();
+        self.unfamiliar = engine.model().unfamiliar(media.embeds());
+        self.unfamiliar.take_if(|_| self.decoded.ablated);
+        // Of all questions, whichever are still to be answered.
+        let ids = self.asked.iter().filter_map(|(_, ids)| ids.as_ref().ok());
+        media.share(ids.map(Vec::as_slice));
+        self.encoded = Some(media);
+    }
+
+    /// What a row says of its prompt and media.
+    fn describe(&self, media: &MediaSet, ids: &[u32], row: &mut Row) {
         let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
         row.prompt_sha256 = hex(&bytes);
         row.prompt_tokens = ids.len();
-        let engine = &self.engine.engine;
-        let media = if let Some(media) = &self.encoded {
-            media
-        } else {
-            let since = Instant::now();
-            let media = std::mem::take(&mut decoded.media);
-            let media = engine.encode(media, &Cancel::default(), &mut |_| {})?;
-            row.encode_seconds = since.elapsed().as_secs_f64();
-            self.unfamiliar = engine.model().unfamiliar(media.embeds());
-            self.unfamiliar.take_if(|_| decoded.ablated);
-            // Of all questions, whichever are still to be answered.
-            media.share(
-                self.asked
-                    .iter()
-                    .filter_map(|(_, ids)| Some(ids.as_ref().ok()?.as_slice())),
-            );
-            self.encoded.insert(media)
-        };
         row.notes = media.notes().to_vec();
         if let Some(text) = &self.unfamiliar {
             let note = Note::new(NoteKind::Unfamiliar, Path::new(&row.video), text.clone());
             row.notes.push(note);
         }
         (row.video_tokens, row.audio_tokens) = (media.embeds().video.rows(), media.embeds().audio.rows());
-        let answer = engine
-            .chat(media, conversation.clone())
-            .by(by.clone())
-            .sampling(Sampling::default())
-            .max_new(self.engine.max_new_tokens)
-            .run()?;
-        self.shared += answer.seconds.shared;
-        row.encode_seconds += answer.seconds.encode;
-        row.prefill_seconds = answer.seconds.prefill;
-        if by.uses_prefix() {
-            row.prefill_seconds += self.shared;
-        }
-        row.readout = readout(engine.tokenizer()?, &answer.first_logits, gold)?;
-        fill(row, answer);
-        Ok(())
     }
 }
 

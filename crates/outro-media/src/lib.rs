@@ -36,11 +36,11 @@ pub use frames::{
 pub use info::{AudioInfo, Cancel, Decoder, Kind, MediaInfo, Options, VideoInfo};
 pub use mel::{MAX_SECONDS, MEL_BINS, Mel, log_mel, log_mel_in_chunks, log_mel_together};
 pub use note::{Note, NoteKind};
-pub use patch::{PatchConfig, Patches, patches};
+pub use patch::{PatchConfig, PatchCutter, Patches, patches};
 pub use resize::{Resize, crop, pad, resize, resize_bytes, resize_image};
 pub use sniff::guess;
 pub use source::{
-    Picks, Pictures, Sound, probe, probe_video, read_audio, read_frames, read_image, read_samples,
-    read_track, read_video,
+    Picks, Pictures, Sound, fold_video, probe, probe_video, read_audio, read_frames, read_image,
+    read_samples, read_track, read_video,
 };
 pub use write::{VideoToWrite, write_jpeg, write_mp4, write_png};

@@ -91,7 +91,9 @@ pub(super) fn list(path: &Path, streams: &[usize], o: &Options) -> Result<Vec<Pa
         command.args(["-map", &format!("0:{stream}")]);
     }
     // Streams that begin without a key frame are listed from their first packet on.
-    command.args(["-c", "copy", "-copyinkf", "-f", "framecrc", "-"]);
+    command.args(["-c", "copy", "-copyinkf", "-f", "framecrc"]);
+    // Many lines a write: an hour has a quarter of a million packets.
+    command.args(["-flush_packets", "0", "-"]);
     let mut all = vec![Packets::default(); streams.len()];
     let mut rest = Vec::new();
     let ended = run(command, path, (o.deadline, &o.cancel), 1 << 16, &mut |piece| {

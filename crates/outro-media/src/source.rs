@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use crate::audio::{SAMPLE_RATE, resample};
+use crate::decode::sniff::{Sniffed, sniff};
+use crate::decode::{ffmpeg, image, worker};
 use crate::error::{Error, Result};
-use crate::frames::Frames;
 use crate::info::{Decoded, Decoder, MediaInfo, Options, VideoInfo};
 use crate::note::{Note, NoteKind};
-use crate::resize::Resize;
-use crate::sniff::{Sniffed, sniff};
-use crate::{ffmpeg, picture, worker};
+use crate::picture::frames::Frames;
+use crate::picture::resize::Resize;
+use crate::sound::resample::{SAMPLE_RATE, resample};
 
 /// Reads streams and sizes. No picture or sound is decoded.
 ///
@@ -36,7 +36,7 @@ pub fn probe_video(path: &Path, o: &Options) -> Result<MediaInfo> {
 
 fn by_kind(path: &Path, kind: Sniffed, o: &Options) -> Result<MediaInfo> {
     if matches!(kind, Sniffed::Image | Sniffed::Gif | Sniffed::Foreign(_)) {
-        return picture::probe(path, o);
+        return image::probe(path, o);
     }
     match use_ffmpeg(path, o, &kind) {
         Ok(true) => ffmpeg::probe(path, o),
@@ -71,7 +71,7 @@ pub fn read_frames(file: &MediaInfo, indices: &[usize], o: &Options) -> Result<F
         size: None,
     };
     let mut frames = Frames::default();
-    let (got, decoded) = decode(file, &picks, crate::resize::resize, o, &mut |f| {
+    let (got, decoded) = decode(file, &picks, crate::picture::resize::resize, o, &mut |f| {
         frames.append(f, indices.len());
         Ok(())
     })?;
@@ -225,7 +225,7 @@ fn decode(
 /// # Errors
 /// Damaged, truncated or enormous pictures; other formats without ffmpeg.
 pub fn read_image(path: &Path, o: &Options) -> Result<Frames> {
-    picture::read(path, o)
+    image::read(path, o)
 }
 
 /// Sound of a file.

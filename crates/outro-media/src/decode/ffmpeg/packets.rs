@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
+use crate::decode::process::{More, run};
 use crate::error::Result;
 use crate::info::Options;
-use crate::process::{More, run};
 
 /// A packet that is shown: those that an edit list hides are left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,13 +19,13 @@ use symphonia::core::meta::MetadataOptions;
 use symphonia::core::packet::Packet;
 use symphonia::core::units::{Duration, Timestamp};
 
-use crate::audio::mono;
+use crate::decode::mp4::{self, Movie, Sample, SoundEntry};
+use crate::decode::sniff::{Sniffed, sniff};
+use crate::decode::wave::Wave;
 use crate::error::{Error, Result};
 use crate::info::{AudioInfo, Decoder, Kind, MediaInfo, Streams, VideoInfo};
-use crate::mp4::{self, Movie, Sample, SoundEntry};
 use crate::note::{Note, NoteKind};
-use crate::sniff::{Sniffed, sniff};
-use crate::wave::Wave;
+use crate::sound::resample::mono;
 use decode::{SoundDecoder, codec_id, codec_name, of_aac};
 
 /// Longest sound that is decoded: 6 hours at 48 kHz. Whatever is longer is a lying header or the wrong file.

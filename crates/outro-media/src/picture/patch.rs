@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::frames::Frames;
+use crate::picture::frames::Frames;
 
 /// How frames are cut and normalised (preprocessor_config.json).
 #[derive(Clone, Debug, PartialEq)]

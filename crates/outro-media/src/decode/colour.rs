@@ -2,8 +2,8 @@
 
 use openh264::formats::YUVSource;
 
-use crate::frames::Frames;
-use crate::look::{Look, Turn};
+use crate::decode::look::{Look, Turn};
+use crate::picture::frames::Frames;
 
 /// What swscale takes for each `matrix_coefficients` (ITU-T H.273, table 4): parts of Cr in red, Cb in blue, Cb and Cr in
 /// green, in 1/65536. BT.601 stands for what says nothing.

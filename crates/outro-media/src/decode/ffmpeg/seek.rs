@@ -1,10 +1,10 @@
 //! A few frames of a long file, each decoded from the key frame before it, where that gives the same pictures as decoding from
 //! the beginning.
 
+use crate::decode::process::{More, run};
 use crate::error::Result;
-use crate::frames::Frames;
 use crate::info::{MediaInfo, Options};
-use crate::process::{More, run};
+use crate::picture::frames::Frames;
 
 use super::packets::{self, Packet, Packets};
 use super::ppm::Ppm;
@@ -120,7 +120,7 @@ fn one(file: &MediaInfo, pts: i64, at: f64, o: &Options) -> Result<Option<Frames
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ffmpeg::packets::read_all;
+    use crate::decode::ffmpeg::packets::read_all;
 
     #[test]
     fn a_doubt_forbids_seeking() {

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::frames::Frames;
+use crate::picture::frames::Frames;
 
 /// One of the three ways: frames, height and width.
 pub type Resize = fn(&Frames, usize, usize) -> Frames;

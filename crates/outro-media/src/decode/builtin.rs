@@ -8,13 +8,13 @@ use openh264::OpenH264API;
 use openh264::decoder::{DecodeOptions, Decoder as Openh264, DecoderConfig, Flush};
 use openh264::formats::YUVSource;
 
-use crate::colour::{to_rgb, turned};
+use crate::decode::audio;
+use crate::decode::colour::{to_rgb, turned};
+use crate::decode::mp4::Movie;
+use crate::decode::sniff::{Sniffed, sniff};
 use crate::error::{Error, Result};
-use crate::frames::Frames;
 use crate::info::{Decoded, Decoder, Kind, MediaInfo};
-use crate::mp4::Movie;
-use crate::sniff::{Sniffed, sniff};
-use crate::sound;
+use crate::picture::frames::Frames;
 
 /// Most pictures that a decoder holds back to bring them in order (H.264, A.3.1), and one that is being decoded.
 const MAX_HELD: usize = 17;
@@ -22,11 +22,11 @@ const MAX_HELD: usize = 17;
 /// Streams of a file that is no picture.
 pub(crate) fn probe(path: &Path) -> Result<MediaInfo> {
     if sniff(path)? != Sniffed::Mp4 {
-        return sound::probe(path);
+        return audio::probe(path);
     }
     let movie = Movie::open(path)?;
     let mut info = movie.info()?;
-    let (audio, notes) = sound::of_movie(path, &movie);
+    let (audio, notes) = audio::of_movie(path, &movie);
     info.audio = audio;
     info.notes.extend(notes);
     if info.video.is_none() && info.audio.is_none() {

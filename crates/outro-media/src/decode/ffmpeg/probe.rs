@@ -8,10 +8,10 @@ use serde_json::Value;
 
 use super::packets::{self, Packets};
 use super::{input, names_others, prober, url};
+use crate::decode::process::{More, run};
 use crate::error::{Error, Result};
 use crate::info::{AudioInfo, Decoder, Kind, MediaInfo, Options, Streams, VideoInfo};
 use crate::note::{Note, NoteKind};
-use crate::process::{More, run};
 
 /// A file by its header.
 #[derive(Debug, Default, PartialEq)]

@@ -15,10 +15,10 @@ use entry::{VideoEntry, video_codec};
 use parse::Edit;
 pub(crate) use parse::{Sample, Track};
 
+use crate::decode::h264::{IDR, SPS, Sps, unit_type};
+use crate::decode::look::{Look, Turn};
 use crate::error::{Error, Result};
-use crate::h264::{IDR, SPS, Sps, unit_type};
 use crate::info::{Decoder, Kind, MediaInfo, Streams, VideoInfo};
-use crate::look::{Look, Turn};
 use crate::note::{Note, NoteKind};
 
 /// Largest packet that is believed: an intra frame of 8K video at the highest level stays below.
@@ -355,7 +355,7 @@ impl H264 {
             return Err(needs_ffmpeg(&self.path, what));
         }
         let matrix = sps.matrix.or(entry.matrix).unwrap_or(2);
-        if !crate::colour::known(matrix) {
+        if !crate::decode::colour::known(matrix) {
             return Err(needs_ffmpeg(
                 &self.path,
                 format!("H.264 video with colour matrix {matrix}"),

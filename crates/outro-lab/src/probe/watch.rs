@@ -7,7 +7,7 @@ use outro::hook::{At, Flow, Hook, Qkv, column_sums, row_lse};
 use outro::method::{OutRo, OutRoConfig};
 
 use super::geometry::{Outputs, measure};
-use super::{Balance, Kind, Layer, Options, Seen, detect};
+use super::{Balance, Kind, Layer, Options, WatchedToken, detect};
 
 /// Sinks, and the dimensions in which they stand out.
 pub(super) struct Survey {
@@ -156,7 +156,7 @@ impl Watch {
                 };
                 let (video, audio) = (by(Kind::Video), by(Kind::Audio));
                 let both = video + audio;
-                Seen {
+                WatchedToken {
                     position: self.rows[*key],
                     mass: mass(*key),
                     video,

@@ -9,7 +9,7 @@ use openh264::decoder::{DecodeOptions, Decoder as Openh264, DecoderConfig, Flush
 use openh264::formats::YUVSource;
 
 use crate::decode::audio;
-use crate::decode::colour::{to_rgb, turned};
+use crate::decode::colour::{oriented, to_rgb};
 use crate::decode::mp4::Movie;
 use crate::decode::sniff::{Sniffed, sniff};
 use crate::error::{Error, Result};
@@ -64,16 +64,16 @@ pub(crate) fn frames(
     let options = DecodeOptions::new().flush_after_decode(Flush::NoFlush);
     let (first, all, mut number) = (stream.first, stream.samples.len(), 0);
     let mut wanted = indices.iter().map(|i| i + first).peekable();
-    let (look, turn) = (stream.look.clone(), stream.turn);
+    let (format, orientation) = (stream.format.clone(), stream.orientation);
     let mut take = |yuv: &dyn YUVSource, number: usize, wanted: &mut Peekable<_>| -> Result<()> {
-        if yuv.dimensions() != (look.width, look.height) {
+        if yuv.dimensions() != (format.width, format.height) {
             return Err(Error::damaged(
                 path,
                 "its H.264 video decodes to another size than it says",
             ));
         }
         if wanted.next_if_eq(&number).is_some() {
-            sink(turned(to_rgb(yuv, &look), turn))?;
+            sink(oriented(to_rgb(yuv, &format), orientation))?;
         }
         Ok(())
     };

@@ -225,7 +225,7 @@ fn complaints(path: &Path, what: &str, ended: &Ended) -> Vec<Note> {
         ),
         None => first.to_string(),
     };
-    let more = match ended.said {
+    let more = match ended.messages {
         1 => String::new(),
         n => format!(" (and {} more lines)", n - 1),
     };

@@ -34,8 +34,8 @@ pub struct Work {
     pub rounds: usize,
     /// Requests that decode together, beside those of the strategies alone; below 2 none do.
     pub requests: usize,
-    /// Look at the prompt too, as the sink lab does.
-    pub look: bool,
+    /// Probe the prompt too, as the sink lab does.
+    pub probe: bool,
 }
 
 /// What the machine can do at most.
@@ -131,9 +131,9 @@ pub struct Row {
     pub layers_with_sinks: usize,
 }
 
-/// What looking at a prompt costs beside reading it.
+/// What probing a prompt costs beside reading it.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct Look {
+pub struct ProbeCost {
     /// Seconds of a plain prefill.
     pub plain_seconds: f64,
     /// Largest resident size during it, where the system tells.
@@ -146,7 +146,7 @@ pub struct Look {
     pub watched: usize,
 }
 
-fn look(model: &Model, prompt: &Prompt, kv: KvType) -> Result<Look> {
+fn probe_cost(model: &Model, prompt: &Prompt, kv: KvType) -> Result<ProbeCost> {
     reset_peak();
     let since = Instant::now();
     Session::with_kv(model, None, kv).prefill(prompt, 1, &mut |_| {})?;
@@ -158,7 +158,7 @@ fn look(model: &Model, prompt: &Prompt, kv: KvType) -> Result<Look> {
         ..Options::default()
     };
     let profile = probe(model, prompt, &prompt.spans, &options, &mut |_| {})?;
-    Ok(Look {
+    Ok(ProbeCost {
         plain_seconds,
         plain_peak_bytes,
         seconds: profile.seconds,
@@ -193,7 +193,7 @@ pub struct Bench {
     /// Several requests in one step: so many of each strategy, then one of each.
     pub together: Vec<Together>,
     /// The sink lab, if it was run.
-    pub look: Option<Look>,
+    pub probe: Option<ProbeCost>,
 }
 
 /// Runs the work. `progress` gets what is being done.
@@ -297,9 +297,9 @@ pub fn bench(
             together.push(together::together(&group, &request, work.new_tokens, vocab)?);
         }
     }
-    let look = if work.look {
-        progress("looking");
-        Some(look(model, &prompt, kv)?)
+    let cost = if work.probe {
+        progress("probing");
+        Some(probe_cost(model, &prompt, kv)?)
     } else {
         None
     };
@@ -338,7 +338,7 @@ pub fn bench(
         audio: tower(&audio, frames, &towers.audio),
         rows,
         together,
-        look,
+        probe: cost,
     })
 }
 

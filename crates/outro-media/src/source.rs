@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use crate::audio::{SAMPLE_RATE, resample};
+use crate::decode::sniff::{Sniffed, sniff};
+use crate::decode::{ffmpeg, image, worker};
 use crate::error::{Error, Result};
-use crate::frames::Frames;
 use crate::info::{Decoded, Decoder, MediaInfo, Options, VideoInfo};
 use crate::note::{Note, NoteKind};
-use crate::resize::Resize;
-use crate::sniff::{Sniffed, sniff};
-use crate::{ffmpeg, picture, worker};
+use crate::picture::frames::Frames;
+use crate::picture::resize::Resize;
+use crate::sound::resample::{SAMPLE_RATE, resample};
 
 /// Reads streams and sizes. No picture or sound is decoded.
 ///
@@ -36,7 +36,7 @@ pub fn probe_video(path: &Path, o: &Options) -> Result<MediaInfo> {
 
 fn by_kind(path: &Path, kind: Sniffed, o: &Options) -> Result<MediaInfo> {
     if matches!(kind, Sniffed::Image | Sniffed::Gif | Sniffed::Foreign(_)) {
-        return picture::probe(path, o);
+        return image::probe(path, o);
     }
     match use_ffmpeg(path, o, &kind) {
         Ok(true) => ffmpeg::probe(path, o),
@@ -70,15 +70,15 @@ pub fn read_frames(file: &MediaInfo, indices: &[usize], o: &Options) -> Result<F
         indices: indices.to_vec(),
         size: None,
     };
-    let (frames, decoded) = collect(file, &picks, crate::resize::resize, o)?;
-    match frames {
-        Some(f) if f.count == indices.len() => Ok(f),
-        frames => Err(short(
-            file,
-            frames.map_or(0, |f| f.count),
-            indices.len(),
-            &decoded,
-        )),
+    let mut frames = Frames::default();
+    let (got, decoded) = decode(file, &picks, crate::picture::resize::resize, o, &mut |f| {
+        frames.append(f, indices.len());
+        Ok(())
+    })?;
+    if got == indices.len() {
+        Ok(frames)
+    } else {
+        Err(short(file, got, indices.len(), &decoded))
     }
 }
 
@@ -91,11 +91,11 @@ pub struct Picks {
     pub size: Option<(usize, usize)>,
 }
 
-/// Frames of a video.
+/// Frames of a video, or what was made of them.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Pictures {
+pub struct Pictures<T = Frames> {
     /// The frames.
-    pub frames: Frames,
+    pub frames: T,
     /// What the video turned out to be: as it was probed, but for the number of its frames.
     pub video: VideoInfo,
     /// What the user should know about the decoding.
@@ -114,15 +114,42 @@ pub fn read_video<E: From<Error>>(
     resize: Resize,
     o: &Options,
 ) -> std::result::Result<Pictures, E> {
+    let mut pick = |video: &VideoInfo| -> std::result::Result<_, E> {
+        let picks = pick(video)?;
+        let expected = picks.indices.len();
+        Ok((picks, (Frames::default(), expected)))
+    };
+    let mut take = |(frames, expected): &mut (Frames, usize), f| {
+        frames.append(f, *expected);
+        Ok(())
+    };
+    let read = fold_video(file, &mut pick, &mut take, resize, o)?;
+    Ok(Pictures {
+        frames: read.frames.0,
+        video: read.video,
+        notes: read.notes,
+    })
+}
+
+/// [`read_video`] without keeping the frames: `take` gets each as it comes, and what `pick` gave beside the picks to put it in.
+///
+/// # Errors
+/// As [`read_video`]; what `take` refuses.
+pub fn fold_video<T, E: From<Error>>(
+    file: &MediaInfo,
+    pick: &mut dyn FnMut(&VideoInfo) -> std::result::Result<(Picks, T), E>,
+    take: &mut dyn FnMut(&mut T, Frames) -> Result<()>,
+    resize: Resize,
+    o: &Options,
+) -> std::result::Result<Pictures<T>, E> {
     let mut video = file.video.clone().ok_or_else(|| Error::NoStream {
         path: file.path.clone(),
         what: "video stream",
     })?;
-    let mut picks = pick(&video)?;
+    let (mut picks, mut all) = pick(&video)?;
     let mut recounted = None;
     loop {
-        let (frames, mut decoded) = collect(file, &picks, resize, o)?;
-        let got = frames.as_ref().map_or(0, |f| f.count);
+        let (got, mut decoded) = decode(file, &picks, resize, o, &mut |f| take(&mut all, f))?;
         match decoded.total.filter(|n| *n != video.frames) {
             Some(total) if recounted.is_none() && total > 0 => {
                 let text = format!(
@@ -132,19 +159,19 @@ pub fn read_video<E: From<Error>>(
                 recounted = Some(Note::new(NoteKind::Recounted, &file.path, text));
                 video.frames = total;
                 let again = pick(&video)?;
-                if again != picks || got != picks.indices.len() {
-                    picks = again;
+                if again.0 != picks || got != picks.indices.len() {
+                    (picks, all) = again;
                     continue;
                 }
             }
             _ => {}
         }
-        let Some(frames) = frames.filter(|f| f.count == picks.indices.len()) else {
+        if got != picks.indices.len() {
             return Err(short(file, got, picks.indices.len(), &decoded).into());
-        };
+        }
         decoded.notes.extend(recounted);
         return Ok(Pictures {
-            frames,
+            frames: all,
             video,
             notes: decoded.notes,
         });
@@ -159,49 +186,37 @@ fn short(file: &MediaInfo, got: usize, wanted: usize, decoded: &Decoded) -> Erro
     Error::damaged(&file.path, format!("gave {got} of {wanted} frames: {why}"))
 }
 
-fn collect(
+/// Hands the picked frames to `take`, resized, one at a time and all of one size. Says how many that were.
+fn decode(
     file: &MediaInfo,
     picks: &Picks,
     resize: Resize,
     o: &Options,
-) -> Result<(Option<Frames>, Decoded)> {
+    take: &mut dyn FnMut(Frames) -> Result<()>,
+) -> Result<(usize, Decoded)> {
     let (path, indices) = (&file.path, &picks.indices);
     if indices.is_empty() || indices.windows(2).any(|w| w[0] >= w[1]) {
         return Err(Error::range("frames", "numbers must be ascending, and not none"));
     }
-    let mut all: Option<Frames> = None;
+    let (mut got, mut size) = (0, None);
     let mut sink = |f: Frames| -> Result<()> {
         let f = match picks.size {
             Some((h, w)) => resize(&f, h, w),
             None => f,
         };
-        match &mut all {
-            None => {
-                let mut first = f;
-                // Once and for all: growing would hold the frames twice.
-                let more = first.data.len().saturating_mul(indices.len() - 1);
-                first.data.reserve_exact(more.min(1 << 32));
-                all = Some(first);
-            }
-            Some(a) if (a.height, a.width) == (f.height, f.width) => {
-                a.count += f.count;
-                a.data.extend_from_slice(&f.data);
-            }
-            Some(_) => {
-                return Err(Error::damaged(
-                    path,
-                    "changes its size between frames; re-encode it",
-                ));
-            }
+        if *size.get_or_insert((f.height, f.width)) != (f.height, f.width) {
+            let problem = "changes its size between frames; re-encode it";
+            return Err(Error::damaged(path, problem));
         }
-        Ok(())
+        got += f.count;
+        take(f)
     };
     let decoded = if file.decoder == Decoder::Ffmpeg {
         ffmpeg::frames(file, indices, o, &mut sink)?
     } else {
         worker::frames(path, indices, o, &mut sink)?
     };
-    Ok((all, decoded))
+    Ok((got, decoded))
 }
 
 /// Decodes one picture: upright unless [`Options::exif`] is off, alpha on white, first frame of an animation. What is
@@ -210,7 +225,7 @@ fn collect(
 /// # Errors
 /// Damaged, truncated or enormous pictures; other formats without ffmpeg.
 pub fn read_image(path: &Path, o: &Options) -> Result<Frames> {
-    picture::read(path, o)
+    image::read(path, o)
 }
 
 /// Sound of a file.

@@ -10,12 +10,12 @@ use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder};
 
-use crate::audio::SAMPLE_RATE;
+use crate::decode::ffmpeg::{self, url};
+use crate::decode::process::{More, run};
 use crate::error::{Error, Result};
-use crate::ffmpeg::{self, url};
-use crate::frames::Frames;
 use crate::info::Cancel;
-use crate::process::{More, run};
+use crate::picture::frames::Frames;
+use crate::sound::resample::SAMPLE_RATE;
 
 /// What goes into a file.
 #[derive(Clone, Copy, Debug)]

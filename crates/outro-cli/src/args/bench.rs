@@ -35,9 +35,9 @@ pub(crate) struct BenchFlags {
     /// Also decode so many requests of each strategy, and one of each, in one step, and tell the gain over one after the other.
     #[arg(long, value_name = "N", default_value_t = 1)]
     requests: usize,
-    /// Also look at the prompt as `outro sinks` does, and tell time and memory beside those of a plain prefill.
+    /// Also probe the prompt as `outro sinks` does, and tell time and memory beside those of a plain prefill.
     #[arg(long)]
-    look: bool,
+    probe: bool,
     /// How the decoder's weights are held: --dtype and --quantize in one.
     #[arg(long = "weights", value_name = "TYPE", conflicts_with_all = ["dtype", "quantize"],
         value_parser = ["auto", "f32", "bf16", "f16", "q8_0", "q6_k", "q4_k"])]
@@ -96,7 +96,7 @@ pub(super) fn bench(f: BenchFlags) -> anyhow::Result<Bench> {
             audio_seconds: f.audio_seconds,
             rounds: f.rounds,
             requests: f.requests,
-            look: f.look,
+            probe: f.probe,
         },
         weights: weights(&held, outro::Activations::Reduced)?,
         strategies: spelled_out(&f.strategy)?,

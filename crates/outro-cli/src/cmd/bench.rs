@@ -156,11 +156,11 @@ fn table(model: &str, weights: &str, r: &Result) -> String {
             t.gain
         );
     }
-    if let Some(l) = &r.look {
+    if let Some(l) = &r.probe {
         let peak = |p: Option<usize>| p.map_or_else(|| "unknown".into(), |p| bytes(p as u64));
         let _ = writeln!(
             out,
-            "looking    {:.1} s and a peak of {} for {} sinks; a plain prefill {:.1} s and {}",
+            "probing    {:.1} s and a peak of {} for {} sinks; a plain prefill {:.1} s and {}",
             l.seconds,
             peak(l.peak_bytes),
             l.watched,

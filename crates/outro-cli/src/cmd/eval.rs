@@ -165,7 +165,7 @@ fn pictures(args: &EvalReport, runs: &[(Header, Vec<Row>)], ui: &Ui) -> anyhow::
         let mut samples = loaded.samples;
         let videos: BTreeSet<&String> = rows.iter().map(|r| &r.video).collect();
         samples.retain(|s| videos.contains(&s.video_id));
-        let bar = ui.bar("looking at videos", videos.len() as u64, Unit::Count);
+        let bar = ui.bar("reading videos", videos.len() as u64, Unit::Count);
         let found = thumbnails(&samples, &media::decoding(), &|| bar.more());
         all.extend(
             found
@@ -182,7 +182,7 @@ fn look(args: &EvalCheck, ui: &Ui) -> anyhow::Result<()> {
     let profile = Profile::named(args.profile.as_deref().or(preparer.settings().profile.as_deref()))?;
     let loaded = Task::named(&args.task)?.load(&args.data, profile)?;
     source::introduce(&source, None, ui);
-    let bar = ui.bar("looking at videos", 0, Unit::Count);
+    let bar = ui.bar("reading videos", 0, Unit::Count);
     let found = check(
         &loaded,
         &preparer,

@@ -8,7 +8,7 @@ use outro::chat::{Conversation, Part};
 use outro::inputs::Inputs;
 use outro::prepare::Preparer;
 use outro::{MediaEmbeds, Model};
-use outro_lab::page::{Page, Scored, Sheet, Shown, Token, frames};
+use outro_lab::page::{InspectedPrompt, Page, Scored, Sheet, Token, frames};
 use outro_lab::probe::numbers::Numbers;
 use outro_lab::probe::{Options, Profile, probe};
 use outro_lab::sweeps::sweeps;
@@ -105,9 +105,9 @@ pub(crate) fn run(args: &Sinks, ui: &Ui) -> anyhow::Result<()> {
             if let Some(text) = model.unfamiliar(&media) {
                 source::warn(&text, ui);
             }
-            let shown = lab.look(inputs, &media)?;
-            numbers.add(&shown.profile);
-            Some(shown)
+            let inspected = lab.inspect(inputs, &media)?;
+            numbers.add(&inspected.profile);
+            Some(inspected)
         }
         Bench::Set(samples, files) => {
             lab.set(samples, files, &mut numbers)?;
@@ -203,11 +203,11 @@ struct Lab<'a> {
 }
 
 impl Lab<'_> {
-    fn look(&self, inputs: &Inputs, media: &MediaEmbeds) -> anyhow::Result<Shown> {
+    fn inspect(&self, inputs: &Inputs, media: &MediaEmbeds) -> anyhow::Result<InspectedPrompt> {
         let prompt = self.model.prompt(inputs, media)?;
         let rows = prompt.spans.as_slice();
         let layers = 2 * self.model.config().text.layers;
-        let bar = self.ui.bar("looking", layers as u64, Unit::Count);
+        let bar = self.ui.bar("probing", layers as u64, Unit::Count);
         let profile = probe(self.model, &prompt, rows, self.options, &mut |n| {
             bar.set(n as u64);
         })?;
@@ -217,7 +217,7 @@ impl Lab<'_> {
             let word = self.preparer.tokenizer().map(|t| t.token(*id));
             Token::new(span, &word.unwrap_or_else(|| format!("id {id}")), seconds)
         });
-        Ok(Shown {
+        Ok(InspectedPrompt {
             tokens: tokens.collect(),
             frames: frames(&profile, rows, inputs, self.preparer.patches()),
             profile,
@@ -229,7 +229,7 @@ impl Lab<'_> {
         let options = media::options(&files.reading, self.preparer);
         let bar = self
             .ui
-            .bar("looking at questions", samples.len() as u64, Unit::Count);
+            .bar("probing questions", samples.len() as u64, Unit::Count);
         let quiet = Lab {
             ui: &Ui::new(true),
             ..*self

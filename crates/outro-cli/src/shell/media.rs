@@ -10,7 +10,7 @@ use outro_media::Sampling;
 
 use crate::args::{Media, Reading};
 use crate::fault::Fault;
-use crate::ui::{Ui, Unit, thousands};
+use crate::ui::{Ui, Unit};
 
 /// How the preparation reads media: what was typed, else what the model's outro.json says, else the defaults.
 pub(crate) fn options(reading: &Reading, preparer: &Preparer) -> MediaOptions {
@@ -120,13 +120,6 @@ pub(crate) fn load(
         bar.label(&match p {
             MediaProgress::Frames { path, frames } => {
                 format!("decoding {frames} frames of {}", path.display())
-            }
-            MediaProgress::Patches { path, patches } => {
-                format!(
-                    "resizing {} to {} patches",
-                    path.display(),
-                    thousands(patches as u64)
-                )
             }
             MediaProgress::Image { path } => format!("decoding {}", path.display()),
             MediaProgress::Audio { path } => format!("decoding the sound of {}", path.display()),

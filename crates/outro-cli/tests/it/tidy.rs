@@ -20,10 +20,22 @@ const CRATES: [(&str, &[&str]); 6] = [
 ];
 
 /// Folders of a crate, from the lowest up; none names a higher one.
-const FLOORS: [(&str, &[&str]); 1] = [(
-    "outro",
-    &["error", "weights", "spec", "prompt", "hook", "compute", "run"],
-)];
+const FLOORS: [(&str, &[&str]); 3] = [
+    (
+        "outro-media",
+        &[
+            "error", "note", "info", "picture", "sound", "decode", "source", "write",
+        ],
+    ),
+    (
+        "outro",
+        &["error", "weights", "spec", "prompt", "hook", "compute", "run"],
+    ),
+    (
+        "outro-cli",
+        &["cache", "fault", "interrupt", "ui", "hub", "args", "shell", "cmd"],
+    ),
+];
 
 /// Modules of the engine that must never name a module of a lower folder.
 const NEVER: [(&str, &[&str]); 2] = [

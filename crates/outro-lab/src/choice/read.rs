@@ -5,7 +5,7 @@
 //!    `A`, not the pronoun `I`), `yes` and `no` (not `no dog`).
 //! 3. Names joined by `or`, `and`, commas or slashes are one *group*; one of three or more answers, or of all, repeats the
 //!    question, as do options one after the other with their letters.
-//! 4. What stands left and right of a group says how it is stated ([`Said`]): marked (`answer: B`, `B is correct`), said (`it is
+//! 4. What stands left and right of a group says how it is stated ([`Certainty`]): marked (`answer: B`, `B is correct`), said (`it is
 //!    B`, `B.`), named in passing, or denied (`not B`, `B is wrong`). What is asked, supposed or was thought before is not stated.
 //! 5. Behind a correction (`wait`, `no,`, `actually`) only what follows counts. Of the rest the strongest kind decides, and only
 //!    if it is of one mind. A name in passing must be in the last sentence: before it, it is on the way to an answer.
@@ -19,7 +19,7 @@ use crate::task::{Gold, VOCABULARY};
 
 /// How an answer is stated, weakest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Said {
+enum Certainty {
     Denied,
     InPassing,
     Plain,
@@ -38,7 +38,7 @@ struct Group {
 struct Statement {
     at: usize,
     answers: BTreeSet<usize>,
-    said: Said,
+    certainty: Certainty,
 }
 
 /// Of a longer reply only the end is read, in characters.
@@ -52,9 +52,9 @@ pub(super) fn read(reply: &str, gold: &Gold, texts: &[String]) -> Result<String,
     if reply.trim().is_empty() {
         return Err(Invalid::Empty);
     }
-    let said = proper(reply).ok_or(Invalid::NoAnswer)?;
-    let start = said.char_indices().nth_back(LONGEST - 1).map_or(0, |(i, _)| i);
-    let tokens = tokens(&said[start..]);
+    let reply = proper(reply).ok_or(Invalid::NoAnswer)?;
+    let start = reply.char_indices().nth_back(LONGEST - 1).map_or(0, |(i, _)| i);
+    let tokens = tokens(&reply[start..]);
     let answers = Answers::of(gold, texts);
     let items = answers.items(&tokens);
     let place = decide(&items, &answers)?;
@@ -84,17 +84,17 @@ fn decide(items: &[Item], answers: &Answers) -> Result<usize, Invalid> {
     for group in &groups {
         let is_question =
             group.answers.len() > 2 || (group.answers.len() > 1 && group.answers.len() == answers.count);
-        let said = stated(items, group, &mut consumed);
-        let in_list =
-            repeated.contains(&group.first) && said.is_none_or(|s| s < Said::Marked && s > Said::Denied);
+        let certainty = stated(items, group, &mut consumed);
+        let in_list = repeated.contains(&group.first)
+            && certainty.is_none_or(|s| s < Certainty::Marked && s > Certainty::Denied);
         if is_question {
             repeated.insert(group.first);
         }
-        if let Some(said) = said.filter(|_| !is_question && !in_list) {
+        if let Some(certainty) = certainty.filter(|_| !is_question && !in_list) {
             statements.push(Statement {
                 at: group.first,
                 answers: group.answers.clone(),
-                said,
+                certainty,
             });
         }
     }
@@ -112,8 +112,8 @@ fn decide(items: &[Item], answers: &Answers) -> Result<usize, Invalid> {
             .iter()
             .filter(|s| s.at >= *start && s.at < end)
             .collect();
-        let said = part.iter().map(|s| s.said).max();
-        if *strong || said >= Some(Said::Plain) {
+        let certainty = part.iter().map(|s| s.certainty).max();
+        if *strong || certainty >= Some(Certainty::Plain) {
             return one(items, &part).ok_or(none)?;
         }
         end = end.max(*start);
@@ -124,18 +124,20 @@ fn decide(items: &[Item], answers: &Answers) -> Result<usize, Invalid> {
 /// The answer on which the strongest statements agree.
 fn one(items: &[Item], part: &[&Statement]) -> Option<Result<usize, Invalid>> {
     let denied = |s: &Statement| {
-        let mut later = part.iter().filter(|d| d.said == Said::Denied && d.at > s.at);
+        let mut later = part
+            .iter()
+            .filter(|d| d.certainty == Certainty::Denied && d.at > s.at);
         later.any(|d| s.answers.is_subset(&d.answers))
     };
     let stated: Vec<_> = part
         .iter()
-        .filter(|s| s.said > Said::Denied && !denied(s))
+        .filter(|s| s.certainty > Certainty::Denied && !denied(s))
         .collect();
-    let said = stated.iter().map(|s| s.said).max()?;
-    let strongest = || stated.iter().filter(|s| s.said == said);
+    let certainty = stated.iter().map(|s| s.certainty).max()?;
+    let strongest = || stated.iter().filter(|s| s.certainty == certainty);
     let all: BTreeSet<usize> = strongest().flat_map(|s| s.answers.iter().copied()).collect();
     let last = last_sentence(items);
-    if said == Said::InPassing && !strongest().any(|s| s.at >= last) {
+    if certainty == Certainty::InPassing && !strongest().any(|s| s.at >= last) {
         return None;
     }
     let mut all = all.into_iter();
@@ -246,14 +248,14 @@ fn listed(items: &[Item]) -> BTreeSet<usize> {
 }
 
 /// How a group is stated; `None` where it is not. Verdicts on it are `consumed`: they correct nothing.
-fn stated(items: &[Item], group: &Group, consumed: &mut BTreeSet<usize>) -> Option<Said> {
+fn stated(items: &[Item], group: &Group, consumed: &mut BTreeSet<usize>) -> Option<Certainty> {
     let first = &items[group.first];
     let letters = first.form == Form::Letter;
     let left = left(items, group.first);
     let verdict = verdict(items, group.last + 1, consumed);
     let ends = items[group.last..].iter().find(|i| i.role.ends());
-    if left.denied || verdict == Some(Said::Denied) {
-        return Some(Said::Denied);
+    if left.denied || verdict == Some(Certainty::Denied) {
+        return Some(Certainty::Denied);
     }
     if left.supposed || ends.is_some_and(|i| i.role == Role::Ask) {
         return None;
@@ -268,18 +270,18 @@ fn stated(items: &[Item], group: &Group, consumed: &mut BTreeSet<usize>) -> Opti
         Form::Reply => true,
     };
     if left.marked && closed {
-        return Some(Said::Marked);
+        return Some(Certainty::Marked);
     }
     match verdict {
-        Some(said) => return Some(said),
-        None if left.begins && closed => return Some(Said::Plain),
+        Some(certainty) => return Some(certainty),
+        None if left.begins && closed => return Some(Certainty::Plain),
         None => {}
     }
     let bracketed = group.first > 0
         && next(group.first - 1) == Some(Role::Open)
         && next(group.first + 1) == Some(Role::Close);
     let shown = !letters || bracketed || first.token.quoted || ((left.option || left.be) && closed);
-    (shown && is_plain(items, group)).then_some(Said::InPassing)
+    (shown && is_plain(items, group)).then_some(Certainty::InPassing)
 }
 
 /// Whether a letter is the beginning of something else: `C major`, `B is for bird`.
@@ -361,7 +363,7 @@ fn aside(items: &[Item], comma: usize) -> Option<usize> {
 }
 
 /// What is said of the names before: that they are right, or wrong.
-fn verdict(items: &[Item], from: usize, consumed: &mut BTreeSet<usize>) -> Option<Said> {
+fn verdict(items: &[Item], from: usize, consumed: &mut BTreeSet<usize>) -> Option<Certainty> {
     let (mut be, mut may, mut right, mut wrong, mut not) = (false, false, false, false, Vec::new());
     let mut at = from;
     while let Some(item) = items.get(at) {
@@ -381,7 +383,7 @@ fn verdict(items: &[Item], from: usize, consumed: &mut BTreeSet<usize>) -> Optio
             Role::Not if names_next(items, at + 1) => break,
             Role::Not => not.push(at),
             // `A is possible`, and so it is not said.
-            Role::Past if be => return Some(Said::InPassing),
+            Role::Past if be => return Some(Certainty::InPassing),
             _ => break,
         }
         at += 1;
@@ -389,8 +391,8 @@ fn verdict(items: &[Item], from: usize, consumed: &mut BTreeSet<usize>) -> Optio
     let denied = wrong != (not.len() % 2 == 1);
     consumed.extend(not);
     match (denied, right) {
-        (true, _) => Some(Said::Denied),
-        (false, true) if !wrong => Some(if may { Said::Plain } else { Said::Marked }),
+        (true, _) => Some(Certainty::Denied),
+        (false, true) if !wrong => Some(if may { Certainty::Plain } else { Certainty::Marked }),
         _ => None,
     }
 }

@@ -20,7 +20,7 @@ use svg::{Axis, Scale, Series, escape, heat, histogram, lines, short};
 
 /// One prompt, with the words and places of its tokens.
 #[derive(Clone, Debug, Serialize)]
-pub struct Shown {
+pub struct InspectedPrompt {
     /// What was found.
     pub profile: Profile,
     /// Its tokens, one a row.
@@ -36,12 +36,12 @@ pub struct Page<'a> {
     pub model: &'a str,
     /// What was asked, or which set.
     pub about: &'a str,
-    /// How it was looked at.
+    /// How it was inspected.
     pub options: &'a Options,
     /// Means over all prompts.
     pub numbers: &'a Numbers,
     /// The prompt, where there is one.
-    pub one: Option<&'a Shown>,
+    pub one: Option<&'a InspectedPrompt>,
     /// What strategies scored, the one that others are compared with first; may be none.
     pub scores: &'a [Scored],
     /// On what.
@@ -175,7 +175,7 @@ impl Page<'_> {
                 format!("most attention on sinks: layer {}, head {}", peak.1, peak.2),
             ),
         ];
-        if let Some(Shown { profile: p, .. }) = self.one {
+        if let Some(InspectedPrompt { profile: p, .. }) = self.one {
             let kinds: Vec<String> = Kind::ALL
                 .iter()
                 .map(|kind| (p.kinds.iter().filter(|k| *k == kind).count(), kind.name()))

@@ -9,7 +9,7 @@ use outro_media::PatchConfig;
 use serde::Serialize;
 
 use super::svg::{LINE, escape, places, short};
-use super::{Sheet, Shown};
+use super::{InspectedPrompt, Sheet};
 use crate::probe::{Kind, Profile};
 
 /// A token of the prompt.
@@ -159,19 +159,19 @@ pub(crate) fn base64(bytes: &[u8]) -> String {
 }
 
 /// Tokens, sinks and frames of one prompt.
-pub(super) fn section(out: &mut Sheet, shown: &Shown) {
+pub(super) fn section(out: &mut Sheet, prompt: &InspectedPrompt) {
     out.html.push_str("<h2>The prompt</h2>");
     out.figure(
         "Tokens of the prompt",
-        strip(shown),
+        strip(prompt),
         "From the first token to the last.",
     );
-    table(&mut out.html, shown);
-    if shown.frames.is_empty() {
+    table(&mut out.html, prompt);
+    if prompt.frames.is_empty() {
         return;
     }
     out.html.push_str("<h3>Frames at which visual sinks sit</h3><p class=\"soft\">Boxes are tokens that Phi_VLM marks or OutRo takes for sinks; in how many layers is in their tooltips.</p><div class=\"frames\">");
-    for f in &shown.frames {
+    for f in &prompt.frames {
         let [h, w] = f.grid;
         let (height, width) = (h * 20, w * 20);
         let name = format!("video {}, {:.1} s", f.item, f.seconds);
@@ -243,8 +243,8 @@ fn key(out: &mut String, kinds: &[Kind], width: f64, top: f64) {
     }
 }
 
-fn strip(shown: &Shown) -> String {
-    let p = &shown.profile;
+fn strip(prompt: &InspectedPrompt) -> String {
+    let p = &prompt.profile;
     let n = p.kinds.len().max(1);
     let width = 1100.0;
     let x = |i: usize| i as f64 / n as f64 * width;
@@ -267,7 +267,7 @@ fn strip(shown: &Shown) -> String {
     let title = |i: usize| {
         escape(&format!(
             "token {i}: {}",
-            shown.tokens.get(i).map_or("", |t| &t.text)
+            prompt.tokens.get(i).map_or("", |t| &t.text)
         ))
     };
     for i in &p.watched {
@@ -306,8 +306,8 @@ fn strip(shown: &Shown) -> String {
 /// Most sinks that the table lists.
 const ROWS: usize = 40;
 
-fn table(out: &mut String, shown: &Shown) {
-    let p = &shown.profile;
+fn table(out: &mut String, prompt: &InspectedPrompt) {
+    let p = &prompt.profile;
     out.push_str(
         "<h3>The sinks</h3><div class=\"scroll\"><table><tr><th>token</th><th>kind</th><th>text or place</th><th>sink in layers</th>\
         <th>mean attention</th><th>at most, in layer</th><th>by video</th><th>by sound</th><th>modality</th></tr>",
@@ -325,7 +325,8 @@ fn table(out: &mut String, shown: &Shown) {
             .filter_map(|l| Some((l.layer, l.seen.iter().find(|s| s.position == *position)?)))
             .collect();
         let n = seen.len().max(1) as f32;
-        let mean = |f: &dyn Fn(&crate::probe::Seen) -> f32| seen.iter().map(|(_, s)| f(s)).sum::<f32>() / n;
+        let mean =
+            |f: &dyn Fn(&crate::probe::WatchedToken) -> f32| seen.iter().map(|(_, s)| f(s)).sum::<f32>() / n;
         let most = seen
             .iter()
             .fold((0.0, 0), |m, (l, s)| if s.mass > m.0 { (s.mass, *l) } else { m });
@@ -343,7 +344,7 @@ fn table(out: &mut String, shown: &Shown) {
                 "-".into()
             }
         };
-        let token = shown.tokens.get(*position);
+        let token = prompt.tokens.get(*position);
         let _ = write!(
             out,
             "<tr><td class=\"n\">{position}</td><td>{}</td><td><code>{}</code></td><td>{}</td><td class=\"n\">{}</td><td class=\"n\">{} in {}</td>\

@@ -129,7 +129,7 @@ impl Balance {
 
 /// How much one watched token is looked at in one layer.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Seen {
+pub struct WatchedToken {
     /// Where it is in the prompt.
     pub position: usize,
     /// Mean attention by all later queries, averaged over heads.
@@ -168,7 +168,7 @@ pub struct Layer {
     /// Imbalance of the gates.
     pub balance: Balance,
     /// The watched tokens one by one.
-    pub seen: Vec<Seen>,
+    pub seen: Vec<WatchedToken>,
     /// Lengths of keys and values.
     pub norms: Norms,
     /// The dominating dimensions of the watched tokens' mean key.

@@ -429,7 +429,7 @@ fn massive_activations_of_trained_models_appear_where_they_do() {
             .unwrap();
         Some((Model::load(Path::new(&path), Dtype::Auto).unwrap(), tokenizer))
     };
-    let look = |model: &Model, ids: Vec<u32>| {
+    let profile_of = |model: &Model, ids: Vec<u32>| {
         let inputs = Inputs {
             input_ids: ids,
             ..Inputs::default()
@@ -443,7 +443,7 @@ fn massive_activations_of_trained_models_appear_where_they_do() {
         let chat = format!(
             "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
         );
-        let p = look(&model, tokenizer.encode(&chat).unwrap());
+        let p = profile_of(&model, tokenizer.encode(&chat).unwrap());
         let with = p.sinks.iter().filter(|(_, sinks)| sinks.contains(&0));
         let with: Vec<usize> = with.map(|(layer, _)| *layer).collect();
         assert_eq!(with, (3..=21).collect::<Vec<_>>());
@@ -458,7 +458,7 @@ fn massive_activations_of_trained_models_appear_where_they_do() {
         assert_eq!(p.relaxed_at, want);
     }
     if let Some((model, tokenizer)) = open("OUTRO_SMOLLM_GGUF") {
-        let p = look(
+        let p = profile_of(
             &model,
             tokenizer
                 .encode(&format!("<|im_start|><|im_start|>user\n{text}"))

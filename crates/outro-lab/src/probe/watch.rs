@@ -7,7 +7,7 @@ use outro::hook::{At, Attention, Flow, HeadOutputs, Hidden, Hook, Needs, NewQkv}
 use outro::method::{OutRo, OutRoConfig, root_mean_square};
 
 use super::geometry::{Outputs, measure};
-use super::{Balance, Kind, Layer, Options, Seen, detect};
+use super::{Balance, Kind, Layer, Options, WatchedToken, detect};
 
 /// Sinks, and the dimensions in which they stand out.
 pub(super) struct Survey {
@@ -149,7 +149,7 @@ impl Watch {
                 };
                 let (video, audio) = (by(Kind::Video), by(Kind::Audio));
                 let both = video + audio;
-                Seen {
+                WatchedToken {
                     position: at.position(*key),
                     mass: mass(*key),
                     video,

@@ -24,12 +24,12 @@ pub fn thumbnails(
     progress: &(dyn Fn() + Sync),
 ) -> BTreeMap<String, String> {
     let videos: BTreeMap<&String, &Sample> = samples.iter().map(|s| (&s.video_id, s)).collect();
-    let look = |(id, sample): (&String, &Sample)| {
+    let thumbnail_of = |(id, sample): (&String, &Sample)| {
         let picture = thumbnail(sample, options).ok();
         progress();
         Some((id.clone(), picture?))
     };
-    videos.into_par_iter().filter_map(look).collect()
+    videos.into_par_iter().filter_map(thumbnail_of).collect()
 }
 
 fn thumbnail(sample: &Sample, options: &Options) -> Result<String> {

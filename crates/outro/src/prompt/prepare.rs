@@ -6,7 +6,9 @@
 use std::path::{Path, PathBuf};
 use std::thread::{self, ScopedJoinHandle};
 
-use outro_media::{Frames, MAX_SECONDS, MediaInfo, Note, PatchConfig, Picks, Sound, VideoInfo};
+use outro_media::{
+    Frames, MAX_SECONDS, MediaInfo, Note, PatchConfig, PatchCutter, Patches, Picks, Sound, VideoInfo,
+};
 
 use crate::error::{Error, Result};
 use crate::prompt::chat::{Conversation, MediaTokens, Part, Template};
@@ -22,19 +24,12 @@ use crate::spec::settings::Settings;
 /// What is being done; for progress displays.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum MediaProgress {
-    /// A video's frames are being decoded.
+    /// A video's frames are being decoded, resized and cut to patches.
     Frames {
         /// The file.
         path: PathBuf,
         /// How many frames.
         frames: usize,
-    },
-    /// Frames are being resized and cut to patches.
-    Patches {
-        /// The file.
-        path: PathBuf,
-        /// How many patches.
-        patches: usize,
     },
     /// An image is being decoded.
     Image {
@@ -229,7 +224,9 @@ impl Preparer {
         } else {
             0
         };
-        self.push_video(&frames, plan, sound, &mut media)?;
+        let frames = self.processor.fitted(frames, plan.size);
+        let patches = outro_media::patches(&frames, &self.processor.patches)?;
+        self.push_video(patches, plan, sound, &mut media);
         if sound > 0 {
             self.push_mel(&[samples], &mut media);
         }
@@ -272,8 +269,7 @@ impl Preparer {
     }
 
     /// Patches of a video and how it stands in the prompt; `sound` is the tokens of its track.
-    fn push_video(&self, frames: &Frames, plan: VideoPlan, sound: usize, media: &mut Media) -> Result<()> {
-        let patches = self.processor.video(frames, plan.size)?;
+    fn push_video(&self, patches: Patches, plan: VideoPlan, sound: usize, media: &mut Media) {
         let mask = if self.processor.drops_static_patches {
             self.processor.token_mask(&patches)
         } else {
@@ -291,7 +287,6 @@ impl Preparer {
         let sound = Some(sound).filter(|n| *n > 0);
         media.items.push(plan.medium(&self.config, sound, &mask));
         media.inputs.token_mask.extend(mask);
-        Ok(())
     }
 
     /// Decodes media. Their tokens are counted from the headers first.
@@ -424,20 +419,27 @@ impl Preparer {
         if item.uses_audio {
             progress(MediaProgress::Audio { path: path.clone() });
         }
-        // Pictures and sound are decoded by programs of their own, so at the same time.
+        let processor = &self.processor;
+        // Pictures and sound are decoded by programs of their own, so at the same time. Patches are cut as frames come: what a
+        // long video's decoder leaves idle is enough for it.
         let (pictures, samples) = thread::scope(|scope| {
             let samples = item
                 .uses_audio
                 .then(|| scope.spawn(|| self.read_sound(outro_media::read_track, &item.info, options)));
-            let mut pick = |video: &VideoInfo| -> Result<Picks> {
+            let mut pick = |video: &VideoInfo| -> Result<(Picks, _)> {
                 let plan = self.plan_video(video, options)?;
-                Ok(Picks {
+                let cutter = PatchCutter::new(&processor.patches, plan.indices.len());
+                let picks = Picks {
                     indices: plan.indices,
                     size: Some(plan.first_size.into()),
-                })
+                };
+                Ok((picks, (cutter, plan.size)))
             };
-            let resize = self.processor.resize;
-            let pictures = outro_media::read_video(&item.info, &mut pick, resize, &options.media);
+            let mut take = |(cutter, size): &mut (PatchCutter, [usize; 2]), frame| {
+                cutter.push(&processor.fitted(frame, *size))
+            };
+            let (resize, media) = (processor.resize, &options.media);
+            let pictures = outro_media::fold_video(&item.info, &mut pick, &mut take, resize, media);
             (pictures, samples.map(ScopedJoinHandle::join))
         });
         let pictures = pictures?;
@@ -447,10 +449,6 @@ impl Preparer {
         item.indices.clone_from(&plan.indices);
         item.info.video = Some(pictures.video);
         media.notes.extend(pictures.notes);
-        progress(MediaProgress::Patches {
-            path: path.clone(),
-            patches: item.grid.iter().product(),
-        });
         let mut tokens = 0;
         if let Some(sound) = samples {
             let sound = sound.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -465,7 +463,8 @@ impl Preparer {
                 sounds.push(samples);
             }
         }
-        self.push_video(&pictures.frames, plan, tokens, media)
+        self.push_video(pictures.frames.0.finish()?, plan, tokens, media);
+        Ok(())
     }
 
     /// The prompt's token ids, placeholders expanded; empty without a tokenizer.

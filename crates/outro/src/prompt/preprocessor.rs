@@ -298,18 +298,15 @@ impl Processor {
         cut(&all, &self.image_patches)
     }
 
-    /// Patches of a video's frames, resized once before.
-    pub(crate) fn video(&self, frames: &Frames, [height, width]: [usize; 2]) -> Result<Patches> {
+    /// A video's frames as they are cut into patches, resized once before.
+    pub(crate) fn fitted(&self, frames: Frames, [height, width]: [usize; 2]) -> Frames {
         if (height, width) != (frames.height, frames.width) {
-            return Ok(outro_media::patches(
-                &(self.resize)(frames, height, width),
-                &self.patches,
-            )?);
+            (self.resize)(&frames, height, width)
+        } else if self.anyres.is_some() {
+            whole_patches(&frames, &self.patches)
+        } else {
+            frames
         }
-        if self.anyres.is_some() {
-            return cut(frames, &self.patches);
-        }
-        Ok(outro_media::patches(frames, &self.patches)?)
     }
 
     /// Which tokens of a video differ from those of the frame before by more than a twentieth of a step of 255 on average
@@ -342,13 +339,15 @@ impl Processor {
     }
 }
 
-/// Patches of pictures whose last rows and columns may be fewer than a patch's, and are left out.
-fn cut(f: &Frames, config: &PatchConfig) -> Result<Patches> {
+/// Pictures without the last rows and columns that are fewer than a patch's.
+fn whole_patches(f: &Frames, config: &PatchConfig) -> Frames {
     let whole = [f.height, f.width].map(|n| n / config.patch * config.patch);
-    Ok(outro_media::patches(
-        &outro_media::crop(f, [0; 2], whole),
-        config,
-    )?)
+    outro_media::crop(f, [0; 2], whole)
+}
+
+/// Patches of those.
+fn cut(f: &Frames, config: &PatchConfig) -> Result<Patches> {
+    Ok(outro_media::patches(&whole_patches(f, config), config)?)
 }
 
 /// Height and width after the first and the second resize (the identity for all processors but Qwen3-Omni and the Qwen utils).

@@ -8,14 +8,14 @@ use serde_json::Value;
 
 use super::packets::{self, Packets};
 use super::{input, names_others, prober, url};
+use crate::decode::process::{More, run};
 use crate::error::{Error, Result};
 use crate::info::{AudioInfo, Decoder, Kind, MediaInfo, Options, Streams, VideoInfo};
 use crate::note::{Note, NoteKind};
-use crate::process::{More, run};
 
 /// A file by its header.
 #[derive(Debug, Default, PartialEq)]
-struct Shown {
+struct Header {
     container: String,
     duration: Option<f64>,
     streams: Vec<Stream>,
@@ -44,14 +44,14 @@ struct Stream {
 }
 
 pub(crate) fn probe(path: &Path, o: &Options) -> Result<MediaInfo> {
-    let (shown, exact) = match prober() {
+    let (header, exact) = match prober() {
         Some(program) => (by_ffprobe(&program, path, o)?, true),
         None => (by_ffmpeg(path, o)?, false),
     };
-    names_others(path, &shown.container)?;
+    names_others(path, &header.container)?;
     // Best first: known codecs, then the default one, then the larger or the one of more channels, then the first.
     let order = |video: bool| {
-        let mut all: Vec<&Stream> = shown
+        let mut all: Vec<&Stream> = header
             .streams
             .iter()
             .filter(|s| s.video == video && !s.cover)
@@ -82,7 +82,7 @@ pub(crate) fn probe(path: &Path, o: &Options) -> Result<MediaInfo> {
             .duration
             .filter(known)
             .or(span.filter(known))
-            .or(shown.duration)
+            .or(header.duration)
     };
     let mut notes = notes(path, &tracks);
     let starts = |p: &Option<Packets>| p.as_ref().and_then(|p| Some(p.seconds(p.span()?.0)));
@@ -91,26 +91,26 @@ pub(crate) fn probe(path: &Path, o: &Options) -> Result<MediaInfo> {
     }
     let video = match (picture, &of_picture) {
         (Some(stream), Some(packets)) => {
-            let fps = rate(stream, packets, exact || !shown.container.contains("mov"));
+            let fps = rate(stream, packets, exact || !header.container.contains("mov"));
             Some(video(path, stream, packets, fps, lasts(stream, &of_picture))?)
         }
         _ => None,
     };
     // Of sound the packets know more than a header: MPEG-TS has none, and holes are not heard.
-    let heard = of_sound
+    let audible = of_sound
         .as_ref()
-        .and_then(|p| Some(p.seconds(p.heard()?)))
+        .and_then(|p| Some(p.seconds(p.audible()?)))
         .filter(|h| *h > 0.0);
     let audio = sound.map(|stream| AudioInfo {
         codec: stream.codec.clone().unwrap_or_else(|| "unknown".into()),
         channels: stream.channels,
         sample_rate: stream.rate,
-        duration: heard.or(lasts(stream, &of_sound)).unwrap_or(0.0),
+        duration: audible.or(lasts(stream, &of_sound)).unwrap_or(0.0),
     });
     Ok(MediaInfo {
         path: path.into(),
         kind: if video.is_some() { Kind::Video } else { Kind::Audio },
-        container: shown.container.clone(),
+        container: header.container.clone(),
         video,
         audio,
         decoder: Decoder::Ffmpeg,
@@ -126,7 +126,7 @@ fn video(path: &Path, s: &Stream, packets: &Packets, fps: f64, lasts: Option<f64
     if s.width == 0 || s.height == 0 {
         return Err(Error::damaged(path, "its video stream has no size"));
     }
-    let frames = packets.shown.len();
+    let frames = packets.presented.len();
     Ok(VideoInfo {
         codec: s.codec.clone().unwrap_or_else(|| "unknown".into()),
         width: if s.turned { s.height } else { s.width },
@@ -180,7 +180,7 @@ fn notes(path: &Path, tracks: &[&Stream]) -> Vec<Note> {
     notes
 }
 
-fn by_ffprobe(program: &Path, path: &Path, o: &Options) -> Result<Shown> {
+fn by_ffprobe(program: &Path, path: &Path, o: &Options) -> Result<Header> {
     let mut command = Command::new(program);
     command
         .args(["-v", "error", "-protocol_whitelist", super::PROTOCOLS])
@@ -195,7 +195,7 @@ fn by_ffprobe(program: &Path, path: &Path, o: &Options) -> Result<Shown> {
     let info: Value = serde_json::from_slice(&out)
         .map_err(|e| Error::decoder(path, format!("ffprobe gave no JSON: {e}")))?;
     let streams = info["streams"].as_array().map_or(&[][..], Vec::as_slice);
-    Ok(Shown {
+    Ok(Header {
         container: info["format"]["format_name"]
             .as_str()
             .unwrap_or("unknown")
@@ -253,7 +253,7 @@ fn ratio(v: &Value) -> Option<f64> {
 }
 
 /// ffmpeg asked for no output prints what it was given, and fails.
-fn by_ffmpeg(path: &Path, o: &Options) -> Result<Shown> {
+fn by_ffmpeg(path: &Path, o: &Options) -> Result<Header> {
     let command = input(path, &["-hide_banner", "-v", "info"]);
     let ended = run(command, path, (o.deadline, &o.cancel), 1 << 16, &mut |_| {
         Ok(More::Yes)
@@ -265,30 +265,30 @@ fn by_ffmpeg(path: &Path, o: &Options) -> Result<Shown> {
     Ok(of_text(&ended.lines))
 }
 
-fn of_text(lines: &[String]) -> Shown {
-    let mut shown = Shown::default();
+fn of_text(lines: &[String]) -> Header {
+    let mut header = Header::default();
     for line in lines {
         if let Some((name, _)) = line
             .strip_prefix("Input #0, ")
             .and_then(|l| l.split_once(", from "))
         {
-            shown.container = name.to_string();
+            header.container = name.to_string();
         }
         let line = line.trim();
         if let Some(duration) = line.strip_prefix("Duration: ") {
-            shown.duration = duration.split(',').next().and_then(clock);
+            header.duration = duration.split(',').next().and_then(clock);
         }
         if let Some(stream) = line.strip_prefix("Stream #0:").and_then(of_line) {
-            shown.streams.push(stream);
+            header.streams.push(stream);
         } else if let (Some(turn), Some(stream)) = (
             line.strip_prefix("displaymatrix: rotation of "),
-            shown.streams.last_mut(),
+            header.streams.last_mut(),
         ) {
             let degrees = turn.split(' ').next().and_then(|d| d.parse().ok());
             stream.turned = degrees.is_some_and(is_turned);
         }
     }
-    shown
+    header
 }
 
 /// `1[0x2](eng): Audio: aac (LC) (mp4a / 0x6134706D), 44100 Hz, 5.1(side), fltp, 70 kb/s (default)`.
@@ -397,11 +397,11 @@ Input #0, mov,mp4,m4a,3gp,3g2,mj2, from 'file:a, from b.mp4':
   Stream #0:3: Video: mjpeg (Baseline), yuvj444p(pc), 600x600, 90k tbr, 90k tbn (attached pic)
 At least one output file must be specified";
         let lines: Vec<String> = text.lines().map(str::to_string).collect();
-        let shown = of_text(&lines);
-        assert_eq!(shown.container, "mov,mp4,m4a,3gp,3g2,mj2");
-        assert_eq!(shown.duration, Some(62.5));
-        let [video, first, second, cover] = &shown.streams[..] else {
-            panic!("{shown:?}")
+        let header = of_text(&lines);
+        assert_eq!(header.container, "mov,mp4,m4a,3gp,3g2,mj2");
+        assert_eq!(header.duration, Some(62.5));
+        let [video, first, second, cover] = &header.streams[..] else {
+            panic!("{header:?}")
         };
         assert_eq!(
             (video.width, video.height, video.turned, video.default),

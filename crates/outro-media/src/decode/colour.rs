@@ -2,8 +2,8 @@
 
 use openh264::formats::YUVSource;
 
-use crate::frames::Frames;
-use crate::look::{Look, Turn};
+use crate::decode::format::{Orientation, VideoFormat};
+use crate::picture::frames::Frames;
 
 /// What swscale takes for each `matrix_coefficients` (ITU-T H.273, table 4): parts of Cr in red, Cb in blue, Cb and Cr in
 /// green, in 1/65536. BT.601 stands for what says nothing.
@@ -25,15 +25,16 @@ pub(crate) fn known(matrix: u8) -> bool {
 
 /// Nearest chroma, and each product cut to a whole number before the sum: what swscale's vector code does by default, and so
 /// what the reference's frames look like.
-pub(crate) fn to_rgb(yuv: &dyn YUVSource, look: &Look) -> Frames {
+pub(crate) fn to_rgb(yuv: &dyn YUVSource, format: &VideoFormat) -> Frames {
     let (width, height) = yuv.dimensions();
     let (sy, su, sv) = yuv.strides();
     let (y, u, v) = (yuv.y(), yuv.u(), yuv.v());
-    let own = coefficients(look.matrix).unwrap_or([0; 4]);
+    let own = coefficients(format.matrix).unwrap_or([0; 4]);
     // In 1/8192, rounded; full range stretches the colours instead of the luma.
     let rounded = |x: i64| ((x * (1 << 13) + (1 << 15)) >> 16) as i32;
-    let [red, blue, green_b, green_r] = own.map(|x| rounded(if look.full_range { x * 224 / 255 } else { x }));
-    let (scale, black) = if look.full_range {
+    let [red, blue, green_b, green_r] =
+        own.map(|x| rounded(if format.full_range { x * 224 / 255 } else { x }));
+    let (scale, black) = if format.full_range {
         (rounded(1 << 16), 0)
     } else {
         (rounded((1 << 16) * 255 / 219), 16)
@@ -62,17 +63,17 @@ pub(crate) fn to_rgb(yuv: &dyn YUVSource, look: &Look) -> Frames {
 }
 
 /// The picture as it is displayed.
-pub(crate) fn turned(f: Frames, turn: Turn) -> Frames {
-    if turn == Turn::default() {
+pub(crate) fn oriented(f: Frames, orientation: Orientation) -> Frames {
+    if orientation == Orientation::default() {
         return f;
     }
-    let (width, height) = turn.size(f.width, f.height);
+    let (width, height) = orientation.size(f.width, f.height);
     let mut data = Vec::with_capacity(f.data.len());
     for row in 0..height {
         for col in 0..width {
-            let x = if turn.flip_x { width - 1 - col } else { col };
-            let y = if turn.flip_y { height - 1 - row } else { row };
-            let (r, c) = if turn.transpose { (x, y) } else { (y, x) };
+            let x = if orientation.flip_x { width - 1 - col } else { col };
+            let y = if orientation.flip_y { height - 1 - row } else { row };
+            let (r, c) = if orientation.transpose { (x, y) } else { (y, x) };
             data.extend_from_slice(&f.data[(r * f.width + c) * 3..][..3]);
         }
     }

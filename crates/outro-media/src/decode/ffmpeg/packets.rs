@@ -1,12 +1,12 @@
-//! Packets of a file, by demuxing alone: how many frames it promises, when they are shown, where decoding can begin.
+//! Packets of a file, by demuxing alone: how many frames it promises, when they are presented, where decoding can begin.
 
 use std::path::Path;
 
+use crate::decode::process::{More, run};
 use crate::error::Result;
 use crate::info::Options;
-use crate::process::{More, run};
 
-/// A packet that is shown: those that an edit list hides are left out.
+/// A packet that is presented: those that an edit list hides are left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Packet {
     /// When, in the stream's units; `None` where the file does not say.
@@ -21,20 +21,20 @@ pub(super) struct Packet {
 /// The packets of a stream, in decoding order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Packets {
-    /// Those that are shown.
-    pub(super) shown: Vec<Packet>,
-    /// How many are hidden.
-    pub(super) hidden: usize,
+    /// Those that are presented.
+    pub(super) presented: Vec<Packet>,
+    /// How many are discarded.
+    pub(super) discarded: usize,
     /// Seconds of a unit, as a fraction: rates and times must come out as exactly as a header has them.
     unit: (i64, i64),
-    /// Units that all last, hidden ones included.
+    /// Units that all last, discarded ones included.
     lasts: i64,
 }
 
 impl Packets {
-    /// When the first is shown, and when the last has been.
+    /// When the first is presented, and when the last has been.
     pub(super) fn span(&self) -> Option<(i64, i64)> {
-        let times = self.shown.iter().filter_map(|p| Some((p.at?, p.duration)));
+        let times = self.presented.iter().filter_map(|p| Some((p.at?, p.duration)));
         let first = times.clone().map(|t| t.0).min()?;
         let last = times.map(|(at, lasts)| at.saturating_add(lasts)).max()?;
         Some((first, last))
@@ -42,10 +42,10 @@ impl Packets {
 
     /// Units that decoding makes sound of. Where packets are missing, ffmpeg puts nothing in their place: what is behind such a
     /// hole is heard earlier.
-    pub(super) fn heard(&self) -> Option<i64> {
+    pub(super) fn audible(&self) -> Option<i64> {
         let (first, last) = self.span()?;
         let mut times: Vec<(i64, i64)> = self
-            .shown
+            .presented
             .iter()
             .filter_map(|p| Some((p.at?, p.duration)))
             .collect();
@@ -60,7 +60,10 @@ impl Packets {
             end = end.max(at.saturating_add(lasts));
         }
         // Packets that come in bursts with one time leave holes that the sum of their lengths fills.
-        let sum = self.shown.iter().fold(0_i64, |n, p| n.saturating_add(p.duration));
+        let sum = self
+            .presented
+            .iter()
+            .fold(0_i64, |n, p| n.saturating_add(p.duration));
         let span = last.saturating_sub(first);
         Some(span.saturating_sub(holes).max(sum.min(span)))
     }
@@ -70,9 +73,9 @@ impl Packets {
         (i128::from(units) * i128::from(self.unit.0)) as f64 / self.unit.1 as f64
     }
 
-    /// Packets a second, hidden ones included; no number where they do not say how long they last.
+    /// Packets a second, discarded ones included; no number where they do not say how long they last.
     pub(super) fn rate(&self) -> f64 {
-        let count = (self.shown.len() + self.hidden) as i128;
+        let count = (self.presented.len() + self.discarded) as i128;
         (count * i128::from(self.unit.1)) as f64 / (i128::from(self.lasts) * i128::from(self.unit.0)) as f64
     }
 }
@@ -91,7 +94,9 @@ pub(super) fn list(path: &Path, streams: &[usize], o: &Options) -> Result<Vec<Pa
         command.args(["-map", &format!("0:{stream}")]);
     }
     // Streams that begin without a key frame are listed from their first packet on.
-    command.args(["-c", "copy", "-copyinkf", "-f", "framecrc", "-"]);
+    command.args(["-c", "copy", "-copyinkf", "-f", "framecrc"]);
+    // Many lines a write: an hour has a quarter of a million packets.
+    command.args(["-flush_packets", "0", "-"]);
     let mut all = vec![Packets::default(); streams.len()];
     let mut rest = Vec::new();
     let ended = run(command, path, (o.deadline, &o.cancel), 1 << 16, &mut |piece| {
@@ -104,7 +109,7 @@ pub(super) fn list(path: &Path, streams: &[usize], o: &Options) -> Result<Vec<Pa
         Ok(More::Yes)
     })?;
     // What cannot be demuxed to its end is still worth decoding to there.
-    if all.iter().all(|p| p.shown.is_empty()) {
+    if all.iter().all(|p| p.presented.is_empty()) {
         ended.ok()?;
     }
     Ok(all)
@@ -140,10 +145,10 @@ fn read(line: &str, all: &mut [Packets]) {
         .map_or(KEY, |f| u32::from_str_radix(f, 16).unwrap_or(0));
     packets.lasts = packets.lasts.saturating_add(duration);
     if flags & DISCARD != 0 {
-        packets.hidden += 1;
+        packets.discarded += 1;
         return;
     }
-    packets.shown.push(Packet {
+    packets.presented.push(Packet {
         pts,
         at: pts.or(dts),
         duration,
@@ -183,37 +188,40 @@ mod tests {
             read(line, &mut all);
         }
         let [video, audio] = &all[..] else { unreachable!() };
-        assert_eq!((video.hidden, video.shown.len(), video.lasts), (2, 2, 4096));
+        assert_eq!(
+            (video.discarded, video.presented.len(), video.lasts),
+            (2, 2, 4096)
+        );
         assert_eq!((video.rate(), video.seconds(1024)), (10.0, 0.1));
-        assert_eq!([video.shown[0].key, video.shown[1].key], [false, true]);
+        assert_eq!([video.presented[0].key, video.presented[1].key], [false, true]);
         assert_eq!(video.span(), Some((1024, 3072)));
-        assert_eq!(audio.shown.len(), 1);
+        assert_eq!(audio.presented.len(), 1);
     }
 
     #[test]
     fn holes_are_not_heard() {
-        let heard = |lines: &str| read_all(lines).heard();
+        let audible = |lines: &str| read_all(lines).audible();
         // A packet, a hole as a fragmented file has it, two packets.
         assert_eq!(
-            heard("0,0,0,1024,9,0x0\n0,8820,8820,1024,9,0x0\n0,9844,9844,1024,9,0x0"),
+            audible("0,0,0,1024,9,0x0\n0,8820,8820,1024,9,0x0\n0,9844,9844,1024,9,0x0"),
             Some(3072)
         );
         // Rounded times, and packets that share theirs, leave none.
         assert_eq!(
-            heard("0,0,0,23,9,0x0\n0,24,24,23,9,0x0\n0,47,47,23,9,0x0"),
+            audible("0,0,0,23,9,0x0\n0,24,24,23,9,0x0\n0,47,47,23,9,0x0"),
             Some(70)
         );
         let bursts = "0,0,0,46,9,0x0\n0,0,0,46,9,0x0\n0,0,0,46,9,0x0\n0,138,138,46,9,0x0";
-        assert_eq!(heard(bursts), Some(184));
-        assert_eq!(heard("0,NOPTS,NOPTS,23,9,0x0"), None);
+        assert_eq!(audible(bursts), Some(184));
+        assert_eq!(audible("0,NOPTS,NOPTS,23,9,0x0"), None);
     }
 
     #[test]
     fn a_packet_without_a_time_is_shown_when_it_is_decoded() {
         let avi =
             read_all("0,0,-9223372036854775808,1,9,0x0\n0,1,-9223372036854775808,1,9,0x0\n0,2,2,1,9,0x0");
-        assert_eq!(avi.shown[0].pts, None);
-        assert_eq!((avi.span(), avi.heard()), (Some((0, 3)), Some(3)));
+        assert_eq!(avi.presented[0].pts, None);
+        assert_eq!((avi.span(), avi.audible()), (Some((0, 3)), Some(3)));
         let none = read_all("0,-9223372036854775808,-9223372036854775808,1,9,0x0");
         assert_eq!(none.span(), None);
     }

@@ -1,10 +1,10 @@
 //! A few frames of a long file, each decoded from the key frame before it, where that gives the same pictures as decoding from
 //! the beginning.
 
+use crate::decode::process::{More, run};
 use crate::error::Result;
-use crate::frames::Frames;
 use crate::info::{MediaInfo, Options};
-use crate::process::{More, run};
+use crate::picture::frames::Frames;
 
 use super::packets::{self, Packet, Packets};
 use super::ppm::Ppm;
@@ -34,7 +34,7 @@ pub(super) fn frames(
 ) -> Result<usize> {
     let Some(video) = &file.video else { return Ok(0) };
     let last = indices.last().copied().unwrap_or(0);
-    // One picture a packet, and none that needs what is before a key frame if it is shown after it.
+    // One picture a packet, and none that needs what is before a key frame if it is presented after it.
     let known = ["h264", "hevc", "av1"].contains(&video.codec.as_str())
         && ["mov", "matroska"].iter().any(|c| file.container.contains(c));
     if !known || indices.len().saturating_mul((START + DELAY) * GAIN) > last {
@@ -62,26 +62,26 @@ pub(super) fn frames(
 
 /// Where frames with these numbers are; `None` where the packets leave a doubt.
 fn targets(packets: &Packets, frames: usize, indices: &[usize]) -> Option<Vec<Target>> {
-    let shown = &packets.shown;
-    if packets.hidden > 0 || shown.len() != frames || !shown.first()?.key {
+    let presented = &packets.presented;
+    if packets.discarded > 0 || presented.len() != frames || !presented.first()?.key {
         return None;
     }
-    // In the order in which they are shown, with their place in the order of decoding.
-    let mut times = shown
+    // In the order in which they are presented, with their place in the order of decoding.
+    let mut times = presented
         .iter()
         .enumerate()
         .map(|(place, p)| Some((p.pts?, place)))
         .collect::<Option<Vec<_>>>()?;
     times.sort_unstable();
     let doubles = times.windows(2).any(|w| w[0].0 == w[1].0);
-    // What is shown before the first key frame may not be decoded at all.
+    // What is presented before the first key frame may not be decoded at all.
     if doubles || times.first()?.1 != 0 {
         return None;
     }
     let target = |index: &usize| {
         let (pts, place) = *times.get(*index)?;
         let begins = |p: &Packet| p.key && p.pts.is_some_and(|at| at <= pts);
-        let from = shown[..=place].iter().rposition(begins)?;
+        let from = presented[..=place].iter().rposition(begins)?;
         Some(Target {
             pts,
             cost: place - from,
@@ -90,7 +90,7 @@ fn targets(packets: &Packets, frames: usize, indices: &[usize]) -> Option<Vec<Ta
     indices.iter().map(target).collect()
 }
 
-/// The frame that is shown at `pts`, which is `at` in seconds; `None` where there is none.
+/// The frame that is presented at `pts`, which is `at` in seconds; `None` where there is none.
 fn one(file: &MediaInfo, pts: i64, at: f64, o: &Options) -> Result<Option<Frames>> {
     // Times stay those of the file, and nothing is cut off before the filter, which ends behind the frame whether or not it
     // was there.
@@ -120,7 +120,7 @@ fn one(file: &MediaInfo, pts: i64, at: f64, o: &Options) -> Result<Option<Frames
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ffmpeg::packets::read_all;
+    use crate::decode::ffmpeg::packets::read_all;
 
     #[test]
     fn a_doubt_forbids_seeking() {

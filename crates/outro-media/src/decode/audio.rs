@@ -19,13 +19,13 @@ use symphonia::core::meta::MetadataOptions;
 use symphonia::core::packet::Packet;
 use symphonia::core::units::{Duration, Timestamp};
 
-use crate::audio::mono;
+use crate::decode::mp4::{self, Movie, Sample, SoundEntry};
+use crate::decode::sniff::{Sniffed, sniff};
+use crate::decode::wave::Wave;
 use crate::error::{Error, Result};
 use crate::info::{AudioInfo, Decoder, Kind, MediaInfo, Streams, VideoInfo};
-use crate::mp4::{self, Movie, Sample, SoundEntry};
 use crate::note::{Note, NoteKind};
-use crate::sniff::{Sniffed, sniff};
-use crate::wave::Wave;
+use crate::sound::resample::mono;
 use decode::{SoundDecoder, codec_id, codec_name, of_aac};
 
 /// Longest sound that is decoded: 6 hours at 48 kHz. Whatever is longer is a lying header or the wrong file.
@@ -250,21 +250,21 @@ fn in_movie(path: &Path, movie: &Movie) -> Found {
         if track.samples.iter().any(|s| s.entry != 0) {
             return Err("it changes its codec".into());
         }
-        let shown = movie
-            .shown(track)
+        let presentation = movie
+            .presentation(track)
             .map_err(|what| format!("it has {what}, which needs ffmpeg"))?;
         // A packet that begins inside what is heard is heard whole, as ffmpeg does.
         let samples: Vec<Sample> = track
             .samples
             .iter()
-            .filter(|s| s.pts < shown.end)
+            .filter(|s| s.pts < presentation.end)
             .copied()
             .collect();
         let scale = f64::from(track.timescale);
-        let skip = if shown.start == i64::MIN {
+        let skip = if presentation.start == i64::MIN {
             0.0
         } else {
-            shown.start as f64 / scale
+            presentation.start as f64 / scale
         };
         let unknown = || format!("{} needs ffmpeg", entry.codec);
         let params = parameters(&entry.codec, entry.channels, entry.rate, entry.config.clone());

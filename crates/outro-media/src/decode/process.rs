@@ -12,8 +12,8 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::info::Cancel;
 
-/// How often a command that says nothing is looked after.
-const LOOK: Duration = Duration::from_millis(50);
+/// How often a silent command is checked.
+const POLL: Duration = Duration::from_millis(50);
 
 /// Whether more of a command's output is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub(crate) struct Ended {
     /// What it said on stderr: the first lines.
     pub(crate) lines: Vec<String>,
     /// How many lines that were.
-    pub(crate) said: usize,
+    pub(crate) messages: usize,
     /// The number behind the last `frame=`, as ffmpeg's `-progress` prints it.
     pub(crate) frames: Option<usize>,
     /// It ended with a failure.
@@ -82,22 +82,22 @@ pub(crate) fn run(
     let reported = Arc::new(AtomicU64::new(0));
     let progress = Arc::clone(&reported);
     let complaints = thread::spawn(move || {
-        let mut said = Said::default();
+        let mut messages = Messages::default();
         let mut buffer = [0; 4096];
         while let Ok(n @ 1..) = stderr.read(&mut buffer) {
             for byte in &buffer[..n] {
-                said.push(*byte, &progress);
+                messages.push(*byte, &progress);
             }
         }
-        said.end(&progress);
-        said
+        messages.end(&progress);
+        messages
     });
-    let (mut seen, mut waited) = (0, Duration::ZERO);
+    let (mut known, mut waited) = (0, Duration::ZERO);
     let outcome = loop {
         if cancel.is_set() {
             break Err(Error::Cancelled);
         }
-        let a_while = LOOK.min(deadline);
+        let a_while = POLL.min(deadline);
         let received = receive.recv_timeout(a_while);
         waited = match received {
             Err(RecvTimeoutError::Timeout) => waited + a_while,
@@ -121,7 +121,7 @@ pub(crate) fn run(
             Err(RecvTimeoutError::Timeout) => {
                 // Frames that nobody wants are work, too.
                 let now = reported.load(Ordering::Relaxed);
-                if std::mem::replace(&mut seen, now) != now {
+                if std::mem::replace(&mut known, now) != now {
                     waited = Duration::ZERO;
                     continue;
                 }
@@ -144,18 +144,18 @@ pub(crate) fn run(
         .map_err(|e| Error::decoder(path, format!("waiting for {name}: {e}")))?;
     outcome?;
     // A grandchild may keep the pipe open; who was stopped has nothing to say.
-    let said = if stopped {
-        Said::default()
+    let messages = if stopped {
+        Messages::default()
     } else {
         complaints.join().unwrap_or_default()
     };
     let failed = match status.code() {
         _ if stopped || status.success() => None,
         Some(_) => {
-            let last = if said.last.is_empty() {
+            let last = if messages.last.is_empty() {
                 "(no error output)"
             } else {
-                &said.last
+                &messages.last
             };
             Some(Error::damaged(path, format!("cannot be decoded: {last}")))
         }
@@ -165,8 +165,8 @@ pub(crate) fn run(
         }
     };
     Ok(Ended {
-        lines: said.lines,
-        said: said.count,
+        lines: messages.lines,
+        messages: messages.count,
         frames: reported
             .load(Ordering::Relaxed)
             .checked_sub(1)
@@ -180,14 +180,14 @@ const KEPT: (usize, usize) = (400, 2000);
 
 /// What a command says, line by line.
 #[derive(Default)]
-struct Said {
+struct Messages {
     line: Vec<u8>,
     lines: Vec<String>,
     last: String,
     count: usize,
 }
 
-impl Said {
+impl Messages {
     fn push(&mut self, byte: u8, progress: &AtomicU64) {
         match byte {
             b'\n' | b'\r' => self.end(progress),

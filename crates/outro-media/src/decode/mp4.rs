@@ -1,4 +1,4 @@
-//! mp4 and mov: tracks, the parts of them that are shown, and where their packets are.
+//! mp4 and mov: tracks, the parts of them that are presented, and where their packets are.
 //!
 //! The tables are read by code of our own ([`parse`]): the demuxers that there are panic on damaged tables, know one sample
 //! entry a track, or no fragments, and none applies edit lists.
@@ -15,10 +15,10 @@ use entry::{VideoEntry, video_codec};
 use parse::Edit;
 pub(crate) use parse::{Sample, Track};
 
+use crate::decode::format::{Orientation, VideoFormat};
+use crate::decode::h264::{IDR, SPS, Sps, unit_type};
 use crate::error::{Error, Result};
-use crate::h264::{IDR, SPS, Sps, unit_type};
 use crate::info::{Decoder, Kind, MediaInfo, Streams, VideoInfo};
-use crate::look::{Look, Turn};
 use crate::note::{Note, NoteKind};
 
 /// Largest packet that is believed: an intra frame of 8K video at the highest level stays below.
@@ -149,20 +149,20 @@ impl Movie {
             .collect()
     }
 
-    /// Ticks at which what is shown of a track starts and ends, and seconds of nothing before it. The error is a name for
+    /// Ticks at which what is presented of a track starts and ends, and seconds of nothing before it. The error is a name for
     /// what edit lists can say besides.
-    pub(crate) fn shown(&self, track: &Track) -> std::result::Result<Shown, String> {
+    pub(crate) fn presentation(&self, track: &Track) -> std::result::Result<Presentation, String> {
         let (pauses, parts): (Vec<&Edit>, Vec<&Edit>) = track.edits.iter().partition(|e| e.start < 0);
         let leading = track.edits.iter().take_while(|e| e.start < 0).count();
         let movie = self.header.timescale.max(1);
-        let mut shown = Shown {
+        let mut presentation = Presentation {
             start: i64::MIN,
             end: i64::MAX,
             pause: pauses.iter().map(|e| e.duration as f64).sum::<f64>() / f64::from(movie),
         };
         // In a fragmented file the list says where the clock starts, and no more.
         let Some(first) = parts.first().filter(|_| !self.header.fragmented) else {
-            return Ok(shown);
+            return Ok(presentation);
         };
         if parts.len() > 1 || leading < pauses.len() {
             return Err(format!("an edit list of {} parts", track.edits.len()));
@@ -170,15 +170,15 @@ impl Movie {
         if first.rate != 1 << 16 {
             return Err("an edit list that changes the speed".into());
         }
-        shown.start = first.start;
+        presentation.start = first.start;
         if first.duration > 0 {
             let ticks = (u128::from(first.duration) * u128::from(track.timescale) + u128::from(movie / 2))
                 / u128::from(movie);
-            shown.end = first
+            presentation.end = first
                 .start
                 .saturating_add(i64::try_from(ticks).unwrap_or(i64::MAX));
         }
-        Ok(shown)
+        Ok(presentation)
     }
 
     /// All but the sound.
@@ -200,13 +200,13 @@ impl Movie {
         let codec = video_codec(track);
         // What cannot be decoded is told by its name when frames are asked for.
         let (width, height) = if let Ok(stream) = self.h264() {
-            stream.turn.size(stream.look.width, stream.look.height)
+            stream.orientation.size(stream.format.width, stream.format.height)
         } else {
-            let turn = Turn::of(track.matrix).unwrap_or_default();
-            VideoEntry::of(track, 0).map_or((0, 0), |e| turn.size(e.width, e.height))
+            let orientation = Orientation::of(track.matrix).unwrap_or_default();
+            VideoEntry::of(track, 0).map_or((0, 0), |e| orientation.size(e.width, e.height))
         };
-        let shown = self.shown(track).unwrap_or_default();
-        let frames = track.samples.iter().filter(|s| shown.holds(s.pts)).count();
+        let presentation = self.presentation(track).unwrap_or_default();
+        let frames = track.samples.iter().filter(|s| presentation.holds(s.pts)).count();
         if width == 0 || height == 0 || frames == 0 {
             return Err(Error::damaged(
                 &self.path,
@@ -219,7 +219,7 @@ impl Movie {
         let kept: f64 = track
             .samples
             .iter()
-            .filter(|s| shown.holds(s.pts))
+            .filter(|s| presentation.holds(s.pts))
             .map(|s| f64::from(s.ticks))
             .sum();
         Ok(VideoInfo {
@@ -235,11 +235,20 @@ impl Movie {
     /// Seconds by which the sound of `track` starts later than the picture; 0 without a picture.
     pub(crate) fn lateness(&self, track: &Track) -> f64 {
         let begin = |t: &Track| {
-            let shown = self.shown(t).unwrap_or_default();
-            let first = t.samples.iter().map(|s| s.pts).filter(|p| shown.holds(*p)).min();
-            let from = if shown.start == i64::MIN { 0 } else { shown.start };
+            let presentation = self.presentation(t).unwrap_or_default();
+            let first = t
+                .samples
+                .iter()
+                .map(|s| s.pts)
+                .filter(|p| presentation.holds(*p))
+                .min();
+            let from = if presentation.start == i64::MIN {
+                0
+            } else {
+                presentation.start
+            };
             let at = (first.unwrap_or(0).saturating_sub(from)).max(0);
-            shown.pause + at as f64 / f64::from(t.timescale)
+            presentation.pause + at as f64 / f64::from(t.timescale)
         };
         self.video().map_or(0.0, |picture| begin(track) - begin(picture))
     }
@@ -259,16 +268,16 @@ impl Movie {
         if codec != "h264" {
             return Err(beyond(format!("{codec} video")));
         }
-        let shown = self
-            .shown(track)
+        let presentation = self
+            .presentation(track)
             .map_err(|what| beyond(format!("video with {what}")))?;
-        let turn = Turn::of(track.matrix)
+        let orientation = Orientation::of(track.matrix)
             .ok_or_else(|| beyond("video turned by other than quarter turns".into()))?;
         let mut stream = H264 {
             path: path.clone(),
             file: File::open(path).map_err(Error::io(path))?,
-            turn,
-            look: Look::default(),
+            orientation,
+            format: VideoFormat::default(),
             entries: Vec::new(),
             samples: track.samples.clone(),
             first: 0,
@@ -292,8 +301,12 @@ impl Movie {
             .chain(&units)
             .find(|u| unit_type(u) == SPS)
             .ok_or_else(|| Error::damaged(path, "its H.264 video has no parameter set"))?;
-        stream.look = stream.look_of(set, &entry)?;
-        stream.first = track.samples.iter().filter(|s| s.pts < shown.start).count();
+        stream.format = stream.format_of(set, &entry)?;
+        stream.first = track
+            .samples
+            .iter()
+            .filter(|s| s.pts < presentation.start)
+            .count();
         Ok(stream)
     }
 }
@@ -306,9 +319,9 @@ fn needs_ffmpeg(path: &Path, format: String) -> Error {
     }
 }
 
-/// What is shown of a track.
+/// What an edit list presents of a track.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Shown {
+pub(crate) struct Presentation {
     /// First tick, and the one after the last.
     pub(crate) start: i64,
     pub(crate) end: i64,
@@ -316,7 +329,7 @@ pub(crate) struct Shown {
     pub(crate) pause: f64,
 }
 
-impl Default for Shown {
+impl Default for Presentation {
     fn default() -> Self {
         Self {
             start: i64::MIN,
@@ -326,7 +339,7 @@ impl Default for Shown {
     }
 }
 
-impl Shown {
+impl Presentation {
     fn holds(&self, pts: i64) -> bool {
         (self.start..self.end).contains(&pts)
     }
@@ -336,32 +349,32 @@ impl Shown {
 pub(crate) struct H264 {
     path: PathBuf,
     file: File,
-    pub(crate) turn: Turn,
-    pub(crate) look: Look,
+    pub(crate) orientation: Orientation,
+    pub(crate) format: VideoFormat,
     entries: Vec<VideoEntry>,
     /// Packets in decoding order.
     pub(crate) samples: Vec<Sample>,
-    /// How many pictures come before the first that is shown.
+    /// How many pictures come before the first that is presented.
     pub(crate) first: usize,
     /// The entry of the packet before.
     fed: Option<u32>,
 }
 
 impl H264 {
-    fn look_of(&self, set: &[u8], entry: &VideoEntry) -> Result<Look> {
+    fn format_of(&self, set: &[u8], entry: &VideoEntry) -> Result<VideoFormat> {
         let sps = Sps::parse(set)
             .ok_or_else(|| Error::damaged(&self.path, "its H.264 parameter set is damaged"))?;
         if let Some(what) = sps.beyond() {
             return Err(needs_ffmpeg(&self.path, what));
         }
         let matrix = sps.matrix.or(entry.matrix).unwrap_or(2);
-        if !crate::colour::known(matrix) {
+        if !crate::decode::colour::known(matrix) {
             return Err(needs_ffmpeg(
                 &self.path,
                 format!("H.264 video with colour matrix {matrix}"),
             ));
         }
-        Ok(Look {
+        Ok(VideoFormat {
             width: sps.width,
             height: sps.height,
             full_range: sps.full_range.or(entry.full_range).unwrap_or(false),
@@ -418,9 +431,10 @@ impl H264 {
         for unit in sets.iter().chain(&units) {
             match unit_type(unit) {
                 SPS => {
-                    let look = self.look_of(unit, &self.entries[entry as usize])?;
-                    if look != self.look {
-                        let [old, new] = [&self.look, &look].map(|l| format!("{} x {}", l.width, l.height));
+                    let format = self.format_of(unit, &self.entries[entry as usize])?;
+                    if format != self.format {
+                        let [old, new] =
+                            [&self.format, &format].map(|l| format!("{} x {}", l.width, l.height));
                         let what = if old == new {
                             "H.264 video that changes its colours".into()
                         } else {

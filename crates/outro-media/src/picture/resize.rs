@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use crate::frames::Frames;
+use crate::picture::frames::Frames;
 
 /// One of the three ways: frames, height and width.
 pub type Resize = fn(&Frames, usize, usize) -> Frames;
@@ -53,40 +53,55 @@ pub fn resize(f: &Frames, height: usize, width: usize) -> Frames {
     if (f.height, f.width) == (height, width) {
         return f.clone();
     }
-    let (across, down) = (taps(f.width, width), taps(f.height, height));
+    let single = |taps: Vec<Taps>| -> Vec<(usize, Vec<f32>)> {
+        let weights = |t: Taps| (t.start, t.weights.iter().map(|w| *w as f32).collect());
+        taps.into_iter().map(weights).collect()
+    };
+    let (across, down) = (single(taps(f.width, width)), single(taps(f.height, height)));
     each(f, height, width, |from, to| {
         let mut middle = vec![0f32; f.height * width * 3];
+        // A fourth number beside the colours lets a pixel be one vector.
+        let mut pixels = vec![[0f32; 4]; f.width];
         for (row, out) in from
             .chunks_exact(f.width * 3)
             .zip(middle.chunks_exact_mut(width * 3))
         {
-            for (t, out) in across.iter().zip(out.chunks_exact_mut(3)) {
-                let mut sum = [0f32; 3];
-                for (w, p) in t.weights.iter().zip(row[t.start * 3..].chunks_exact(3)) {
-                    for c in 0..3 {
-                        sum[c] += *w as f32 * f32::from(p[c]);
+            for (pixel, p) in pixels.iter_mut().zip(row.as_chunks::<3>().0) {
+                *pixel = [f32::from(p[0]), f32::from(p[1]), f32::from(p[2]), 0.0];
+            }
+            for ((start, weights), out) in across.iter().zip(out.as_chunks_mut::<3>().0) {
+                let mut sum = [0f32; 4];
+                for (w, p) in weights.iter().zip(&pixels[*start..]) {
+                    for (s, x) in sum.iter_mut().zip(p) {
+                        *s += w * x;
                     }
                 }
-                out.copy_from_slice(&sum);
+                *out = [sum[0], sum[1], sum[2]];
             }
         }
         let mut sum = vec![0f32; width * 3];
-        for (t, out) in down.iter().zip(to.chunks_exact_mut(width * 3)) {
+        for ((start, weights), out) in down.iter().zip(to.chunks_exact_mut(width * 3)) {
             sum.fill(0.0);
-            for (w, row) in t
-                .weights
+            for (w, row) in weights
                 .iter()
-                .zip(middle[t.start * width * 3..].chunks_exact(width * 3))
+                .zip(middle[start * width * 3..].chunks_exact(width * 3))
             {
                 for (s, x) in sum.iter_mut().zip(row) {
-                    *s += *w as f32 * x;
+                    *s += w * x;
                 }
             }
             for (o, s) in out.iter_mut().zip(&sum) {
-                *o = s.clamp(0.0, 255.0).round_ties_even() as u8;
+                *o = to_byte(*s);
             }
         }
     })
+}
+
+/// The nearest byte, halves to even. At 2^23 an f32 has no bits behind the point, so the sum is rounded to the byte in its last
+/// eight; `round_ties_even` is a call for each number where the processor is not known to have the instruction.
+fn to_byte(x: f32) -> u8 {
+    const WHOLE: f32 = (1 << 23) as f32;
+    (x.clamp(0.0, 255.0) + WHOLE).to_bits() as u8
 }
 
 /// Resizes as Pillow does: weights in fixed point, rounded to u8 after each pass.
@@ -237,5 +252,20 @@ fn each(f: &Frames, height: usize, width: usize, one: impl Fn(&[u8], &mut [u8]) 
         height,
         width,
         data,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_rounded_as_the_language_rounds() {
+        for i in -2000..70_000 {
+            let x = i as f32 / 256.0;
+            for x in [x, x.next_up(), x.next_down()] {
+                assert_eq!(to_byte(x), x.clamp(0.0, 255.0).round_ties_even() as u8, "{x}");
+            }
+        }
     }
 }

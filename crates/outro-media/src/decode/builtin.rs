@@ -8,13 +8,13 @@ use openh264::OpenH264API;
 use openh264::decoder::{DecodeOptions, Decoder as Openh264, DecoderConfig, Flush};
 use openh264::formats::YUVSource;
 
-use crate::colour::{to_rgb, turned};
+use crate::decode::audio;
+use crate::decode::colour::{oriented, to_rgb};
+use crate::decode::mp4::Movie;
+use crate::decode::sniff::{Sniffed, sniff};
 use crate::error::{Error, Result};
-use crate::frames::Frames;
 use crate::info::{Decoded, Decoder, Kind, MediaInfo};
-use crate::mp4::Movie;
-use crate::sniff::{Sniffed, sniff};
-use crate::sound;
+use crate::picture::frames::Frames;
 
 /// Most pictures that a decoder holds back to bring them in order (H.264, A.3.1), and one that is being decoded.
 const MAX_HELD: usize = 17;
@@ -22,11 +22,11 @@ const MAX_HELD: usize = 17;
 /// Streams of a file that is no picture.
 pub(crate) fn probe(path: &Path) -> Result<MediaInfo> {
     if sniff(path)? != Sniffed::Mp4 {
-        return sound::probe(path);
+        return audio::probe(path);
     }
     let movie = Movie::open(path)?;
     let mut info = movie.info()?;
-    let (audio, notes) = sound::of_movie(path, &movie);
+    let (audio, notes) = audio::of_movie(path, &movie);
     info.audio = audio;
     info.notes.extend(notes);
     if info.video.is_none() && info.audio.is_none() {
@@ -64,16 +64,16 @@ pub(crate) fn frames(
     let options = DecodeOptions::new().flush_after_decode(Flush::NoFlush);
     let (first, all, mut number) = (stream.first, stream.samples.len(), 0);
     let mut wanted = indices.iter().map(|i| i + first).peekable();
-    let (look, turn) = (stream.look.clone(), stream.turn);
+    let (format, orientation) = (stream.format.clone(), stream.orientation);
     let mut take = |yuv: &dyn YUVSource, number: usize, wanted: &mut Peekable<_>| -> Result<()> {
-        if yuv.dimensions() != (look.width, look.height) {
+        if yuv.dimensions() != (format.width, format.height) {
             return Err(Error::damaged(
                 path,
                 "its H.264 video decodes to another size than it says",
             ));
         }
         if wanted.next_if_eq(&number).is_some() {
-            sink(turned(to_rgb(yuv, &look), turn))?;
+            sink(oriented(to_rgb(yuv, &format), orientation))?;
         }
         Ok(())
     };

@@ -10,7 +10,7 @@ use symphonia::core::errors::Error as SymphoniaError;
 use symphonia::core::packet::Packet;
 
 use super::Packets;
-use crate::audio::resample;
+use crate::sound::resample::resample;
 
 /// Packets in which spectral band replication shows itself, if there is any.
 const SETTLE: usize = 16;

@@ -8,14 +8,14 @@ use std::process::{Command, ExitCode};
 
 use serde::{Deserialize, Serialize};
 
-use crate::builtin;
+use crate::decode::audio;
+use crate::decode::builtin;
+use crate::decode::guard::guarded;
+use crate::decode::process;
 use crate::error::{Error, Result};
-use crate::frames::Frames;
-use crate::guard::guarded;
 use crate::info::{Decoded, MediaInfo, Options};
 use crate::note::Note;
-use crate::process;
-use crate::sound;
+use crate::picture::frames::Frames;
 
 /// First argument of a program that is asked to be a worker; hand all arguments after it to [`run`].
 pub const ARG: &str = "__media-worker";
@@ -78,7 +78,7 @@ fn perform(job: &Job, path: &Path, write: &mut dyn FnMut(&[u8]) -> Result<()>) -
             write(&json(path, &decoded)?)
         }
         Job::Audio => {
-            let notes = sound::read(path, &mut |samples, rate| {
+            let notes = audio::read(path, &mut |samples, rate| {
                 if samples.is_empty() {
                     return Ok(());
                 }

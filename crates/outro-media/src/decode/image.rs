@@ -7,14 +7,14 @@ use std::process::Command;
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
+use crate::decode::ffmpeg;
+use crate::decode::guard::guarded;
+use crate::decode::process;
+use crate::decode::sniff::{Sniffed, sniff};
 use crate::error::{Error, Result};
-use crate::ffmpeg;
-use crate::frames::Frames;
-use crate::guard::guarded;
 use crate::info::{Decoder, Kind, MediaInfo, Options, Streams, VideoInfo};
 use crate::note::{Note, NoteKind};
-use crate::process;
-use crate::sniff::{Sniffed, sniff};
+use crate::picture::frames::Frames;
 
 /// Largest picture that is decoded, in pixels.
 const MAX_PIXELS: u64 = 100_000_000;

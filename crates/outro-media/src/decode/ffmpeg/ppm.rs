@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::frames::Frames;
+use crate::picture::frames::Frames;
 
 /// Largest picture, in pixels.
 const MAX_PIXELS: usize = 1 << 28;

@@ -2,13 +2,13 @@
 
 /// How a stored picture becomes the displayed one: transposed or not, then mirrored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Turn {
+pub(crate) struct Orientation {
     pub(crate) transpose: bool,
     pub(crate) flip_x: bool,
     pub(crate) flip_y: bool,
 }
 
-impl Turn {
+impl Orientation {
     /// From `a, b, c, d` of a display matrix: x' = ax + cy, y' = bx + dy. `None` for other than quarter turns and mirrors.
     pub(crate) fn of([a, b, c, d]: [i64; 4]) -> Option<Self> {
         let (transpose, x, y) = match [a, b, c, d].map(|n| n == 0) {
@@ -37,7 +37,7 @@ impl Turn {
 
 /// What all pictures of a stream have in common.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Look {
+pub(crate) struct VideoFormat {
     pub(crate) width: usize,
     pub(crate) height: usize,
     pub(crate) full_range: bool,

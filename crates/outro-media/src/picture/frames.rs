@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::info::VideoInfo;
 
 /// Pictures of one size, RGB, `[count, height, width, 3]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frames {
     /// Number of pictures.
     pub count: usize,
@@ -14,6 +14,22 @@ pub struct Frames {
     pub width: usize,
     /// `count * height * width * 3` bytes.
     pub data: Vec<u8>,
+}
+
+impl Frames {
+    /// Appends frames of the same size, of which about `expected` are to come in all.
+    pub(crate) fn append(&mut self, f: Self, expected: usize) {
+        if self.count == 0 {
+            *self = f;
+            // Once and for all: growing would hold the frames twice.
+            let all = (self.data.len() / self.count.max(1)).saturating_mul(expected);
+            let more = all.saturating_sub(self.data.len());
+            self.data.reserve_exact(more.min(1 << 32));
+        } else {
+            self.count += f.count;
+            self.data.extend_from_slice(&f.data);
+        }
+    }
 }
 
 /// How frames are spread over a video.

@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use crate::audio::mono;
+use crate::decode::process::{Ended, More, run};
 use crate::error::{Error, Result};
-use crate::frames::Frames;
 use crate::info::{Decoded, MediaInfo, Options};
 use crate::note::{Note, NoteKind};
-use crate::process::{Ended, More, run};
+use crate::picture::frames::Frames;
+use crate::sound::resample::mono;
 use comb::Comb;
 use ppm::Ppm;
 pub(crate) use probe::probe;
@@ -225,7 +225,7 @@ fn complaints(path: &Path, what: &str, ended: &Ended) -> Vec<Note> {
         ),
         None => first.to_string(),
     };
-    let more = match ended.said {
+    let more = match ended.messages {
         1 => String::new(),
         n => format!(" (and {} more lines)", n - 1),
     };

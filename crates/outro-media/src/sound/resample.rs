@@ -56,24 +56,56 @@ pub fn resample(samples: &[f32], from: u32, to: u32) -> Vec<f32> {
     let mut filters: Vec<Vec<f32>> = Vec::new();
     filters.resize_with(to as usize, Vec::new);
     let count = (samples.len() as u64 * to).div_ceil(from);
-    (0..count)
-        .map(|i| {
-            let (at, p) = ((i * from / to) as i64, i * from % to);
-            let filter = &mut filters[p as usize];
-            if filter.is_empty() {
-                *filter = phase(p);
+    let mut out = Vec::with_capacity(count as usize);
+    let mut next = 0;
+    while next < count {
+        let group: [(i64, usize); TOGETHER] = std::array::from_fn(|j| {
+            let i = next + j as u64;
+            ((i * from / to) as i64 - half + 1, (i * from % to) as usize)
+        });
+        for (_, p) in group {
+            if filters[p].is_empty() {
+                filters[p] = phase(p as u64);
             }
-            let first = at - half + 1;
-            let skip = (-first).max(0) as usize;
-            let start = first.max(0) as usize;
-            let available = samples.len().saturating_sub(start);
-            filter[skip.min(taps)..]
-                .iter()
-                .zip(&samples[start.min(samples.len())..start + available.min(taps)])
-                .map(|(w, x)| w * x)
-                .sum()
-        })
-        .collect()
+        }
+        let inside = |(first, _): &(i64, usize)| {
+            usize::try_from(*first).is_ok_and(|first| first + taps <= samples.len())
+        };
+        if group.iter().all(inside) {
+            let pair = |(first, p): (i64, usize)| {
+                let start = first.max(0) as usize;
+                (&filters[p][..taps], &samples[start..start + taps])
+            };
+            out.extend(dots(group.map(pair)));
+        } else {
+            // What lies outside is silence.
+            out.extend(group.map(|(first, p)| -> f32 {
+                let (skip, start) = ((-first).max(0) as usize, first.max(0) as usize);
+                let heard = samples.get(start..).unwrap_or_default();
+                let weights = filters[p][skip.min(taps)..].iter();
+                weights.zip(heard).map(|(w, x)| w * x).sum()
+            }));
+        }
+        next += TOGETHER as u64;
+    }
+    out.truncate(count as usize);
+    out
+}
+
+/// Samples that are computed at once: each is a sum in one order, so that only another's can be added meanwhile.
+const TOGETHER: usize = 4;
+
+/// Sums of products, each as `Iterator::sum` adds it up.
+fn dots([a, b, c, d]: [(&[f32], &[f32]); TOGETHER]) -> [f32; TOGETHER] {
+    let mut sums = [-0.0; TOGETHER];
+    let pairs = a.0.iter().zip(a.1).zip(b.0.iter().zip(b.1));
+    let more = c.0.iter().zip(c.1).zip(d.0.iter().zip(d.1));
+    for ((a, b), (c, d)) in pairs.zip(more) {
+        for (sum, (w, x)) in sums.iter_mut().zip([a, b, c, d]) {
+            *sum += w * x;
+        }
+    }
+    sums
 }
 
 fn gcd(a: u32, b: u32) -> u32 {
@@ -125,5 +157,20 @@ mod tests {
                 .all(|x| x.abs() < 1e-4)
         );
         assert_eq!(resample(&[], 44_100, 16_000), [0f32; 0]);
+    }
+
+    #[test]
+    fn sums_are_those_of_one_after_another() {
+        let row = |seed: usize| -> Vec<f32> {
+            (0..498)
+                .map(|i| ((i * seed) as f32).sin() / (1 + i) as f32)
+                .collect()
+        };
+        let rows: Vec<(Vec<f32>, Vec<f32>)> = (1..5).map(|i| (row(i), row(7 * i))).collect();
+        let got = dots(std::array::from_fn(|i| (&rows[i].0[..], &rows[i].1[..])));
+        for (got, (w, x)) in got.iter().zip(&rows) {
+            let plain: f32 = w.iter().zip(x).map(|(w, x)| w * x).sum();
+            assert_eq!(got.to_bits(), plain.to_bits());
+        }
     }
 }

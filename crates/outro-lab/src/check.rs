@@ -114,7 +114,7 @@ fn look(path: &Path, samples: &[&Sample], preparer: &Preparer, options: &MediaOp
             Err(e) => Found::Unusable(e.to_string()),
         };
     }
-    let part = Part::Video(path.to_path_buf());
+    let part = Part::Video(path.into());
     let (mut tokens, mut planned) = (Vec::new(), None);
     for sample in samples {
         let mut options = options.clone();

@@ -18,7 +18,7 @@ fn main() -> Result<()> {
     let question = args.next().unwrap_or_else(|| "What do you see and hear?".into());
 
     let engine = Engine::open(model, EngineOptions::default())?;
-    let media = engine.media(&[Part::Video(video)])?;
+    let media = engine.media(&[Part::Video(video.into())])?;
     let answer = engine.ask(&media, &question).strategy("outro")?.run()?;
     println!("{}", answer.text);
     for (layer, positions) in answer.sinks.iter().flatten().filter(|(_, p)| !p.is_empty()) {

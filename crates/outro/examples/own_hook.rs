@@ -39,7 +39,7 @@ fn main() -> Result<()> {
     let question = args.next().unwrap_or_else(|| "What do you see and hear?".into());
 
     let engine = Engine::open(model, EngineOptions::default())?;
-    let media = engine.media(&[Part::Video(video)])?;
+    let media = engine.media(&[Part::Video(video.into())])?;
     let ask = || engine.ask(&media, &question).strategy("baseline");
     println!("{:<27} {}", "all heads", ask()?.run()?.text);
     let layer = 1;

@@ -91,9 +91,9 @@ pub(super) fn asked(
         }
         Ok(())
     };
-    add("video", f.video, Part::Video)?;
-    add("image", f.image, Part::Image)?;
-    add("audio", f.audio, Part::Audio)?;
+    add("video", f.video, |p| Part::Video(p.into()))?;
+    add("image", f.image, |p| Part::Image(p.into()))?;
+    add("audio", f.audio, |p| Part::Audio(p.into()))?;
     let mut asked: Option<String> = None;
     for (i, word) in indices("question").zip(words) {
         if let Some(part) = file(word)? {

@@ -116,9 +116,9 @@ impl Talk<'_> {
                 self.next.clear();
                 self.seen = self.engine.media(&[])?;
             }
-            "/video" => self.show(Part::Video(file()?))?,
-            "/image" => self.show(Part::Image(file()?))?,
-            "/audio" => self.show(Part::Audio(file()?))?,
+            "/video" => self.show(Part::Video(file()?.into()))?,
+            "/image" => self.show(Part::Image(file()?.into()))?,
+            "/audio" => self.show(Part::Audio(file()?.into()))?,
             "/media" => {
                 for part in self.seen.parts().iter().chain(&self.next) {
                     let (Part::Video(p) | Part::Image(p) | Part::Audio(p)) = part else {

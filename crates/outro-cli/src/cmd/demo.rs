@@ -123,7 +123,7 @@ fn load(
             samples: &samples,
         },
     )?;
-    let loaded = preparer.load_media(&[Part::Video(path.clone())], options, &mut |_| {});
+    let loaded = preparer.load_media(&[Part::Video(path.clone().into())], options, &mut |_| {});
     if args.out.is_none() {
         fs::remove_file(&path).with_context(|| path.display().to_string())?;
         return Ok((

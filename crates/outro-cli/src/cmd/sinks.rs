@@ -236,7 +236,7 @@ impl Lab<'_> {
         };
         let mut warned = false;
         for group in samples.chunk_by(|a, b| a.video == b.video) {
-            let part = Part::Video(group[0].video.clone());
+            let part = Part::Video(group[0].video.clone().into());
             let loaded = self.preparer.load_media(&[part], &options, &mut |_| {})?;
             let mut embeds = None;
             for sample in group {

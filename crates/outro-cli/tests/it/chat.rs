@@ -93,7 +93,7 @@ fn what_cannot_be_is_named() {
 #[test]
 fn the_library_answers_as_the_command_does() {
     let engine = Engine::open(root().join("models/outro-tiny"), EngineOptions::default()).unwrap();
-    let media = engine.media(&[Part::Video(clip())]).unwrap();
+    let media = engine.media(&[Part::Video(clip().into())]).unwrap();
     let ask = engine.ask(&media, QUESTION).strategy("outro").unwrap();
     let answer = ask.run().unwrap();
     let ran = outro(args!["-q", "ask", "--json", "--video", clip(), QUESTION]).ok();

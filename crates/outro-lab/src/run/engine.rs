@@ -65,7 +65,7 @@ impl Engine {
         let mut decoded = if sample.video.is_dir() {
             self.decode_frames(sample, options)?
         } else {
-            let part = Part::Video(sample.video.clone());
+            let part = Part::Video(sample.video.clone().into());
             let media = preparer.load_media(&[part], options, &mut |_| {})?;
             let mut decoded = Decoded {
                 media,
@@ -175,18 +175,22 @@ impl Prepared<'_> {
         let asks: Vec<_> = strategies.iter().map(ask).collect();
         let answers = answer_all(&asks, &mut |_| ControlFlow::Continue(()));
         let mut shared = self.shared;
-        let made = strategies.iter().zip(rows).zip(answers).map(|((by, row), answer)| {
-            let answer = answer?;
-            shared += answer.seconds.shared;
-            row.encode_seconds += answer.seconds.encode;
-            row.prefill_seconds = answer.seconds.prefill;
-            if by.uses_prefix() {
-                row.prefill_seconds += shared;
-            }
-            row.readout = readout(engine.tokenizer()?, &answer.first_logits, gold)?;
-            fill(row, answer);
-            Ok(())
-        });
+        let made = strategies
+            .iter()
+            .zip(rows)
+            .zip(answers)
+            .map(|((by, row), answer)| {
+                let answer = answer?;
+                shared += answer.seconds.shared;
+                row.encode_seconds += answer.seconds.encode;
+                row.prefill_seconds = answer.seconds.prefill;
+                if by.uses_prefix() {
+                    row.prefill_seconds += shared;
+                }
+                row.readout = readout(engine.tokenizer()?, &answer.first_logits, gold)?;
+                fill(row, answer);
+                Ok(())
+            });
         let made = made.collect();
         self.shared = shared;
         made

@@ -12,8 +12,11 @@ use crate::weights::checkpoint::gguf::Gguf;
 use crate::weights::json::{absent, read_json};
 
 mod arguments;
+mod file;
 mod jinja;
 mod python;
+
+pub use file::MediaFile;
 
 /// One piece of a turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,11 +24,11 @@ pub enum Part {
     /// Words.
     Text(String),
     /// An image file.
-    Image(PathBuf),
+    Image(MediaFile),
     /// A video file.
-    Video(PathBuf),
+    Video(MediaFile),
     /// A sound file.
-    Audio(PathBuf),
+    Audio(MediaFile),
 }
 
 /// Who speaks in a [`Turn`].

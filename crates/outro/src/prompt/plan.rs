@@ -70,9 +70,9 @@ impl PlannedItem {
     pub(crate) fn part(&self) -> Part {
         let path = self.info.path.clone();
         match self.medium {
-            Medium::Image { .. } => Part::Image(path),
-            Medium::Video { .. } | Medium::Frames { .. } => Part::Video(path),
-            Medium::Audio { .. } => Part::Audio(path),
+            Medium::Image { .. } => Part::Image(path.into()),
+            Medium::Video { .. } | Medium::Frames { .. } => Part::Video(path.into()),
+            Medium::Audio { .. } => Part::Audio(path.into()),
         }
     }
 }

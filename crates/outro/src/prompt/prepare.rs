@@ -215,7 +215,7 @@ impl Preparer {
         let plan = self.plan_video(video, options)?;
         let [height, width] = plan.first_size;
         let mut media = Media {
-            parts: vec![Part::Video(PathBuf::new())],
+            parts: vec![Part::Video(PathBuf::new().into())],
             ..Media::default()
         };
         let frames = (self.processor.resize)(&pictures(&plan.indices), height, width);

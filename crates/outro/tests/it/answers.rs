@@ -36,7 +36,7 @@ fn published_layouts_answer_with_a_token() {
         let grey: Vec<u8> = (0..64 * 64 * 3).map(|i| (i % 251) as u8).collect();
         fs::write(&png, write_png(64, 64, &grey).unwrap()).unwrap();
         let preparer = Preparer::open(dir.path()).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let parts = [Part::Image(png)];
+        let parts = [Part::Image(png.into())];
         let media = preparer
             .load_media(&parts, &preparer.media_options(), &mut |_| {})
             .unwrap_or_else(|e| panic!("{name}: {e}"));

@@ -116,7 +116,11 @@ fn one_file_is_read_as_the_files_are() {
         let p = Preparer::of(config(), dir).unwrap();
         assert_eq!((p.patches().mean, p.patches().std), ([0.5; 3], [0.25; 3]));
         let image = p
-            .load_media(&[Part::Image(png.clone())], &p.media_options(), &mut |_| {})
+            .load_media(
+                &[Part::Image(png.clone().into())],
+                &p.media_options(),
+                &mut |_| {},
+            )
             .unwrap();
         let plan = p
             .plan_video(&video(720, 1280, 300, 30.0), &p.media_options())
@@ -388,7 +392,7 @@ fn checkpoints_after_public_bug_reports() {
     // Limits in one file: 128 to 512 pixels.
     let nested = shared("cases/ckpt/k05_v5_processor").unwrap();
     let one = Preparer::open(&nested).unwrap();
-    let picture = [Part::Image(slow.join("../../image/plain.png"))];
+    let picture = [Part::Image(slow.join("../../image/plain.png").into())];
     let count = |preparer: &Preparer| {
         let media = preparer
             .load_media(&picture, &preparer.media_options(), &mut |_| {})
@@ -492,7 +496,7 @@ fn check(row: &Value, preparer: &Preparer, dir: &Path) {
         "image" => {
             let png = dir.join("picture.png");
             fs::write(&png, write_png(800, 600, &picture(600, 800, 0)).unwrap()).unwrap();
-            let part = Part::Image(png);
+            let part = Part::Image(png.into());
             let media = preparer
                 .load_media(std::slice::from_ref(&part), &options, &mut |_| {})
                 .unwrap();
@@ -511,7 +515,7 @@ fn check(row: &Value, preparer: &Preparer, dir: &Path) {
                 .media_of(&video(360, 640, 120, 30.0), take, &[], &options)
                 .unwrap();
             let grid = media.inputs.pixel_values_videos.as_ref().unwrap().grid_thw[0];
-            (media, Part::Video(PathBuf::new()), grid)
+            (media, Part::Video(PathBuf::new().into()), grid)
         }
         _ => {
             let plan = preparer

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use outro::chat::{Conversation, Part, Role, Turn};
+use outro::chat::{Conversation, MediaFile, Part, Role, Turn};
 use outro::engine::Finish;
 use outro::generate::Sampling;
 use outro::prepare::MediaOptions;
@@ -22,7 +22,7 @@ static ENGINE: LazyLock<Engine> =
 static MEDIA: LazyLock<MediaSet> = LazyLock::new(|| ENGINE.media(&[clip()]).unwrap());
 
 fn clip() -> Part {
-    Part::Video(root().join("fixtures/shapes.mp4"))
+    Part::Video(root().join("fixtures/shapes.mp4").into())
 }
 
 fn go_on(_: Update<'_>) -> ControlFlow<()> {
@@ -65,6 +65,21 @@ fn together_is_alone() {
         assert_eq!(*pieces, alone.text, "{}", alone.strategy);
     }
     assert!(alone[0].sinks.is_none() && alone[1].sinks.is_some());
+}
+
+#[test]
+fn bytes_are_a_file() {
+    let path = root().join("fixtures/shapes.mp4");
+    let bytes = std::fs::read(&path).unwrap();
+    let part = Part::Video(MediaFile::from_bytes(&bytes).unwrap());
+    let media = ENGINE.media(&[part]).unwrap();
+    let ask = |media: &MediaSet| {
+        let ask = ENGINE.ask(media, QUESTION).max_new(4).strategy("vcd");
+        bits(&ask.unwrap().run().unwrap())
+    };
+    assert_eq!(ask(&media), ask(&MEDIA));
+    let wrong = Part::Video(MediaFile::from_bytes(b"no video").unwrap());
+    assert!(ENGINE.media(&[wrong]).is_err());
 }
 
 /// Requests that join while others are on their way, in a prompt or in an answer.

@@ -242,7 +242,7 @@ pub(crate) fn media(
     let png = |i: usize| {
         let (path, f) = (made.join(format!("{i}.png")), picture(file, i));
         fs::write(&path, write_png(f.width, f.height, &f.data).unwrap()).unwrap();
-        Part::Image(path)
+        Part::Image(path.into())
     };
     if kinds.len() > 1 && kinds.iter().all(|k| k == "image") {
         // Some families look at an image otherwise where there are others.

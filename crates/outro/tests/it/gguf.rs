@@ -134,7 +134,7 @@ fn a_question_goes_through_the_files_template() {
     let asked = Conversation::new(Some("in 12".into()), &[], "the thing");
     let with_system = preparer.ids(&asked, &[]).unwrap();
     assert!(with_system.len() > ids.len());
-    let image = outro::chat::Part::Image(crate::fixtures().join("clip.mp4"));
+    let image = outro::chat::Part::Image(crate::fixtures().join("clip.mp4").into());
     let asked = Conversation::new(None, &[image], "?");
     assert!(preparer.plan(&asked, &MediaOptions::default()).is_err());
 }

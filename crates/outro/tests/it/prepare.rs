@@ -360,7 +360,11 @@ fn plans_of_real_files() {
     let dir = std::env::var_os("OUTRO_REAL_TOKENIZER").map(PathBuf::from);
     let preparer = Preparer::open(&dir.clone().unwrap_or_else(tiny)).unwrap();
     for (file, frames, size, grid, audio, prompt) in REAL {
-        let asked = Conversation::new(None, &[Part::Video(root.join("data").join(file))], QUESTION);
+        let asked = Conversation::new(
+            None,
+            &[Part::Video(root.join("data").join(file).into())],
+            QUESTION,
+        );
         let plan = preparer.plan(&asked, &MediaOptions::default()).unwrap();
         let item = &plan.items[0];
         assert_eq!(
@@ -463,7 +467,7 @@ fn real_prompts_whole() {
     let reference = std::env::var_os("OUTRO_REFERENCE_IDS").map(PathBuf::from);
     for (file, frames, _, grid, audio, prompt) in REAL {
         let path = root.join("data").join(file);
-        let asked = Conversation::new(None, &[Part::Video(path.clone())], QUESTION);
+        let asked = Conversation::new(None, &[Part::Video(path.clone().into())], QUESTION);
         let prepared = preparer
             .prepare(&asked, &MediaOptions::default(), &mut |_| {})
             .unwrap();

@@ -88,7 +88,7 @@ fn frames_and_sizes_are_those_of_transformers() {
             )
             .unwrap();
             let media = preparer
-                .load_media(&[Part::Image(png)], &options, &mut |_| {})
+                .load_media(&[Part::Image(png.into())], &options, &mut |_| {})
                 .unwrap();
             let grid = [1, image.0 / 16, image.1 / 16];
             assert_eq!(media.inputs.pixel_values.unwrap().grid_thw, [grid], "{row}");
@@ -107,7 +107,7 @@ fn frames_and_sizes_are_those_of_transformers() {
     .unwrap();
     let options = preparer.media_options();
     let media = preparer
-        .load_media(&[Part::Image(png)], &options, &mut |_| {})
+        .load_media(&[Part::Image(png.into())], &options, &mut |_| {})
         .unwrap();
     let (got, want) = (media.inputs.pixel_values.unwrap(), halves(&file, "pixels"));
     assert_eq!((got.grid_thw, got.data.len()), (vec![[1, 4, 6]], want.len()));
@@ -155,7 +155,7 @@ fn sounds_of_a_request_are_heard_together() {
         wav.extend(pcm);
         let path = made.path().join(format!("{key}.wav"));
         fs::write(&path, wav).unwrap();
-        Part::Audio(path)
+        Part::Audio(path.into())
     });
     let preparer = Preparer::open(&crate::fixtures().join("qwen3-omni-tiny")).unwrap();
     let mut options = preparer.media_options();

@@ -149,9 +149,9 @@ impl Report {
     /// With a checkpoint its own plan decides, but for the sound, whose samples were counted.
     fn count_prompt(&mut self, path: &Path, reading: &Reading, preparer: &Preparer) -> anyhow::Result<()> {
         let part = match self.info.kind {
-            Kind::Video => Part::Video(path.to_path_buf()),
-            Kind::Image => Part::Image(path.to_path_buf()),
-            Kind::Audio => Part::Audio(path.to_path_buf()),
+            Kind::Video => Part::Video(path.into()),
+            Kind::Image => Part::Image(path.into()),
+            Kind::Audio => Part::Audio(path.into()),
         };
         // A question of one token, which is taken off again.
         let plan = preparer.plan(

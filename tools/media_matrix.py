@@ -221,7 +221,8 @@ def differences(video, path, reader, keep):
     if (own and own["samples"] and own) != got["sound"]:
         found.append(f"sound {got['sound']}, ffmpeg has {own}")
     planned = (got["file"]["audio"] or {}).get("duration")
-    if own and own["samples"] and abs(planned - own["samples"] / own["rate"]) > 0.12:
+    # Two packets, of MP3 at 8 kHz: of the first a part is skipped, and of the last ffmpeg 9 cuts the padding.
+    if own and own["samples"] and abs(planned - own["samples"] / own["rate"]) > 2 * 0.072:
         found.append(f"sound of {planned:.3f} s is planned, {own['samples'] / own['rate']:.3f} s heard")
     # Frames that are held back at a low rate begin some tenths of a second late; more than that was not made here.
     late = [n["text"] for n in got["notes"] if n["kind"] == "sound_offset" and video.get("place") != "late"]

@@ -101,6 +101,9 @@ macro_rules! multiversion {
                     $crate::simd::Level::Portable => {}
                 }
             }
+            // Elsewhere there is one body.
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = level;
             $body::<false>($($arg),*)
         }
     };

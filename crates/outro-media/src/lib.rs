@@ -26,7 +26,7 @@ pub use picture::resize::{Resize, crop, pad, resize, resize_bytes, resize_image}
 pub use sound::mel::{MAX_SECONDS, MEL_BINS, Mel, log_mel, log_mel_in_chunks, log_mel_together};
 pub use sound::resample::{SAMPLE_RATE, resample};
 pub use source::{
-    Picks, Pictures, Sound, fold_video, probe, probe_video, read_audio, read_frames, read_image,
+    Pick, Picks, Pictures, Sound, fold_video, probe, probe_video, read_audio, read_frames, read_image,
     read_samples, read_track, read_video,
 };
 pub use write::{VideoToWrite, write_jpeg, write_mp4, write_png};

@@ -91,6 +91,9 @@ pub struct Picks {
     pub size: Option<(usize, usize)>,
 }
 
+/// Says which frames of a video are taken.
+pub type Pick<'a, T, E> = dyn FnMut(&VideoInfo) -> std::result::Result<T, E> + 'a;
+
 /// Frames of a video, or what was made of them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pictures<T = Frames> {
@@ -110,7 +113,7 @@ pub struct Pictures<T = Frames> {
 /// As [`read_frames`]; what `pick` refuses.
 pub fn read_video<E: From<Error>>(
     file: &MediaInfo,
-    pick: &mut dyn FnMut(&VideoInfo) -> std::result::Result<Picks, E>,
+    pick: &mut Pick<'_, Picks, E>,
     resize: Resize,
     o: &Options,
 ) -> std::result::Result<Pictures, E> {
@@ -137,7 +140,7 @@ pub fn read_video<E: From<Error>>(
 /// As [`read_video`]; what `take` refuses.
 pub fn fold_video<T, E: From<Error>>(
     file: &MediaInfo,
-    pick: &mut dyn FnMut(&VideoInfo) -> std::result::Result<(Picks, T), E>,
+    pick: &mut Pick<'_, (Picks, T), E>,
     take: &mut dyn FnMut(&mut T, Frames) -> Result<()>,
     resize: Resize,
     o: &Options,

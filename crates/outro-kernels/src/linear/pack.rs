@@ -57,6 +57,10 @@ fn blocks(level: Level, len: usize, k: usize, depth: usize, block: usize) -> usi
 }
 
 /// Rows `n0..`, columns `k0..` of `w` as `[depth, NR]`; missing rows are zero. `wide` is for `NR x depth` elements.
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(unused_variables, reason = "one level elsewhere")
+)]
 pub(crate) fn panel_f32(
     level: Level,
     w: Weight,
@@ -103,6 +107,10 @@ pub(crate) fn panel_f32(
 }
 
 /// As [`panel_f32`], pairs of bf16 `[depth / 2, NR]`.
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(unused_variables, reason = "one level elsewhere")
+)]
 pub(crate) fn panel_bf16(
     level: Level,
     w: &[bf16],

@@ -3,9 +3,9 @@
 use rayon::prelude::*;
 
 use super::int8_rows::{Int8Rows, pad};
+use super::{Blocks, CHUNK, GROUP, GROUPS, Open, chunks};
 #[cfg(target_arch = "x86_64")]
-use super::x86;
-use super::{Blocks, CHUNK, GROUP, GROUPS, Open, QuantType, chunks};
+use super::{QuantType, x86};
 use crate::arithmetic::Activations;
 use crate::shared::Shared;
 use crate::simd::{Level, sum_lanes};

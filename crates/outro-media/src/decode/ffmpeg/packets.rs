@@ -1,5 +1,6 @@
 //! Packets of a file, by demuxing alone: how many frames it promises, when they are presented, where decoding can begin.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::decode::process::{More, run};
@@ -41,13 +42,15 @@ impl Packets {
     }
 
     /// Units that decoding makes sound of. Where packets are missing, ffmpeg puts nothing in their place: what is behind such a
-    /// hole is heard earlier.
-    pub(super) fn audible(&self) -> Option<i64> {
+    /// hole is heard earlier. `even` says that all packets of the codec last as long: what a longer one has more is a hole, which
+    /// ffmpeg 9 counts to the packet before it.
+    pub(super) fn audible(&self, even: bool) -> Option<i64> {
         let (first, last) = self.span()?;
+        let usual = if even { self.usual() } else { i64::MAX };
         let mut times: Vec<(i64, i64)> = self
             .presented
             .iter()
-            .filter_map(|p| Some((p.at?, p.duration)))
+            .filter_map(|p| Some((p.at?, p.duration.min(usual))))
             .collect();
         times.sort_unstable();
         // A hole is at least a packet long: times of Matroska are rounded.
@@ -60,12 +63,20 @@ impl Packets {
             end = end.max(at.saturating_add(lasts));
         }
         // Packets that come in bursts with one time leave holes that the sum of their lengths fills.
-        let sum = self
-            .presented
-            .iter()
-            .fold(0_i64, |n, p| n.saturating_add(p.duration));
+        let lasts = self.presented.iter().map(|p| p.duration.min(usual));
+        let sum = lasts.fold(0_i64, i64::saturating_add);
         let span = last.saturating_sub(first);
         Some(span.saturating_sub(holes).max(sum.min(span)))
+    }
+
+    /// How long most packets last.
+    fn usual(&self) -> i64 {
+        let mut count = BTreeMap::new();
+        for p in &self.presented {
+            *count.entry(p.duration).or_insert(0_usize) += 1;
+        }
+        let most = count.into_iter().max_by_key(|(_, n)| *n);
+        most.map_or(i64::MAX, |(duration, _)| duration)
     }
 
     /// Seconds of so many units.
@@ -200,11 +211,17 @@ mod tests {
 
     #[test]
     fn holes_are_not_heard() {
-        let audible = |lines: &str| read_all(lines).audible();
+        let audible = |lines: &str| read_all(lines).audible(false);
         // A packet, a hole as a fragmented file has it, two packets.
         assert_eq!(
             audible("0,0,0,1024,9,0x0\n0,8820,8820,1024,9,0x0\n0,9844,9844,1024,9,0x0"),
             Some(3072)
+        );
+        // As ffmpeg 9 has the same file.
+        let late = read_all("0,0,0,8820,9,0x0\n0,8820,8820,1024,9,0x0\n0,9844,9844,1024,9,0x0");
+        assert_eq!(
+            (late.audible(true), late.audible(false)),
+            (Some(3072), Some(10_868))
         );
         // Rounded times, and packets that share theirs, leave none.
         assert_eq!(
@@ -221,7 +238,7 @@ mod tests {
         let avi =
             read_all("0,0,-9223372036854775808,1,9,0x0\n0,1,-9223372036854775808,1,9,0x0\n0,2,2,1,9,0x0");
         assert_eq!(avi.presented[0].pts, None);
-        assert_eq!((avi.span(), avi.audible()), (Some((0, 3)), Some(3)));
+        assert_eq!((avi.span(), avi.audible(false)), (Some((0, 3)), Some(3)));
         let none = read_all("0,-9223372036854775808,-9223372036854775808,1,9,0x0");
         assert_eq!(none.span(), None);
     }

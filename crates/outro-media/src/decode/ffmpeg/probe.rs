@@ -97,9 +97,12 @@ pub(crate) fn probe(path: &Path, o: &Options) -> Result<MediaInfo> {
         _ => None,
     };
     // Of sound the packets know more than a header: MPEG-TS has none, and holes are not heard.
+    let even = sound
+        .and_then(|s| s.codec.as_deref())
+        .is_some_and(|c| EVEN.contains(&c));
     let audible = of_sound
         .as_ref()
-        .and_then(|p| Some(p.seconds(p.audible()?)))
+        .and_then(|p| Some(p.seconds(p.audible(even)?)))
         .filter(|h| *h > 0.0);
     let audio = sound.map(|stream| AudioInfo {
         codec: stream.codec.clone().unwrap_or_else(|| "unknown".into()),
@@ -121,6 +124,9 @@ pub(crate) fn probe(path: &Path, o: &Options) -> Result<MediaInfo> {
         },
     })
 }
+
+/// Sound codecs whose packets all hold as many samples.
+const EVEN: [&str; 5] = ["aac", "ac3", "eac3", "mp2", "mp3"];
 
 fn video(path: &Path, s: &Stream, packets: &Packets, fps: f64, lasts: Option<f64>) -> Result<VideoInfo> {
     if s.width == 0 || s.height == 0 {

@@ -218,7 +218,8 @@ pub(super) mod clock {
         }
         own += rest;
         let text = CString::new(own).map_err(|_| refused())?;
-        let seconds = libc::time_t::try_from(since.as_secs()).map_err(|_| refused())?;
+        // `time_t`, a name that libc deprecates on musl.
+        let seconds = since.as_secs().try_into().map_err(|_| refused())?;
         let mut out = vec![0u8; 16 * format.len() + 64];
         #[expect(unsafe_code, reason = "the C library knows the local time zone")]
         // SAFETY: all zeros is a `tm`; pointers are to live values, and `strftime` is told the buffer's length.

@@ -6,7 +6,7 @@ use outro_media::{Kind, MediaInfo, Note, NoteKind, Sampling, VideoInfo};
 
 use crate::error::{Error, Result};
 use crate::prompt::chat::Part;
-use crate::prompt::expand::Medium;
+use crate::prompt::expand::Chunk;
 use crate::prompt::preprocessor::Processor;
 use crate::spec::config::{AudioConfig, AudioProjector, Config};
 
@@ -57,7 +57,7 @@ pub struct PlannedItem {
     /// Audio tokens.
     pub audio_tokens: usize,
     /// How it stands in the prompt.
-    pub medium: Medium,
+    pub medium: Chunk,
 }
 
 impl PlannedItem {
@@ -70,9 +70,9 @@ impl PlannedItem {
     pub(crate) fn part(&self) -> Part {
         let path = self.info.path.clone();
         match self.medium {
-            Medium::Image { .. } => Part::Image(path.into()),
-            Medium::Video { .. } | Medium::Frames { .. } => Part::Video(path.into()),
-            Medium::Audio { .. } => Part::Audio(path.into()),
+            Chunk::Image { .. } => Part::Image(path.into()),
+            Chunk::Video { .. } | Chunk::Frames { .. } => Part::Video(path.into()),
+            Chunk::Audio { .. } => Part::Audio(path.into()),
         }
     }
 }
@@ -96,11 +96,15 @@ pub struct VideoPlan {
 
 impl VideoPlan {
     /// How it stands in the prompt, with so many tokens of sound; `mask` is empty where all its tokens are there.
-    pub(crate) fn medium(self, c: &Config, sound: Option<usize>, mask: &[bool]) -> Medium {
+    pub(crate) fn medium(self, c: &Config, sound: Option<usize>, mask: Vec<bool>) -> Chunk {
         if c.frames.timestamps.is_some() {
-            return Medium::frames(c, self.grid, self.seconds, mask);
+            return Chunk::Frames {
+                grid: self.grid,
+                seconds: self.seconds,
+                kept: mask,
+            };
         }
-        Medium::Video {
+        Chunk::Video {
             grid: self.grid,
             second_per_grid: self.second_per_grid,
             sound,
@@ -199,7 +203,7 @@ impl Planner<'_> {
         }
         self.count_together(&mut plan.items);
         for item in &plan.items {
-            let [image, video, audio, _] = item.medium.tokens(self.config);
+            let [image, video, audio] = item.medium.tokens(self.config);
             plan.image_tokens = plan.image_tokens.saturating_add(image);
             plan.video_tokens = plan.video_tokens.saturating_add(video);
             plan.audio_tokens = plan.audio_tokens.saturating_add(audio);
@@ -219,8 +223,8 @@ impl Planner<'_> {
             item.mel_frames = tower.mel_frames(item.samples(), longest);
             item.audio_tokens = tower.tokens(item.mel_frames);
             match &mut item.medium {
-                Medium::Audio { tokens }
-                | Medium::Video {
+                Chunk::Audio { tokens }
+                | Chunk::Video {
                     sound: Some(tokens), ..
                 } => *tokens = item.audio_tokens,
                 _ => {}
@@ -265,7 +269,7 @@ impl Planner<'_> {
             mel_frames: 0,
             visual_tokens: 0,
             audio_tokens: 0,
-            medium: Medium::Audio { tokens: 0 },
+            medium: Chunk::Audio { tokens: 0 },
         };
         let (mut picture, mut planned) = ([0; 2], None);
         if wanted != Kind::Audio {
@@ -315,18 +319,20 @@ impl Planner<'_> {
         let relevant = |n: &&Note| item.uses_audio || !n.kind.is_about_sound();
         notes.extend(item.info.notes.iter().filter(relevant).cloned());
         item.medium = match (wanted, planned) {
-            (Kind::Video, Some(plan)) => {
-                plan.medium(self.config, Some(item.audio_tokens).filter(|n| *n > 0), &[])
-            }
-            (Kind::Image, _) => Medium::Image {
+            (Kind::Video, Some(plan)) => plan.medium(
+                self.config,
+                Some(item.audio_tokens).filter(|n| *n > 0),
+                Vec::new(),
+            ),
+            (Kind::Image, _) => Chunk::Image {
                 grid: item.grid,
                 size: picture,
             },
-            _ => Medium::Audio {
+            _ => Chunk::Audio {
                 tokens: item.audio_tokens,
             },
         };
-        let [image, video, _, _] = item.medium.tokens(self.config);
+        let [image, video, _] = item.medium.tokens(self.config);
         item.visual_tokens = image + video;
         Ok(item)
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use outro_media::{Kind, MediaInfo, Note, NoteKind, Sampling, VideoInfo};
+use outro_media::{Kind, MAX_SECONDS, MediaInfo, Note, NoteKind, SAMPLE_RATE, Sampling, VideoInfo};
 
 use crate::error::{Error, Result};
 use crate::prompt::chat::Part;
@@ -36,7 +36,7 @@ impl Default for MediaOptions {
 
 /// One medium before decoding.
 #[derive(Clone, Debug)]
-pub struct PlannedItem {
+pub struct MediaPlan {
     /// What its header says.
     pub info: MediaInfo,
     /// Frames that will be taken, by number in presentation order; empty for images and sound.
@@ -57,19 +57,19 @@ pub struct PlannedItem {
     /// Audio tokens.
     pub audio_tokens: usize,
     /// How it stands in the prompt.
-    pub medium: Chunk,
+    pub chunk: Chunk,
 }
 
-impl PlannedItem {
-    /// Samples of its sound, at 16,000 a second.
+impl MediaPlan {
+    /// Samples of its sound.
     fn samples(&self) -> usize {
-        (self.seconds * 16_000.0).round() as usize
+        (self.seconds * f64::from(SAMPLE_RATE)).round() as usize
     }
 
     /// What a caller said to get it.
     pub(crate) fn part(&self) -> Part {
         let path = self.info.path.clone();
-        match self.medium {
+        match self.chunk {
             Chunk::Image { .. } => Part::Image(path.into()),
             Chunk::Video { .. } | Chunk::Frames { .. } => Part::Video(path.into()),
             Chunk::Audio { .. } => Part::Audio(path.into()),
@@ -96,7 +96,7 @@ pub struct VideoPlan {
 
 impl VideoPlan {
     /// How it stands in the prompt, with so many tokens of sound; `mask` is empty where all its tokens are there.
-    pub(crate) fn medium(self, c: &Config, sound: Option<usize>, mask: Vec<bool>) -> Chunk {
+    pub(crate) fn chunk(self, c: &Config, sound: Option<usize>, mask: Vec<bool>) -> Chunk {
         if c.frames.timestamps.is_some() {
             return Chunk::Frames {
                 grid: self.grid,
@@ -116,7 +116,7 @@ impl VideoPlan {
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The media in prompt order.
-    pub items: Vec<PlannedItem>,
+    pub items: Vec<MediaPlan>,
     /// Tokens of words, roles and delimiters; `None` without a tokenizer.
     pub text_tokens: Option<usize>,
     /// Tokens of all images.
@@ -203,7 +203,7 @@ impl Planner<'_> {
         }
         self.count_together(&mut plan.items);
         for item in &plan.items {
-            let [image, video, audio] = item.medium.tokens(self.config);
+            let [image, video, audio] = item.chunk.tokens(self.config);
             plan.image_tokens = plan.image_tokens.saturating_add(image);
             plan.video_tokens = plan.video_tokens.saturating_add(video);
             plan.audio_tokens = plan.audio_tokens.saturating_add(audio);
@@ -216,13 +216,13 @@ impl Planner<'_> {
     }
 
     /// Sounds anew, where how long one is depends on the longest.
-    fn count_together(&self, items: &mut [PlannedItem]) {
-        let longest = items.iter().map(PlannedItem::samples).max().unwrap_or(0);
+    fn count_together(&self, items: &mut [MediaPlan]) {
+        let longest = items.iter().map(MediaPlan::samples).max().unwrap_or(0);
         let Some(tower) = &self.config.audio else { return };
         for item in items {
             item.mel_frames = tower.mel_frames(item.samples(), longest);
             item.audio_tokens = tower.tokens(item.mel_frames);
-            match &mut item.medium {
+            match &mut item.chunk {
                 Chunk::Audio { tokens }
                 | Chunk::Video {
                     sound: Some(tokens), ..
@@ -239,7 +239,7 @@ impl Planner<'_> {
         alone: bool,
         options: &MediaOptions,
         notes: &mut Vec<Note>,
-    ) -> Result<PlannedItem> {
+    ) -> Result<MediaPlan> {
         let (path, wanted) = match part {
             Part::Image(p) => (p, Kind::Image),
             Part::Video(p) => (p, Kind::Video),
@@ -259,7 +259,7 @@ impl Planner<'_> {
             Kind::Video => outro_media::probe_video(path, &options.media)?,
             _ => outro_media::probe(path, &options.media)?,
         };
-        let mut item = PlannedItem {
+        let mut item = MediaPlan {
             info,
             indices: Vec::new(),
             size: [0; 2],
@@ -269,7 +269,7 @@ impl Planner<'_> {
             mel_frames: 0,
             visual_tokens: 0,
             audio_tokens: 0,
-            medium: Chunk::Audio { tokens: 0 },
+            chunk: Chunk::Audio { tokens: 0 },
         };
         let (mut picture, mut planned) = ([0; 2], None);
         if wanted != Kind::Audio {
@@ -306,7 +306,7 @@ impl Planner<'_> {
                 item.audio_tokens = tower.tokens(item.mel_frames);
             }
             let cut = |a: &AudioConfig| a.projector == AudioProjector::AvgPool2;
-            if item.seconds > 300.0 && self.config.audio.as_ref().is_some_and(cut) {
+            if item.seconds > MAX_SECONDS as f64 && self.config.audio.as_ref().is_some_and(cut) {
                 let problem = "only the first 300 seconds of the sound are heard (the processor's limit); \
                                use --start/--end for another part";
                 notes.push(Note::new(NoteKind::Cut, path, problem));
@@ -318,8 +318,8 @@ impl Planner<'_> {
         }
         let relevant = |n: &&Note| item.uses_audio || !n.kind.is_about_sound();
         notes.extend(item.info.notes.iter().filter(relevant).cloned());
-        item.medium = match (wanted, planned) {
-            (Kind::Video, Some(plan)) => plan.medium(
+        item.chunk = match (wanted, planned) {
+            (Kind::Video, Some(plan)) => plan.chunk(
                 self.config,
                 Some(item.audio_tokens).filter(|n| *n > 0),
                 Vec::new(),
@@ -332,7 +332,7 @@ impl Planner<'_> {
                 tokens: item.audio_tokens,
             },
         };
-        let [image, video, _] = item.medium.tokens(self.config);
+        let [image, video, _] = item.chunk.tokens(self.config);
         item.visual_tokens = image + video;
         Ok(item)
     }

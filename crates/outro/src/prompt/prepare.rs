@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::prompt::chat::{Conversation, MediaTokens, Part, Template};
 use crate::prompt::expand::{Chunk, expand, lay_out, write_timestamps};
 use crate::prompt::inputs::{AudioFeatures, Inputs, Pixels};
-pub use crate::prompt::plan::{MediaOptions, Plan, PlannedItem, VideoPlan};
+pub use crate::prompt::plan::{MediaOptions, MediaPlan, Plan, VideoPlan};
 use crate::prompt::plan::{Planner, one_image, silent};
 use crate::prompt::positions::Layout;
 use crate::prompt::preprocessor::{self, Processor};
@@ -54,7 +54,7 @@ pub struct DecodedMedia {
     /// All tensors; `input_ids` is empty.
     pub inputs: Inputs,
     /// What was taken of each file; empty for media that are no files.
-    pub taken: Vec<PlannedItem>,
+    pub taken: Vec<MediaPlan>,
     /// Things that the user should know.
     pub notes: Vec<Note>,
 }
@@ -145,7 +145,7 @@ impl Preparer {
     pub fn plan_words(&self, media: &Plan, conversation: &Conversation) -> Result<Plan> {
         let mut plan = media.clone();
         if self.tokenizer.is_some() {
-            let media: Vec<Chunk> = plan.items.iter().map(|i| i.medium.clone()).collect();
+            let media: Vec<Chunk> = plan.items.iter().map(|i| i.chunk.clone()).collect();
             let total = self.ids(conversation, &media)?.len();
             let of_media = plan.image_tokens + plan.video_tokens + plan.audio_tokens;
             plan.text_tokens = Some(total.saturating_sub(of_media));
@@ -287,7 +287,7 @@ impl Preparer {
         let place = inputs.pixel_values_videos.get_or_insert_with(Pixels::default);
         place.push(patches.grid_thw, patches.cols, patches.data);
         let sound = Some(sound).filter(|n| *n > 0);
-        media.items.push(plan.medium(&self.config, sound, mask));
+        media.items.push(plan.chunk(&self.config, sound, mask));
     }
 
     /// Decodes media. Their tokens are counted from the headers first.
@@ -316,7 +316,7 @@ impl Preparer {
     ) -> Result<DecodedMedia> {
         plan.check()?;
         let mut media = DecodedMedia {
-            parts: plan.items.iter().map(PlannedItem::part).collect(),
+            parts: plan.items.iter().map(MediaPlan::part).collect(),
             taken: plan.items.clone(),
             notes: plan.notes.clone(),
             ..DecodedMedia::default()
@@ -325,7 +325,7 @@ impl Preparer {
         let mut sounds = Vec::new();
         for (place, item) in plan.items.iter().enumerate() {
             let path = item.info.path.clone();
-            match item.medium {
+            match item.chunk {
                 Chunk::Frames { .. } | Chunk::Video { .. } => {
                     self.load_video(place, options, &mut media, &mut sounds, progress)?;
                 }

@@ -97,7 +97,7 @@ fn load(
     clip: &Clip,
     preparer: &Preparer,
     options: &MediaOptions,
-) -> anyhow::Result<(prepare::Media, String)> {
+) -> anyhow::Result<(prepare::DecodedMedia, String)> {
     let samples = clip.samples();
     if args.out.is_none() && outro_media::ffmpeg_version().is_none() {
         let loaded = preparer.media_of(

@@ -241,18 +241,18 @@ impl Lab<'_> {
             let mut embeds = None;
             for sample in group {
                 let asked = Conversation::new(None, &loaded.parts, &sample.prompt);
-                let prepared = self.preparer.assemble(&loaded, &asked)?;
+                let layout = self.preparer.layout_about(&loaded, &asked)?;
                 let embeds = if let Some(embeds) = &embeds {
                     embeds
                 } else {
-                    let made = embeds.insert(self.model.encode(&prepared.inputs, &mut |_| {})?);
+                    let made = embeds.insert(self.model.encode(&loaded.inputs, &mut |_| {})?);
                     if let Some(text) = self.model.unfamiliar(made).filter(|_| !warned) {
                         warned = true;
                         bar.aside(|| source::warn(&text, self.ui));
                     }
                     &*made
                 };
-                let prompt = self.model.prompt(&prepared.inputs, embeds)?;
+                let prompt = self.model.prompt_of(layout, embeds)?;
                 let profile = probe(quiet.model, &prompt, &prompt.spans, quiet.options, &mut |_| {})
                     .with_context(|| format!("question {}", sample.id))?;
                 numbers.add(&profile);

@@ -111,9 +111,9 @@ pub(crate) fn load(
     plan: &Plan,
     options: &MediaOptions,
     ui: &Ui,
-) -> anyhow::Result<prepare::Media> {
+) -> anyhow::Result<prepare::DecodedMedia> {
     if plan.items.is_empty() {
-        return Ok(prepare::Media::default());
+        return Ok(prepare::DecodedMedia::default());
     }
     let bar = ui.bar("reading media", 0, Unit::Count);
     let loaded = preparer.load_planned(plan, options, &mut |p| {
@@ -147,7 +147,7 @@ pub(crate) fn whole(
     let plan = plan(&preparer, std::slice::from_ref(&asked), &options)?;
     let loaded = load(&preparer, &plan, &options, ui)?;
     if preparer.tokenizer().is_some() {
-        return Ok(preparer.assemble_last(loaded, &asked)?.inputs);
+        return Ok(preparer.assemble(loaded, &asked)?.inputs);
     }
     if media.parts.is_empty() {
         return Err(Fault::failure(format!(

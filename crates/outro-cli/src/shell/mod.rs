@@ -33,7 +33,11 @@ pub(crate) fn encode_inputs(model: &Model, inputs: &Inputs, ui: &Ui) -> anyhow::
 }
 
 /// Runs the encoders over decoded media, with a progress bar.
-pub(crate) fn encode(engine: &Engine, media: outro::prepare::Media, ui: &Ui) -> anyhow::Result<MediaSet> {
+pub(crate) fn encode(
+    engine: &Engine,
+    media: outro::prepare::DecodedMedia,
+    ui: &Ui,
+) -> anyhow::Result<MediaSet> {
     let bar = ui.bar("encoding", 0, Unit::Count);
     let media = engine.encode(media, &Cancel::default(), &mut |update| {
         if let Update::Encode(p) = update {

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use outro::chat::{Conversation, Part};
 use outro::generate::{Sampling, top};
-use outro::prepare::{Media, MediaOptions};
+use outro::prepare::{DecodedMedia, MediaOptions};
 use outro::strategy::Strategy;
 use outro::tokenizer::Tokenizer;
 use outro::{Answer, Cancel, MediaSet, answer_all};
@@ -29,7 +29,7 @@ pub struct Engine {
 
 /// A video decoded for the model, with what the log says about it.
 pub(super) struct Decoded {
-    media: Media,
+    media: DecodedMedia,
     frames: usize,
     fps: f64,
     pixels: [usize; 2],

@@ -1,15 +1,16 @@
-//! A conversation's token ids: the placeholder of each medium becomes as many as the medium has tokens.
+//! A conversation's layout: the placeholder of each medium becomes as many as its chunk has tokens, and chunks say what their rows
+//! are and where they stand.
 
 use std::fmt::Write as _;
 
 use crate::error::{Error, Result};
-use crate::prompt::positions::{chunk_ends, interleave};
+use crate::prompt::positions::{Heard, Layout, Rows, Seen, chunk_ends, interleave};
 use crate::spec::anyres::TokenLayout;
 use crate::spec::config::{Config, PositionRule, Timestamps, VisionConfig};
 
 /// What the prompt must know of one medium, in the order of the conversation.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Medium {
+pub enum Chunk {
     /// An image of so many patches along time, height and width.
     Image {
         /// Patches along time, height and width; parts instead of time where it goes through the tower in parts.
@@ -32,8 +33,8 @@ pub enum Medium {
         grid: [usize; 3],
         /// Time of each frame.
         seconds: Vec<f64>,
-        /// Tokens of each frame.
-        tokens: Vec<usize>,
+        /// Which tokens of them are in the prompt; empty where all are.
+        kept: Vec<bool>,
     },
     /// A sound of so many tokens.
     Audio {
@@ -42,45 +43,24 @@ pub enum Medium {
     },
 }
 
-impl Medium {
-    /// A video whose frames stand apart; `mask` is empty where all its tokens are in the prompt.
-    pub(crate) fn frames(c: &Config, grid: [usize; 3], seconds: Vec<f64>, mask: &[bool]) -> Self {
-        let merge = c.vision.as_ref().map_or(1, |v| v.merge);
-        let size = (grid[1] / merge).saturating_mul(grid[2] / merge);
-        let tokens = if mask.is_empty() {
-            vec![size; seconds.len()]
-        } else {
-            let frames = mask.chunks(size.max(1));
-            frames.map(|f| f.iter().filter(|k| **k).count()).collect()
-        };
-        Self::Frames {
-            grid,
-            seconds,
-            tokens,
-        }
-    }
-
-    /// Tokens by kind: image, video, audio, delimiters that the expansion adds.
-    pub(crate) fn tokens(&self, c: &Config) -> [usize; 4] {
+impl Chunk {
+    /// Tokens by kind: image, video, audio.
+    pub(crate) fn tokens(&self, c: &Config) -> [usize; 3] {
         let side = c.vision.as_ref().and_then(|v| v.positions).unwrap_or(1);
         let count = |layout: &dyn Fn(&VisionConfig) -> TokenLayout| {
             let vision = c.vision.as_ref();
             vision.map_or(0, |v| layout(v).count(side))
         };
         match self {
-            Self::Image { grid, size } => [count(&|v| TokenLayout::image(v, *grid, Some(*size))), 0, 0, 0],
-            Self::Frames { tokens, .. } => [0, tokens.iter().sum(), 0, 0],
-            Self::Video { grid, sound, .. } => [
-                0,
-                count(&|v| TokenLayout::video(v, *grid)),
-                sound.unwrap_or(0),
-                if sound.is_some() && inner_delimiters(c) {
-                    2
-                } else {
-                    0
-                },
-            ],
-            Self::Audio { tokens } => [0, 0, *tokens, 0],
+            Self::Image { grid, size } => [count(&|v| TokenLayout::image(v, *grid, Some(*size))), 0, 0],
+            Self::Frames { grid, seconds, kept } if kept.is_empty() => {
+                [0, frame_size(c, *grid).saturating_mul(seconds.len()), 0]
+            }
+            Self::Frames { kept, .. } => [0, kept.iter().filter(|k| **k).count(), 0],
+            Self::Video { grid, sound, .. } => {
+                [0, count(&|v| TokenLayout::video(v, *grid)), sound.unwrap_or(0)]
+            }
+            Self::Audio { tokens } => [0, 0, *tokens],
         }
     }
 
@@ -106,10 +86,10 @@ pub(crate) fn write_timestamps(
     timestamps: &Timestamps,
     text: &str,
     placeholders: &[&str],
-    media: &[Medium],
+    chunks: &[Chunk],
 ) -> String {
     let mut out = String::with_capacity(text.len());
-    let (mut rest, mut media) = (text, media.iter());
+    let (mut rest, mut chunks) = (text, chunks.iter());
     let next = |rest: &str| -> Option<(usize, usize)> {
         let found = placeholders.iter().filter_map(|p| Some((rest.find(p)?, p.len())));
         found.min()
@@ -118,8 +98,8 @@ pub(crate) fn write_timestamps(
         let (before, after) = rest.split_at(at);
         let (placeholder, after) = after.split_at(length);
         out += before;
-        match media.next() {
-            Some(Medium::Frames { seconds, .. }) => {
+        match chunks.next() {
+            Some(Chunk::Frames { seconds, .. }) => {
                 for (i, time) in seconds.iter().enumerate() {
                     out += if i == 0 { "" } else { timestamps.between };
                     // Writing to a String cannot fail.
@@ -137,12 +117,88 @@ pub(crate) fn write_timestamps(
     out + rest
 }
 
+/// Tokens of a frame that stands apart, before any is left out.
+fn frame_size(c: &Config, [_, h, w]: [usize; 3]) -> usize {
+    let merge = c.vision.as_ref().map_or(1, |v| v.merge);
+    (h / merge).saturating_mul(w / merge)
+}
+
+/// A chunk, or a frame of it, in its place.
+struct Placed<'a> {
+    /// Its first row.
+    row: usize,
+    chunk: &'a Chunk,
+    /// Which frame, where frames stand apart.
+    frame: usize,
+}
+
 /// Expands the placeholders in `ids`, one a medium or a frame that stands apart, as the families' processors do on text.
 ///
 /// # Errors
 /// Placeholders that are not as many as the media, or of another kind: a question that spells a placeholder's name,
 /// or a chat template that leaves media out.
-pub fn expand(c: &Config, ids: &[u32], media: &[Medium]) -> Result<Vec<u32>> {
+pub fn expand(c: &Config, ids: &[u32], chunks: &[Chunk]) -> Result<Vec<u32>> {
+    Ok(place(c, ids, chunks)?.0)
+}
+
+/// [`expand`]'s ids with what each row is and where it stands, from the chunks.
+///
+/// # Errors
+/// As [`expand`], and sound in a video for a model that cannot interleave it.
+pub fn lay_out(c: &Config, ids: &[u32], chunks: &[Chunk]) -> Result<Layout> {
+    let (ids, placed) = place(c, ids, chunks)?;
+    let mut rows = Rows::new(c, ids.len());
+    let (mut images, mut videos, mut audios) = (0, 0, 0);
+    let next = |count: &mut usize| {
+        *count += 1;
+        *count - 1
+    };
+    for (i, Placed { row, chunk, frame }) in placed.iter().enumerate() {
+        rows.text_to(*row);
+        match chunk {
+            Chunk::Image { grid, size } => rows.image(next(&mut images), *grid, Some(*size)),
+            Chunk::Frames { grid, seconds, kept } => {
+                let size = frame_size(c, *grid);
+                let kept = kept.chunks(size.max(1)).nth(*frame).unwrap_or_default();
+                rows.frame(videos, *frame, *grid, kept);
+                videos += usize::from(frame + 1 == seconds.len());
+            }
+            Chunk::Video {
+                grid,
+                second_per_grid,
+                sound,
+            } => {
+                let video = Seen {
+                    item: next(&mut videos),
+                    grid: *grid,
+                    seconds: *second_per_grid as f32,
+                };
+                let Some(tokens) = *sound else {
+                    rows.video(video);
+                    continue;
+                };
+                let item = next(&mut audios);
+                if inner_delimiters(c) {
+                    rows.frames_and_sound(video, Heard { item, tokens }, 2)?;
+                } else {
+                    let n = chunk.tokens(c)[1] + tokens;
+                    let order = ids.iter().skip(*row).take(n);
+                    let order = order.map(|id| Some(*id) == c.tokens.audio);
+                    rows.frames_beside_sound(video, item, order, i + 1 == placed.len());
+                }
+            }
+            Chunk::Audio { tokens } => rows.audio(Heard {
+                item: next(&mut audios),
+                tokens: *tokens,
+            }),
+        }
+    }
+    rows.text_to(ids.len());
+    Ok(rows.finish(ids))
+}
+
+/// The expanded ids, and where each chunk stands in them.
+fn place<'a>(c: &Config, ids: &[u32], chunks: &'a [Chunk]) -> Result<(Vec<u32>, Vec<Placed<'a>>)> {
     let t = &c.tokens;
     let places = [("image", t.image), ("video", t.video), ("audio", t.audio)];
     let placeholder = |id: u32| places.iter().find(|p| p.1 == Some(id)).map(|p| p.0);
@@ -152,12 +208,13 @@ pub fn expand(c: &Config, ids: &[u32], media: &[Medium]) -> Result<Vec<u32>> {
         Error::input("prompt", format!("{problem}; {why}"))
     };
     let mut out = Vec::with_capacity(ids.len());
+    let mut placed = Vec::with_capacity(chunks.len());
     // Frames that stand apart have a placeholder each, any other medium has one.
-    let many = |m: &Medium| match m {
-        Medium::Frames { tokens, .. } => tokens.len(),
+    let many = |m: &Chunk| match m {
+        Chunk::Frames { seconds, .. } => seconds.len(),
         _ => 1,
     };
-    let mut rest: Vec<_> = media
+    let mut rest: Vec<_> = chunks
         .iter()
         .flat_map(|m| (0..many(m)).map(move |i| (m, i)))
         .collect();
@@ -172,20 +229,31 @@ pub fn expand(c: &Config, ids: &[u32], media: &[Medium]) -> Result<Vec<u32>> {
                 Some((m, _)) => format!("a {found} placeholder stands where the {} belongs", m.name()),
                 None => format!(
                     "there are {} media and one more {found} placeholder (id {id})",
-                    media.len()
+                    chunks.len()
                 ),
             }));
         };
-        let (medium, frame) = rest.remove(place);
-        let [images, videos, sounds, _] = medium.tokens(c);
-        match *medium {
-            Medium::Video {
+        let (chunk, frame) = rest.remove(place);
+        let before = i.checked_sub(1).map(|i| ids[i]);
+        if found != "audio" && t.vision_start.is_some() && before != t.vision_start {
+            return Err(mismatch(format!(
+                "a {found} placeholder does not follow its start token"
+            )));
+        }
+        let mut put = |out: &Vec<u32>| {
+            placed.push(Placed {
+                row: out.len(),
+                chunk,
+                frame,
+            });
+        };
+        match *chunk {
+            Chunk::Video {
                 grid,
                 second_per_grid,
                 sound: Some(sound),
             } => {
-                let delimited =
-                    i > 0 && Some(ids[i - 1]) == t.vision_start && ids.get(i + 1).copied() == t.vision_end;
+                let delimited = before == t.vision_start && ids.get(i + 1).copied() == t.vision_end;
                 let (Some(audio), Some(start), Some(end), true) =
                     (t.audio, t.audio_start, t.audio_end, delimited)
                 else {
@@ -196,6 +264,8 @@ pub fn expand(c: &Config, ids: &[u32], media: &[Medium]) -> Result<Vec<u32>> {
                 if inner_delimiters(c) {
                     out.push(start);
                 }
+                put(&out);
+                let [_, videos, _] = chunk.tokens(c);
                 for (video, n) in order(c, grid, second_per_grid, videos, sound) {
                     out.extend(std::iter::repeat_n(if video { *id } else { audio }, n));
                 }
@@ -203,12 +273,21 @@ pub fn expand(c: &Config, ids: &[u32], media: &[Medium]) -> Result<Vec<u32>> {
                     out.push(end);
                 }
             }
-            Medium::Frames { ref tokens, .. } => out.extend(std::iter::repeat_n(*id, tokens[frame])),
-            _ => out.extend(std::iter::repeat_n(*id, images + videos + sounds)),
+            Chunk::Frames { grid, ref kept, .. } => {
+                put(&out);
+                let size = frame_size(c, grid);
+                let there = kept.chunks(size.max(1)).nth(frame);
+                let n = there.map_or(size, |f| f.iter().filter(|k| **k).count());
+                out.extend(std::iter::repeat_n(*id, n));
+            }
+            _ => {
+                put(&out);
+                out.extend(std::iter::repeat_n(*id, chunk.tokens(c).iter().sum()));
+            }
         }
     }
     match rest.first() {
-        None => Ok(out),
+        None => Ok((out, placed)),
         Some((m, _)) => Err(mismatch(format!("no placeholder is left for an {}", m.name()))),
     }
 }

@@ -382,32 +382,6 @@ impl Inputs {
         }
     }
 
-    /// These ids about the same media, whose grids and lengths are kept and whose tensors are not.
-    pub(crate) fn asking(&self, input_ids: Vec<u32>) -> Self {
-        let grids = |pixels: &Option<Pixels>| {
-            pixels.as_ref().map(|p| Pixels {
-                grid_thw: p.grid_thw.clone(),
-                cols: p.cols,
-                data: Vec::new(),
-                whole: p.whole,
-            })
-        };
-        Self {
-            input_ids,
-            pixel_values: grids(&self.pixel_values),
-            pixel_values_videos: grids(&self.pixel_values_videos),
-            audio: self.audio.as_ref().map(|a| AudioFeatures {
-                lengths: a.lengths.clone(),
-                mel_bins: a.mel_bins,
-                data: Vec::new(),
-            }),
-            token_mask: self.token_mask.clone(),
-            image_sizes: self.image_sizes.clone(),
-            second_per_grid: self.second_per_grid.clone(),
-            use_audio_in_video: self.use_audio_in_video,
-        }
-    }
-
     /// Checks that the tensors fit the model and each other.
     ///
     /// # Errors

@@ -9,4 +9,4 @@ pub mod prepare;
 mod preprocessor;
 pub mod tokenizer;
 
-pub use expand::{Medium, expand};
+pub use expand::{Chunk, expand, lay_out};

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use outro_media::{Kind, MediaInfo, Note, NoteKind, Sampling, VideoInfo};
+use outro_media::{MAX_SECONDS, MediaInfo, Note, NoteKind, SAMPLE_RATE, Sampling, VideoInfo};
 
 use crate::error::{Error, Result};
 use crate::prompt::chat::Part;
-use crate::prompt::expand::Medium;
+use crate::prompt::expand::Chunk;
 use crate::prompt::preprocessor::Processor;
-use crate::spec::config::{AudioConfig, AudioProjector, Config};
+use crate::spec::config::{AudioProjector, Config};
 
 /// How media are read.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ impl Default for MediaOptions {
 
 /// One medium before decoding.
 #[derive(Clone, Debug)]
-pub struct PlannedItem {
+pub struct MediaPlan {
     /// What its header says.
     pub info: MediaInfo,
     /// Frames that will be taken, by number in presentation order; empty for images and sound.
@@ -57,22 +57,22 @@ pub struct PlannedItem {
     /// Audio tokens.
     pub audio_tokens: usize,
     /// How it stands in the prompt.
-    pub medium: Medium,
+    pub chunk: Chunk,
 }
 
-impl PlannedItem {
-    /// Samples of its sound, at 16,000 a second.
+impl MediaPlan {
+    /// Samples of its sound.
     fn samples(&self) -> usize {
-        (self.seconds * 16_000.0).round() as usize
+        samples(self.seconds)
     }
 
     /// What a caller said to get it.
     pub(crate) fn part(&self) -> Part {
         let path = self.info.path.clone();
-        match self.medium {
-            Medium::Image { .. } => Part::Image(path.into()),
-            Medium::Video { .. } | Medium::Frames { .. } => Part::Video(path.into()),
-            Medium::Audio { .. } => Part::Audio(path.into()),
+        match self.chunk {
+            Chunk::Image { .. } => Part::Image(path.into()),
+            Chunk::Video { .. } | Chunk::Frames { .. } => Part::Video(path.into()),
+            Chunk::Audio { .. } => Part::Audio(path.into()),
         }
     }
 }
@@ -96,11 +96,15 @@ pub struct VideoPlan {
 
 impl VideoPlan {
     /// How it stands in the prompt, with so many tokens of sound; `mask` is empty where all its tokens are there.
-    pub(crate) fn medium(self, c: &Config, sound: Option<usize>, mask: &[bool]) -> Medium {
+    pub(crate) fn chunk(self, c: &Config, sound: Option<usize>, mask: Vec<bool>) -> Chunk {
         if c.frames.timestamps.is_some() {
-            return Medium::frames(c, self.grid, self.seconds, mask);
+            return Chunk::Frames {
+                grid: self.grid,
+                seconds: self.seconds,
+                kept: mask,
+            };
         }
-        Medium::Video {
+        Chunk::Video {
             grid: self.grid,
             second_per_grid: self.second_per_grid,
             sound,
@@ -112,7 +116,7 @@ impl VideoPlan {
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The media in prompt order.
-    pub items: Vec<PlannedItem>,
+    pub items: Vec<MediaPlan>,
     /// Tokens of words, roles and delimiters; `None` without a tokenizer.
     pub text_tokens: Option<usize>,
     /// Tokens of all images.
@@ -199,7 +203,7 @@ impl Planner<'_> {
         }
         self.count_together(&mut plan.items);
         for item in &plan.items {
-            let [image, video, audio, _] = item.medium.tokens(self.config);
+            let [image, video, audio] = item.chunk.tokens(self.config);
             plan.image_tokens = plan.image_tokens.saturating_add(image);
             plan.video_tokens = plan.video_tokens.saturating_add(video);
             plan.audio_tokens = plan.audio_tokens.saturating_add(audio);
@@ -212,15 +216,15 @@ impl Planner<'_> {
     }
 
     /// Sounds anew, where how long one is depends on the longest.
-    fn count_together(&self, items: &mut [PlannedItem]) {
-        let longest = items.iter().map(PlannedItem::samples).max().unwrap_or(0);
+    fn count_together(&self, items: &mut [MediaPlan]) {
+        let longest = items.iter().map(MediaPlan::samples).max().unwrap_or(0);
         let Some(tower) = &self.config.audio else { return };
         for item in items {
             item.mel_frames = tower.mel_frames(item.samples(), longest);
             item.audio_tokens = tower.tokens(item.mel_frames);
-            match &mut item.medium {
-                Medium::Audio { tokens }
-                | Medium::Video {
+            match &mut item.chunk {
+                Chunk::Audio { tokens }
+                | Chunk::Video {
                     sound: Some(tokens), ..
                 } => *tokens = item.audio_tokens,
                 _ => {}
@@ -235,100 +239,124 @@ impl Planner<'_> {
         alone: bool,
         options: &MediaOptions,
         notes: &mut Vec<Note>,
-    ) -> Result<PlannedItem> {
-        let (path, wanted) = match part {
-            Part::Image(p) => (p, Kind::Image),
-            Part::Video(p) => (p, Kind::Video),
-            Part::Audio(p) => (p, Kind::Audio),
+    ) -> Result<MediaPlan> {
+        let (path, takes) = match part {
+            Part::Image(p) | Part::Video(p) => (p, self.config.vision.is_some()),
+            Part::Audio(p) => (p, self.config.tokens.audio.is_some()),
             Part::Text(_) => return Err(Error::input("prompt", "text is not a medium")),
         };
-        let refuse = |problem: String| Error::input(path.display().to_string(), problem);
-        if wanted == Kind::Audio && self.config.tokens.audio.is_none()
-            || wanted != Kind::Audio && self.config.vision.is_none()
-        {
-            return Err(refuse(format!(
-                "a {} model cannot take this kind of file",
-                self.config.model_type
-            )));
+        if !takes {
+            let problem = format!("a {} model cannot take this kind of file", self.config.model_type);
+            return Err(Error::input(path.display().to_string(), problem));
         }
-        let info = match wanted {
-            Kind::Video => outro_media::probe_video(path, &options.media)?,
-            _ => outro_media::probe(path, &options.media)?,
+        let item = match part {
+            Part::Image(_) => self.image(outro_media::probe(path, &options.media)?, alone, options)?,
+            Part::Video(_) => {
+                let info = outro_media::probe_video(path, &options.media)?;
+                self.video_and_track(info, options, notes)?
+            }
+            _ => self.sound(outro_media::probe(path, &options.media)?, options, notes)?,
         };
-        let mut item = PlannedItem {
+        let relevant = |n: &&Note| item.uses_audio || !n.kind.is_about_sound();
+        notes.extend(item.info.notes.iter().filter(relevant).cloned());
+        Ok(item)
+    }
+
+    fn image(&self, info: MediaInfo, alone: bool, options: &MediaOptions) -> Result<MediaPlan> {
+        let v = picture(&info)?;
+        let (size, grid) = self
+            .processor
+            .image_grid(v.height, v.width, alone, options.max_pixels)?;
+        let chunk = Chunk::Image {
+            grid,
+            size: [v.height, v.width],
+        };
+        Ok(MediaPlan {
+            info,
+            indices: Vec::new(),
+            size,
+            grid,
+            uses_audio: false,
+            seconds: 0.0,
+            mel_frames: 0,
+            visual_tokens: chunk.tokens(self.config)[0],
+            audio_tokens: 0,
+            chunk,
+        })
+    }
+
+    fn video_and_track(
+        &self,
+        info: MediaInfo,
+        options: &MediaOptions,
+        notes: &mut Vec<Note>,
+    ) -> Result<MediaPlan> {
+        let plan = self.video(picture(&info)?, options)?;
+        let listens = options.audio_in_video && self.config.audio.is_some();
+        let uses_audio = listens && info.audio.is_some();
+        if listens && !uses_audio {
+            notes.push(silent(&info.path));
+        }
+        let (seconds, mel_frames, audio_tokens) = if uses_audio {
+            self.heard(&info, options, notes)
+        } else {
+            (0.0, 0, 0)
+        };
+        let (indices, size, grid) = (plan.indices.clone(), plan.size, plan.grid);
+        let sound = Some(audio_tokens).filter(|n| *n > 0);
+        let chunk = plan.chunk(self.config, sound, Vec::new());
+        Ok(MediaPlan {
+            info,
+            indices,
+            size,
+            grid,
+            uses_audio,
+            seconds,
+            mel_frames,
+            visual_tokens: chunk.tokens(self.config)[1],
+            audio_tokens,
+            chunk,
+        })
+    }
+
+    fn sound(&self, info: MediaInfo, options: &MediaOptions, notes: &mut Vec<Note>) -> Result<MediaPlan> {
+        if info.audio.is_none() {
+            return Err(Error::input(info.path.display().to_string(), "holds no sound"));
+        }
+        let (seconds, mel_frames, audio_tokens) = self.heard(&info, options, notes);
+        Ok(MediaPlan {
             info,
             indices: Vec::new(),
             size: [0; 2],
             grid: [0; 3],
-            uses_audio: false,
-            seconds: 0.0,
-            mel_frames: 0,
+            uses_audio: true,
+            seconds,
+            mel_frames,
             visual_tokens: 0,
-            audio_tokens: 0,
-            medium: Medium::Audio { tokens: 0 },
+            audio_tokens,
+            chunk: Chunk::Audio { tokens: audio_tokens },
+        })
+    }
+
+    /// Seconds, mel frames and tokens of a file's sound, as if it were alone.
+    fn heard(&self, info: &MediaInfo, options: &MediaOptions, notes: &mut Vec<Note>) -> (f64, usize, usize) {
+        let s = &options.sampling;
+        let (from, to) = (s.start.unwrap_or(0.0).max(0.0), s.end.unwrap_or(f64::INFINITY));
+        // A header without a duration does not say that there is no sound.
+        let picture = info.video.as_ref().map_or(0.0, |v| v.duration);
+        let stated = info.audio.as_ref().map(|a| a.duration).filter(|d| *d > 0.0);
+        let seconds = (to.min(stated.unwrap_or(picture)) - from).max(0.0);
+        let Some(tower) = &self.config.audio else {
+            return (seconds, 0, 0);
         };
-        let (mut picture, mut planned) = ([0; 2], None);
-        if wanted != Kind::Audio {
-            let video = item
-                .info
-                .video
-                .clone()
-                .ok_or_else(|| refuse("holds no picture".into()))?;
-            if wanted == Kind::Video {
-                let plan = self.video(&video, options)?;
-                (item.size, item.grid) = (plan.size, plan.grid);
-                item.indices.clone_from(&plan.indices);
-                planned = Some(plan);
-            } else {
-                let p = &self.processor;
-                (item.size, item.grid) =
-                    p.image_grid(video.height, video.width, alone, options.max_pixels)?;
-                picture = [video.height, video.width];
-            }
+        if seconds > MAX_SECONDS as f64 && tower.projector == AudioProjector::AvgPool2 {
+            let problem = "only the first 300 seconds of the sound are heard (the processor's limit); \
+                           use --start/--end for another part";
+            notes.push(Note::new(NoteKind::Cut, &info.path, problem));
         }
-        let uses_audio = wanted == Kind::Audio
-            || wanted == Kind::Video && options.audio_in_video && self.config.audio.is_some();
-        if let Some(audio) = item.info.audio.clone().filter(|_| uses_audio) {
-            let s = &options.sampling;
-            let (from, to) = (s.start.unwrap_or(0.0).max(0.0), s.end.unwrap_or(f64::INFINITY));
-            item.uses_audio = true;
-            // A header without a duration does not say that there is no sound.
-            let picture = item.info.video.as_ref().map_or(0.0, |v| v.duration);
-            let lasts = Some(audio.duration).filter(|d| *d > 0.0).unwrap_or(picture);
-            item.seconds = (to.min(lasts) - from).max(0.0);
-            let samples = item.samples();
-            if let Some(tower) = &self.config.audio {
-                item.mel_frames = tower.mel_frames(samples, samples);
-                item.audio_tokens = tower.tokens(item.mel_frames);
-            }
-            let cut = |a: &AudioConfig| a.projector == AudioProjector::AvgPool2;
-            if item.seconds > 300.0 && self.config.audio.as_ref().is_some_and(cut) {
-                let problem = "only the first 300 seconds of the sound are heard (the processor's limit); \
-                               use --start/--end for another part";
-                notes.push(Note::new(NoteKind::Cut, path, problem));
-            }
-        } else if wanted == Kind::Audio {
-            return Err(refuse("holds no sound".into()));
-        } else if uses_audio && wanted == Kind::Video {
-            notes.push(silent(path));
-        }
-        let relevant = |n: &&Note| item.uses_audio || !n.kind.is_about_sound();
-        notes.extend(item.info.notes.iter().filter(relevant).cloned());
-        item.medium = match (wanted, planned) {
-            (Kind::Video, Some(plan)) => {
-                plan.medium(self.config, Some(item.audio_tokens).filter(|n| *n > 0), &[])
-            }
-            (Kind::Image, _) => Medium::Image {
-                grid: item.grid,
-                size: picture,
-            },
-            _ => Medium::Audio {
-                tokens: item.audio_tokens,
-            },
-        };
-        let [image, video, _, _] = item.medium.tokens(self.config);
-        item.visual_tokens = image + video;
-        Ok(item)
+        let samples = samples(seconds);
+        let mel_frames = tower.mel_frames(samples, samples);
+        (seconds, mel_frames, tower.tokens(mel_frames))
     }
 
     /// What is looked at of a video.
@@ -368,6 +396,15 @@ impl Planner<'_> {
 /// Whether there is one image: only then is it looked at in parts, by models that do so.
 pub(crate) fn one_image<'a>(parts: impl Iterator<Item = &'a Part>) -> bool {
     parts.filter(|p| matches!(p, Part::Image(_))).count() == 1
+}
+
+fn samples(seconds: f64) -> usize {
+    (seconds * f64::from(SAMPLE_RATE)).round() as usize
+}
+
+fn picture(info: &MediaInfo) -> Result<&VideoInfo> {
+    let none = || Error::input(info.path.display().to_string(), "holds no picture");
+    info.video.as_ref().ok_or_else(none)
 }
 
 pub(crate) fn silent(path: &Path) -> Note {

@@ -12,10 +12,11 @@ use outro_media::{
 
 use crate::error::{Error, Result};
 use crate::prompt::chat::{Conversation, MediaTokens, Part, Template};
-use crate::prompt::expand::{Medium, expand, write_timestamps};
+use crate::prompt::expand::{Chunk, expand, lay_out, write_timestamps};
 use crate::prompt::inputs::{AudioFeatures, Inputs, Pixels};
-pub use crate::prompt::plan::{MediaOptions, Plan, PlannedItem, VideoPlan};
+pub use crate::prompt::plan::{MediaOptions, MediaPlan, Plan, VideoPlan};
 use crate::prompt::plan::{Planner, one_image, silent};
+use crate::prompt::positions::Layout;
 use crate::prompt::preprocessor::{self, Processor};
 use crate::prompt::tokenizer::Tokenizer;
 use crate::spec::config::{AudioProjector, Config};
@@ -45,15 +46,15 @@ pub enum MediaProgress {
 
 /// Decoded media, ready for any number of questions.
 #[derive(Clone, Debug, Default)]
-pub struct Media {
+pub struct DecodedMedia {
     /// The files, in prompt order.
     pub parts: Vec<Part>,
     /// How each stands in the prompt.
-    pub items: Vec<Medium>,
+    pub items: Vec<Chunk>,
     /// All tensors; `input_ids` is empty.
     pub inputs: Inputs,
     /// What was taken of each file; empty for media that are no files.
-    pub taken: Vec<PlannedItem>,
+    pub taken: Vec<MediaPlan>,
     /// Things that the user should know.
     pub notes: Vec<Note>,
 }
@@ -144,7 +145,7 @@ impl Preparer {
     pub fn plan_words(&self, media: &Plan, conversation: &Conversation) -> Result<Plan> {
         let mut plan = media.clone();
         if self.tokenizer.is_some() {
-            let media: Vec<Medium> = plan.items.iter().map(|i| i.medium.clone()).collect();
+            let media: Vec<Chunk> = plan.items.iter().map(|i| i.chunk.clone()).collect();
             let total = self.ids(conversation, &media)?.len();
             let of_media = plan.image_tokens + plan.video_tokens + plan.audio_tokens;
             plan.text_tokens = Some(total.saturating_sub(of_media));
@@ -211,12 +212,12 @@ impl Preparer {
         pictures: impl FnOnce(&[usize]) -> Frames,
         samples: &[f32],
         options: &MediaOptions,
-    ) -> Result<Media> {
+    ) -> Result<DecodedMedia> {
         let plan = self.plan_video(video, options)?;
         let [height, width] = plan.first_size;
-        let mut media = Media {
+        let mut media = DecodedMedia {
             parts: vec![Part::Video(PathBuf::new().into())],
-            ..Media::default()
+            ..DecodedMedia::default()
         };
         let frames = (self.processor.resize)(&pictures(&plan.indices), height, width);
         let sound = if options.audio_in_video {
@@ -234,7 +235,7 @@ impl Preparer {
     }
 
     /// Makes every frame of every video black; everything else stays.
-    pub fn blacken(&self, media: &mut Media) {
+    pub fn blacken(&self, media: &mut DecodedMedia) {
         let p = &self.processor.patches;
         let black: [f32; 3] = std::array::from_fn(|c| -p.mean[c] / p.std[c]);
         if let Some(pixels) = &mut media.inputs.pixel_values_videos {
@@ -250,7 +251,7 @@ impl Preparer {
         &self,
         picture: &Frames,
         alone: bool,
-        media: &mut Media,
+        media: &mut DecodedMedia,
         options: &MediaOptions,
     ) -> Result<()> {
         let patches = self.processor.image(picture, alone, options.max_pixels)?;
@@ -261,7 +262,7 @@ impl Preparer {
         if self.processor.anyres.is_some() {
             inputs.image_sizes.push(size);
         }
-        media.items.push(Medium::Image {
+        media.items.push(Chunk::Image {
             grid: patches.grid_thw,
             size,
         });
@@ -269,7 +270,7 @@ impl Preparer {
     }
 
     /// Patches of a video and how it stands in the prompt; `sound` is the tokens of its track.
-    fn push_video(&self, patches: Patches, plan: VideoPlan, sound: usize, media: &mut Media) {
+    fn push_video(&self, patches: Patches, plan: VideoPlan, sound: usize, media: &mut DecodedMedia) {
         let mask = if self.processor.drops_static_patches {
             self.processor.token_mask(&patches)
         } else {
@@ -278,6 +279,7 @@ impl Preparer {
         let inputs = &mut media.inputs;
         inputs.second_per_grid.push(plan.second_per_grid as f32);
         inputs.use_audio_in_video |= sound > 0;
+        inputs.token_mask.extend(&mask);
         let plan = VideoPlan {
             grid: patches.grid_thw,
             ..plan
@@ -285,8 +287,7 @@ impl Preparer {
         let place = inputs.pixel_values_videos.get_or_insert_with(Pixels::default);
         place.push(patches.grid_thw, patches.cols, patches.data);
         let sound = Some(sound).filter(|n| *n > 0);
-        media.items.push(plan.medium(&self.config, sound, &mask));
-        media.inputs.token_mask.extend(mask);
+        media.items.push(plan.chunk(&self.config, sound, mask));
     }
 
     /// Decodes media. Their tokens are counted from the headers first.
@@ -298,7 +299,7 @@ impl Preparer {
         parts: &[Part],
         options: &MediaOptions,
         progress: &mut dyn FnMut(MediaProgress),
-    ) -> Result<Media> {
+    ) -> Result<DecodedMedia> {
         let media = parts.iter().filter(|p| !matches!(p, Part::Text(_)));
         self.load_planned(&self.plan_media(media, options)?, options, progress)
     }
@@ -312,28 +313,28 @@ impl Preparer {
         plan: &Plan,
         options: &MediaOptions,
         progress: &mut dyn FnMut(MediaProgress),
-    ) -> Result<Media> {
+    ) -> Result<DecodedMedia> {
         plan.check()?;
-        let mut media = Media {
-            parts: plan.items.iter().map(PlannedItem::part).collect(),
+        let mut media = DecodedMedia {
+            parts: plan.items.iter().map(MediaPlan::part).collect(),
             taken: plan.items.clone(),
             notes: plan.notes.clone(),
-            ..Media::default()
+            ..DecodedMedia::default()
         };
         let alone = one_image(media.parts.iter());
         let mut sounds = Vec::new();
         for (place, item) in plan.items.iter().enumerate() {
             let path = item.info.path.clone();
-            match item.medium {
-                Medium::Frames { .. } | Medium::Video { .. } => {
+            match item.chunk {
+                Chunk::Frames { .. } | Chunk::Video { .. } => {
                     self.load_video(place, options, &mut media, &mut sounds, progress)?;
                 }
-                Medium::Image { .. } => {
+                Chunk::Image { .. } => {
                     progress(MediaProgress::Image { path: path.clone() });
                     let picture = outro_media::read_image(&path, &options.media)?;
                     self.push_image(&picture, alone, &mut media, options)?;
                 }
-                Medium::Audio { .. } => {
+                Chunk::Audio { .. } => {
                     progress(MediaProgress::Audio { path: path.clone() });
                     let Sound { samples, notes } =
                         self.read_sound(outro_media::read_audio, &item.info, options)?;
@@ -344,7 +345,7 @@ impl Preparer {
                         return Err(Error::input(path.display().to_string(), problem));
                     }
                     sounds.push(samples);
-                    media.items.push(Medium::Audio { tokens });
+                    media.items.push(Chunk::Audio { tokens });
                 }
             }
         }
@@ -363,12 +364,12 @@ impl Preparer {
     }
 
     /// Spectrograms of all sounds, which some extractors fill up to the longest; each of at least a token.
-    fn push_mel(&self, sounds: &[&[f32]], media: &mut Media) {
+    fn push_mel(&self, sounds: &[&[f32]], media: &mut DecodedMedia) {
         let Some(tower) = &self.config.audio else { return };
         let longest = sounds.iter().map(|s| s.len()).max().unwrap_or(0);
         let heard = media.items.iter_mut().filter_map(|item| match item {
-            Medium::Audio { tokens } => Some(tokens),
-            Medium::Video { sound, .. } => sound.as_mut(),
+            Chunk::Audio { tokens } => Some(tokens),
+            Chunk::Video { sound, .. } => sound.as_mut(),
             _ => None,
         });
         for (tokens, samples) in heard.zip(sounds) {
@@ -406,7 +407,7 @@ impl Preparer {
         &self,
         place: usize,
         options: &MediaOptions,
-        media: &mut Media,
+        media: &mut DecodedMedia,
         sounds: &mut Vec<Vec<f32>>,
         progress: &mut dyn FnMut(MediaProgress),
     ) -> Result<()> {
@@ -471,7 +472,20 @@ impl Preparer {
     ///
     /// # Errors
     /// An empty question, a failing template, and questions that spell placeholders.
-    pub fn ids(&self, conversation: &Conversation, media: &[Medium]) -> Result<Vec<u32>> {
+    pub fn ids(&self, conversation: &Conversation, chunks: &[Chunk]) -> Result<Vec<u32>> {
+        expand(&self.config, &self.words(conversation, chunks)?, chunks)
+    }
+
+    /// [`Preparer::ids`] with what each row is and where it stands.
+    ///
+    /// # Errors
+    /// As [`Preparer::ids`].
+    pub fn layout(&self, conversation: &Conversation, chunks: &[Chunk]) -> Result<Layout> {
+        lay_out(&self.config, &self.words(conversation, chunks)?, chunks)
+    }
+
+    /// The ids of the rendered conversation, one placeholder a medium or frame.
+    fn words(&self, conversation: &Conversation, chunks: &[Chunk]) -> Result<Vec<u32>> {
         let Some(tokenizer) = &self.tokenizer else {
             return Ok(Vec::new());
         };
@@ -504,7 +518,7 @@ impl Preparer {
                 .map(String::as_str)
                 .filter(|n| !n.is_empty())
                 .collect();
-            text = write_timestamps(timestamps, &text, &names, media);
+            text = write_timestamps(timestamps, &text, &names, chunks);
         }
         let ids = tokenizer.encode(&text)?;
         if let Some(id) = ids.iter().find(|id| **id as usize >= self.config.text.vocab) {
@@ -514,56 +528,38 @@ impl Preparer {
             );
             return Err(Error::input("tokenizer", problem));
         }
-        expand(&self.config, &ids, media)
+        Ok(ids)
     }
 
-    /// Puts a question to decoded media. Tokenizes and copies.
+    /// Puts a question to decoded media, whose tensors are not copied. Several questions about the same media take
+    /// [`Preparer::layout_about`] instead.
     ///
     /// # Errors
     /// A conversation about other media, and a prompt longer than the model takes.
-    pub fn assemble(&self, media: &Media, conversation: &Conversation) -> Result<Prepared> {
-        let input_ids = self.ids_about(media, conversation)?;
-        self.checked(
-            Inputs {
-                input_ids,
-                ..media.inputs.clone()
-            },
-            media.notes.clone(),
-        )
+    pub fn assemble(&self, media: DecodedMedia, conversation: &Conversation) -> Result<Prepared> {
+        let inputs = Inputs {
+            input_ids: self.layout_about(&media, conversation)?.ids,
+            ..media.inputs
+        };
+        inputs.validate(&self.config)?;
+        Ok(Prepared {
+            inputs,
+            notes: media.notes,
+        })
     }
 
-    /// [`Preparer::assemble`] of the only question, or the last one: a long video's tensors are large, and are not copied.
-    ///
-    /// # Errors
-    /// As [`Preparer::assemble`].
-    pub fn assemble_last(&self, media: Media, conversation: &Conversation) -> Result<Prepared> {
-        let input_ids = self.ids_about(&media, conversation)?;
-        self.checked(
-            Inputs {
-                input_ids,
-                ..media.inputs
-            },
-            media.notes,
-        )
-    }
-
-    /// The ids of a question about these media, and no others.
+    /// The layout of a question about these media, and no others.
     ///
     /// # Errors
     /// A conversation about other media, and as [`Preparer::ids`].
-    pub fn ids_about(&self, media: &Media, conversation: &Conversation) -> Result<Vec<u32>> {
+    pub fn layout_about(&self, media: &DecodedMedia, conversation: &Conversation) -> Result<Layout> {
         if !conversation.media().eq(media.parts.iter()) {
             return Err(Error::input(
                 "media",
                 "the conversation is not about the media that were loaded",
             ));
         }
-        self.ids(conversation, &media.items)
-    }
-
-    fn checked(&self, inputs: Inputs, notes: Vec<Note>) -> Result<Prepared> {
-        inputs.validate(&self.config)?;
-        Ok(Prepared { inputs, notes })
+        self.layout(conversation, &media.items)
     }
 
     /// Plan, decoding and assembly of one question.
@@ -577,7 +573,7 @@ impl Preparer {
         progress: &mut dyn FnMut(MediaProgress),
     ) -> Result<Prepared> {
         let plan = self.plan(conversation, options)?;
-        self.assemble_last(self.load_planned(&plan, options, progress)?, conversation)
+        self.assemble(self.load_planned(&plan, options, progress)?, conversation)
     }
 }
 

@@ -6,7 +6,7 @@ use outro_media::{FrameLimits, Frames, MAX_SECONDS, PatchConfig, Patches, Resize
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::spec::config::{AnyRes, AudioConfig, AudioProjector, Config, PixelLimits, ResizePolicy};
+use crate::spec::config::{AnyRes, AudioConfig, AudioProjector, Config, HOP, PixelLimits, ResizePolicy};
 use crate::weights::json::read_json;
 
 /// How a checkpoint's processor looks at pictures and videos.
@@ -457,7 +457,7 @@ impl File {
             ("feature_size", tower.mel_bins),
             ("sampling_rate", outro_media::SAMPLE_RATE as usize),
             ("n_fft", 400),
-            ("hop_length", 160),
+            ("hop_length", HOP),
         ])?;
         if tower.projector == AudioProjector::AvgPool2 {
             self.same(&[("chunk_length", MAX_SECONDS)])?;

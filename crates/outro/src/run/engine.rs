@@ -17,7 +17,7 @@ use crate::compute::nn::KvType;
 use crate::error::{Error, Result};
 use crate::hook::method::OutRoConfig;
 use crate::prompt::chat::{Conversation, Part};
-use crate::prompt::prepare::{Media, MediaOptions, Preparer};
+use crate::prompt::prepare::{DecodedMedia, MediaOptions, Preparer};
 use crate::prompt::tokenizer::Tokenizer;
 use crate::run::model::{LoadOptions, Model};
 use crate::spec::generation::{GenerationConfig, Sampling};
@@ -163,7 +163,7 @@ impl Engine {
     /// As [`Model::encode`]; [`Error::Cancelled`].
     pub fn encode(
         &self,
-        media: Media,
+        media: DecodedMedia,
         cancel: &outro_media::Cancel,
         on: &mut dyn FnMut(Update<'_>),
     ) -> Result<MediaSet> {

@@ -10,7 +10,7 @@ use crate::compute::encoder::{AudioTower, VisionTower};
 use crate::compute::nn::{Decoder, Deepstack, Mat, Weights};
 use crate::error::{Error, Result};
 use crate::prompt::inputs::{Inputs, Pixels};
-use crate::prompt::positions::{Positions, Span, layout};
+use crate::prompt::positions::{Layout, Positions, Span, layout};
 use crate::run::domain::Domain;
 use crate::spec::anyres::TokenLayout;
 use crate::spec::config::{Config, Scaling};
@@ -482,12 +482,20 @@ impl Model {
     /// Placeholders in `input_ids` that do not fit the media.
     pub fn prompt(&self, inputs: &Inputs, media: &MediaEmbeds) -> Result<Prompt> {
         inputs.validate(&self.0.config)?;
-        self.prompt_of(inputs, media)
+        self.prompt_of(layout(&self.0.config, inputs)?, media)
     }
 
-    /// [`Model::prompt`] of inputs whose tensors of media were checked before, and may be left out.
-    pub(crate) fn prompt_of(&self, inputs: &Inputs, media: &MediaEmbeds) -> Result<Prompt> {
-        let mut embeds = self.embed(&inputs.input_ids)?;
+    /// [`Model::prompt`] of a layout that our own preparation made.
+    ///
+    /// # Errors
+    /// A layout of other media.
+    pub fn prompt_of(&self, layout: Layout, media: &MediaEmbeds) -> Result<Prompt> {
+        let Layout {
+            ids,
+            positions,
+            spans,
+        } = layout;
+        let mut embeds = self.embed(&ids)?;
         let mut visual = Vec::new();
         let t = &self.0.config.tokens;
         for (key, id, rows) in [
@@ -499,9 +507,7 @@ impl Model {
             if t.image == t.video && key != "audio" && rows.data.is_empty() {
                 continue;
             }
-            let places: Vec<usize> = (0..inputs.input_ids.len())
-                .filter(|i| Some(inputs.input_ids[*i]) == id)
-                .collect();
+            let places: Vec<usize> = (0..ids.len()).filter(|i| Some(ids[*i]) == id).collect();
             if places.len() != rows.rows() {
                 let problem = format!(
                     "{} {key} placeholders for {} {key} tokens",
@@ -520,7 +526,6 @@ impl Model {
         // Features of the towers stand in this order, images before videos; rows must ascend.
         let mut rows: Vec<_> = visual.into_iter().zip(0..).collect();
         rows.sort_unstable();
-        let (positions, spans) = layout(&self.0.config, inputs)?;
         Ok(Prompt {
             embeds,
             positions,

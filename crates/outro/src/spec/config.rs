@@ -428,7 +428,7 @@ impl QFormerConfig {
 }
 
 /// Samples between mel frames, at 16,000 a second.
-const HOP: usize = 160;
+pub(crate) const HOP: usize = 160;
 
 /// Ids of the placeholder tokens and their delimiters. `None` where a family lacks one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -10,8 +10,8 @@ use outro::generate::argmax;
 use outro::hook::Hook;
 use outro::inputs::{Inputs, Pixels};
 use outro::positions::spans;
-use outro::prepare::{Media, MediaOptions, Preparer};
-use outro::prompt::Medium;
+use outro::prepare::{DecodedMedia, MediaOptions, Preparer};
+use outro::prompt::Chunk;
 use outro::{Dtype, KvType, Mat, Model, OutRo, OutRoConfig, Prefix, Prompt, Session};
 use outro_media::{Frames, Spread, VideoInfo, write_png};
 use safetensors::SafeTensors;
@@ -237,8 +237,8 @@ pub(crate) fn media(
     kinds: &[String],
     rate: f64,
     made: &Path,
-) -> Media {
-    let mut all = Media::default();
+) -> DecodedMedia {
+    let mut all = DecodedMedia::default();
     let png = |i: usize| {
         let (path, f) = (made.join(format!("{i}.png")), picture(file, i));
         fs::write(&path, write_png(f.width, f.height, &f.data).unwrap()).unwrap();
@@ -313,7 +313,7 @@ fn processors_make_what_transformers_makes() {
             let rate = meta.get("rate").map_or(25.0, |r| r.parse().unwrap());
             let media = media(&preparer, &file, &kinds, rate, made.path());
             let asked = Conversation::new(None, &media.parts, &meta["question"]);
-            let got = preparer.assemble(&media, &asked).unwrap().inputs;
+            let got = preparer.assemble(media, &asked).unwrap().inputs;
             let want = Inputs::load(&path).unwrap().fitted(preparer.config()).unwrap();
             let name = path.display();
             assert_eq!(got.input_ids, want.input_ids, "{name}");
@@ -357,14 +357,14 @@ fn placeholders_become_as_many_as_transformers_makes() {
                 .map(|kind| match kind.as_str() {
                     "image" => {
                         let grid = images.next().unwrap();
-                        (Part::Image("a".into()), Medium::Image { grid, size: [0; 2] })
+                        (Part::Image("a".into()), Chunk::Image { grid, size: [0; 2] })
                     }
                     "audio" => {
                         let tokens = sounds.next().unwrap();
-                        (Part::Audio("a".into()), Medium::Audio { tokens })
+                        (Part::Audio("a".into()), Chunk::Audio { tokens })
                     }
                     _ => {
-                        let medium = Medium::Video {
+                        let medium = Chunk::Video {
                             grid: videos.next().unwrap(),
                             second_per_grid: want.second_per_grid.first().map_or(1.0, |s| f64::from(*s)),
                             sound: want.use_audio_in_video.then(|| sounds.next().unwrap()),
@@ -561,7 +561,7 @@ fn sound_stands_beside_frames_in_video_salmonn() {
     options.max_pixels = Some(16 * 24);
     let media = preparer.media_of(&video, pictures, &samples, &options).unwrap();
     let asked = Conversation::new(None, &media.parts, "What?");
-    let made = preparer.assemble(&media, &asked).unwrap().inputs;
+    let made = preparer.assemble(media, &asked).unwrap().inputs;
     // 7000 samples are two chunks of 40 frames: 8 windows of 2 queries over 3 steps.
     let runs: Vec<usize> = made
         .input_ids

@@ -10,6 +10,7 @@ mod families;
 mod gguf;
 mod golden;
 mod laws;
+mod layout;
 mod levels;
 mod prepare;
 mod processors;

@@ -7,7 +7,7 @@ use outro::config::{Config, PositionRule, SpecialTokens};
 use outro::inputs::{AudioFeatures, Inputs, Pixels};
 use outro::positions::{Span, positions, spans};
 use outro::prepare::{MediaOptions, Preparer};
-use outro::prompt::{Medium, expand};
+use outro::prompt::{Chunk, expand};
 use outro::tokenizer::{TextStream, Tokenizer};
 use safetensors::SafeTensors;
 
@@ -124,22 +124,22 @@ fn mixed_media_expand_and_walk_alike() {
     let config = Config::load(&tiny()).unwrap();
     let ids = [1, 393, 392, 394, 393, 392, 394, 393, 391, 394, 395, 390, 396, 50];
     let media = [
-        Medium::Video {
+        Chunk::Video {
             grid: [2, 4, 4],
             second_per_grid: 1.0,
             sound: None,
         },
         // Three steps of one second and 80 audio tokens: chunks of 2 seconds hold 2 steps and 50 tokens.
-        Medium::Video {
+        Chunk::Video {
             grid: [3, 2, 4],
             second_per_grid: 1.0,
             sound: Some(80),
         },
-        Medium::Image {
+        Chunk::Image {
             grid: [1, 4, 6],
             size: [0; 2],
         },
-        Medium::Audio { tokens: 5 },
+        Chunk::Audio { tokens: 5 },
     ];
     let ids = expand(&config, &ids, &media).unwrap();
     let mut runs: Vec<(u32, usize)> = Vec::new();
@@ -253,13 +253,13 @@ fn chat_templates_and_the_built_in_one_agree() {
         Part::Image("i.png".into()),
     ];
     let shapes = [
-        Medium::Video {
+        Chunk::Video {
             grid: [2, 4, 4],
             second_per_grid: 1.0,
             sound: None,
         },
-        Medium::Audio { tokens: 7 },
-        Medium::Image {
+        Chunk::Audio { tokens: 7 },
+        Chunk::Image {
             grid: [1, 2, 2],
             size: [0; 2],
         },

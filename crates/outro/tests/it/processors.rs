@@ -5,7 +5,7 @@ use std::fs;
 use outro::chat::Part;
 use outro::config::Config;
 use outro::prepare::Preparer;
-use outro::prompt::Medium;
+use outro::prompt::Chunk;
 use outro_media::{Sampling, Spread, VideoInfo, log_mel_in_chunks, log_mel_together, volume_size, write_png};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -164,7 +164,7 @@ fn sounds_of_a_request_are_heard_together() {
     let frames: Vec<usize> = plan.items.iter().map(|i| i.mel_frames).collect();
     assert_eq!((frames, plan.audio_tokens), (vec![17, 31], 3 + 4));
     let media = preparer.load_media(&parts, &options, &mut |_| {}).unwrap();
-    assert_eq!(media.items, [3, 4].map(|tokens| Medium::Audio { tokens }));
+    assert_eq!(media.items, [3, 4].map(|tokens| Chunk::Audio { tokens }));
     let (heard, want) = (media.inputs.audio.unwrap(), halves(&file, "mel"));
     assert_eq!(heard.lengths, [17, 31]);
     for (at, got) in heard.data[..128 * 17].iter().enumerate() {

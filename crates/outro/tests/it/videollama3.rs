@@ -205,7 +205,7 @@ fn a_template_of_frames_gives_the_same_prompt() {
             made.path(),
         );
         let asked = Conversation::new(None, &media.parts, &meta["question"]);
-        preparer.assemble(&media, &asked).unwrap().inputs.input_ids
+        preparer.assemble(media, &asked).unwrap().inputs.input_ids
     };
     let want = Inputs::load(&path).unwrap().input_ids;
     assert_eq!(ids(&Preparer::open(made.path()).unwrap()), want, "built in");

@@ -9,8 +9,8 @@ use outro::chat::{Conversation, Part};
 use outro::config::Config;
 use outro::prepare::Preparer;
 use outro_media::{
-    FrameLimits, Kind, MediaInfo, Note, NoteKind, PatchConfig, Sampling, VideoInfo, image_size, probe,
-    read_audio, read_track, video_size,
+    FrameLimits, Kind, MediaInfo, Note, NoteKind, PatchConfig, SAMPLE_RATE, Sampling, VideoInfo, image_size,
+    probe, read_audio, read_track, video_size,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -138,7 +138,7 @@ impl Report {
             let text = "its sound is long: samples are estimated from the stated duration";
             let seconds = end.unwrap_or(audio.duration).min(audio.duration) - start.unwrap_or(0.0);
             self.note(NoteKind::Other, text);
-            (seconds.max(0.0) * 16_000.0) as usize
+            (seconds.max(0.0) * f64::from(SAMPLE_RATE)) as usize
         };
         // The extractor's mask is the samples' mask at every hop of 160; two strided steps make tokens of the frames.
         self.becomes.mel_frames = self.becomes.samples.div_ceil(160).min(30_000);

@@ -12,6 +12,7 @@ use super::{Engine, Error, Result};
 use crate::hook::Hook;
 use crate::hook::method::{OutRo, Prune};
 use crate::prompt::chat::Conversation;
+use crate::prompt::positions::Layout;
 use crate::prompt::{prepare, tokenizer};
 use crate::run::generate::{Sampler, top};
 use crate::run::model;
@@ -163,11 +164,15 @@ impl Ask {
     /// # Errors
     /// As [`prepare::Preparer::ids`], and a prompt that is longer than the model takes.
     pub fn ids(&self) -> Result<Vec<u32>> {
+        Ok(self.layout()?.ids)
+    }
+
+    fn layout(&self) -> Result<Layout> {
         let preparer = self.engine.preparer();
-        let ids = preparer.ids_about(self.media.media(), &self.conversation)?;
-        let limit = preparer.config().text.max_positions;
+        let layout = preparer.layout_about(self.media.media(), &self.conversation)?;
+        let (ids, limit) = (&layout.ids, preparer.config().text.max_positions);
         if ids.len() > limit {
-            let count = PromptTokens::of(&ids, &self.media);
+            let count = PromptTokens::of(ids, &self.media);
             return Err(Error::TokenBudget {
                 tokens: ids.len(),
                 limit,
@@ -177,7 +182,7 @@ impl Ask {
                 ),
             });
         }
-        Ok(ids)
+        Ok(layout)
     }
 }
 
@@ -297,15 +302,14 @@ impl Live {
     fn begin(number: usize, ask: Ask) -> Result<Self> {
         let (engine, media) = (&ask.engine, &ask.media);
         let model = engine.model();
-        let ids = ask.ids()?;
-        let prompt_tokens = PromptTokens::of(&ids, media);
+        let layout = ask.layout()?;
+        let prompt_tokens = PromptTokens::of(&layout.ids, media);
         let sampling = match &ask.sampling {
             Some(sampling) => sampling.clone(),
             None => engine.sampling()?,
         };
-        let sampler = Sampler::new(sampling, &ids);
-        let inputs = media.media().inputs.asking(ids);
-        let prompt = Arc::new(model.prompt_of(&inputs, media.embeds())?);
+        let sampler = Sampler::new(sampling, &layout.ids);
+        let prompt = Arc::new(model.prompt_of(layout.clone(), media.embeds())?);
         let by = match &ask.strategy {
             Some(strategy) => strategy.clone(),
             None => Strategy::parse(Strategy::usual(model.config()), engine.method())?,
@@ -324,7 +328,7 @@ impl Live {
             kv: engine.kv(),
             prompt,
             prefix,
-            noisy: Arc::new(move |noise| with.noisy(&of, &inputs, noise)),
+            noisy: Arc::new(move |noise| with.noisy(&of, &layout, noise)),
             cancel: ask.cancel.clone(),
         };
         let since = Instant::now();

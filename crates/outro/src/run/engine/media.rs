@@ -8,8 +8,8 @@ use outro_media::{Cancel, Note};
 use crate::compute::nn::KvType;
 use crate::error::Result;
 use crate::prompt::chat::Part;
-use crate::prompt::inputs::Inputs;
-use crate::prompt::prepare::Media;
+use crate::prompt::positions::Layout;
+use crate::prompt::prepare::DecodedMedia;
 use crate::run::model::{MediaEmbeds, Model, Prompt};
 use crate::run::session::Prefix;
 use crate::run::strategy::{Noise, NoisyMedia};
@@ -19,7 +19,7 @@ use crate::run::strategy::{Noise, NoisyMedia};
 pub struct MediaSet(Arc<Inner>);
 
 struct Inner {
-    media: Media,
+    media: DecodedMedia,
     embeds: MediaEmbeds,
     noisy: NoisyMedia,
     shared: Mutex<Shared>,
@@ -38,7 +38,7 @@ enum Shared {
 }
 
 impl MediaSet {
-    pub(super) fn new(media: Media, embeds: MediaEmbeds) -> Self {
+    pub(super) fn new(media: DecodedMedia, embeds: MediaEmbeds) -> Self {
         Self(Arc::new(Inner {
             media,
             embeds,
@@ -53,7 +53,7 @@ impl MediaSet {
     }
 
     /// The tensors, and what was taken of each file.
-    pub fn media(&self) -> &Media {
+    pub fn media(&self) -> &DecodedMedia {
         &self.0.media
     }
 
@@ -100,10 +100,10 @@ impl MediaSet {
         Ok(Some((prefix, since.elapsed().as_secs_f64())))
     }
 
-    /// The prompt of inputs about these media with noise on them.
-    pub(super) fn noisy(&self, model: &Model, inputs: &Inputs, noise: &Noise) -> Result<Prompt> {
+    /// The prompt of a layout of these media with noise on them.
+    pub(super) fn noisy(&self, model: &Model, layout: &Layout, noise: &Noise) -> Result<Prompt> {
         let embeds = self.0.noisy.encode(model, &self.0.media.inputs, noise)?;
-        model.prompt_of(inputs, &embeds)
+        model.prompt_of(layout.clone(), &embeds)
     }
 }
 

@@ -51,14 +51,14 @@ fn without_config(dir: &Path) -> Error {
         .collect();
     ggufs.sort();
     match ggufs.first() {
-        Some(file) => Error::checkpoint(
+        Some(file) => Error::missing(
             dir,
             format!(
                 "holds no config.json; to run a GGUF file give the file itself: {}",
                 file.display()
             ),
         ),
-        None => Error::checkpoint(
+        None => Error::missing(
             dir,
             "holds no config.json; give a checkpoint directory as the hub stores it",
         ),

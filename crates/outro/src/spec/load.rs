@@ -69,7 +69,7 @@ fn without_config(dir: &Path) -> Error {
 fn adapter_alone(path: &Path, value: &Value) -> Error {
     let base = Json::new(path, value).at("base_model_name_or_path");
     match base.str() {
-        Ok(name) => base.error(format!(
+        Ok(name) => base.unsupported(format!(
             "is {name}: this is an adapter of it, which is not read; merge the two first (peft: merge_and_unload, then \
              save_pretrained) and give the merged checkpoint"
         )),

@@ -4,6 +4,8 @@ use std::fmt;
 use std::io::Write;
 use std::process::ExitCode;
 
+use crate::hints;
+
 // docs/settings.md has the table of exit codes.
 /// Exit code of a contradictory command line.
 const USAGE: u8 = 2;
@@ -71,6 +73,13 @@ pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     })
 }
 
+/// The error in one line, with its hint.
+pub(crate) fn line(error: &anyhow::Error) -> String {
+    let (text, _) = render(error);
+    let text = text.trim_end().replace("\nhint: ", "; ");
+    text.strip_prefix("error: ").unwrap_or(&text).to_owned()
+}
+
 /// The text for stderr and the exit code.
 pub(crate) fn render(error: &anyhow::Error) -> (String, u8) {
     let mut message = String::new();
@@ -90,6 +99,7 @@ pub(crate) fn render(error: &anyhow::Error) -> (String, u8) {
                 code = USAGE;
             }
         }
+        hint = hint.or_else(|| hints::of(cause).map(str::to_owned));
         // A library's own error may stand in the lab's without being its cause.
         let engine = match cause.downcast_ref::<outro_lab::Error>() {
             Some(outro_lab::Error::Setting { .. }) => {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use outro_hub::{Event, Kind, Settings};
+use outro_hub::{Cause, Event, Settings};
 
 use crate::fault::Fault;
 use crate::ui::{Bar, Ui, Unit, bytes};
@@ -27,7 +27,7 @@ pub(crate) fn resolve(model: &str, ui: &Ui) -> anyhow::Result<PathBuf> {
 
 /// As it is shown, with its hint.
 pub(crate) fn fault(error: &outro_hub::Error) -> Fault {
-    let fault = if error.kind == Kind::Name {
+    let fault = if error.cause == Cause::Name {
         Fault::usage(error.to_string())
     } else {
         Fault::failure(error.to_string())

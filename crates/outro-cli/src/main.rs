@@ -4,6 +4,7 @@ mod args;
 mod cache;
 mod cmd;
 mod fault;
+mod hints;
 mod hub;
 mod interrupt;
 mod shell;

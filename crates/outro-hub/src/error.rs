@@ -3,13 +3,15 @@
 use std::fmt;
 use std::path::Path;
 
+use outro::ErrorKind;
+
 /// The crate's result.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Kinds of failures, for callers that act on them.
+/// What failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Kind {
+pub enum Cause {
     /// The name is no path that exists and no hub id.
     Name,
     /// An environment variable or setting cannot be used.
@@ -35,16 +37,16 @@ pub enum Kind {
 /// A failure: one sentence, and where there is one a way out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
-    /// Of what kind it is.
-    pub kind: Kind,
+    /// What failed.
+    pub cause: Cause,
     message: String,
     hint: Option<String>,
 }
 
 impl Error {
-    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
+    pub(crate) fn new(cause: Cause, message: impl Into<String>) -> Self {
         Self {
-            kind,
+            cause,
             message: message.into(),
             hint: None,
         }
@@ -52,13 +54,23 @@ impl Error {
 
     /// For `map_err` on file operations.
     pub(crate) fn io(path: &Path, what: &str) -> impl FnOnce(std::io::Error) -> Self {
-        move |e| Self::new(Kind::Io, format!("{}: {what}: {e}", path.display()))
+        move |e| Self::new(Cause::Io, format!("{}: {what}: {e}", path.display()))
     }
 
     #[must_use]
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
+    }
+
+    /// Of what kind it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self.cause {
+            Cause::Name | Cause::Offline | Cause::NotFound => ErrorKind::NotFound,
+            Cause::Settings | Cause::Denied => ErrorKind::Invalid,
+            Cause::Unusable => ErrorKind::Unsupported,
+            Cause::Unreachable | Cause::Busy | Cause::Transfer | Cause::Io => ErrorKind::Internal,
+        }
     }
 
     /// What to do about it.
@@ -88,5 +100,28 @@ pub fn human_bytes(n: u64) -> String {
         format!("{n} B")
     } else {
         format!("{value:.1} {}", UNITS[unit])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_cause_has_its_kind() {
+        for (cause, kind) in [
+            (Cause::Name, ErrorKind::NotFound),
+            (Cause::Settings, ErrorKind::Invalid),
+            (Cause::Offline, ErrorKind::NotFound),
+            (Cause::Unreachable, ErrorKind::Internal),
+            (Cause::Denied, ErrorKind::Invalid),
+            (Cause::NotFound, ErrorKind::NotFound),
+            (Cause::Busy, ErrorKind::Internal),
+            (Cause::Unusable, ErrorKind::Unsupported),
+            (Cause::Transfer, ErrorKind::Internal),
+            (Cause::Io, ErrorKind::Internal),
+        ] {
+            assert_eq!(Error::new(cause, "").kind(), kind, "{cause:?}");
+        }
     }
 }

@@ -15,7 +15,7 @@ use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
 use crate::cache::{Repo, Snapshot, is_commit, missing, weights};
-use crate::error::{Error, Kind, Result, human_bytes};
+use crate::error::{Cause, Error, Result, human_bytes};
 use crate::http::{Client, Failure, quoted};
 use crate::id::Id;
 use crate::settings::Settings;
@@ -229,7 +229,7 @@ impl Hub<'_, '_> {
     }
 
     fn unusable(&self, problem: &str) -> Error {
-        Error::new(Kind::Unusable, format!("{}: {problem}", self.id))
+        Error::new(Cause::Unusable, format!("{}: {problem}", self.id))
     }
 
     /// What a repository without config.json is.
@@ -247,7 +247,7 @@ impl Hub<'_, '_> {
         let is_gguf = |n: &&String| Path::new(n).extension().is_some_and(|e| e == "gguf");
         if let Some(gguf) = names.iter().find(is_gguf) {
             return Error::new(
-                Kind::Unusable,
+                Cause::Unusable,
                 format!("{id} has no config.json; it holds GGUF files"),
             )
             .hint(format!(
@@ -256,7 +256,7 @@ impl Hub<'_, '_> {
             ));
         }
         let problem = format!("{id} has no config.json, so it is not a model that can be loaded");
-        Error::new(Kind::Unusable, problem)
+        Error::new(Cause::Unusable, problem)
     }
 
     /// The weight files that the engine reads.
@@ -277,7 +277,7 @@ impl Hub<'_, '_> {
             return Ok(vec![files::SINGLE.to_owned()]);
         }
         Err(Error::new(
-            Kind::Unusable,
+            Cause::Unusable,
             format!("{id} has no {} and no {index}", files::SINGLE),
         )
         .hint("only weights in safetensors files can be loaded"))
@@ -291,7 +291,7 @@ impl Hub<'_, '_> {
         }
         let entry = entries.iter().find(|e| e.name == name).ok_or_else(|| {
             let problem = format!("{}: {name} is announced but not listed by the hub", self.id);
-            Error::new(Kind::Transfer, problem)
+            Error::new(Cause::Transfer, problem)
         })?;
         let blobs = self.repo.blobs()?;
         let own = format!("{commit}-{name}");
@@ -343,7 +343,8 @@ impl Hub<'_, '_> {
             }
         }
         let problem = format!("{}: {} came damaged twice", self.id, entry.name);
-        Err(Error::new(Kind::Transfer, problem).hint("look at the network, or at a proxy that changes files"))
+        Err(Error::new(Cause::Transfer, problem)
+            .hint("look at the network, or at a proxy that changes files"))
     }
 
     /// Streams the rest of a file into `part` until it is whole.
@@ -381,7 +382,7 @@ impl Hub<'_, '_> {
                     human_bytes(now),
                     human_bytes(entry.size)
                 );
-                return Err(Error::new(Kind::Transfer, problem)
+                return Err(Error::new(Cause::Transfer, problem)
                     .hint("run the command again; what has arrived is kept"));
             }
             std::thread::sleep(wait);
@@ -444,7 +445,7 @@ impl Hub<'_, '_> {
             "{}: {} answers {status} for {name} instead of the file",
             self.id, self.client.endpoint
         );
-        Error::new(general.kind, problem).hint(general.way_out().unwrap_or("run the command again"))
+        Error::new(general.cause, problem).hint(general.way_out().unwrap_or("run the command again"))
     }
 
     /// What a person can do about an answer of the hub.
@@ -454,18 +455,18 @@ impl Hub<'_, '_> {
         match failure {
             Failure::Status { status: 401, .. } => {
                 let problem = "there is no such public model, or it asks who you are";
-                Error::new(Kind::Denied, format!("{id}: {endpoint} answers 401: {problem}")).hint(format!(
+                Error::new(Cause::Denied, format!("{id}: {endpoint} answers 401: {problem}")).hint(format!(
                     "check the name; for a private or gated model set HF_TOKEN, or log in with `hf auth login`, and accept its terms at {page}"
                 ))
             }
             Failure::Status { status: 403, .. } => {
-                Error::new(Kind::Denied, format!("{id}: {endpoint} answers 403: your token may not read this model"))
+                Error::new(Cause::Denied, format!("{id}: {endpoint} answers 403: your token may not read this model"))
                     .hint(format!("ask for access at {page}"))
             }
             Failure::Status { status: 404, code, .. } if id.revision != "main" && code != "RepoNotFound" => {
                 let path = format!("{}/{}", id.org, id.name);
                 Error::new(
-                    Kind::NotFound,
+                    Cause::NotFound,
                     format!("{path}: {endpoint} knows no branch, tag or commit {}", id.revision),
                 )
                 .hint(format!("see which there are at {page}"))
@@ -473,21 +474,21 @@ impl Hub<'_, '_> {
             Failure::Status { status: 404, .. } => {
                 let here = id.beside().unwrap_or_else(|| "there is no directory of that name here".into());
                 Error::new(
-                    Kind::NotFound,
+                    Cause::NotFound,
                     format!("{}/{}: {endpoint} has no such model, and {here}", id.org, id.name),
                 )
                 .hint("check the spelling; for a private model set HF_TOKEN")
             }
             Failure::Status { status: 429, wait, .. } => {
                 let wait = wait.map_or_else(|| "a while".to_owned(), |s| format!("{s} s"));
-                Error::new(Kind::Busy, format!("{id}: {endpoint} answers 429: too many requests"))
+                Error::new(Cause::Busy, format!("{id}: {endpoint} answers 429: too many requests"))
                     .hint(format!("wait {wait} and run the command again"))
             }
             failure if failure.unreachable() => {
-                Error::new(Kind::Unreachable, format!("{id}: {endpoint} cannot be reached: {failure}"))
+                Error::new(Cause::Unreachable, format!("{id}: {endpoint} cannot be reached: {failure}"))
                     .hint("look at the network, HF_ENDPOINT and the proxy variables; or give the directory of a checkpoint")
             }
-            failure => Error::new(Kind::Transfer, format!("{id}: {endpoint}: {failure}"))
+            failure => Error::new(Cause::Transfer, format!("{id}: {endpoint}: {failure}"))
                 .hint("run the command again; what has arrived is kept"),
         }
     }

@@ -9,7 +9,7 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig};
 use ureq::typestate::AgentScope;
 use ureq::{Agent, Body, Proxy, http::Response};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Cause, Error, Result};
 use crate::settings::{Settings, Token};
 
 /// Most redirects in a row.
@@ -36,7 +36,7 @@ pub fn client(url: &str) -> Result<ConfigBuilder<AgentScope>> {
         .filter(|s| ["http", "https"].contains(s))
         .ok_or_else(|| {
             Error::new(
-                Kind::Settings,
+                Cause::Settings,
                 format!("`{url}` is not a URL such as https://host"),
             )
         })?;
@@ -72,7 +72,7 @@ fn proxy(scheme: &str, var: &dyn Fn(&str) -> Option<String>) -> Result<Option<Pr
     };
     // The value may hold a password.
     let bad = |why: &str| {
-        Error::new(Kind::Settings, format!("{name}: {why}")).hint("give it the form http://host:port")
+        Error::new(Cause::Settings, format!("{name}: {why}")).hint("give it the form http://host:port")
     };
     let parsed = Proxy::new(value.trim()).map_err(|_| bad("is not the URL of a proxy"))?;
     let builder = Proxy::builder(parsed.protocol());
@@ -183,7 +183,7 @@ impl<'a> Client<'a> {
             let hint = e
                 .way_out()
                 .unwrap_or("look at HF_ENDPOINT; it must be a URL such as https://host");
-            Error::new(e.kind, format!("the hub cannot be asked: {e}")).hint(hint)
+            Error::new(e.cause, format!("the hub cannot be asked: {e}")).hint(hint)
         })?;
         if settings
             .token
@@ -191,7 +191,7 @@ impl<'a> Client<'a> {
             .is_some_and(|t| !t.0.bytes().all(|b| b.is_ascii_graphic()))
         {
             return Err(
-                Error::new(Kind::Settings, "the token holds characters that no token has")
+                Error::new(Cause::Settings, "the token holds characters that no token has")
                     .hint("look at HF_TOKEN, or at the token file in HF_HOME"),
             );
         }
@@ -345,7 +345,11 @@ mod tests {
     fn only_urls_of_http_are_asked() {
         assert!(client("http://127.0.0.1:1").is_ok());
         for url in ["no url", "", "ftp://host", "host", "https://"] {
-            assert_eq!(client(url).err().map(|e| e.kind), Some(Kind::Settings), "{url:?}");
+            assert_eq!(
+                client(url).err().map(|e| e.cause),
+                Some(Cause::Settings),
+                "{url:?}"
+            );
         }
     }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Cause, Error, Result};
 
 /// Files that are given by their path; the hub names repositories.
 const FILES: [&str; 8] = ["gguf", "safetensors", "json", "bin", "pt", "pth", "zip", "txt"];
@@ -44,7 +44,7 @@ impl Id {
         let file = Path::new(text).extension().and_then(|e| e.to_str());
         let file = file.is_some_and(|e| FILES.contains(&e));
         Self::parse(text).filter(|_| !file).ok_or_else(|| {
-            Error::new(Kind::Name, format!("{text}: no such file or directory")).hint(
+            Error::new(Cause::Name, format!("{text}: no such file or directory")).hint(
                 "give the directory of a checkpoint, a GGUF file, or a hub id such as Qwen/Qwen2.5-Omni-3B",
             )
         })
@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn a_file_is_no_id() {
         for path in ["models/a.gguf", "a/model.safetensors", "b"] {
-            assert_eq!(Id::of_model(path).unwrap_err().kind, Kind::Name, "{path}");
+            assert_eq!(Id::of_model(path).unwrap_err().cause, Cause::Name, "{path}");
         }
         assert!(Id::of_model("org/Model-7B-GGUF").is_ok());
         assert!(Id::of_model("org/model-v1.5").is_ok());

@@ -3,7 +3,7 @@
 //! The cache is the one of Python's `huggingface_hub`, in its layout (`blobs`, `refs`, `snapshots`, `.no_exist`, locks), so
 //! both use each other's files. Of a repository those files are fetched that the engine reads: the small ones first, then
 //! config.json is judged, then the weights. Nothing here prints: progress and notes are [`Event`]s, failures an [`Error`]
-//! with its [`Kind`] and a hint.
+//! with its [`Cause`] and a hint.
 
 mod cache;
 mod error;
@@ -14,7 +14,7 @@ mod settings;
 
 use std::path::{Path, PathBuf};
 
-pub use error::{Error, Kind, Result, human_bytes};
+pub use error::{Cause, Error, Result, human_bytes};
 pub use id::Id;
 pub use settings::{Settings, Token};
 
@@ -45,7 +45,7 @@ pub type Events<'a> = dyn FnMut(Event<'_>) + 'a;
 /// what is needed, the cache is used, with a note. A full commit whose files are in the cache needs no network.
 ///
 /// # Errors
-/// See [`Kind`].
+/// See [`Cause`].
 pub fn resolve(name: &str, settings: &Settings, events: &mut Events<'_>) -> Result<PathBuf> {
     let local = Path::new(name);
     if local.exists() {
@@ -98,6 +98,6 @@ fn offline(
         "{id} {problem} ({}), and HF_HUB_OFFLINE forbids the network{here}",
         settings.cache.display()
     );
-    Err(Error::new(Kind::Offline, message)
+    Err(Error::new(Cause::Offline, message)
         .hint("unset HF_HUB_OFFLINE and run the command again, or give the directory of a checkpoint"))
 }

@@ -156,6 +156,7 @@ fn scores(dir: &Path, data: &Path) -> Result<Report, Box<dyn Error>> {
         }),
         options: preparer.media_options(),
         ablation: Ablation::None,
+        told: ToString::to_string,
         parser: profile.parser,
         by_logits: false,
     };

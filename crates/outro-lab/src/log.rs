@@ -229,8 +229,10 @@ impl Log {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let problem = "another process is writing this run; wait for it, or give another --out";
-                return Err(Error::file(path, problem));
+                return Err(Error::OtherRun {
+                    path: path.into(),
+                    problem: "another process is writing this run; wait for it".into(),
+                });
             }
             Err(TryLockError::Error(e)) => return Err(Error::io(path)(e)),
         }
@@ -495,10 +497,10 @@ fn parse(path: &Path, text: &str) -> Result<(Option<Header>, Vec<Row>)> {
 }
 
 fn other(path: &Path, problem: &str) -> Error {
-    Error::file(
-        path,
-        format!("belongs to another run: {problem}; give another --out"),
-    )
+    Error::OtherRun {
+        path: path.into(),
+        problem: format!("belongs to another run: {problem}"),
+    }
 }
 
 fn same(path: &Path, there: &Header, wanted: &Header) -> Result<()> {

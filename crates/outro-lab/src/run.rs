@@ -66,6 +66,8 @@ pub struct Runner<'a> {
     pub options: MediaOptions,
     /// What is taken away.
     pub ablation: Ablation,
+    /// How an error is worded in a row.
+    pub told: fn(&Error) -> String,
     /// How replies are read.
     pub parser: Parser,
     /// Whether an answer is the likeliest option's letter, and not what the reply says.
@@ -156,10 +158,10 @@ pub fn run(
             }
             let mut prepared = match (decoded, &runner.answerer) {
                 (Ok(Decoded::Media(decoded)), Answerer::Engine(e)) => {
-                    Prepared::Engine(Box::new(e.prepare(*decoded, group)))
+                    Prepared::Engine(Box::new(e.prepare(*decoded, group, runner.told)))
                 }
                 (Ok(Decoded::RemoteMedia(shown)), Answerer::Remote(r)) => Prepared::Remote(r, shown),
-                (Err(e), _) => Prepared::Failed(e.to_string()),
+                (Err(e), _) => Prepared::Failed((runner.told)(&e)),
                 // An answerer sees what it has decoded itself.
                 (Ok(_), _) => break,
             };
@@ -232,10 +234,11 @@ impl Prepared<'_> {
     ) -> Vec<std::result::Result<(), Refusal>> {
         match self {
             Self::Engine(prepared) => {
+                let told = prepared.told;
                 let answered = prepared.answer(place, &sample.gold, strategies, rows);
                 let answered = answered.into_iter();
                 answered
-                    .map(|a| a.map_err(|e| Refusal::Question(e.to_string())))
+                    .map(|a| a.map_err(|e| Refusal::Question(told(&e))))
                     .collect()
             }
             Self::Remote(remote, shown) => {

@@ -15,7 +15,7 @@ mod write;
 pub use decode::ffmpeg::{prober_found as ffprobe_found, version as ffmpeg_version};
 pub use decode::sniff::guess;
 pub use decode::worker;
-pub use error::{Error, Result};
+pub use error::{Error, ErrorKind, Hint, Result};
 pub use info::{AudioInfo, Cancel, Decoder, Kind, MediaInfo, Options, VideoInfo};
 pub use note::{Note, NoteKind};
 pub use picture::frames::{

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::decode::sniff::{Sniffed, sniff};
 use crate::decode::{ffmpeg, image, worker};
-use crate::error::{Error, Result};
+use crate::error::{Error, Hint, Result};
 use crate::info::{Decoded, Decoder, MediaInfo, Options, VideoInfo};
 use crate::note::{Note, NoteKind};
 use crate::picture::frames::Frames;
@@ -27,7 +27,11 @@ pub fn probe_video(path: &Path, o: &Options) -> Result<MediaInfo> {
     let kind = match sniff(path)? {
         Sniffed::Gif => Sniffed::Other("a gif as a video"),
         Sniffed::Image | Sniffed::Foreign(_) => {
-            return Err(Error::damaged(path, "is a picture; give it with --image"));
+            return Err(Error::unusable(
+                path,
+                "is a picture, not a video",
+                Hint::GiveAsImage,
+            ));
         }
         kind => kind,
     };
@@ -46,17 +50,13 @@ fn by_kind(path: &Path, kind: Sniffed, o: &Options) -> Result<MediaInfo> {
 }
 
 fn use_ffmpeg(path: &Path, o: &Options, kind: &Sniffed) -> Result<bool> {
-    let missing = |format: &str, reason: &str| Error::NeedsFfmpeg {
-        path: path.into(),
-        format: format.into(),
-        reason: reason.into(),
-    };
+    let missing = |format: &str, reason: &str| Error::needs_ffmpeg(path, format, reason);
     match (o.decoder, kind) {
-        (Decoder::Ffmpeg, _) if !ffmpeg::found() => Err(missing("--decoder ffmpeg", "which was not found")),
+        (Decoder::Ffmpeg, _) if !ffmpeg::found() => Err(missing("the decoder asked for", Error::NOT_FOUND)),
         (Decoder::Ffmpeg, _) => Ok(true),
         (Decoder::Auto, _) if ffmpeg::found() => Ok(true),
-        (Decoder::Auto, Sniffed::Other(format)) => Err(missing(format, "which was not found")),
-        (Decoder::Builtin, Sniffed::Other(format)) => Err(missing(format, "which --decoder builtin forbids")),
+        (Decoder::Auto, Sniffed::Other(format)) => Err(missing(format, Error::NOT_FOUND)),
+        (Decoder::Builtin, Sniffed::Other(format)) => Err(missing(format, Error::FORBIDDEN)),
         _ => Ok(false),
     }
 }
@@ -256,10 +256,8 @@ pub fn read_audio(file: &MediaInfo, start: Option<f64>, end: Option<f64>, o: &Op
     let range = start.map_or(0, at)..end.map_or(samples.len(), at);
     if range.is_empty() {
         let seconds = samples.len() as f64 / f64::from(rate.max(1));
-        return Err(Error::damaged(
-            path,
-            format!("has no sound between start and end; it lasts {seconds:.2} seconds"),
-        ));
+        let problem = format!("has no sound between start and end; it lasts {seconds:.2} seconds");
+        return Err(Error::unusable(path, problem, None));
     }
     let samples = resample(&samples[range], rate, SAMPLE_RATE);
     Ok(Sound { samples, notes })
@@ -294,9 +292,9 @@ pub fn read_samples(file: &MediaInfo, end: Option<f64>, o: &Options) -> Result<(
 /// Files that cannot be read, decoders that hang or crash, times below 0.
 pub fn read_track(file: &MediaInfo, start: Option<f64>, end: Option<f64>, o: &Options) -> Result<Sound> {
     let why = match read_audio(file, start, end, o) {
-        Err(Error::Damaged { problem, .. }) => problem,
+        Err(Error::Damaged { problem, .. } | Error::Unusable { problem, .. }) => problem,
         Err(Error::NoStream { .. }) => "there is none".into(),
-        Err(e @ Error::NeedsFfmpeg { .. }) => e.to_string(),
+        Err(Error::NeedsFfmpeg { format, reason, .. }) => format!("{format} needs ffmpeg, {reason}"),
         read => return read,
     };
     let text = format!("its sound is left out, only its frames are used: {why}");

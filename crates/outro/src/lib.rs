@@ -29,7 +29,7 @@ mod weights;
 
 pub use compute::encoder::audio_tokens;
 pub use compute::nn::{Deepstack, KvType, Mat};
-pub use error::{Error, Result, unknown};
+pub use error::{Error, ErrorKind, Hint, PromptTokens, Result, unknown};
 pub use hook::method::{self, OutRo, OutRoConfig, Prune, PruneConfig};
 pub use outro_kernels::{Activations, HugePages, Level, f32_operations_per_second, read_bytes_per_second};
 pub use outro_media::Cancel;

@@ -69,7 +69,7 @@ pub(crate) fn chat(args: &Chat, ui: &Ui) -> anyhow::Result<()> {
             Ok(ControlFlow::Continue(())) => {}
             Ok(ControlFlow::Break(())) => break,
             // At a terminal there is somebody to try again.
-            Err(e) if asks && !crate::fault::is_broken_pipe(&e) => ui.note(&format!("{e:#}")),
+            Err(e) if asks && !crate::fault::is_broken_pipe(&e) => ui.note(&crate::fault::line(&e)),
             Err(e) => return Err(e),
         }
     }

@@ -16,6 +16,7 @@ use super::ask::emit;
 use super::eval::run::{Asked, Checkpoint, Questions, all_failed, carry_out};
 use crate::args::tune::Tune;
 use crate::fault::Fault;
+use crate::hints;
 use crate::ui::{Ui, thousands};
 
 pub(crate) fn run(args: &Tune, ui: &Ui) -> anyhow::Result<()> {
@@ -60,6 +61,7 @@ pub(crate) fn run(args: &Tune, ui: &Ui) -> anyhow::Result<()> {
             answerer: Answerer::Engine(checkpoint.engine(&model, &args.asking)?),
             options: questions.options.clone(),
             ablation: Ablation::None,
+            told: hints::told,
             parser: questions.parser,
             by_logits: args.asking.by_logits,
         };

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use outro::Answer;
-use outro::engine::PromptTokens;
+use outro::PromptTokens;
 use outro_media::Note;
 use serde::Serialize;
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};

@@ -10,6 +10,7 @@ use outro_media::Sampling;
 
 use crate::args::{Media, Reading};
 use crate::fault::Fault;
+use crate::hints;
 use crate::ui::{Ui, Unit};
 
 /// How the preparation reads media: what was typed, else what the model's outro.json says, else the defaults.
@@ -127,7 +128,7 @@ pub(crate) fn load(
     })?;
     let seconds = bar.done();
     for note in &loaded.notes {
-        ui.note(&note.to_string());
+        ui.note(&format!("{note}{}", hints::of_note(note)));
     }
     ui.line(&format!("read {} media in {seconds:.1} s", plan.items.len()));
     Ok(loaded)

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::support::outro;
 
 mod modules;
+mod words;
 use modules::Uses;
 
 /// Workspace crates, and the workspace crates that each may depend on.
@@ -33,7 +34,17 @@ const FLOORS: [(&str, &[&str]); 3] = [
     ),
     (
         "outro-cli",
-        &["cache", "fault", "interrupt", "ui", "hub", "args", "shell", "cmd"],
+        &[
+            "cache",
+            "hints",
+            "fault",
+            "interrupt",
+            "ui",
+            "hub",
+            "args",
+            "shell",
+            "cmd",
+        ],
     ),
 ];
 
@@ -170,6 +181,21 @@ fn modules_form_no_circles() {
         wrong.extend(circles.into_iter().map(|c| format!("{krate}: {c}")));
     }
     none("circles of modules", &wrong);
+}
+
+/// A library's message names no flag: `Error::hint` says as data what helps, the command line has its words for it.
+#[test]
+fn libraries_name_no_flags() {
+    let mut found = Vec::new();
+    for (krate, _) in CRATES.iter().filter(|(name, _)| *name != "outro-cli") {
+        let tests = |name: &str| name.ends_with("tests.rs");
+        for (name, text) in sources_of(krate).into_iter().filter(|(name, _)| !tests(name)) {
+            let words = words::of(&name, &text);
+            let flags = words.iter().filter(|w| words::names_a_flag(w));
+            found.extend(flags.map(|w| format!("{krate}: {name}: {w}")));
+        }
+    }
+    none("flags in libraries", &found);
 }
 
 #[test]

@@ -99,10 +99,7 @@ fn strategies(there: &Header, wanted: &Header) -> String {
     let of = |h: &Header, name: &str| h.strategies.iter().find(|s| s.name == name).cloned();
     for have in &there.strategies {
         let Some(want) = of(wanted, &have.name) else {
-            return format!(
-                "it is also answered by {0}, which is not asked for now (--strategy {0})",
-                have.name
-            );
+            return format!("it is also answered by {}, which is not asked for now", have.name);
         };
         if want != *have {
             let value = |s| serde_json::to_value(s).unwrap_or_default();

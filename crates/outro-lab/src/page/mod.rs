@@ -149,7 +149,7 @@ impl Page<'_> {
             out.html,
             "<h2>Numbers</h2><p>All figures are drawn from <a href=\"layers.csv\">layers.csv</a>, <a href=\"heads.csv\">heads.csv</a> and \
             <a href=\"cosines.csv\">cosines.csv</a>; <a href=\"profile.json\">profile.json</a> has everything. Bands are 95 % intervals of means over prompts. \
-            <code>strategies.txt</code> has interventions on these sinks and heads, as <code>outro eval run --strategy</code> takes them.</p></body></html>"
+            <code>strategies.txt</code> has interventions on these sinks and heads, as <code>outro eval run</code> takes strategies.</p></body></html>"
         );
         out
     }

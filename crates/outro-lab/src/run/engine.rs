@@ -15,7 +15,7 @@ use outro_media::{Note, NoteKind, Picks};
 
 use super::Ablation;
 use crate::clip::{Clip, rate};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::log::{Readout, Row};
 use crate::task::{Gold, Sample, hex};
 
@@ -41,9 +41,11 @@ pub(super) struct Decoded {
 /// A model with one video decoded. What questions about it share is made when it is first needed.
 pub(super) struct Prepared<'a> {
     engine: &'a Engine,
+    /// How an error is worded in a row.
+    pub(super) told: fn(&Error) -> String,
     decoded: Decoded,
-    /// Each question, and the ids of its prompt.
-    asked: Vec<(Conversation, outro::Result<Vec<u32>>)>,
+    /// Each question, and the ids of its prompt or why there are none.
+    asked: Vec<(Conversation, std::result::Result<Vec<u32>, String>)>,
     encoded: Option<MediaSet>,
     /// Why the media could not be encoded.
     failed: Option<String>,
@@ -113,14 +115,20 @@ impl Engine {
     }
 
     /// A decoded video with all the questions about it.
-    pub(super) fn prepare(&self, decoded: Decoded, questions: &[&Sample]) -> Prepared<'_> {
+    pub(super) fn prepare(
+        &self,
+        decoded: Decoded,
+        questions: &[&Sample],
+        told: fn(&Error) -> String,
+    ) -> Prepared<'_> {
         let asked = |s: &&Sample| {
             let asked = Conversation::new(None, &decoded.media.parts, &s.prompt);
             let ids = self.engine.preparer().ids(&asked, &decoded.media.items);
-            (asked, ids)
+            (asked, ids.map_err(|e| told(&e.into())))
         };
         Prepared {
             engine: self,
+            told,
             asked: questions.iter().map(asked).collect(),
             decoded,
             encoded: None,
@@ -160,7 +168,7 @@ impl Prepared<'_> {
             (_, (_, asked)) => {
                 // The question cannot be put, or the media cannot be encoded.
                 let why = match asked {
-                    Err(e) => e.to_string(),
+                    Err(e) => e.clone(),
                     Ok(_) => self.failed.clone().unwrap_or_default(),
                 };
                 let failed = |_| Err(outro::Error::input("question", why.clone()).into());
@@ -206,7 +214,7 @@ impl Prepared<'_> {
         let media = match engine.encode(media, &Cancel::default(), &mut |_| {}) {
             Ok(media) => media,
             Err(e) => {
-                self.failed = Some(e.to_string());
+                self.failed = Some((self.told)(&e.into()));
                 return;
             }
         };

@@ -170,7 +170,7 @@ pub const TASKS: [Task; 8] = [
     },
     Task {
         name: "conversations",
-        about: "any file of conversations as the authors publish them (conversations.json, or --data FILE.json; videos beside it)",
+        about: "any file of conversations as the authors publish them (conversations.json, or a JSON file given as the data; videos beside it)",
         files: &[
             "conversations.json",
             "dailyomni.json",

@@ -309,11 +309,10 @@ fn reader(path: &Path) -> Result<Box<dyn FormatReader>> {
             MetadataOptions::default(),
         )
         .map_err(|e| match sniff(path) {
-            Ok(Sniffed::Matroska) => Error::NeedsFfmpeg {
-                path: path.into(),
-                format: "this Matroska or WebM file".into(),
-                reason: format!("the built-in decoder cannot read it ({e})"),
-            },
+            Ok(Sniffed::Matroska) => {
+                let reason = format!("the built-in decoder cannot read it ({e})");
+                Error::needs_ffmpeg(path, "this Matroska or WebM file", reason)
+            }
             _ => Error::damaged(path, format!("cannot be read as sound: {e}")),
         })
 }
@@ -438,11 +437,8 @@ pub(crate) fn read(path: &Path, sink: &mut dyn FnMut(&[f32], u32) -> Result<()>)
     let mut stream = match find(path)? {
         Found::Stream(stream) => stream,
         Found::Unknown(info) => {
-            return Err(Error::NeedsFfmpeg {
-                path: path.into(),
-                format: format!("its sound in {}", info.codec),
-                reason: "the built-in decoder does not know it".into(),
-            });
+            let format = format!("its sound in {}", info.codec);
+            return Err(Error::needs_ffmpeg(path, format, Error::UNKNOWN));
         }
         Found::Nothing => {
             return Err(Error::NoStream {

@@ -51,11 +51,8 @@ pub(crate) fn frames(
     sink: &mut dyn FnMut(Frames) -> Result<()>,
 ) -> Result<Decoded> {
     if sniff(path)? == Sniffed::Matroska {
-        return Err(Error::NeedsFfmpeg {
-            path: path.into(),
-            format: "video in Matroska or WebM".into(),
-            reason: "the built-in decoder reads its sound only".into(),
-        });
+        let reason = "the built-in decoder reads its sound only";
+        return Err(Error::needs_ffmpeg(path, "video in Matroska or WebM", reason));
     }
     let mut stream = Movie::open(path)?.h264()?;
     let bad = |e: openh264::Error| Error::damaged(path, format!("its H.264 video cannot be decoded: {e}"));

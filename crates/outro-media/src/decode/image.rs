@@ -11,7 +11,7 @@ use crate::decode::ffmpeg;
 use crate::decode::guard::guarded;
 use crate::decode::process;
 use crate::decode::sniff::{Sniffed, sniff};
-use crate::error::{Error, Result};
+use crate::error::{Error, Hint, Result};
 use crate::info::{Decoder, Kind, MediaInfo, Options, Streams, VideoInfo};
 use crate::note::{Note, NoteKind};
 use crate::picture::frames::Frames;
@@ -29,20 +29,16 @@ fn open(path: &Path, o: &Options) -> Result<(Vec<u8>, &'static str)> {
         }
         Sniffed::Foreign(name) => name,
         _ => {
-            let problem = "is no picture; give videos with --video and sound with --audio";
-            return Err(Error::damaged(path, problem));
+            let hint = Hint::GiveAsVideoOrAudio;
+            return Err(Error::unusable(path, "is no picture", hint));
         }
     };
-    let missing = |reason: &str| Error::NeedsFfmpeg {
-        path: path.into(),
-        format: format!("a picture in {name}"),
-        reason: reason.into(),
-    };
+    let missing = |reason: &str| Error::needs_ffmpeg(path, format!("a picture in {name}"), reason);
     if o.decoder == Decoder::Builtin {
-        return Err(missing("which --decoder builtin forbids"));
+        return Err(missing(Error::FORBIDDEN));
     }
     if !ffmpeg::found() {
-        return Err(missing("which was not found"));
+        return Err(missing(Error::NOT_FOUND));
     }
     let mut command = Command::new(ffmpeg::program());
     command
@@ -69,13 +65,10 @@ fn decoder(path: &Path, bytes: &[u8], o: &Options) -> Result<(Box<dyn ImageDecod
     let (w, h) = decoder.dimensions();
     if u64::from(w) * u64::from(h) > MAX_PIXELS {
         let megapixels = u64::from(w) * u64::from(h) / 1_000_000;
-        return Err(Error::damaged(
-            path,
-            format!(
-                "is {w} x {h}, {megapixels} megapixels; at most {} are read, make it smaller first",
-                MAX_PIXELS / 1_000_000
-            ),
-        ));
+        let most = MAX_PIXELS / 1_000_000;
+        let problem =
+            format!("is {w} x {h}, {megapixels} megapixels; at most {most} are read, make it smaller first");
+        return Err(Error::unusable(path, problem, None));
     }
     // What cannot be read of it does not spoil the picture.
     let turn = match decoder.orientation() {
@@ -109,10 +102,7 @@ pub(crate) fn probe(path: &Path, o: &Options) -> Result<MediaInfo> {
         };
         let mut notes = Vec::new();
         if turn != Orientation::NoTransforms {
-            let text = format!(
-                "turned upright by its EXIF orientation ({}); --no-exif leaves it as it is stored",
-                turn.to_exif()
-            );
+            let text = format!("turned upright by its EXIF orientation ({})", turn.to_exif());
             notes.push(Note::new(NoteKind::Turned, path, text));
         }
         Ok(MediaInfo {

@@ -312,11 +312,7 @@ impl Movie {
 }
 
 fn needs_ffmpeg(path: &Path, format: String) -> Error {
-    Error::NeedsFfmpeg {
-        path: path.into(),
-        format,
-        reason: "the built-in decoder does not know it".into(),
-    }
+    Error::needs_ffmpeg(path, format, Error::UNKNOWN)
 }
 
 /// What an edit list presents of a track.

@@ -33,6 +33,8 @@ pub(crate) struct Ended {
     pub(crate) messages: usize,
     /// The number behind the last `frame=`, as ffmpeg's `-progress` prints it.
     pub(crate) frames: Option<usize>,
+    /// Its last line on stderr.
+    pub(crate) last: String,
     /// It ended with a failure.
     pub(crate) failed: Option<Error>,
 }
@@ -125,11 +127,11 @@ pub(crate) fn run(
                     waited = Duration::ZERO;
                     continue;
                 }
-                let problem = format!(
-                    "{name} produced nothing for {} s and was stopped; --deadline gives it longer",
-                    deadline.as_secs_f32()
-                );
-                break Err(Error::decoder(path, problem));
+                break Err(Error::Hung {
+                    path: path.into(),
+                    program: name.clone(),
+                    seconds: deadline.as_secs_f32(),
+                });
             }
             Err(RecvTimeoutError::Disconnected) => break Ok(More::Yes),
         }
@@ -167,6 +169,7 @@ pub(crate) fn run(
     Ok(Ended {
         lines: messages.lines,
         messages: messages.count,
+        last: messages.last,
         frames: reported
             .load(Ordering::Relaxed)
             .checked_sub(1)

@@ -30,10 +30,8 @@ pub(crate) fn sniff(path: &Path) -> Result<Sniffed> {
     let kind = std::fs::metadata(path).map_err(Error::io(path))?.file_type();
     // Opening a pipe waits for somebody to write, and no deadline would end that.
     if !kind.is_file() && !kind.is_dir() {
-        return Err(Error::damaged(
-            path,
-            "is not a file: a pipe or a device cannot be read",
-        ));
+        let problem = "is not a file: a pipe or a device cannot be read";
+        return Err(Error::unusable(path, problem, None));
     }
     let mut head = Vec::new();
     File::open(path)
@@ -46,7 +44,7 @@ pub(crate) fn sniff(path: &Path) -> Result<Sniffed> {
     }
     if LISTS.iter().any(|magic| head.starts_with(magic)) {
         let problem = "is a list of other files, not a media file; give one of those that it names";
-        return Err(Error::damaged(path, problem));
+        return Err(Error::unusable(path, problem, None));
     }
     Ok(kind_of(&head))
 }

@@ -33,6 +33,13 @@ pub(crate) enum Job {
     Audio,
 }
 
+/// A child's last line where a file needs ffmpeg; any other says what is wrong with the file.
+#[derive(Serialize, Deserialize)]
+struct NeedsFfmpeg {
+    format: String,
+    reason: String,
+}
+
 /// The child's side: does the job and writes the result to standard output.
 pub fn run(args: &[OsString]) -> ExitCode {
     let [job, path] = args else {
@@ -48,6 +55,9 @@ pub fn run(args: &[OsString]) -> ExitCode {
     });
     match done.and_then(|()| std::io::stdout().flush().map_err(Error::io(&path))) {
         Ok(()) => ExitCode::SUCCESS,
+        Err(Error::NeedsFfmpeg { format, reason, .. }) => {
+            fail(&serde_json::to_string(&NeedsFfmpeg { format, reason }).unwrap_or_default())
+        }
         Err(e) => {
             // The parent puts the path before it again.
             let message = e.to_string();
@@ -109,12 +119,16 @@ fn output(path: &Path, job: &Job, o: &Options, sink: &mut dyn FnMut(&[u8]) -> Re
     let json = serde_json::to_string(job).map_err(|e| Error::decoder(path, e.to_string()))?;
     let mut command = Command::new(program);
     command.arg(ARG).arg(json).arg(path);
-    process::run(command, path, (o.deadline, &o.cancel), 1 << 16, &mut |piece| {
+    let ended = process::run(command, path, (o.deadline, &o.cancel), 1 << 16, &mut |piece| {
         sink(&piece)?;
         Ok(process::More::Yes)
-    })?
-    .ok()
-    .map(drop)
+    })?;
+    if ended.failed.is_some()
+        && let Ok(NeedsFfmpeg { format, reason }) = serde_json::from_str(&ended.last)
+    {
+        return Err(Error::needs_ffmpeg(path, format, reason));
+    }
+    ended.ok().map(drop)
 }
 
 /// Hands the pieces of a job to `sink`: two numbers and as many bytes as `bytes` makes of them.

@@ -97,10 +97,7 @@ impl Sampling {
             Spread::Starts | Spread::Floor => (1, 1),
         };
         if v.frames < least {
-            let problem = "has one frame, and at least two are needed; save it as a picture \
-                           (ffmpeg -i VIDEO -frames:v 1 picture.png) and give that with --image, and the video's sound, \
-                           if it has any, with --audio";
-            return Err(Error::range("video", problem));
+            return Err(Error::OneFrame);
         }
         if !(v.fps.is_finite() && v.fps > 0.0) {
             let problem = "does not say how many frames a second it has; write it anew \

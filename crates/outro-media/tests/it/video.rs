@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use outro_media::{
-    Decoder, Error, Frames, MediaInfo, Note, NoteKind, Options, Picks, Sampling, VideoInfo, log_mel, probe,
-    probe_video, read_audio, read_frames, read_samples, read_track, read_video, resize,
+    Decoder, Error, Frames, Hint, MediaInfo, Note, NoteKind, Options, Picks, Sampling, VideoInfo, log_mel,
+    probe, probe_video, read_audio, read_frames, read_samples, read_track, read_video, resize,
 };
 
 use crate::support::{ffmpeg_is_there, pitch, shared, with_matrix};
@@ -186,10 +186,9 @@ fn what_is_no_video_says_what_to_give_instead() {
     let still = probe_video(&dir.join("still_sound.mp4"), &o()).unwrap();
     let said = Sampling::default()
         .indices(still.video.as_ref().unwrap())
-        .unwrap_err()
-        .to_string();
-    assert!(said.contains("--image") && said.contains("--audio"), "{said}");
-    // One with sound is of use with --audio.
+        .unwrap_err();
+    assert_eq!(said.hint(), Some(Hint::GiveAsImageAndAudio), "{said}");
+    // One with sound is of use as sound.
     let dir_made = tempfile::tempdir().unwrap();
     let path = dir_made.path().join("still.mp4");
     make(
@@ -205,8 +204,9 @@ fn what_is_no_video_says_what_to_give_instead() {
     let sound = read_audio(&with_sound, None, None, &o()).unwrap();
     assert!(sound.notes.is_empty() && (pitch(&sound.samples) - 880.0).abs() < 10.0);
     let png = dir.join("../image/plain.png");
-    let said = probe_video(&png, &o()).unwrap_err().to_string();
-    assert!(said.contains("plain.png") && said.contains("--image"), "{said}");
+    let said = probe_video(&png, &o()).unwrap_err();
+    assert_eq!(said.hint(), Some(Hint::GiveAsImage));
+    assert!(said.to_string().contains("plain.png"), "{said}");
 }
 
 fn mel_frames(file: &MediaInfo) -> usize {

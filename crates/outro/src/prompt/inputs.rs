@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, PromptTokens, Result};
 use crate::spec::anyres::TokenLayout;
-use crate::spec::config::{AudioProjector, Config, VisionConfig};
+use crate::spec::config::{AudioProjector, Config, SpecialTokens, VisionConfig};
 
 /// One request's tensors. Media rows come in the order of their placeholders in `input_ids`, kind by kind.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -382,6 +382,27 @@ impl Inputs {
         }
     }
 
+    /// Its tokens by kind, as its ids say. Where images and videos have one placeholder, those of a video are the video's.
+    fn prompt_tokens(&self, t: &SpecialTokens) -> PromptTokens {
+        let of = |id: Option<u32>| self.input_ids.iter().filter(|i| Some(**i) == id).count();
+        let (total, mut image, mut video, audio) =
+            (self.input_ids.len(), of(t.image), of(t.video), of(t.audio));
+        if t.image == t.video {
+            if self.pixel_values_videos.is_some() {
+                image = 0;
+            } else {
+                video = 0;
+            }
+        }
+        PromptTokens {
+            total,
+            text: total.saturating_sub(image + video + audio),
+            image,
+            video,
+            audio,
+        }
+    }
+
     /// Checks that the tensors fit the model and each other.
     ///
     /// # Errors
@@ -392,14 +413,7 @@ impl Inputs {
             let problem = format!("holds the id {id}, the vocabulary ends at {}", c.text.vocab - 1);
             return Err(Error::input("input_ids", problem));
         }
-        if ids.len() > c.text.max_positions {
-            let breakdown = "shorten the prompt (--fps, --frames, --max-pixels, --start/--end)".into();
-            return Err(Error::TokenBudget {
-                tokens: ids.len(),
-                limit: c.text.max_positions,
-                breakdown,
-            });
-        }
+        self.prompt_tokens(t).fit(c.text.max_positions)?;
         let count = |key: &str, name: &str, id: Option<u32>, expected: usize| {
             let Some(id) = id else { return Ok(()) };
             let found = ids.iter().filter(|i| **i == id).count();

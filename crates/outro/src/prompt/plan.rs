@@ -4,7 +4,7 @@ use std::path::Path;
 
 use outro_media::{MAX_SECONDS, MediaInfo, Note, NoteKind, SAMPLE_RATE, Sampling, VideoInfo};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, PromptTokens, Result};
 use crate::prompt::chat::Part;
 use crate::prompt::expand::Chunk;
 use crate::prompt::preprocessor::Processor;
@@ -137,35 +137,16 @@ impl Plan {
     /// Refuses a prompt that does not fit the model.
     ///
     /// # Errors
-    /// [`Error::TokenBudget`] with the tokens by kind and the flags that make them fewer.
+    /// [`Error::TokenBudget`] with the tokens by kind.
     pub fn check(&self) -> Result<()> {
-        if self.prompt_tokens <= self.limit {
-            return Ok(());
-        }
-        let mut kinds = Vec::new();
-        let mut help = Vec::new();
-        for (tokens, name, flags) in [
-            (
-                self.video_tokens,
-                "video",
-                "--fps, --frames, --max-pixels or --start/--end",
-            ),
-            (self.image_tokens, "image", "--max-pixels"),
-            (self.audio_tokens, "audio", "--start/--end"),
-            (self.text_tokens.unwrap_or(0), "text", "a shorter question"),
-        ] {
-            if tokens > 0 {
-                kinds.push(format!("{tokens} {name}"));
-                help.push((tokens, flags));
-            }
-        }
-        help.sort_by_key(|h| std::cmp::Reverse(h.0));
-        let flags = help.first().map_or("", |h| h.1);
-        Err(Error::TokenBudget {
-            tokens: self.prompt_tokens,
-            limit: self.limit,
-            breakdown: format!("{}; lower it with {flags}", kinds.join(" + ")),
-        })
+        let tokens = PromptTokens {
+            total: self.prompt_tokens,
+            text: self.text_tokens.unwrap_or(0),
+            image: self.image_tokens,
+            video: self.video_tokens,
+            audio: self.audio_tokens,
+        };
+        tokens.fit(self.limit)
     }
 }
 
@@ -247,7 +228,7 @@ impl Planner<'_> {
         };
         if !takes {
             let problem = format!("a {} model cannot take this kind of file", self.config.model_type);
-            return Err(Error::input(path.display().to_string(), problem));
+            return Err(Error::unsupported(path.to_path_buf(), "", problem));
         }
         let item = match part {
             Part::Image(_) => self.image(outro_media::probe(path, &options.media)?, alone, options)?,
@@ -350,8 +331,7 @@ impl Planner<'_> {
             return (seconds, 0, 0);
         };
         if seconds > MAX_SECONDS as f64 && tower.projector == AudioProjector::AvgPool2 {
-            let problem = "only the first 300 seconds of the sound are heard (the processor's limit); \
-                           use --start/--end for another part";
+            let problem = "only the first 300 seconds of the sound are heard (the processor's limit)";
             notes.push(Note::new(NoteKind::Cut, &info.path, problem));
         }
         let samples = samples(seconds);

@@ -396,6 +396,10 @@ impl File {
         Error::config(&self.path, format!("{}{key}", self.within), problem)
     }
 
+    fn unsupported(&self, key: &str, problem: String) -> Error {
+        Error::unsupported(&self.path, format!("{}{key}", self.within), problem)
+    }
+
     fn get(&self, key: &str) -> Option<&Value> {
         let pointer = format!("/{}", key.replace('.', "/"));
         self.content.pointer(&pointer).filter(|v| !v.is_null())
@@ -437,12 +441,12 @@ impl File {
             ("cap_pixels_per_frame", false),
         ] {
             if self.get(key).is_some_and(|v| v.as_bool() == Some(!usual)) {
-                return Err(self.error(key, format!("{} is not supported; remove the field", !usual)));
+                return Err(self.unsupported(key, format!("{} is not supported; remove the field", !usual)));
             }
         }
         let close = |key: &str, usual: f64| match self.get(key).and_then(Value::as_f64) {
             Some(x) if (x - usual).abs() > 1e-6 => {
-                Err(self.error(key, format!("is {x}; only {usual} is supported")))
+                Err(self.unsupported(key, format!("is {x}; only {usual} is supported")))
             }
             _ => Ok(()),
         };
@@ -464,7 +468,7 @@ impl File {
         }
         match self.get("dither").and_then(Value::as_f64) {
             Some(x) if x != 0.0 => {
-                Err(self.error("dither", format!("is {x}; noise is not supported, set it to 0")))
+                Err(self.unsupported("dither", format!("is {x}; noise is not supported, set it to 0")))
             }
             _ => Ok(()),
         }

@@ -7,7 +7,7 @@ mod media;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-pub use answer::{Answer, Candidate, Finish, PromptTokens, Spent};
+pub use answer::{Answer, Candidate, Finish, Spent};
 pub use ask::{Ask, Batch, Update, answer_all};
 pub use media::MediaSet;
 
@@ -78,10 +78,8 @@ impl Engine {
     pub fn of(dir: &Path, preparer: impl Into<Arc<Preparer>>, model: Model, kv: KvType) -> Result<Self> {
         let preparer = preparer.into();
         if preparer.tokenizer().is_none() {
-            return Err(Error::Tokenizer {
-                path: dir.into(),
-                problem: "the checkpoint has no tokenizer; put its tokenizer.json beside config.json".into(),
-            });
+            let problem = "the checkpoint has no tokenizer; put its tokenizer.json beside config.json";
+            return Err(Error::missing(dir, problem));
         }
         Ok(Self(Arc::new(Inner {
             dir: dir.into(),

@@ -171,11 +171,7 @@ impl Session {
         }
         let limit = self.model.config().text.max_positions;
         if self.next as usize >= limit {
-            return Err(Error::TokenBudget {
-                tokens: self.next as usize + 1,
-                limit,
-                breakdown: "the answer has filled the context".into(),
-            });
+            return Err(Error::ContextFull { limit });
         }
         let row = Prompt {
             embeds: self.model.embed(&[token])?,

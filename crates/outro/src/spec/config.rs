@@ -215,7 +215,7 @@ impl Activation {
             "gelu" => Ok(Self::Gelu),
             "gelu_pytorch_tanh" => Ok(Self::GeluTanh),
             "quick_gelu" => Ok(Self::QuickGelu),
-            other => Err(json.error(format!(
+            other => Err(json.unsupported(format!(
                 "is {other}; silu, gelu, gelu_pytorch_tanh and quick_gelu are supported"
             ))),
         }

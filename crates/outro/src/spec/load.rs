@@ -51,14 +51,14 @@ fn without_config(dir: &Path) -> Error {
         .collect();
     ggufs.sort();
     match ggufs.first() {
-        Some(file) => Error::checkpoint(
+        Some(file) => Error::missing(
             dir,
             format!(
                 "holds no config.json; to run a GGUF file give the file itself: {}",
                 file.display()
             ),
         ),
-        None => Error::checkpoint(
+        None => Error::missing(
             dir,
             "holds no config.json; give a checkpoint directory as the hub stores it",
         ),
@@ -69,7 +69,7 @@ fn without_config(dir: &Path) -> Error {
 fn adapter_alone(path: &Path, value: &Value) -> Error {
     let base = Json::new(path, value).at("base_model_name_or_path");
     match base.str() {
-        Ok(name) => base.error(format!(
+        Ok(name) => base.unsupported(format!(
             "is {name}: this is an adapter of it, which is not read; merge the two first (peft: merge_and_unload, then \
              save_pretrained) and give the merged checkpoint"
         )),

@@ -141,7 +141,7 @@ impl Checkpoint {
             for file in needed.values().collect::<BTreeSet<_>>() {
                 let path = dir.join(file);
                 if !path.exists() {
-                    return Err(Error::checkpoint(
+                    return Err(Error::missing(
                         path,
                         "this shard is named by the index and missing; fetch it, or the whole checkpoint again",
                     ));
@@ -161,7 +161,7 @@ impl Checkpoint {
         } else {
             let other = OTHERS.iter().find(|(file, _)| dir.join(file).is_file());
             let other = other.map_or(String::new(), |(file, way)| format!(". It holds {file}: {way}"));
-            return Err(Error::checkpoint(
+            return Err(Error::missing(
                 dir,
                 format!(
                     "holds neither model.safetensors nor model.safetensors.index.json; safetensors checkpoints and single GGUF files are read{other}"
@@ -294,8 +294,9 @@ impl Checkpoint {
         let (info, path, map) = self.find(name, shape)?;
         let bytes = &map[info.start..info.end];
         let stored = Stored::of_name(&info.dtype).ok_or_else(|| {
-            Error::checkpoint(
+            Error::unsupported(
                 path,
+                "",
                 format!(
                     "tensor `{}` is of type {}; F32, BF16 and F16 are read, in GGUF files also Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K and Q6_K",
                     info.name, info.dtype
@@ -320,14 +321,10 @@ impl Checkpoint {
         };
         let aligned = bytes.as_ptr().align_offset(4) == 0 || matches!(stored, Stored::Quant(_));
         let data = if wanted != stored {
-            convert(widen_bytes(bytes, stored), dtype).ok_or_else(|| {
-                Error::checkpoint(
-                    path,
-                    format!(
-                        "tensor `{}` holds values that --dtype f16 cannot, use bf16 or f32",
-                        info.name
-                    ),
-                )
+            convert(widen_bytes(bytes, stored), dtype).ok_or_else(|| Error::Narrow {
+                path: path.into(),
+                tensor: info.name.clone(),
+                dtype: "f16",
             })?
         } else if aligned {
             Data::Mapped {

@@ -153,7 +153,7 @@ impl<'a> Json<'a> {
                 } else {
                     format!("only {} is supported", brief(default))
                 };
-                return Err(field.error(format!("is {}, {only}", brief(value))));
+                return Err(field.unsupported(format!("is {}, {only}", brief(value))));
             }
         }
         Ok(())
@@ -225,6 +225,11 @@ impl<'a> Json<'a> {
     /// A complaint about this place.
     pub fn error(&self, problem: impl Into<String>) -> Error {
         Error::config(&self.file, &self.field, problem)
+    }
+
+    /// An [`Error::Unsupported`] about this field.
+    pub fn unsupported(&self, problem: impl Into<String>) -> Error {
+        Error::unsupported(&self.file, &self.field, problem)
     }
 
     fn get<T>(&self, what: &str, f: impl Fn(&'a Value) -> Option<T>) -> Result<T> {
@@ -384,7 +389,7 @@ impl<'a> Json<'a> {
             return Ok(());
         }
         let (is, only) = (self.str()?, values.join(", "));
-        Err(self.error(format!("is {is}, only {only} is supported")))
+        Err(self.unsupported(format!("is {is}, only {only} is supported")))
     }
 
     /// A string.

@@ -6,6 +6,7 @@ mod checkpoint;
 mod checkpoints;
 mod config;
 mod engine;
+mod errors;
 mod families;
 mod gguf;
 mod golden;

@@ -25,6 +25,7 @@ use crate::args::eval::{Asking, EvalRun, Who, is_log};
 use crate::args::{REDUCED, Switches, Weights};
 use crate::cmd::ask::emit;
 use crate::fault::Fault;
+use crate::hints;
 use crate::interrupt;
 use crate::shell::media;
 use crate::shell::output::make_parent;
@@ -368,6 +369,7 @@ impl Job {
             answerer,
             options: self.questions.options.clone(),
             ablation: args.ablation,
+            told: hints::told,
             parser: self.questions.parser,
             by_logits: args.asking.by_logits,
         };

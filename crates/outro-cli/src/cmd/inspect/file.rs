@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::checkpoint::{Need, need};
 use crate::args::Reading;
+use crate::hints;
 use crate::shell::media;
 use crate::ui::{bytes, thousands};
 
@@ -321,7 +322,7 @@ impl Report {
             );
         }
         for note in &self.notes {
-            let _ = writeln!(out, "{:<12} {}", "note", note.text);
+            let _ = writeln!(out, "{:<12} {}{}", "note", note.text, hints::of_note(note));
         }
         out
     }

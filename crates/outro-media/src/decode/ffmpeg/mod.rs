@@ -129,7 +129,7 @@ fn names_others(path: &Path, format: &str) -> Result<()> {
     if format.split(',').any(|name| refused.contains(&name)) {
         let problem =
             format!("is a list of other files or text ({format}), which is not opened; give a media file");
-        return Err(Error::damaged(path, problem));
+        return Err(Error::unusable(path, problem, None));
     }
     Ok(())
 }
@@ -256,7 +256,7 @@ pub(crate) fn audio(file: &MediaInfo, end: Option<f64>, o: &Options) -> Result<(
         })?;
         if sound.samples.is_empty() {
             let why = match ended.ok() {
-                Err(e @ Error::Damaged { .. }) => e,
+                Err(e @ (Error::Damaged { .. } | Error::Unusable { .. })) => e,
                 Err(e) => return Err(e),
                 Ok(_) => Error::damaged(path, "its sound holds no sample"),
             };

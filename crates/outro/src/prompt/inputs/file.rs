@@ -80,7 +80,7 @@ impl File<'_> {
         if inputs == Inputs::default() {
             return Err(self.error(
                 "input_ids",
-                "missing, and so is every other input; see `outro trace --help` for the keys",
+                "missing, and so is every other input; docs/trace.md has the keys",
             ));
         }
         Ok(inputs)

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use outro_media::Note;
 use serde::Serialize;
 
+use crate::error::PromptTokens;
+
 /// One strategy's answer.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Answer {
@@ -85,19 +87,4 @@ pub struct Spent {
     pub shared: f64,
     /// The tokens. Steps that several requests shared count in equal parts.
     pub decode: f64,
-}
-
-/// Tokens of a prompt by kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct PromptTokens {
-    /// All.
-    pub total: usize,
-    /// Words, roles and delimiters.
-    pub text: usize,
-    /// Of images.
-    pub image: usize,
-    /// Of videos' frames.
-    pub video: usize,
-    /// Of sound.
-    pub audio: usize,
 }

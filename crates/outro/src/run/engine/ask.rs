@@ -6,9 +6,10 @@ use std::time::Instant;
 
 use outro_media::Cancel;
 
-use super::answer::{Answer, Candidate, Finish, PromptTokens, Spent};
+use super::answer::{Answer, Candidate, Finish, Spent};
 use super::media::MediaSet;
 use super::{Engine, Error, Result};
+use crate::error::PromptTokens;
 use crate::hook::Hook;
 use crate::hook::method::{OutRo, Prune};
 use crate::prompt::chat::Conversation;
@@ -170,33 +171,21 @@ impl Ask {
     fn layout(&self) -> Result<Layout> {
         let preparer = self.engine.preparer();
         let layout = preparer.layout_about(self.media.media(), &self.conversation)?;
-        let (ids, limit) = (&layout.ids, preparer.config().text.max_positions);
-        if ids.len() > limit {
-            let count = PromptTokens::of(ids, &self.media);
-            return Err(Error::TokenBudget {
-                tokens: ids.len(),
-                limit,
-                breakdown: format!(
-                    "{} video + {} image + {} audio + {} text; ask less, or about a shorter part",
-                    count.video, count.image, count.audio, count.text
-                ),
-            });
-        }
+        let limit = preparer.config().text.max_positions;
+        prompt_tokens(&layout.ids, &self.media).fit(limit)?;
         Ok(layout)
     }
 }
 
-impl PromptTokens {
-    fn of(ids: &[u32], media: &MediaSet) -> Self {
-        let embeds = media.embeds();
-        let (image, video, audio) = (embeds.image.rows(), embeds.video.rows(), embeds.audio.rows());
-        Self {
-            total: ids.len(),
-            image,
-            video,
-            audio,
-            text: ids.len().saturating_sub(image + video + audio),
-        }
+fn prompt_tokens(ids: &[u32], media: &MediaSet) -> PromptTokens {
+    let embeds = media.embeds();
+    let (image, video, audio) = (embeds.image.rows(), embeds.video.rows(), embeds.audio.rows());
+    PromptTokens {
+        total: ids.len(),
+        image,
+        video,
+        audio,
+        text: ids.len().saturating_sub(image + video + audio),
     }
 }
 
@@ -303,7 +292,7 @@ impl Live {
         let (engine, media) = (&ask.engine, &ask.media);
         let model = engine.model();
         let layout = ask.layout()?;
-        let prompt_tokens = PromptTokens::of(&layout.ids, media);
+        let prompt_tokens = prompt_tokens(&layout.ids, media);
         let sampling = match &ask.sampling {
             Some(sampling) => sampling.clone(),
             None => engine.sampling()?,

@@ -164,11 +164,11 @@ impl Rope {
         if let Some((key, _)) = rope.fields().find(|(_, v)| v.is_object()) {
             return Err(rope
                 .at(key)
-                .error("rotary settings of one kind of layer are not supported; one for all is"));
+                .unsupported("rotary settings of one kind of layer are not supported; one for all is"));
         }
         let part = rope.at("partial_rotary_factor");
         if part.positive_or(1.0)? != 1.0 {
-            return Err(part.error(format!(
+            return Err(part.unsupported(format!(
                 "is {}, only 1 is supported: heads are rotated whole",
                 part.positive()?
             )));
@@ -267,7 +267,7 @@ fn scaling<'a>(json: &Json<'a>, rope: &Json<'a>, dim: usize, written: usize, the
             }
             yarn(rope, written, original()?)
         }
-        other => Err(kind.error(format!(
+        other => Err(kind.unsupported(format!(
             "is {other}; default, mrope, linear, dynamic, yarn and llama3 are supported"
         ))),
     }

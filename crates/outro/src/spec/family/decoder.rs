@@ -150,7 +150,7 @@ fn foreign(json: &Json, kind: Kind) -> Result<()> {
         if field.says(&[if neutral == Neutral::No { 0.0 } else { 1.0 }]) {
             continue;
         }
-        return Err(field.error(format!(
+        return Err(field.unsupported(format!(
             "is {}, which is not supported; this family's decoder does not have it",
             field.shown()
         )));
@@ -171,7 +171,7 @@ fn windows(json: &Json, layers: usize, longest: usize, experts: bool) -> Result<
     if kinds.present() {
         for kind in kinds.strings()?.into_iter().take(layers) {
             if kind != "full_attention" && (kind != "sliding_attention" || short || !window.known()) {
-                return Err(kinds.error(format!("holds {kind}; only full_attention is supported")));
+                return Err(kinds.unsupported(format!("holds {kind}; only full_attention is supported")));
             }
         }
     }
@@ -183,13 +183,13 @@ fn windows(json: &Json, layers: usize, longest: usize, experts: bool) -> Result<
         let first = first.integer_or(0)?;
         // Decoders with experts have the window in all layers.
         if uses.bool_or(false)? && (experts || first < layers as i64) && !kinds.present() {
-            return Err(uses.error(format!(
+            return Err(uses.unsupported(format!(
                 "is true: some layers would see {tokens} tokens only (sliding_window), which is not supported"
             )));
         }
         return Ok(());
     }
-    Err(window.error(format!(
+    Err(window.unsupported(format!(
         "is {tokens}: layers that see so many tokens only are not supported"
     )))
 }

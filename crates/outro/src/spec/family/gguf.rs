@@ -47,9 +47,9 @@ pub(crate) fn config(file: &Gguf) -> Result<Config> {
         } else {
             ""
         };
-        file.error(
+        file.unsupported(
             key,
-            &format!("is `{architecture}`; of GGUF files these are read: {known}{media}"),
+            format!("is `{architecture}`; of GGUF files these are read: {known}{media}"),
         )
     })?;
     let own = |key: &str| format!("{architecture}.{key}");
@@ -78,22 +78,19 @@ pub(crate) fn config(file: &Gguf) -> Result<Config> {
     };
     for key in [experts, "attention.sliding_window"] {
         if file.int(&own(key))?.is_some_and(|n| n > 0) {
-            return Err(file.error(&own(key), "is not supported"));
+            return Err(file.unsupported(&own(key), "is not supported"));
         }
     }
     scaling(file, &own, &mut fields)?;
     let value = Value::Object(fields);
-    let mut config = (family.parse)(&Json::new(file.path(), &value)).map_err(|e| match e {
+    let mut config = (family.parse)(&Json::new(file.path(), &value)).map_err(|mut e| {
         // The user's file has other names for the fields.
-        Error::Config { path, field, problem } => {
-            let key = KEYS.iter().find(|k| k.1 == field).map_or(field, |k| own(k.0));
-            Error::Config {
-                path,
-                field: key,
-                problem,
-            }
+        if let Error::Config { field, .. } | Error::Unsupported { field, .. } = &mut e
+            && let Some(key) = KEYS.iter().find(|k| k.1 == field)
+        {
+            *field = own(key.0);
         }
-        e => e,
+        e
     })?;
     let text = &mut config.text;
     for key in ["rope.dimension_count", "attention.value_length"] {
@@ -101,7 +98,7 @@ pub(crate) fn config(file: &Gguf) -> Result<Config> {
             && n != text.head_dim as i128
         {
             let problem = format!("is {n}; only the head dimension, {}, is supported", text.head_dim);
-            return Err(file.error(&own(key), &problem));
+            return Err(file.unsupported(&own(key), problem));
         }
     }
     if let Some(factors) = file.f32s("rope_freqs.weight", text.head_dim / 2)? {
@@ -144,7 +141,7 @@ fn scaling(file: &Gguf, own: &dyn Fn(&str) -> String, fields: &mut Map<String, V
                     && x != none
                     && x >= 0.0
                 {
-                    return Err(file.error(&key(name), &format!("is {x}, only {none} is supported")));
+                    return Err(file.unsupported(&key(name), format!("is {x}, only {none} is supported")));
                 }
             }
             fields.insert("rope_scaling".into(), rope);
@@ -152,7 +149,7 @@ fn scaling(file: &Gguf, own: &dyn Fn(&str) -> String, fields: &mut Map<String, V
         }
         (Some(other), _) => {
             let problem = format!("is `{other}`; none, linear and yarn are supported");
-            Err(file.error(&key("type"), &problem))
+            Err(file.unsupported(&key("type"), problem))
         }
     }
 }

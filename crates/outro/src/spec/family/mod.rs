@@ -64,7 +64,7 @@ pub(crate) fn parse(json: &Json, own: &[&Family]) -> Result<Config> {
     let family = all().find(|f| f.model_type == model_type).ok_or_else(|| {
         let known: Vec<_> = all().map(|f| f.model_type).collect();
         let nearest = known.iter().min_by_key(|k| distance(k, model_type));
-        field.error(format!(
+        field.unsupported(format!(
             "unknown architecture `{model_type}`; known: {}; the nearest is {}",
             known.join(", "),
             nearest.unwrap_or(&"none")
@@ -123,7 +123,7 @@ fn axial(json: &Json) -> Result<()> {
         }
         let theta = rope.at("rope_theta");
         if theta.positive_or(THETA)? != THETA {
-            return Err(theta.error(format!("is {}, only {THETA} is supported", theta.positive()?)));
+            return Err(theta.unsupported(format!("is {}, only {THETA} is supported", theta.positive()?)));
         }
     }
     Ok(())

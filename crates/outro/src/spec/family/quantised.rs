@@ -1,7 +1,7 @@
 //! Checkpoints whose weights are packed: refused from config.json alone, before a weight is looked for.
 
 use super::Json;
-use crate::error::Result;
+use crate::error::{Error, Hint, Result};
 
 /// Where each quantiser says what it did.
 const KEYS: [&str; 4] = [
@@ -24,9 +24,11 @@ pub(super) fn refuse(json: &Json) -> Result<()> {
                 let is = format!("is {}", inner.shown());
                 (inner, is)
             };
-            return Err(place.error(format!(
-                "{is}; quantised safetensors are not read. Take the unquantised checkpoint, with --quantize q4_k if memory is short"
-            )));
+            let mut error = place.unsupported(format!("{is}; quantised safetensors are not read"));
+            if let Error::Unsupported { hint, .. } = &mut error {
+                *hint = Some(Hint::QuantiseHere);
+            }
+            return Err(error);
         }
         if value.is_object() {
             refuse(&inner)?;

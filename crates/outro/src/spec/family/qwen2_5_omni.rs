@@ -121,7 +121,7 @@ pub(super) fn audio(json: &Json, text: &TextConfig) -> Result<AudioConfig> {
     if json.at("scale_embedding").bool_or(false)? {
         return Err(json
             .at("scale_embedding")
-            .error("true is not supported; no released checkpoint of the family uses it"));
+            .unsupported("true is not supported; no released checkpoint of the family uses it"));
     }
     let out = json.at("output_dim").size()?;
     if out != text.hidden {

@@ -36,7 +36,7 @@ pub(super) fn decoder(
 ) -> Result<TextConfig> {
     let bias = json.at("attention_bias");
     if bias.bool_or(false)? {
-        return Err(bias.error("true is not supported; no released checkpoint of the family uses it"));
+        return Err(bias.unsupported("true is not supported; no released checkpoint of the family uses it"));
     }
     let kind = Kind {
         qkv_bias: false,

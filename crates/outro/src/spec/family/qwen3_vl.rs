@@ -86,7 +86,9 @@ pub(super) fn text(json: &Json, tied: bool, experts: Option<bool>) -> Result<Tex
     for rope in ["rope_scaling", "rope_parameters"] {
         let turns = json.at(rope).at("mrope_interleaved");
         if !turns.bool_or(true)? {
-            return Err(turns.error("false is not supported; no released checkpoint of the family has it"));
+            return Err(
+                turns.unsupported("false is not supported; no released checkpoint of the family has it")
+            );
         }
     }
     text.rope.mrope_interleaved = true;
@@ -104,7 +106,9 @@ pub(super) fn vision(json: &Json, text: &TextConfig, names: VisionNames) -> Resu
     }
     let learned = json.at("apply_vit_abs_pos_embed");
     if !learned.bool_or(true)? {
-        return Err(learned.error("false is not supported; no released checkpoint of the family has it"));
+        return Err(
+            learned.unsupported("false is not supported; no released checkpoint of the family has it")
+        );
     }
     let indexes = json.at("deepstack_visual_indexes");
     let deepstack: Vec<usize> = indexes.list()?;

@@ -94,7 +94,7 @@ fn sound(json: &Json, text: &TextConfig) -> Result<AudioConfig> {
     json.at("activation_function").only(&["gelu"])?;
     let scaled = json.at("scale_embedding");
     if scaled.bool_or(false)? {
-        return Err(scaled.error("true is not supported; no released checkpoint of the family uses it"));
+        return Err(scaled.unsupported("true is not supported; no released checkpoint of the family uses it"));
     }
     let (hidden, heads) = width(json, "d_model", "encoder_attention_heads")?;
     let positions = json.at("max_source_positions").size()?;
@@ -121,7 +121,7 @@ fn sound(json: &Json, text: &TextConfig) -> Result<AudioConfig> {
     let every = q.at("cross_attention_freq").size_or(1)?;
     if every != 1 {
         let problem = format!("is {every}, only 1 is supported; the released checkpoints have it");
-        return Err(q.at("cross_attention_freq").error(problem));
+        return Err(q.at("cross_attention_freq").unsupported(problem));
     }
     Ok(AudioConfig {
         layers: json.at("encoder_layers").size()?,

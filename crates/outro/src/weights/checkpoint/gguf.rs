@@ -71,7 +71,7 @@ impl Gguf {
             } else {
                 format!("is of GGUF version {version}; 2 and 3 are read")
             };
-            return Err(Error::checkpoint(path, problem));
+            return Err(Error::unsupported(path, "", problem));
         }
         let (tensors, pairs) = (c.u64("number of tensors")?, c.u64("number of metadata keys")?);
         // Every step below takes bytes, so a lying count ends at the end of the file, before memory does.
@@ -91,10 +91,8 @@ impl Gguf {
             tensors: BTreeMap::new(),
         };
         if this.int("split.count")?.is_some_and(|n| n > 1) {
-            return Err(this.error(
-                "split.count",
-                "the file is one of several parts; join them with llama-gguf-split --merge",
-            ));
+            let problem = "the file is one of several parts; join them with llama.cpp's llama-gguf-split";
+            return Err(this.unsupported("split.count", problem));
         }
         let alignment = this.int("general.alignment")?.unwrap_or(32);
         if !(1..=1 << 20).contains(&alignment) || alignment.count_ones() != 1 {
@@ -185,6 +183,11 @@ impl Gguf {
     /// An error about a key.
     pub(crate) fn error(&self, key: &str, problem: &str) -> Error {
         Error::config(&self.path, key, problem)
+    }
+
+    /// That what this key says is not done.
+    pub(crate) fn unsupported(&self, key: &str, problem: impl Into<String>) -> Error {
+        Error::unsupported(&self.path, key, problem)
     }
 
     fn mistyped<T>(&self, key: &str, what: &str) -> Result<T> {

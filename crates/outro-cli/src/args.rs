@@ -17,7 +17,6 @@ use std::path::{Path, PathBuf};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
-use outro::method::PruneConfig;
 use outro::{Activations, KvType, LoadOptions};
 use outro_media::Decoder;
 
@@ -124,7 +123,6 @@ pub(crate) struct Ask {
     pub(crate) sampled: sampling::Sampled,
     pub(crate) system: Option<String>,
     pub(crate) weights: Weights,
-    pub(crate) prune: Option<PruneConfig>,
     pub(crate) json: bool,
 }
 
@@ -276,7 +274,8 @@ fn ask(f: AskFlags, typed: &ArgMatches) -> anyhow::Result<Ask> {
         }
         (None, one) => vec![question(one)?],
     };
-    let strategies = strategies(&f.strategy, Switches::new(switches(&f.method)?)?)?;
+    let mut strategies = strategies(&f.strategy, Switches::new(switches(&f.method)?)?)?;
+    strategies.prune = f.prune.prune;
     Ok(Ask {
         model: f.model.model,
         media,
@@ -285,7 +284,6 @@ fn ask(f: AskFlags, typed: &ArgMatches) -> anyhow::Result<Ask> {
         sampled: sampling::sampled(&f.sampling)?,
         system: f.system,
         weights: weights(&f.weights, Activations::Reduced)?,
-        prune: f.prune.prune,
         json: f.json,
     })
 }

@@ -373,7 +373,7 @@ pub(super) fn eval(command: EvalCommand) -> anyhow::Result<Eval> {
     };
     if let Some(p) = f.prune.prune {
         for name in &mut strategies {
-            *name = format!("{name}/prune:layer={},keep={}", p.layer, p.keep);
+            *name = format!("{name}/{p}");
         }
     }
     if !engine {

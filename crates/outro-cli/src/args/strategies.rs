@@ -1,6 +1,6 @@
 //! Ways of answering and switches of the method, as they were typed.
 
-use outro::method::OutRoConfig;
+use outro::method::{OutRoConfig, PruneConfig};
 use outro::strategy::{Strategy, outro_switches};
 
 use super::flags::MethodFlags;
@@ -13,6 +13,8 @@ pub(crate) struct Strategies {
     pub(crate) names: Vec<String>,
     /// What `outro` means in them.
     pub(crate) outro: Switches,
+    /// Tokens to drop, with each of them.
+    pub(crate) prune: Option<PruneConfig>,
 }
 
 /// Switches of the method as they were typed, checked; they go on top of what the model's outro.json says.
@@ -106,7 +108,11 @@ pub(super) fn strategies(typed: &[String], outro: Switches) -> anyhow::Result<St
     if !used {
         return Err(unused_switches("a switch of OutRo", &names.join(", ")));
     }
-    Ok(Strategies { names, outro })
+    Ok(Strategies {
+        names,
+        outro,
+        prune: None,
+    })
 }
 
 pub(super) fn unused_switches(what: &str, strategy: &str) -> anyhow::Error {

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::Context;
 use outro::chat::Conversation;
 use outro::prepare::Preparer;
-use outro::strategy::{Extra, Strategy};
+use outro::strategy::Strategy;
 use outro::{Answer, Ask, Engine, Update, answer_all};
 use outro_media::{Note, NoteKind};
 
@@ -32,15 +32,7 @@ pub(crate) fn ask(args: &AskArgs, ui: &Ui) -> anyhow::Result<()> {
     let options = media::options(&args.media.reading, &preparer);
     let plan = media::plan(&preparer, &conversations, &options)?;
 
-    let mut strategies = source::strategies(&args.strategies, &preparer, &source, ui)?;
-    if let Some(prune) = args.prune {
-        let method = source::method(preparer.settings(), &source.dir, &args.strategies.outro)?;
-        for by in &mut strategies {
-            by.extras.push(Extra::Prune(prune));
-            by.sinks = Some(method.clone());
-            by.check(&preparer.config().text)?;
-        }
-    }
+    let strategies = source::strategies(&args.strategies, &preparer, &source, ui)?;
 
     let mut shared = Shared::default();
     let since = Instant::now();

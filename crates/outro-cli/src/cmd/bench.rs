@@ -25,8 +25,9 @@ pub(crate) fn run(args: &Bench, ui: &Ui) -> anyhow::Result<()> {
     } else {
         let source = source::choose(args.model.as_deref(), ui)?;
         unasked = source.unasked;
-        let method = source::method(&Settings::load(&source.dir)?, &source.dir, &Switches::default())?;
-        (Config::load(&source.dir)?, method, Some(source.dir))
+        let (own, config) = (Settings::load(&source.dir)?, Config::load(&source.dir)?);
+        let method = source::method(&own, &source.dir, &Switches::default(), config.text.layers)?;
+        (config, method, Some(source.dir))
     };
     let limit = config.text.max_positions;
     let wanted = args.work.prompt_tokens.saturating_add(args.work.new_tokens);

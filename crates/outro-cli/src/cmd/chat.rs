@@ -30,7 +30,12 @@ pub(crate) fn chat(args: &Chat, ui: &Ui) -> anyhow::Result<()> {
     media::tokenizer(&preparer, &source.dir)?;
     let chosen = sampling::settle(&args.sampled, &source.dir, ui)?;
     let by = source::strategies(&args.strategies, &preparer, &source, ui)?.remove(0);
-    let method = source::method(preparer.settings(), &source.dir, &args.strategies.outro)?;
+    let method = source::method(
+        preparer.settings(),
+        &source.dir,
+        &args.strategies.outro,
+        preparer.config().text.layers,
+    )?;
     let options = media::options(&args.media.reading, &preparer);
     source::introduce(&source, None, ui);
     let model = weights(&source, &args.weights, ui)?;

@@ -47,7 +47,12 @@ pub(crate) fn run(args: &Trace, ui: &Ui) -> anyhow::Result<()> {
 
     let bar = ui.bar("loading weights", 0, Unit::Count);
     let method = match &args.outro {
-        Some(switches) => Some(source::method(&Settings::load(&dir)?, &dir, switches)?),
+        Some(switches) => Some(source::method(
+            &Settings::load(&dir)?,
+            &dir,
+            switches,
+            config.text.layers,
+        )?),
         None => None,
     };
     method.iter().try_for_each(|m| m.check(config.text.layers))?;

@@ -106,8 +106,16 @@ fn named(model: &str, ui: &Ui) -> anyhow::Result<Source> {
 }
 
 /// The method's settings for a model: the defaults, then its outro.json, then what was typed.
-pub(crate) fn method(own: &Settings, dir: &Path, typed: &Switches) -> anyhow::Result<OutRoConfig> {
-    let base = OutRoConfig::from_fields(&own.method).map_err(|e| {
+pub(crate) fn method(
+    own: &Settings,
+    dir: &Path,
+    typed: &Switches,
+    layers: usize,
+) -> anyhow::Result<OutRoConfig> {
+    let read = OutRoConfig::from_fields(&own.method);
+    // A file can be of another model, with other layers.
+    let fits = read.and_then(|base| base.check(layers).map(|()| base));
+    let base = fits.map_err(|e| {
         Fault::failure(format!("{}: method: {e}", dir.join(settings::FILE).display()))
             .hint("mend the file, or take its `method` out to use the defaults")
     })?;
@@ -122,7 +130,7 @@ pub(crate) fn strategies(
     ui: &Ui,
 ) -> anyhow::Result<Vec<Strategy>> {
     let (config, own) = (preparer.config(), preparer.settings());
-    let method = method(own, &source.dir, &typed.outro)?;
+    let method = method(own, &source.dir, &typed.outro, config.text.layers)?;
     let usual = [Strategy::usual(config).to_owned()];
     let names = if typed.names.is_empty() && typed.outro.pairs().is_empty() {
         if usual[0] == "baseline" {
@@ -135,9 +143,13 @@ pub(crate) fn strategies(
     } else {
         typed.names.as_slice()
     };
-    let read = names
-        .iter()
-        .map(|name| Strategy::of_model(name, &method, &config.text));
+    // `--prune` is a part of the name, so that a run is called the same wherever it is made.
+    let read = names.iter().map(|name| {
+        let name = typed
+            .prune
+            .map_or(name.clone(), |prune| format!("{name}/{prune}"));
+        Strategy::of_model(&name, &method, &config.text)
+    });
     let all = read.collect::<outro::Result<Vec<_>>>()?;
     let published = PUBLISHED.contains(&config.model_type.as_str()) || own.method.contains_key("gamma");
     let default = OutRoConfig::default().gamma;

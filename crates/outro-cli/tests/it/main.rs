@@ -26,6 +26,7 @@ mod lab;
 mod parsers;
 mod published;
 mod sampling;
+mod settings;
 mod sinks;
 mod support;
 mod tidy;

@@ -190,7 +190,7 @@ fn a_worker_that_hangs_or_crashes_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = place(dir.path(), "clip.mp4", &clip());
     for (name, script, says) in [
-        ("hang", "exec sleep 600", "deadline"),
+        ("hang", "exec sleep 600", "produced nothing for 1 s"),
         ("crash", "kill -SEGV $$", "crashed"),
         ("fail", "echo broken >&2; exit 1", "broken"),
     ] {

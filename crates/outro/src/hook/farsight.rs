@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::settings_grammar::{Settings, Switch};
+use super::settings::{Settings, Value};
 use crate::error::Result;
 use crate::hook::seam::{At, Hook, Needs};
 use crate::hook::views::{Attention, HeadOutputs};
@@ -24,12 +24,12 @@ impl Default for FarSightConfig {
 impl Settings for FarSightConfig {
     const NAME: &'static str = "farsight";
 
-    fn set(&mut self, switch: Switch) -> Result<()> {
-        match switch.key {
-            "sigma" => self.sigma = switch.at_least(0.0)?,
-            _ => return Err(switch.unknown(&["sigma"])),
+    fn set(&mut self, key: &str, value: Value) -> bool {
+        match (key, value) {
+            ("sigma", Value::Number(x)) => self.sigma = x as f32,
+            _ => return false,
         }
-        Ok(())
+        true
     }
 }
 

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::hook::method::{OutRo, OutRoConfig};
 use crate::hook::seam::{At, AttentionShape, Flow, Hook, Mask, Needs, attend, row_lse};
+use crate::hook::settings::{Value, setting, settings_of, switches};
 use crate::hook::views::{Attention, HeadOutputs, Hidden, NewQkv};
 
 /// One intervention, as it is written after its name: `heads:off=3.0+3.1`, `zero-k:top=8`,
@@ -51,61 +52,39 @@ impl Change {
     ///
     /// # Errors
     /// A switch that the intervention does not have, or a value that it cannot have.
-    pub fn parse(name: &str, switches: &str) -> Result<Option<Self>> {
-        let (key, form) = match name {
-            "heads" => ("off", "off=LAYER.HEAD+LAYER.HEAD"),
-            "zero-k" => ("top", "top=N from 1 up, and sinks=POSITION+POSITION"),
-            "sink-value" => ("scale", "scale=X, and sinks=POSITION+POSITION"),
-            "sink-attention" => ("scale", "scale=X from 0 up, and sinks=POSITION+POSITION"),
-            _ => return Ok(None),
-        };
-        let wrong = || {
-            let problem = format!("`{name}:{switches}`: {name} takes {form}");
-            Error::setting("strategy", problem)
-        };
-        let (mut given, mut sinks) = (None, None);
-        for switch in switches.split(',') {
-            match switch.split_once('=').map(|(k, v)| (k.trim(), v.trim())) {
-                Some((k, v)) if k == key => given = Some(v),
-                Some(("sinks", v)) if name != "heads" => {
-                    let all = v.split('+').map(|p| p.trim().parse().ok());
-                    let mut all: Vec<usize> = all.collect::<Option<_>>().ok_or_else(wrong)?;
-                    all.sort_unstable();
-                    all.dedup();
-                    sinks = Some(all);
-                }
-                _ => return Err(wrong()),
+    pub fn parse(name: &str, text: &str) -> Result<Option<Self>> {
+        if !["heads", "zero-k", "sink-value", "sink-attention"].contains(&name) {
+            return Ok(None);
+        }
+        let (mut off, mut number, mut sinks) = (None, None, None);
+        for (key, value) in &switches(name, text)? {
+            match setting(name, key)?.read(value)? {
+                Value::Heads(heads) => off = Some(heads),
+                Value::Number(x) => number = Some(x as f32),
+                Value::Whole(n) => number = Some(n as f32),
+                Value::List(positions) => sinks = Some(positions),
+                Value::Default | Value::Flag(_) | Value::Word(_) => {}
             }
         }
-        let value = given.ok_or_else(wrong)?;
-        let scale = || {
-            value
-                .parse()
-                .ok()
-                .filter(|x: &f32| x.is_finite())
-                .ok_or_else(wrong)
+        let missing = || {
+            let needed = settings_of(name).next().map_or("", |s| s.name);
+            Error::setting("strategy", format!("`{name}:{text}`: has no {needed}"))
         };
+        let number = number.ok_or_else(missing);
         Ok(Some(match name {
-            "heads" => {
-                let head = |text: &str| {
-                    let (layer, head) = text.split_once('.')?;
-                    Some((layer.trim().parse().ok()?, head.trim().parse().ok()?))
-                };
-                let off = value.split('+').map(head).collect::<Option<Vec<_>>>();
-                Self::Heads {
-                    off: off.ok_or_else(wrong)?,
-                }
-            }
+            "heads" => Self::Heads {
+                off: off.ok_or_else(missing)?,
+            },
             "zero-k" => Self::ZeroK {
-                top: value.parse().ok().filter(|n| *n > 0).ok_or_else(wrong)?,
+                top: number? as usize,
                 sinks,
             },
             "sink-value" => Self::SinkValue {
-                scale: scale()?,
+                scale: number?,
                 sinks,
             },
             _ => Self::SinkAttention {
-                scale: Some(scale()?).filter(|x| *x >= 0.0).ok_or_else(wrong)?,
+                scale: number?,
                 sinks,
             },
         }))

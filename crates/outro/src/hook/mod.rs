@@ -8,7 +8,7 @@ mod reduce;
 mod row_map;
 pub(crate) mod rows;
 mod seam;
-pub(crate) mod settings_grammar;
+pub(crate) mod settings;
 pub(crate) mod var;
 mod views;
 

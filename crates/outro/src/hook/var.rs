@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::modality::Modality;
-use super::settings_grammar::{Settings, Switch};
+use super::settings::{Settings, Value};
 use crate::error::Result;
 use crate::hook::method::{OutRoConfig, massive_tokens, visual_sinks};
 use crate::hook::seam::{At, Flow, Hook, Needs};
@@ -49,17 +49,18 @@ impl Default for VarConfig {
 impl Settings for VarConfig {
     const NAME: &'static str = "var";
 
-    fn set(&mut self, switch: Switch) -> Result<()> {
-        match switch.key {
-            "p" => self.p = switch.number(0.0..=1.0)?,
-            "rho" => self.rho = switch.number(0.0..=1.0)?,
-            "sum" => self.sum = switch.number(0.0..=1.0)?,
-            "start" => self.start = switch.number(0..=usize::MAX)?,
-            "dims" => self.dims = switch.list()?,
-            "tau" => self.tau = switch.at_least(0.0)?,
-            _ => return Err(switch.unknown(&["p", "rho", "sum", "start", "dims", "tau"])),
+    fn set(&mut self, key: &str, value: Value) -> bool {
+        match (key, value) {
+            ("p", Value::Number(x)) => self.p = x as f32,
+            ("rho", Value::Number(x)) => self.rho = x as f32,
+            ("sum", Value::Number(x)) => self.sum = x as f32,
+            ("start", Value::Whole(n)) => self.start = n as usize,
+            ("dims", Value::List(dims)) => self.dims = dims,
+            ("dims", Value::Default) => self.dims = Vec::new(),
+            ("tau", Value::Number(x)) => self.tau = x as f32,
+            _ => return false,
         }
-        Ok(())
+        true
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use outro::Hint;
 use outro::chat::{Conversation, Part};
 use outro::config::{Config, PositionRule, SpecialTokens};
 use outro::inputs::{AudioFeatures, Inputs, Pixels};
@@ -392,8 +393,9 @@ fn plans_of_real_files() {
             );
         }
         if *prompt > 4096 && dir.is_none() {
-            let error = plan.check().unwrap_err().to_string();
-            assert!(error.contains("8970 video") && error.contains("--fps"), "{error}");
+            let error = plan.check().unwrap_err();
+            assert_eq!(error.hint(), Some(Hint::ShorterVideo));
+            assert!(error.to_string().contains("8970 video"), "{error}");
         }
     }
 }

@@ -8,7 +8,7 @@ use outro::checkpoint::{Audit, Checkpoint};
 use outro::config::Config;
 use outro::family::FAMILIES;
 use outro::inputs::Inputs;
-use outro::{Dtype, Model, Session};
+use outro::{Dtype, Hint, Model, Session};
 use serde_json::json;
 
 use crate::sparse::{Tensors, checkpoint, layouts, read, tensors};
@@ -252,10 +252,11 @@ fn quantised_layouts_are_refused_by_config_json() {
         ("q-vl3b-mlx4", "quantization", "group_size"),
     ] {
         let dir = root.join(name);
-        let message = Config::load(&dir).unwrap_err().to_string();
+        let error = Config::load(&dir).unwrap_err();
+        let message = error.to_string();
         let begins = format!("{}: field `{field}", dir.join("config.json").display());
         assert!(message.starts_with(&begins) && message.contains(is), "{message}");
-        assert!(message.contains("Take the unquantised checkpoint"), "{message}");
+        assert_eq!(error.hint(), Some(Hint::QuantiseHere), "{message}");
     }
 }
 

@@ -62,7 +62,12 @@ impl Checkpoint {
             preparer = preparer.with_settings(settings);
         }
         media::tokenizer(&preparer, &source.dir)?;
-        let method = source::method(preparer.settings(), &source.dir, &Switches::default())?;
+        let method = source::method(
+            preparer.settings(),
+            &source.dir,
+            &Switches::default(),
+            preparer.config().text.layers,
+        )?;
         Ok(Self {
             source,
             preparer: Arc::new(preparer),

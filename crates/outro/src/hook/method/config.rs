@@ -1,10 +1,9 @@
 //! The method's settings (docs/settings.md).
 
-use std::str::FromStr;
-
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, unknown};
+use crate::error::{Error, Result};
+use crate::hook::settings::{Value, setting};
 
 /// Which decoded tokens are rotated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,24 +73,6 @@ impl Default for OutRoConfig {
 }
 
 impl OutRoConfig {
-    /// Keys that [`OutRoConfig::set`] takes.
-    pub const KEYS: [&str; 14] = [
-        "gamma",
-        "gate_temperature",
-        "abs_threshold",
-        "median_multiple",
-        "start_layer",
-        "end_layer",
-        "interval",
-        "layers",
-        "once",
-        "rotate",
-        "relax",
-        "rescale",
-        "decode",
-        "sinks",
-    ];
-
     /// A key's name today: `temperature` was that of `gate_temperature`.
     pub fn canonical(key: &str) -> &str {
         match key {
@@ -112,70 +93,31 @@ impl OutRoConfig {
     /// # Errors
     /// An unknown key or a value that it cannot have.
     pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
-        let number = |low: f32, what: &str| -> Result<f32> {
-            let x: f32 = parse(key, value, what)?;
-            if x.is_finite() && x >= low {
-                Ok(x)
-            } else {
-                Err(bad(key, value, what))
+        let key = Self::canonical(key);
+        match (key, setting("outro", key)?.read(value)?) {
+            ("gamma", Value::Number(x)) => self.gamma = x as f32,
+            ("gate_temperature", Value::Number(x)) => self.temperature = x as f32,
+            ("abs_threshold", Value::Number(x)) => self.abs_threshold = x as f32,
+            ("median_multiple", Value::Number(x)) => self.median_multiple = x as f32,
+            ("start_layer", Value::Whole(n)) => self.start_layer = n as usize,
+            ("end_layer", Value::Whole(n)) => self.end_layer = Some(n as usize),
+            ("end_layer", _) => self.end_layer = None,
+            ("interval", Value::Whole(n)) => {
+                self.interval = Some(n as usize);
+                self.layers = None;
             }
-        };
-        let optional = |what: &str| {
-            if value == "default" {
-                Ok(None)
-            } else {
-                parse(key, value, what).map(Some)
-            }
-        };
-        let list = || -> Result<Option<Vec<usize>>> {
-            if value == "default" {
-                return Ok(None);
-            }
-            let mut all: Vec<usize> = value
-                .split([',', '+'])
-                .map(|v| parse(key, v.trim(), "whole numbers joined by commas or +, or `default`"))
-                .collect::<Result<_>>()?;
-            all.sort_unstable();
-            all.dedup();
-            Ok(Some(all))
-        };
-        match Self::canonical(key) {
-            "gamma" => self.gamma = number(0.0, "a number of at least 0")?,
-            "gate_temperature" => {
-                self.temperature = number(f32::MIN_POSITIVE, "a number above 0")?;
-            }
-            "abs_threshold" => self.abs_threshold = number(0.0, "a number of at least 0")?,
-            "median_multiple" => self.median_multiple = number(0.0, "a number of at least 0")?,
-            "start_layer" => self.start_layer = parse(key, value, "a layer number")?,
-            "end_layer" => self.end_layer = optional("a layer number or `default`")?,
-            "interval" => {
-                self.interval = optional("a number of layers or `default`")?;
-                if self.interval == Some(0) {
-                    return Err(bad(key, value, "at least 1"));
-                }
-                if self.interval.is_some() {
-                    self.layers = None;
-                }
-            }
-            "layers" => self.layers = list()?,
-            "once" => self.once = parse(key, value, "true or false")?,
-            "rotate" => self.rotate = parse(key, value, "true or false")?,
-            "relax" => self.relax = parse(key, value, "true or false")?,
-            "rescale" => self.rescale = parse(key, value, "true or false")?,
-            "sinks" => self.sinks = list()?,
-            "decode" => {
-                self.decode = match value {
-                    "paper" => DecodeRule::Paper,
-                    "release" => DecodeRule::Release,
-                    _ => return Err(bad(key, value, "paper or release")),
-                }
-            }
-            _ => {
-                return Err(Error::Setting {
-                    key: key.into(),
-                    problem: unknown(key, Self::KEYS),
-                });
-            }
+            ("interval", _) => self.interval = None,
+            ("layers", Value::List(list)) => self.layers = Some(list),
+            ("layers", _) => self.layers = None,
+            ("sinks", Value::List(list)) => self.sinks = Some(list),
+            ("sinks", _) => self.sinks = None,
+            ("once", Value::Flag(on)) => self.once = on,
+            ("rotate", Value::Flag(on)) => self.rotate = on,
+            ("relax", Value::Flag(on)) => self.relax = on,
+            ("rescale", Value::Flag(on)) => self.rescale = on,
+            ("decode", Value::Word("release")) => self.decode = DecodeRule::Release,
+            ("decode", _) => self.decode = DecodeRule::Paper,
+            _ => return Err(Error::setting(key, "is in the table alone")),
         }
         Ok(())
     }
@@ -280,20 +222,10 @@ impl OutRoConfig {
     }
 }
 
-fn bad(key: &str, value: &str, what: &str) -> Error {
-    Error::Setting {
-        key: key.into(),
-        problem: format!("is `{value}`, must be {what}"),
-    }
-}
-
-fn parse<T: FromStr>(key: &str, value: &str, what: &str) -> Result<T> {
-    value.parse().map_err(|_| bad(key, value, what))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hook::settings::settings_of;
 
     #[test]
     fn layers_follow_the_paper() {
@@ -377,7 +309,7 @@ mod tests {
     #[test]
     fn every_key_can_be_set_and_bad_values_are_named() {
         let mut c = OutRoConfig::default();
-        for key in OutRoConfig::KEYS {
+        for key in settings_of("outro").map(|s| s.name) {
             let good = match key {
                 "once" | "rotate" | "relax" | "rescale" => "false",
                 "decode" => "release",

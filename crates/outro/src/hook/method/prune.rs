@@ -1,5 +1,6 @@
 //! Pruning by the sinks' queries: what a sink would look at if it saw the whole prompt is what the prompt needs.
 
+use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -8,6 +9,7 @@ use super::config::OutRoConfig;
 use super::outro::OutRo;
 use crate::error::{Error, Result};
 use crate::hook::seam::{At, Flow, Hook, Needs};
+use crate::hook::settings::{Value, setting, switches};
 use crate::hook::views::{Attention, HeadOutputs, Hidden};
 use crate::prompt::positions::Span;
 
@@ -26,33 +28,29 @@ impl FromStr for PruneConfig {
 
     /// `layer=5,keep=0.2`.
     fn from_str(text: &str) -> Result<Self> {
-        let bad = |problem: String| Error::Setting {
-            key: "prune".into(),
-            problem: format!("`{text}`: {problem}; for example layer=5,keep=0.2"),
+        let bad = |problem: String| {
+            let problem = format!("`{text}`: {problem}; for example layer=5,keep=0.2");
+            Error::setting("prune", problem)
         };
         let (mut layer, mut keep) = (None, None);
-        for part in text.split(',') {
-            match part.split_once('=').map(|(k, v)| (k.trim(), v.trim())) {
-                Some(("layer", v)) => {
-                    layer = Some(
-                        v.parse()
-                            .map_err(|_| bad(format!("layer `{v}` is no layer number")))?,
-                    );
-                }
-                Some(("keep", v)) => {
-                    let share: f32 = v.parse().map_err(|_| bad(format!("keep `{v}` is no number")))?;
-                    if !(share > 0.0 && share <= 1.0) {
-                        return Err(bad(format!("keep is {v}, must be above 0 and up to 1")));
-                    }
-                    keep = Some(share);
-                }
-                _ => return Err(bad(format!("`{part}` is neither layer=N nor keep=SHARE"))),
+        for (key, value) in &switches("prune", text)? {
+            match setting("prune", key)?.read(value)? {
+                Value::Whole(n) => layer = Some(n as usize),
+                Value::Number(share) => keep = Some(share as f32),
+                _ => {}
             }
         }
         Ok(Self {
             layer: layer.ok_or_else(|| bad("has no layer".into()))?,
             keep: keep.ok_or_else(|| bad("has no keep".into()))?,
         })
+    }
+}
+
+impl fmt::Display for PruneConfig {
+    /// As a strategy's name has it.
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "prune:layer={},keep={}", self.layer, self.keep)
     }
 }
 

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::hook::Hook;
 use crate::hook::modality::Modality;
 use crate::hook::rows::{LastRow, Silence};
-use crate::hook::settings_grammar::{Settings, Switch};
+use crate::hook::settings::{Settings, Value};
 use crate::run::session::Session;
 use crate::run::stream::{Event, Feed, Next, Stream};
 
@@ -41,14 +41,14 @@ impl Default for AvcdConfig {
 impl Settings for AvcdConfig {
     const NAME: &'static str = "avcd";
 
-    fn set(&mut self, switch: Switch) -> Result<()> {
-        match switch.key {
-            "alpha" => self.alpha = switch.at_least(0.0)?,
-            "beta" => self.beta = switch.number(0.0..=1.0)?,
-            "entropy" => self.entropy = switch.at_least(0.0)?,
-            _ => return Err(switch.unknown(&["alpha", "beta", "entropy"])),
+    fn set(&mut self, key: &str, value: Value) -> bool {
+        match (key, value) {
+            ("alpha", Value::Number(x)) => self.alpha = x as f32,
+            ("beta", Value::Number(x)) => self.beta = x as f32,
+            ("entropy", Value::Number(x)) => self.entropy = x as f32,
+            _ => return false,
         }
-        Ok(())
+        true
     }
 }
 

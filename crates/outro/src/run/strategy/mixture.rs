@@ -10,7 +10,7 @@ use super::request::{Hooks, Request};
 use crate::error::Result;
 use crate::hook::modality::Modality;
 use crate::hook::rows::LastRow;
-use crate::hook::settings_grammar::{Settings, Switch};
+use crate::hook::settings::{Settings, Value};
 use crate::run::model::Prompt;
 use crate::run::session::Session;
 use crate::run::stream::{Event, Feed, Next, Stream};
@@ -49,20 +49,17 @@ impl Default for MixtureConfig {
 impl Settings for MixtureConfig {
     const NAME: &'static str = "mod";
 
-    fn set(&mut self, switch: Switch) -> Result<()> {
-        match switch.key {
-            "keep" => self.keep = switch.number(0.0..=1.0)?,
-            "threshold" => self.threshold = switch.number(0.0..=1.0)?,
-            "complement" => self.complement = switch.at_least(0.0)?,
-            "contrast" => self.contrast = switch.at_least(0.0)?,
-            "beta" => self.beta = switch.number(0.0..=1.0)?,
-            "audio" => self.audio = switch.flag()?,
-            _ => {
-                let known = ["keep", "threshold", "complement", "contrast", "beta", "audio"];
-                return Err(switch.unknown(&known));
-            }
+    fn set(&mut self, key: &str, value: Value) -> bool {
+        match (key, value) {
+            ("keep", Value::Number(x)) => self.keep = x,
+            ("threshold", Value::Number(x)) => self.threshold = x,
+            ("complement", Value::Number(x)) => self.complement = x as f32,
+            ("contrast", Value::Number(x)) => self.contrast = x as f32,
+            ("beta", Value::Number(x)) => self.beta = x as f32,
+            ("audio", Value::Flag(on)) => self.audio = on,
+            _ => return false,
         }
-        Ok(())
+        true
     }
 }
 

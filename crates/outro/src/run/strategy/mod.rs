@@ -18,5 +18,5 @@ pub use request::{Hooks, Noisy, Request, Single};
 pub use vcd::{Vcd, VcdConfig};
 
 pub use crate::hook::farsight::{FarSight, FarSightConfig};
-pub use crate::hook::settings_grammar::{Settings, Switch, switches};
+pub use crate::hook::settings::{Form, SETTINGS, Setting, Settings, Value, setting, settings_of, switches};
 pub use crate::hook::var::{Var, VarConfig};

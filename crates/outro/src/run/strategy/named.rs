@@ -16,7 +16,7 @@ use crate::hook::Hook;
 use crate::hook::farsight::{FarSight, FarSightConfig};
 use crate::hook::intervene::{Change, Intervention};
 use crate::hook::method::{OutRo, OutRoConfig, Prune, PruneConfig, prunable};
-use crate::hook::settings_grammar::{Settings, switches};
+use crate::hook::settings::{Settings, switches};
 use crate::hook::var::{Var, VarConfig};
 use crate::prompt::positions::Span;
 use crate::run::stream::Stream;

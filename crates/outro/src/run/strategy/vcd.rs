@@ -10,7 +10,7 @@ use super::noise::Noise;
 use super::request::{Hooks, Request};
 use crate::error::Result;
 use crate::hook::modality::Modality;
-use crate::hook::settings_grammar::{Settings, Switch};
+use crate::hook::settings::{Settings, Value};
 use crate::run::model::Prompt;
 use crate::run::session::Session;
 use crate::run::stream::{Event, Feed, Next, Stream};
@@ -40,16 +40,16 @@ impl Default for VcdConfig {
 impl Settings for VcdConfig {
     const NAME: &'static str = "vcd";
 
-    fn set(&mut self, switch: Switch) -> Result<()> {
-        match switch.key {
-            "alpha" => self.alpha = switch.at_least(0.0)?,
-            "beta" => self.beta = switch.number(0.0..=1.0)?,
-            "steps" => self.noise.steps = switch.number(0..=999)?,
-            "seed" => self.noise.seed = switch.number(0..=u64::MAX)?,
-            "audio" => self.noise.audio = switch.flag()?,
-            _ => return Err(switch.unknown(&["alpha", "beta", "steps", "seed", "audio"])),
+    fn set(&mut self, key: &str, value: Value) -> bool {
+        match (key, value) {
+            ("alpha", Value::Number(x)) => self.alpha = x as f32,
+            ("beta", Value::Number(x)) => self.beta = x as f32,
+            ("steps", Value::Whole(n)) => self.noise.steps = n as usize,
+            ("seed", Value::Whole(n)) => self.noise.seed = n,
+            ("audio", Value::Flag(on)) => self.noise.audio = on,
+            _ => return false,
         }
-        Ok(())
+        true
     }
 }
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::hook::settings::{Form, SETTINGS, setting, settings_of};
 
 /// The switches shown for a kind are those that it takes, with its defaults.
 #[test]
@@ -20,6 +21,55 @@ fn kinds_are_as_they_are_described() {
             message.contains(kind.name) || message.contains("nothing"),
             "{message}"
         );
+    }
+}
+
+/// Every row of the table can be set by its name, refuses what it cannot be, and has the default that it says.
+#[test]
+fn the_table_of_settings_is_true() {
+    let base = OutRoConfig::default();
+    for of in ["outro", "vcd", "mod", "avcd", "farsight", "var"] {
+        let rows = settings_of(of).filter(|s| !s.default.is_empty());
+        let all: Vec<String> = rows.map(|s| format!("{}={}", s.name, s.default)).collect();
+        // Of interval and layers one can be there.
+        let all = all.join(",").replace("interval=default,", "");
+        let [mut full, plain] =
+            [format!("{of}:{all}"), of.to_owned()].map(|n| Strategy::parse(&n, &base).unwrap());
+        full.name.clone_from(&plain.name);
+        assert_eq!(full, plain, "defaults of {of}");
+    }
+    for row in SETTINGS {
+        assert_eq!(
+            setting(row.of, row.name).unwrap().help,
+            row.help,
+            "{} twice",
+            row.name
+        );
+        let good = match row.form {
+            Form::Flag => "true",
+            Form::Heads => "0.1",
+            Form::Word(words) => words[0],
+            _ => "1",
+        };
+        let needed =
+            settings_of(row.of).filter(|s| s.of != "var" && s.default.is_empty() && s.name != row.name);
+        let needed = needed
+            .filter(|s| s.name != "sinks")
+            .map(|s| format!("{}=1", s.name));
+        let mut switches: Vec<String> = needed.collect();
+        switches.push(format!("{}={good}", row.name));
+        let name = format!("{}:{}", row.of, switches.join(","));
+        let read = Strategy::parse(&name, &base);
+        assert!(read.is_ok(), "{name}: {read:?}");
+        let wrong = name.replace(&format!("{}={good}", row.name), &format!("{}=x", row.name));
+        let message = Strategy::parse(&wrong, &base).unwrap_err().to_string();
+        assert!(
+            message.contains(row.name) && message.contains(&row.form.words()),
+            "{message}"
+        );
+        let other = name.replace(row.name, &format!("{}s", row.name));
+        let message = Strategy::parse(&other, &base).unwrap_err().to_string();
+        assert!(message.contains(row.name), "{message}");
     }
 }
 

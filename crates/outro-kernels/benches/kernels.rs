@@ -101,7 +101,7 @@ fn attention(bencher: Bencher, rows: usize, rotated: bool) {
                 phase,
                 rotation.as_ref(),
                 &mut out,
-            )
+            );
         });
 }
 

@@ -35,7 +35,9 @@ impl Hook for Faint {
         let rows = new.v.chunks_exact_mut(at.shape.kv_heads * at.shape.dim);
         for (row, values) in rows.enumerate() {
             if self.media[at.position(row)] {
-                values.iter_mut().for_each(|x| *x *= self.scale);
+                for x in values {
+                    *x *= self.scale;
+                }
             }
         }
         Ok(())

@@ -122,9 +122,12 @@ impl Hook for Silence {
             .map(|head| attention.weights(head, rows.saturating_sub(1), keys))
             .collect();
         let (kinds, silenced, threshold) = (&self.kinds, &self.silenced, self.threshold);
-        let kind = |row| match at.prefill {
-            true => kinds[at.position(row)],
-            false => Modality::Language,
+        let kind = |row| {
+            if at.prefill {
+                kinds[at.position(row)]
+            } else {
+                Modality::Language
+            }
         };
         o.scale(|row, head| {
             let acts = silenced.contains(&kind(row)) && weights[head][keys - rows + row] > threshold;

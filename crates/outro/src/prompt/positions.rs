@@ -153,7 +153,7 @@ pub(crate) struct Heard {
 /// Rows of a prompt as they are laid out, one chunk after the other.
 pub(crate) struct Rows<'a> {
     config: &'a Config,
-    rows: Vec<Row>,
+    laid: Vec<Row>,
     /// Where the next block starts: one more than the largest of the block before.
     next: f32,
 }
@@ -162,19 +162,19 @@ impl<'a> Rows<'a> {
     pub(crate) fn new(config: &'a Config, capacity: usize) -> Self {
         Self {
             config,
-            rows: Vec::with_capacity(capacity),
+            laid: Vec::with_capacity(capacity),
             next: 0.0,
         }
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.rows.len()
+        self.laid.len()
     }
 
     /// The layout of these ids, one a row.
     pub(crate) fn finish(self, ids: Vec<u32>) -> Layout {
-        let next = largest(&self.rows).unwrap_or(-1.0) + 1.0;
-        let (positions, spans) = self.rows.into_iter().unzip();
+        let next = largest(&self.laid).unwrap_or(-1.0) + 1.0;
+        let (positions, spans) = self.laid.into_iter().unzip();
         Layout {
             ids,
             positions: Positions { ids: positions, next },
@@ -184,8 +184,8 @@ impl<'a> Rows<'a> {
 
     /// Text up to this row.
     pub(crate) fn text_to(&mut self, row: usize) {
-        while self.rows.len() < row {
-            self.rows.push(([self.next; 3], Span::Text));
+        while self.laid.len() < row {
+            self.laid.push(([self.next; 3], Span::Text));
             self.next += 1.0;
         }
     }
@@ -240,9 +240,9 @@ impl<'a> Rows<'a> {
     }
 
     fn push(&mut self, block: impl Iterator<Item = Row>) {
-        let start = self.rows.len();
-        self.rows.extend(block);
-        if let Some(largest) = largest(&self.rows[start..]) {
+        let start = self.laid.len();
+        self.laid.extend(block);
+        if let Some(largest) = largest(&self.laid[start..]) {
             self.next = largest + 1.0;
         }
     }
@@ -388,10 +388,10 @@ impl<'a> Rows<'a> {
         let (mut v, mut a) = (0, 0);
         while v < cells.len() && a < audio_n {
             if cells[v].0[0] <= start + a as f32 {
-                self.rows.push(video(v));
+                self.laid.push(video(v));
                 v += 1;
             } else {
-                self.rows.push(heard(a));
+                self.laid.push(heard(a));
                 a += 1;
             }
         }
@@ -403,7 +403,7 @@ impl<'a> Rows<'a> {
     /// tokens.
     fn in_chunks(&mut self, Seen { item, grid, seconds }: Seen, sound: Heard, chunk: f32, ends: usize) {
         let (audio, audio_n) = (sound.item, sound.tokens);
-        if let Some(start) = self.rows.last_mut() {
+        if let Some(start) = self.laid.last_mut() {
             start.0 = start.0.map(|p| p - 1.0);
         }
         self.next -= 1.0;
@@ -422,7 +422,7 @@ impl<'a> Rows<'a> {
             }
         }
         // Both end tokens get the same position.
-        self.rows
+        self.laid
             .extend((0..ends.min(2)).map(|_| ([self.next; 3], Span::Text)));
         self.next += 1.0;
     }

@@ -278,7 +278,7 @@ fn decode_all<S: Stream + ?Sized>(streams: &mut [(&mut S, &mut Turn)]) {
     let made = decode(fed);
     let share = since.elapsed().as_secs_f64() / made.len() as f64;
     for ((place, run), made) in places.into_iter().zip(made) {
-        let turn = &mut streams[place].1;
+        let turn = &mut *streams[place].1;
         turn.seconds += share;
         match (made, &mut turn.state) {
             (Ok(logits), State::Runs(runs)) => runs[run].logits = Some(logits),
@@ -306,10 +306,7 @@ fn prefill_unit<S: Stream + ?Sized>(
     };
     let mut sessions = stream.sessions_mut();
     if let (Some(session), Feed::Prompt(prompt)) = (sessions.get_mut(run.session), &run.feed) {
-        let done = match run.begun {
-            true => Ok(()),
-            false => session.begin(prompt),
-        };
+        let done = if run.begun { Ok(()) } else { session.begin(prompt) };
         run.begun = true;
         let made = done.and_then(|()| {
             let before = session.layers_done();

@@ -115,14 +115,12 @@ impl Rows {
 
     /// For hooks: all rows in f32, in `wide` where they do not lie so.
     pub(crate) fn wide<'a>(&'a self, wide: &'a mut Vec<f32>) -> &'a [f32] {
-        match (&self.shared, &self.own) {
-            (None, Block::F32(x)) => x,
-            _ => {
-                wide.resize(self.len(), 0.0);
-                self.view().widen(wide);
-                wide
-            }
+        if let (None, Block::F32(x)) = (&self.shared, &self.own) {
+            return x;
         }
+        wide.resize(self.len(), 0.0);
+        self.view().widen(wide);
+        wide
     }
 
     /// These rows, to be shared from now on.

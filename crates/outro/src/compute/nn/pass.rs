@@ -258,9 +258,10 @@ impl Decoder {
                 share.note(Err(Error::Cancelled));
             }
             let past = self.keys(&step.caches[layer]);
-            let map = match share.prefill {
-                true => share.map.clone(),
-                false => step.caches[layer].rows.clone(),
+            let map = if share.prefill {
+                share.map.clone()
+            } else {
+                step.caches[layer].rows.clone()
             };
             let at = self.at(layer, share.prefill, &map, past);
             let mut flow = Flow::Continue;
@@ -385,9 +386,10 @@ impl Decoder {
         wide_k: &'a mut Vec<f32>,
         wide_v: &'a mut Vec<f32>,
     ) -> Attention<'a> {
-        match reads {
-            true => Attention::new(self.shape(), q, cache.k.wide(wide_k), cache.v.wide(wide_v)),
-            false => Attention::new(self.shape(), q, &[], &[]),
+        if reads {
+            Attention::new(self.shape(), q, cache.k.wide(wide_k), cache.v.wide(wide_v))
+        } else {
+            Attention::new(self.shape(), q, &[], &[])
         }
     }
 

@@ -26,7 +26,12 @@ pub(crate) fn run(args: &Bench, ui: &Ui) -> anyhow::Result<()> {
         let source = source::choose(args.model.as_deref(), ui)?;
         unasked = source.unasked;
         let (own, config) = (Settings::load(&source.dir)?, Config::load(&source.dir)?);
-        let method = source::method(&own, &source.dir, &Switches::default(), config.text.layers)?;
+        let method = source::method(
+            &own,
+            &Settings::place(&source.dir),
+            &Switches::default(),
+            config.text.layers,
+        )?;
         (config, method, Some(source.dir))
     };
     let limit = config.text.max_positions;

@@ -32,7 +32,7 @@ pub(crate) fn chat(args: &Chat, ui: &Ui) -> anyhow::Result<()> {
     let by = source::strategies(&args.strategies, &preparer, &source, ui)?.remove(0);
     let method = source::method(
         preparer.settings(),
-        &source.dir,
+        &outro::settings::Settings::place(&source.dir),
         &args.strategies.outro,
         preparer.config().text.layers,
     )?;

@@ -49,7 +49,7 @@ pub(crate) fn run(args: &Trace, ui: &Ui) -> anyhow::Result<()> {
     let method = match &args.outro {
         Some(switches) => Some(source::method(
             &Settings::load(&dir)?,
-            &dir,
+            &Settings::place(&dir),
             switches,
             config.text.layers,
         )?),

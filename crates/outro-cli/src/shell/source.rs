@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use outro::method::OutRoConfig;
 use outro::prepare::Preparer;
-use outro::settings::{self, Settings};
+use outro::settings::Settings;
 use outro::strategy::Strategy;
 
 use crate::args::{Strategies, Switches};
@@ -105,10 +105,10 @@ fn named(model: &str, ui: &Ui) -> anyhow::Result<Source> {
     })
 }
 
-/// The method's settings for a model: the defaults, then its outro.json, then what was typed.
+/// The method's settings for a model: the defaults, then its outro.json (read from `file`), then what was typed.
 pub(crate) fn method(
     own: &Settings,
-    dir: &Path,
+    file: &Path,
     typed: &Switches,
     layers: usize,
 ) -> anyhow::Result<OutRoConfig> {
@@ -116,7 +116,7 @@ pub(crate) fn method(
     // A file can be of another model, with other layers.
     let fits = read.and_then(|base| base.check(layers).map(|()| base));
     let base = fits.map_err(|e| {
-        Fault::failure(format!("{}: method: {e}", dir.join(settings::FILE).display()))
+        Fault::failure(format!("{}: method: {e}", file.display()))
             .hint("mend the file, or take its `method` out to use the defaults")
     })?;
     Ok(typed.on(base)?)
@@ -130,7 +130,12 @@ pub(crate) fn strategies(
     ui: &Ui,
 ) -> anyhow::Result<Vec<Strategy>> {
     let (config, own) = (preparer.config(), preparer.settings());
-    let method = method(own, &source.dir, &typed.outro, config.text.layers)?;
+    let method = method(
+        own,
+        &Settings::place(&source.dir),
+        &typed.outro,
+        config.text.layers,
+    )?;
     let usual = [Strategy::usual(config).to_owned()];
     let names = if typed.names.is_empty() && typed.outro.pairs().is_empty() {
         if usual[0] == "baseline" {

@@ -57,7 +57,7 @@ fn help_has_the_table() {
     let help = outro(["ask", "--help"]).ok().stdout;
     for s in settings_of("outro") {
         let (_, after) = help
-            .split_once(&format!("--{}", s.flag))
+            .split_once(&format!("\n      --{}", s.flag))
             .unwrap_or_else(|| panic!("no --{}", s.flag));
         let own: String = after
             .split("\n      --")
@@ -66,6 +66,22 @@ fn help_has_the_table() {
             .split_whitespace()
             .collect::<Vec<_>>()
             .join(" ");
+        // Switches that are on or off, and lists, have no default in words.
+        let told = own.contains("[default: the model's own, else ");
+        assert!(
+            told || [
+                "layers",
+                "once",
+                "no-rotate",
+                "no-relax",
+                "no-rescale",
+                "decode",
+                "sinks"
+            ]
+            .contains(&s.flag),
+            "--{}",
+            s.flag
+        );
         if let Some((_, said)) = own.split_once("[default: the model's own, else ") {
             let said = said.split(']').next().unwrap();
             let other = ["number of layers - 2", "layers / 7"].contains(&said) && s.default == "default";

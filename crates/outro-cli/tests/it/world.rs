@@ -171,6 +171,7 @@ fn settings_that_cannot_be_meant_name_file_and_field() {
         (json!({"format": 1, "methods": {}}), "methods"),
         (json!({"format": 1, "method": {"gama": 1}}), "gama"),
         (json!({"format": 1, "method": {"gamma": "much"}}), "gamma"),
+        (json!({"format": 1, "method": {"layers": [99]}}), "layers"),
         (json!({"format": 1, "media": {"fps": 0}}), "media.fps"),
         (json!({"format": 1, "media": {"frames": 1}}), "media.frames"),
         (

@@ -26,7 +26,7 @@ impl Settings for FarSightConfig {
 
     fn set(&mut self, key: &str, value: Value) -> bool {
         match (key, value) {
-            ("sigma", Value::Number(x)) => self.sigma = x as f32,
+            ("sigma", Value::Number { single, .. }) => self.sigma = single,
             _ => return false,
         }
         true

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::hook::method::{OutRo, OutRoConfig};
 use crate::hook::seam::{At, AttentionShape, Flow, Hook, Mask, Needs, attend, row_lse};
-use crate::hook::settings::{Value, setting, settings_of, switches};
+use crate::hook::settings::{Value, ascending, setting, settings_of, switches};
 use crate::hook::views::{Attention, HeadOutputs, Hidden, NewQkv};
 
 /// One intervention, as it is written after its name: `heads:off=3.0+3.1`, `zero-k:top=8`,
@@ -56,13 +56,13 @@ impl Change {
         if !["heads", "zero-k", "sink-value", "sink-attention"].contains(&name) {
             return Ok(None);
         }
-        let (mut off, mut number, mut sinks) = (None, None, None);
+        let (mut off, mut number, mut top, mut sinks) = (None, None, None, None);
         for (key, value) in &switches(name, text)? {
             match setting(name, key)?.read(value)? {
                 Value::Heads(heads) => off = Some(heads),
-                Value::Number(x) => number = Some(x as f32),
-                Value::Whole(n) => number = Some(n as f32),
-                Value::List(positions) => sinks = Some(positions),
+                Value::Number { single, .. } => number = Some(single),
+                Value::Whole(n) => top = Some(n as usize),
+                Value::List(positions) => sinks = Some(ascending(positions)),
                 Value::Default | Value::Flag(_) | Value::Word(_) => {}
             }
         }
@@ -76,7 +76,7 @@ impl Change {
                 off: off.ok_or_else(missing)?,
             },
             "zero-k" => Self::ZeroK {
-                top: number? as usize,
+                top: top.ok_or_else(missing)?,
                 sinks,
             },
             "sink-value" => Self::SinkValue {

@@ -51,9 +51,10 @@ impl Form {
 
     /// Reads a value; `None` for one that cannot be.
     fn read(self, text: &str) -> Option<Value> {
-        let number = |keep: &dyn Fn(f64) -> bool| {
-            let x: f64 = text.parse().ok()?;
-            (x.is_finite() && keep(x)).then_some(Value::Number(x))
+        // What is kept in f32 must lie in the range when it is rounded.
+        let number = |keep: &dyn Fn(f32) -> bool| {
+            let (single, double): (f32, f64) = (text.parse().ok()?, text.parse().ok()?);
+            (single.is_finite() && keep(single)).then_some(Value::Number { single, double })
         };
         let whole = |from: u64, to: u64| {
             let n: u64 = text.parse().ok()?;
@@ -61,16 +62,13 @@ impl Form {
         };
         match self {
             Self::List | Self::MaybeWhole(..) if text == "default" => Some(Value::Default),
-            Self::Number(from, to) => number(&|x| (f64::from(from)..=f64::from(to)).contains(&x)),
-            Self::Above(from, to) => number(&|x| x > f64::from(from) && x <= f64::from(to)),
+            Self::Number(from, to) => number(&|x| (from..=to).contains(&x)),
+            Self::Above(from, to) => number(&|x| x > from && x <= to && x.is_normal()),
             Self::Whole(from, to) | Self::MaybeWhole(from, to) => whole(from, to),
             Self::Flag => text.parse().ok().map(Value::Flag),
             Self::List => {
                 let all = text.split(['+', ',']).map(|v| v.trim().parse().ok());
-                let mut all: Vec<usize> = all.collect::<Option<_>>()?;
-                all.sort_unstable();
-                all.dedup();
-                Some(Value::List(all))
+                Some(Value::List(all.collect::<Option<_>>()?))
             }
             Self::Heads => {
                 let head = |text: &str| {
@@ -89,12 +87,17 @@ impl Form {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     /// Of [`Form::Number`] and [`Form::Above`].
-    Number(f64),
+    Number {
+        /// Rounded to f32.
+        single: f32,
+        /// Rounded to f64.
+        double: f64,
+    },
     /// Of [`Form::Whole`] and [`Form::MaybeWhole`].
     Whole(u64),
     /// Of [`Form::Flag`].
     Flag(bool),
-    /// Of [`Form::List`]: ascending, each once.
+    /// Of [`Form::List`], as it was typed.
     List(Vec<usize>),
     /// Of [`Form::Heads`]: `(layer, head)`.
     Heads(Vec<(usize, usize)>),
@@ -102,6 +105,13 @@ pub enum Value {
     Word(&'static str),
     /// The word `default`.
     Default,
+}
+
+/// Positions or layers: ascending, each once.
+pub(crate) fn ascending(mut list: Vec<usize>) -> Vec<usize> {
+    list.sort_unstable();
+    list.dedup();
+    list
 }
 
 /// One setting.

@@ -51,13 +51,13 @@ impl Settings for VarConfig {
 
     fn set(&mut self, key: &str, value: Value) -> bool {
         match (key, value) {
-            ("p", Value::Number(x)) => self.p = x as f32,
-            ("rho", Value::Number(x)) => self.rho = x as f32,
-            ("sum", Value::Number(x)) => self.sum = x as f32,
+            ("p", Value::Number { single, .. }) => self.p = single,
+            ("rho", Value::Number { single, .. }) => self.rho = single,
+            ("sum", Value::Number { single, .. }) => self.sum = single,
             ("start", Value::Whole(n)) => self.start = n as usize,
             ("dims", Value::List(dims)) => self.dims = dims,
             ("dims", Value::Default) => self.dims = Vec::new(),
-            ("tau", Value::Number(x)) => self.tau = x as f32,
+            ("tau", Value::Number { single, .. }) => self.tau = single,
             _ => return false,
         }
         true

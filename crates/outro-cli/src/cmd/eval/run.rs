@@ -64,7 +64,10 @@ impl Checkpoint {
         media::tokenizer(&preparer, &source.dir)?;
         let method = source::method(
             preparer.settings(),
-            &source.dir,
+            &asking
+                .settings
+                .clone()
+                .unwrap_or_else(|| Settings::place(&source.dir)),
             &Switches::default(),
             preparer.config().text.layers,
         )?;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::hook::settings::{Value, setting};
+use crate::hook::settings::{Value, ascending, setting};
 
 /// Which decoded tokens are rotated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,10 +95,10 @@ impl OutRoConfig {
     pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
         let key = Self::canonical(key);
         match (key, setting("outro", key)?.read(value)?) {
-            ("gamma", Value::Number(x)) => self.gamma = x as f32,
-            ("gate_temperature", Value::Number(x)) => self.temperature = x as f32,
-            ("abs_threshold", Value::Number(x)) => self.abs_threshold = x as f32,
-            ("median_multiple", Value::Number(x)) => self.median_multiple = x as f32,
+            ("gamma", Value::Number { single, .. }) => self.gamma = single,
+            ("gate_temperature", Value::Number { single, .. }) => self.temperature = single,
+            ("abs_threshold", Value::Number { single, .. }) => self.abs_threshold = single,
+            ("median_multiple", Value::Number { single, .. }) => self.median_multiple = single,
             ("start_layer", Value::Whole(n)) => self.start_layer = n as usize,
             ("end_layer", Value::Whole(n)) => self.end_layer = Some(n as usize),
             ("end_layer", _) => self.end_layer = None,
@@ -107,9 +107,9 @@ impl OutRoConfig {
                 self.layers = None;
             }
             ("interval", _) => self.interval = None,
-            ("layers", Value::List(list)) => self.layers = Some(list),
+            ("layers", Value::List(list)) => self.layers = Some(ascending(list)),
             ("layers", _) => self.layers = None,
-            ("sinks", Value::List(list)) => self.sinks = Some(list),
+            ("sinks", Value::List(list)) => self.sinks = Some(ascending(list)),
             ("sinks", _) => self.sinks = None,
             ("once", Value::Flag(on)) => self.once = on,
             ("rotate", Value::Flag(on)) => self.rotate = on,

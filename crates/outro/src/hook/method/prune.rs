@@ -36,7 +36,7 @@ impl FromStr for PruneConfig {
         for (key, value) in &switches("prune", text)? {
             match setting("prune", key)?.read(value)? {
                 Value::Whole(n) => layer = Some(n as usize),
-                Value::Number(share) => keep = Some(share as f32),
+                Value::Number { single, .. } => keep = Some(single),
                 _ => {}
             }
         }

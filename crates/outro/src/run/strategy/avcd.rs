@@ -43,9 +43,9 @@ impl Settings for AvcdConfig {
 
     fn set(&mut self, key: &str, value: Value) -> bool {
         match (key, value) {
-            ("alpha", Value::Number(x)) => self.alpha = x as f32,
-            ("beta", Value::Number(x)) => self.beta = x as f32,
-            ("entropy", Value::Number(x)) => self.entropy = x as f32,
+            ("alpha", Value::Number { single, .. }) => self.alpha = single,
+            ("beta", Value::Number { single, .. }) => self.beta = single,
+            ("entropy", Value::Number { single, .. }) => self.entropy = single,
             _ => return false,
         }
         true

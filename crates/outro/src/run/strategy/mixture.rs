@@ -51,11 +51,11 @@ impl Settings for MixtureConfig {
 
     fn set(&mut self, key: &str, value: Value) -> bool {
         match (key, value) {
-            ("keep", Value::Number(x)) => self.keep = x,
-            ("threshold", Value::Number(x)) => self.threshold = x,
-            ("complement", Value::Number(x)) => self.complement = x as f32,
-            ("contrast", Value::Number(x)) => self.contrast = x as f32,
-            ("beta", Value::Number(x)) => self.beta = x as f32,
+            ("keep", Value::Number { double, .. }) => self.keep = double,
+            ("threshold", Value::Number { double, .. }) => self.threshold = double,
+            ("complement", Value::Number { single, .. }) => self.complement = single,
+            ("contrast", Value::Number { single, .. }) => self.contrast = single,
+            ("beta", Value::Number { single, .. }) => self.beta = single,
             ("audio", Value::Flag(on)) => self.audio = on,
             _ => return false,
         }

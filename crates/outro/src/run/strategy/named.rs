@@ -239,6 +239,11 @@ impl Strategy {
                     })?;
                     let given: Vec<String> = given.iter().map(|(k, v)| format!("{k}={v}")).collect();
                     match read(&given.join(","))? {
+                        Part::Extra(Extra::Prune(_))
+                            if strategy.extras.iter().any(|e| matches!(e, Extra::Prune(_))) =>
+                        {
+                            return Err(bad("prune is there twice; leave one out".into()));
+                        }
                         Part::Extra(extra) => strategy.extras.push(extra),
                         Part::Contrast(_) if strategy.contrast.is_some() => {
                             return Err(bad("only one of vcd, mod and avcd can mix passes".into()));

@@ -42,8 +42,8 @@ impl Settings for VcdConfig {
 
     fn set(&mut self, key: &str, value: Value) -> bool {
         match (key, value) {
-            ("alpha", Value::Number(x)) => self.alpha = x as f32,
-            ("beta", Value::Number(x)) => self.beta = x as f32,
+            ("alpha", Value::Number { single, .. }) => self.alpha = single,
+            ("beta", Value::Number { single, .. }) => self.beta = single,
             ("steps", Value::Whole(n)) => self.noise.steps = n as usize,
             ("seed", Value::Whole(n)) => self.noise.seed = n,
             ("audio", Value::Flag(on)) => self.noise.audio = on,

@@ -67,10 +67,36 @@ fn the_table_of_settings_is_true() {
             message.contains(row.name) && message.contains(&row.form.words()),
             "{message}"
         );
-        let other = name.replace(row.name, &format!("{}s", row.name));
-        let message = Strategy::parse(&other, &base).unwrap_err().to_string();
-        assert!(message.contains(row.name), "{message}");
+        if row.name.len() > 3 {
+            let slip = name.replace(&format!("{}=", row.name), &format!("{}s=", row.name));
+            let message = Strategy::parse(&slip, &base).unwrap_err().to_string();
+            assert!(message.contains(&format!("mean `{}`", row.name)), "{message}");
+        }
+        let outside: &[&str] = match row.form {
+            Form::Number(f32::MIN, _) => &["nan", "inf"],
+            Form::Number(_, 1.0) => &["-0.001", "1.001", "nan"],
+            Form::Number(..) => &["-0.001", "inf"],
+            Form::Above(_, 1.0) => &["0", "1e-60", "1.001"],
+            Form::Above(..) => &["0", "1e-60", "1e-40", "inf"],
+            Form::Whole(1, _) | Form::MaybeWhole(1, _) => &["0", "1.5"],
+            Form::Whole(_, 999) => &["1000"],
+            Form::Whole(..) | Form::MaybeWhole(..) | Form::List => &["-1", "1.5"],
+            Form::Flag => &["1"],
+            Form::Heads => &["3"],
+            Form::Word(_) => &["neither"],
+        };
+        for value in outside {
+            let wrong = name.replace(&format!("{}={good}", row.name), &format!("{}={value}", row.name));
+            assert!(Strategy::parse(&wrong, &base).is_err(), "{wrong}");
+        }
     }
+}
+
+#[test]
+fn tokens_are_dropped_once() {
+    let twice = "outro/prune:layer=1,keep=0.5/prune:layer=3,keep=0.5";
+    let refused = Strategy::parse(twice, &OutRoConfig::default()).unwrap_err();
+    assert!(refused.to_string().contains("prune is there twice"), "{refused}");
 }
 
 #[test]

@@ -30,12 +30,7 @@ pub(crate) fn chat(args: &Chat, ui: &Ui) -> anyhow::Result<()> {
     media::tokenizer(&preparer, &source.dir)?;
     let chosen = sampling::settle(&args.sampled, &source.dir, ui)?;
     let by = source::strategies(&args.strategies, &preparer, &source, ui)?.remove(0);
-    let method = source::method(
-        preparer.settings(),
-        &outro::settings::Settings::place(&source.dir),
-        &args.strategies.outro,
-        preparer.config().text.layers,
-    )?;
+    let method = source::method_of(&preparer, &source, &args.strategies.outro)?;
     let options = media::options(&args.media.reading, &preparer);
     source::introduce(&source, None, ui);
     let model = weights(&source, &args.weights, ui)?;

@@ -33,13 +33,7 @@ pub(crate) fn run(args: &Sinks, ui: &Ui) -> anyhow::Result<()> {
     let source = source::choose(args.model.as_deref(), ui)?;
     let preparer = Preparer::open(&source.dir)?;
     let text = &preparer.config().text;
-    let method = source::method(
-        preparer.settings(),
-        &outro::settings::Settings::place(&source.dir),
-        &args.method,
-        text.layers,
-    )?;
-    method.check(text.layers)?;
+    let method = source::method_of(&preparer, &source, &args.method)?;
     // No dimension can exceed the root of the width times a token's root mean square.
     let widest = (text.hidden as f32).sqrt();
     let usual = Options::default().tau;

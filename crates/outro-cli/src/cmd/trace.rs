@@ -55,7 +55,6 @@ pub(crate) fn run(args: &Trace, ui: &Ui) -> anyhow::Result<()> {
         )?),
         None => None,
     };
-    method.iter().try_for_each(|m| m.check(config.text.layers))?;
     // A GGUF file's blocks stay as they are: the products with them are f32 as well, and exact.
     let dtype = if dir.is_file() {
         WeightType::Auto

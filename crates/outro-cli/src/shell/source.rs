@@ -119,7 +119,19 @@ pub(crate) fn method(
         Fault::failure(format!("{}: method: {e}", file.display()))
             .hint("mend the file, or take its `method` out to use the defaults")
     })?;
-    Ok(typed.on(base)?)
+    let method = typed.on(base)?;
+    method.check(layers)?;
+    Ok(method)
+}
+
+/// [`method`] of a checkpoint that is open.
+pub(crate) fn method_of(
+    preparer: &Preparer,
+    source: &Source,
+    typed: &Switches,
+) -> anyhow::Result<OutRoConfig> {
+    let file = Settings::place(&source.dir);
+    method(preparer.settings(), &file, typed, preparer.config().text.layers)
 }
 
 /// The strategies that were named, as they are for a model; the usual one where none was.
@@ -130,12 +142,7 @@ pub(crate) fn strategies(
     ui: &Ui,
 ) -> anyhow::Result<Vec<Strategy>> {
     let (config, own) = (preparer.config(), preparer.settings());
-    let method = method(
-        own,
-        &Settings::place(&source.dir),
-        &typed.outro,
-        config.text.layers,
-    )?;
+    let method = method_of(preparer, source, &typed.outro)?;
     let usual = [Strategy::usual(config).to_owned()];
     let names = if typed.names.is_empty() && typed.outro.pairs().is_empty() {
         if usual[0] == "baseline" {

@@ -88,7 +88,7 @@ fn every_level_equals_the_definition() {
                     (&v).into(),
                     shape,
                     *mask,
-                    Phase::Prefill,
+                    phase_of(q.len() / (shape.heads * shape.dim)),
                     None,
                     &mut got,
                 );

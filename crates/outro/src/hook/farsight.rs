@@ -56,11 +56,7 @@ impl FarSight {
 
 impl Hook for FarSight {
     fn needs(&self, at: At) -> Needs {
-        Needs {
-            outputs: at.prefill,
-            cache: at.prefill,
-            ..Needs::default()
-        }
+        Needs::attention(at.prefill)
     }
 
     fn head_outputs(

@@ -51,12 +51,7 @@ impl LastRow {
 
 impl Hook for LastRow {
     fn needs(&self, at: At) -> Needs {
-        let counts = at.prefill && at.layer + self.without < at.layers;
-        Needs {
-            outputs: counts,
-            cache: counts,
-            ..Needs::default()
-        }
+        Needs::attention(at.prefill && at.layer + self.without < at.layers)
     }
 
     fn head_outputs(
@@ -101,12 +96,8 @@ impl Silence {
 
 impl Hook for Silence {
     fn needs(&self, at: At) -> Needs {
-        let acts = at.layer + 1 < at.layers && (at.prefill || self.silenced.contains(&Modality::Language));
-        Needs {
-            outputs: acts,
-            cache: acts,
-            ..Needs::default()
-        }
+        let decodes = self.silenced.contains(&Modality::Language);
+        Needs::attention(at.layer + 1 < at.layers && (at.prefill || decodes))
     }
 
     fn head_outputs(

@@ -76,6 +76,15 @@ impl Needs {
         cache: true,
     };
 
+    /// Head outputs with all keys and values, where the hook `acts`; else nothing.
+    pub fn attention(acts: bool) -> Self {
+        Self {
+            outputs: acts,
+            cache: acts,
+            ..Self::default()
+        }
+    }
+
     /// What either needs.
     #[must_use]
     pub fn or(self, other: Self) -> Self {

@@ -27,18 +27,12 @@ pub enum Form {
 impl Form {
     /// In words, as a message and a document say it.
     pub fn words(self) -> String {
-        let to = |to: f32| {
-            if to == f32::MAX {
-                String::new()
-            } else {
-                format!(" to {to}")
-            }
-        };
         match self {
             Self::Number(f32::MIN, _) => "a number".into(),
             Self::Number(from, f32::MAX) => format!("a number from {from} up"),
-            Self::Number(from, up) => format!("a number from {from}{}", to(up)),
-            Self::Above(from, up) => format!("a number above {from}{}", to(up)),
+            Self::Number(from, to) => format!("a number from {from} to {to}"),
+            Self::Above(from, f32::MAX) => format!("a number above {from}"),
+            Self::Above(from, to) => format!("a number above {from} to {to}"),
             Self::Whole(from, u64::MAX) => format!("a whole number from {from} up"),
             Self::Whole(from, to) => format!("a whole number from {from} to {to}"),
             Self::MaybeWhole(from, _) => format!("a whole number from {from} up, or `default`"),

@@ -126,9 +126,7 @@ impl Hook for Var {
         let acts = self.acts(at);
         Needs {
             input: at.prefill && acts,
-            outputs: acts,
-            cache: acts,
-            ..Needs::default()
+            ..Needs::attention(acts)
         }
     }
 

@@ -123,6 +123,12 @@ fn frame_size(c: &Config, [_, h, w]: [usize; 3]) -> usize {
     (h / merge).saturating_mul(w / merge)
 }
 
+/// Which of a frame's tokens are there, of those of all frames; empty where all are.
+fn kept_of<'a>(c: &Config, grid: [usize; 3], kept: &'a [bool], frame: usize) -> &'a [bool] {
+    let mut frames = kept.chunks(frame_size(c, grid).max(1));
+    frames.nth(frame).unwrap_or_default()
+}
+
 /// A chunk, or a frame of it, in its place.
 struct Placed<'a> {
     /// Its first row.
@@ -158,9 +164,7 @@ pub fn lay_out(c: &Config, ids: &[u32], chunks: &[Chunk]) -> Result<Layout> {
         match chunk {
             Chunk::Image { grid, size } => rows.image(next(&mut images), *grid, Some(*size)),
             Chunk::Frames { grid, seconds, kept } => {
-                let size = frame_size(c, *grid);
-                let kept = kept.chunks(size.max(1)).nth(*frame).unwrap_or_default();
-                rows.frame(videos, *frame, *grid, kept);
+                rows.frame(videos, *frame, *grid, kept_of(c, *grid, kept, *frame));
                 videos += usize::from(frame + 1 == seconds.len());
             }
             Chunk::Video {
@@ -275,9 +279,10 @@ fn place<'a>(c: &Config, ids: &[u32], chunks: &'a [Chunk]) -> Result<(Vec<u32>, 
             }
             Chunk::Frames { grid, ref kept, .. } => {
                 put(&out);
-                let size = frame_size(c, grid);
-                let there = kept.chunks(size.max(1)).nth(frame);
-                let n = there.map_or(size, |f| f.iter().filter(|k| **k).count());
+                let n = match kept_of(c, grid, kept, frame) {
+                    [] => frame_size(c, grid),
+                    there => there.iter().filter(|k| **k).count(),
+                };
                 out.extend(std::iter::repeat_n(*id, n));
             }
             _ => {

@@ -289,8 +289,7 @@ impl<'a> Rows<'a> {
     /// One frame of a video whose frames stand apart: a picture of its own, of which some tokens may be left out; an empty
     /// `kept` is all of them.
     pub(crate) fn frame(&mut self, item: usize, step: usize, [_, h, w]: [usize; 3], kept: &[bool]) {
-        let merge = self.config.vision.as_ref().map_or(1, |v| v.merge);
-        let mut cells = self.cells([1, h / merge, w / merge], 0.0);
+        let mut cells = self.merged_cells([1, h, w], 0.0);
         let mut there = kept.iter();
         cells.retain(|_| there.next().is_none_or(|k| *k));
         self.count_text(&mut cells);

@@ -431,21 +431,21 @@ impl Preparer {
                 let plan = self.plan_video(video, options)?;
                 let cutter = PatchCutter::new(&processor.patches, plan.indices.len());
                 let picks = Picks {
-                    indices: plan.indices,
+                    indices: plan.indices.clone(),
                     size: Some(plan.first_size.into()),
                 };
-                Ok((picks, (cutter, plan.size)))
+                Ok((picks, (cutter, plan)))
             };
-            let mut take = |(cutter, size): &mut (PatchCutter, [usize; 2]), frame| {
-                cutter.push(&processor.fitted(frame, *size))
+            let mut take = |(cutter, plan): &mut (PatchCutter, VideoPlan), frame| {
+                cutter.push(&processor.fitted(frame, plan.size))
             };
             let (resize, media) = (processor.resize, &options.media);
             let pictures = outro_media::fold_video(&item.info, &mut pick, &mut take, resize, media);
             (pictures, samples.map(ScopedJoinHandle::join))
         });
         let pictures = pictures?;
-        // Cheap, and the same as when it was planned unless another number of frames came than was expected.
-        let plan = self.plan_video(&pictures.video, options)?;
+        // As it was planned unless another number of frames came than was expected.
+        let (cutter, plan) = pictures.frames;
         (item.size, item.grid) = (plan.size, plan.grid);
         item.indices.clone_from(&plan.indices);
         item.info.video = Some(pictures.video);
@@ -464,7 +464,7 @@ impl Preparer {
                 sounds.push(samples);
             }
         }
-        self.push_video(pictures.frames.0.finish()?, plan, tokens, media);
+        self.push_video(cutter.finish()?, plan, tokens, media);
         Ok(())
     }
 

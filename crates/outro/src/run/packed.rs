@@ -96,7 +96,7 @@ fn together(model: &Model, requests: &mut [&mut Request], tokens: &[Option<u32>]
         .collect();
     steps.sort_by_key(|(place, _)| *place);
     let (new, mut steps): (Vec<NewRows>, Vec<Step>) = steps.into_iter().map(|(_, step)| step).unzip();
-    let rows = model.decoder().forward(new, &mut steps, &mut |_| {});
+    let rows = model.decoder().forward(new, &mut steps);
     let rows: Vec<Mat> = rows.into_iter().map(Result::unwrap).collect();
     drop(steps);
     // The output head of all requests in one product.

@@ -270,7 +270,7 @@ impl Prefix {
         session.cancelled_by(cancel);
         let rows = prompt.rows(0..rows);
         let (pass, steps) = (rows.clone().new_rows(true), &mut [session.step()]);
-        let made = model.decoder().forward(vec![pass], steps, &mut |_| {});
+        let made = model.decoder().forward(vec![pass], steps);
         made.into_iter().collect::<Result<Vec<_>>>()?;
         Ok(Self {
             model: model.clone(),
@@ -333,7 +333,7 @@ pub(crate) fn decode(fed: Vec<(&mut Session, u32)>) -> Vec<Result<Vec<f32>>> {
         // On a thread of the pool: from outside, every product of the step would wake a thread and wait to be woken.
         let done = rayon::scope(|_| {
             let (mut rows, mut live) = (Vec::new(), Vec::new());
-            for (place, made) in places.iter().zip(decoder.forward(fed, &mut steps, &mut |_| {})) {
+            for (place, made) in places.iter().zip(decoder.forward(fed, &mut steps)) {
                 match made {
                     Ok(row) => {
                         rows.extend(row.data);

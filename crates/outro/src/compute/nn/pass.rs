@@ -63,7 +63,7 @@ impl Share {
 /// Which unit comes next in a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    Enter,
+    /// A layer begins with it.
     Project,
     Attend,
     Output,
@@ -145,7 +145,7 @@ impl Decoder {
             x,
             shares,
             layer: 0,
-            stage: Stage::Enter,
+            stage: Stage::Project,
             done: 0,
             cos: Vec::new(),
             sin: Vec::new(),
@@ -160,11 +160,9 @@ impl Decoder {
         let Some(layer) = self.layers.get(pass.layer) else {
             return false;
         };
-        if pass.stage == Stage::Enter {
+        if pass.stage == Stage::Project && pass.done == 0 {
             self.enter(pass, steps);
-            pass.stage = Stage::Project;
             if pass.x.data.is_empty() {
-                pass.stage = Stage::Enter;
                 return false;
             }
         }
@@ -173,14 +171,14 @@ impl Decoder {
         let unit = pass.done..end;
         let last = end == rows;
         match pass.stage {
-            Stage::Enter | Stage::Project => self.project(layer, pass, unit),
+            Stage::Project => self.project(layer, pass, unit),
             Stage::Attend => self.attend(pass, steps, unit),
             Stage::Output => self.output(layer, pass, unit),
         }
         pass.done = if last { 0 } else { end };
         if last {
             pass.stage = match pass.stage {
-                Stage::Enter | Stage::Project => {
+                Stage::Project => {
                     self.store(pass, steps);
                     Stage::Attend
                 }
@@ -191,29 +189,17 @@ impl Decoder {
                 Stage::Output => {
                     self.leave(pass);
                     pass.layer += 1;
-                    Stage::Enter
+                    Stage::Project
                 }
             };
         }
         pass.layer < self.layers.len()
     }
 
-    /// A whole pass. `progress` is called after each layer.
-    pub(crate) fn forward(
-        &self,
-        rows: Vec<NewRows>,
-        steps: &mut [Step],
-        progress: &mut dyn FnMut(usize),
-    ) -> Vec<Result<Mat>> {
+    /// A whole pass.
+    pub(crate) fn forward(&self, rows: Vec<NewRows>, steps: &mut [Step]) -> Vec<Result<Mat>> {
         let mut pass = self.begin(rows, steps);
-        let (mut seen, mut more) = (0, true);
-        while more {
-            more = self.advance(&mut pass, steps, usize::MAX);
-            if pass.layers() > seen {
-                seen = pass.layers();
-                progress(seen);
-            }
-        }
+        while self.advance(&mut pass, steps, usize::MAX) {}
         pass.finish()
     }
 

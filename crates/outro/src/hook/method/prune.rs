@@ -110,9 +110,7 @@ impl Hook for Prune {
         let ranks = at.prefill && at.layer == self.config.layer;
         Needs {
             input: at.prefill,
-            outputs: ranks,
-            cache: ranks,
-            ..Needs::default()
+            ..Needs::attention(ranks)
         }
     }
 

@@ -8,7 +8,7 @@ pub enum Activations {
     F32,
     /// Rounded to what the processor multiplies fastest. With quantised weights: 8 bits with one scale for 32 elements, an
     /// error of up to 1/254 of the largest of the 32 (in prefill only with AVX-512 VNNI). With bf16 weights: bf16, in prefill
-    /// with AVX512-BF16. All else stays f32.
+    /// on AMD processors with AVX512-BF16 (Intel's multiply f32 faster). All else stays f32.
     Reduced,
 }
 

@@ -60,6 +60,16 @@ impl Level {
         false
     }
 
+    /// Whether a prefill with bf16 weights is faster in pairs of bf16 than in f32. On Intel's cores the instruction has half the
+    /// throughput of a fused multiply-add, and packing pairs costs more (Emerald Rapids: 1.5 times slower); on AMD's it is
+    /// 1.85 times faster (Zen 4).
+    pub(crate) fn bf16_is_faster(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        return self.has_bf16() && amd();
+        #[cfg(not(target_arch = "x86_64"))]
+        false
+    }
+
     /// Whether four products of bytes are summed in one instruction of 512 bits.
     pub(crate) fn has_vnni(self) -> bool {
         #[cfg(target_arch = "x86_64")]
@@ -75,6 +85,16 @@ impl Level {
             .into_iter()
             .filter(|l| *l <= Self::best())
     }
+}
+
+/// Whether the processor is one of AMD's.
+#[cfg(target_arch = "x86_64")]
+fn amd() -> bool {
+    static AMD: OnceLock<bool> = OnceLock::new();
+    *AMD.get_or_init(|| {
+        let id = std::arch::x86_64::__cpuid(0);
+        [id.ebx, id.edx, id.ecx].map(u32::to_le_bytes).as_flattened() == b"AuthenticAMD"
+    })
 }
 
 /// Compiles one body for each level and calls the one asked for. The body sees `FMA`, a constant that says

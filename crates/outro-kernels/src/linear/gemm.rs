@@ -26,7 +26,7 @@ enum Form {
 impl Form {
     fn of(level: Level, activations: Activations, w: Weight) -> Self {
         match (activations, w) {
-            (Activations::Reduced, Weight::Bf16(_)) if level.has_bf16() => Self::Bf16,
+            (Activations::Reduced, Weight::Bf16(_)) if level.bf16_is_faster() => Self::Bf16,
             (Activations::Reduced, Weight::Quant(_)) if level.has_vnni() => Self::Int8,
             _ => Self::F32,
         }

@@ -139,7 +139,7 @@ mod tests {
             let rounded: Vec<f32> = x.iter().map(|v| bf16::from_f32(*v).to_f32()).collect();
             let phases = [Phase::Prefill, Phase::Decode];
             for (level, phase) in Level::all().flat_map(|level| phases.map(|phase| (level, phase))) {
-                let reduced = phase == Phase::Prefill && level.has_bf16();
+                let reduced = phase == Phase::Prefill && level.bf16_is_faster();
                 let want = naive(if reduced { &rounded } else { &x }, m, k, &wide, n, &bias);
                 let mut got = vec![f32::NAN; m * n];
                 let (kind, weight) = (Activations::Reduced, Weight::Bf16(&w));

@@ -202,7 +202,7 @@ impl Model {
     /// # Errors
     /// As [`Model::load`].
     pub fn open(config: Config, dir: &Path, options: impl Into<LoadOptions>) -> Result<Self> {
-        let checkpoint = Checkpoint::open(dir, config.names.skipped, config.names.renamed)?;
+        let checkpoint = config.checkpoint(dir)?;
         let domain = Domain::load(dir, config.text.hidden)?;
         let parts = Parts::build(config, &checkpoint, &options.into())?;
         Ok(Self(Arc::new(Parts { domain, ..parts })))
@@ -215,7 +215,7 @@ impl Model {
     pub fn audit(dir: &Path) -> Result<Audit> {
         let config = Config::load(dir)?;
         let names = config.names;
-        let checkpoint = Checkpoint::open(dir, names.skipped, names.renamed)?.noting();
+        let checkpoint = config.checkpoint(dir)?.noting();
         let model = Parts::build(config, &checkpoint, &LoadOptions::default())?;
         let mut unused = names.unused.to_vec();
         // A tied model may have a copy.

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::spec::config::Config;
 use crate::spec::family::{self, Family};
 use crate::weights::checkpoint::gguf::Gguf;
+use crate::weights::checkpoint::{Checkpoint, Reading};
 use crate::weights::json::{Json, read_json};
 
 impl Config {
@@ -32,6 +33,18 @@ impl Config {
             return Err(without_config(dir));
         };
         family::parse(&Json::of_transformers(&path, &value), own)
+    }
+
+    /// Opens the weights that this is the configuration of.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn checkpoint(&self, dir: &Path) -> Result<Checkpoint> {
+        let reading = Reading {
+            skip: self.names.skipped,
+            renamed: self.names.renamed,
+        };
+        Checkpoint::open(dir, reading)
     }
 }
 

@@ -93,6 +93,15 @@ pub struct Checkpoint {
     asked: Option<audit::Asked>,
 }
 
+/// What a configuration says about reading its checkpoint.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reading<'a> {
+    /// Tensors whose names begin so are left out.
+    pub skip: &'a [&'a str],
+    /// The first prefix of these that a name has is replaced by the one beside it.
+    pub renamed: &'a [(&'a str, &'a str)],
+}
+
 /// Files that have weights in a form that is not read, and the way out.
 const OTHERS: [(&str, &str); 3] = [
     (
@@ -111,12 +120,12 @@ const OTHERS: [(&str, &str); 3] = [
 
 impl Checkpoint {
     /// Opens a GGUF file, `dir/model.safetensors`, or the shards of `dir/model.safetensors.index.json` that hold
-    /// anything but tensors whose names begin with one of `skip`. The first prefix of `renamed` that a name has is replaced
-    /// by the one beside it.
+    /// anything but tensors to skip.
     ///
     /// # Errors
     /// Missing, truncated or lying files, by name.
-    pub fn open(dir: &Path, skip: &[&str], renamed: &[(&str, &str)]) -> Result<Self> {
+    pub fn open(dir: &Path, reading: Reading) -> Result<Self> {
+        let Reading { skip, renamed } = reading;
         let (single, index) = (dir.join(files::SINGLE), dir.join(files::INDEX));
         let mut this = Self {
             dir: dir.into(),

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use outro::checkpoint::{Audit, Checkpoint};
+use outro::checkpoint::{Audit, Checkpoint, Reading};
 use outro::config::Config;
 use outro::family::FAMILIES;
 use outro::inputs::Inputs;
@@ -52,7 +52,7 @@ fn every_tiny_checkpoint_passes_the_audit() {
 #[test]
 fn the_audit_lists_what_is_wrong() {
     let from = crate::fixtures().join("qwen2-5-vl-tiny");
-    let good = Checkpoint::open(&from, &[], &[]).unwrap();
+    let good = Checkpoint::open(&from, Reading::default()).unwrap();
     let mut tensors: Tensors = good
         .tensors()
         .iter()
@@ -264,7 +264,7 @@ fn quantised_layouts_are_refused_by_config_json() {
 #[test]
 fn a_checkpoint_without_a_head_is_tied_with_a_note() {
     let from = crate::fixtures().join("qwen3-tiny");
-    let good = Checkpoint::open(&from, &[], &[]).unwrap();
+    let good = Checkpoint::open(&from, Reading::default()).unwrap();
     let all = good
         .tensors()
         .iter()

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use outro::Model;
-use outro::checkpoint::{Audit, Checkpoint};
+use outro::checkpoint::Audit;
 use outro::config::{Config, TextConfig};
 use outro::family::Names;
 use outro::prepare::Preparer;
@@ -67,7 +67,7 @@ pub(crate) struct Report {
 pub(crate) fn read(dir: &Path) -> anyhow::Result<Report> {
     let config = Config::load(dir)?;
     let names = config.names;
-    let checkpoint = Checkpoint::open(dir, names.skipped, names.renamed)?;
+    let checkpoint = config.checkpoint(dir)?;
     let preparer = Preparer::of(config.clone(), dir);
     let mut report = Report {
         dir: dir.to_path_buf(),

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use outro::chat::Conversation;
-use outro::checkpoint::Checkpoint;
+use outro::checkpoint::{Checkpoint, Reading};
 use outro::config::Config;
 use outro::prepare::Preparer;
 
@@ -37,7 +37,7 @@ pub(crate) fn gguf(bytes: &[u8]) {
     file("model.gguf", bytes, |path| {
         let _ = Config::load(path);
         let _ = Preparer::open(path);
-        if let Ok(checkpoint) = Checkpoint::open(path, &[], &[]) {
+        if let Ok(checkpoint) = Checkpoint::open(path, Reading::default()) {
             for (name, info) in checkpoint.tensors() {
                 let _ = checkpoint.matrix(name, &info.shape, outro::Dtype::F32);
             }
@@ -49,7 +49,7 @@ pub(crate) fn gguf(bytes: &[u8]) {
 pub(crate) fn safetensors(bytes: &[u8]) {
     file("model.safetensors", bytes, |path| {
         let Some(dir) = path.parent() else { return };
-        if let Ok(checkpoint) = Checkpoint::open(dir, &[], &[]) {
+        if let Ok(checkpoint) = Checkpoint::open(dir, Reading::default()) {
             for (name, info) in checkpoint.tensors() {
                 let _ = checkpoint.matrix(name, &info.shape, outro::Dtype::F32);
             }

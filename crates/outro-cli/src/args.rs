@@ -24,7 +24,7 @@ use crate::cache;
 use crate::fault::Fault;
 use crate::ui::Ui;
 use cli::{AskFlags, CaptureFlag, ChatFlags, Cli, Cmd};
-use flags::{ActivationsFlag, TraceStrategy, WeightFlags};
+use flags::{ActivationsFlag, ModelFlags, TraceStrategy, WeightFlags};
 pub(crate) use media::{Media, Reading};
 use media::{asked, question, questions, reading};
 pub(crate) use strategies::{Strategies, Switches, spelled_out};
@@ -87,7 +87,7 @@ pub(crate) struct Demo {
     /// Where the clip is kept.
     pub(crate) out: Option<PathBuf>,
     /// The model; `None` is the program's own.
-    pub(crate) model: Option<String>,
+    pub(crate) model: ModelFlags,
 }
 
 /// How weights, and keys and values, are held.
@@ -116,7 +116,7 @@ impl Weights {
 /// `outro ask`.
 #[derive(Debug)]
 pub(crate) struct Ask {
-    pub(crate) model: Option<String>,
+    pub(crate) model: ModelFlags,
     pub(crate) media: Media,
     pub(crate) questions: Vec<String>,
     pub(crate) strategies: Strategies,
@@ -129,7 +129,7 @@ pub(crate) struct Ask {
 /// `outro chat`.
 #[derive(Debug)]
 pub(crate) struct Chat {
-    pub(crate) model: Option<String>,
+    pub(crate) model: ModelFlags,
     pub(crate) media: Media,
     /// The first turn.
     pub(crate) first: Option<String>,
@@ -142,7 +142,7 @@ pub(crate) struct Chat {
 /// `outro trace`.
 #[derive(Debug)]
 pub(crate) struct Trace {
-    pub(crate) model: String,
+    pub(crate) model: ModelFlags,
     pub(crate) inputs: PathBuf,
     pub(crate) out: PathBuf,
     pub(crate) outro: Option<Switches>,
@@ -154,7 +154,7 @@ pub(crate) struct Trace {
 /// `outro prepare`.
 #[derive(Debug)]
 pub(crate) struct Prepare {
-    pub(crate) model: Option<String>,
+    pub(crate) model: ModelFlags,
     pub(crate) media: Media,
     pub(crate) question: String,
     pub(crate) out: PathBuf,
@@ -165,7 +165,7 @@ pub(crate) struct Prepare {
 #[derive(Debug)]
 pub(crate) struct Inspect {
     pub(crate) target: String,
-    pub(crate) model: Option<String>,
+    pub(crate) model: ModelFlags,
     pub(crate) reading: Reading,
     pub(crate) json: bool,
 }
@@ -224,7 +224,7 @@ fn build(cli: Cli, typed: &ArgMatches) -> anyhow::Result<Invocation> {
         Cmd::Prepare(f) => {
             let (media, one) = asked(f.media, &f.question, typed)?;
             Action::Prepare(Box::new(Prepare {
-                model: f.model.model,
+                model: f.model,
                 media,
                 question: question(one)?,
                 out: f.out,
@@ -233,7 +233,7 @@ fn build(cli: Cli, typed: &ArgMatches) -> anyhow::Result<Invocation> {
         }
         Cmd::Inspect(f) => Action::Inspect(Box::new(Inspect {
             target: f.target,
-            model: f.model.model,
+            model: f.model,
             reading: reading(&f.reading)?,
             json: f.json,
         })),
@@ -242,11 +242,7 @@ fn build(cli: Cli, typed: &ArgMatches) -> anyhow::Result<Invocation> {
         Cmd::Tune(f) => Action::Tune(Box::new(tune::tune(*f)?)),
         Cmd::Sinks(f) => Action::Sinks(Box::new(sinks::sinks(*f, typed)?)),
         Cmd::Synth(f) => Action::Synth(Box::new(synth::synth(f)?)),
-        Cmd::Demo { seed, out, model } => Action::Demo(Demo {
-            seed,
-            out,
-            model: model.model,
-        }),
+        Cmd::Demo { seed, out, model } => Action::Demo(Demo { seed, out, model }),
         Cmd::Doctor { json } => Action::Doctor(json),
     };
     if cli.threads > 1024 {
@@ -277,7 +273,7 @@ fn ask(f: AskFlags, typed: &ArgMatches) -> anyhow::Result<Ask> {
     let mut strategies = strategies(&f.strategy, Switches::new(switches(&f.method)?)?)?;
     strategies.prune = f.prune.prune;
     Ok(Ask {
-        model: f.model.model,
+        model: f.model,
         media,
         questions,
         strategies,
@@ -299,7 +295,7 @@ fn chat(f: ChatFlags, typed: &ArgMatches) -> anyhow::Result<Chat> {
     }
     let (media, first) = asked(f.media, &f.question, typed)?;
     Ok(Chat {
-        model: f.model.model,
+        model: f.model,
         media,
         first,
         strategies: strategies(&names, Switches::new(switches(&f.method)?)?)?,

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use outro::config::{Config, Json};
+use outro::config::{Config, Held, Json};
 use outro::family::{Family, Names, find};
 use outro::generate::top;
 use outro::inputs::Inputs;
@@ -41,6 +41,7 @@ fn parse(json: &Json) -> Result<Config> {
         model_type: VISOR.model_type.into(),
         names: VISOR.names,
         system: "You see.",
+        held: Held::default(),
         ..config
     })
 }

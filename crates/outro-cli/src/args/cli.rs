@@ -199,9 +199,8 @@ pub(crate) struct ChatFlags {
 
 #[derive(Debug, Args)]
 pub(crate) struct TraceFlags {
-    /// The checkpoint directory, or a GGUF file.
-    #[arg(long, short, value_name = "DIR|FILE")]
-    pub(crate) model: String,
+    #[command(flatten)]
+    pub(crate) model: ModelFlags,
     /// Prepared inputs.
     #[arg(long, value_name = "FILE")]
     pub(crate) inputs: PathBuf,

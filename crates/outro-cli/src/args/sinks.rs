@@ -103,7 +103,7 @@ impl Subject {
 /// `outro sinks`.
 #[derive(Debug)]
 pub(crate) struct Sinks {
-    pub(crate) model: Option<String>,
+    pub(crate) model: ModelFlags,
     pub(crate) subject: Subject,
     pub(crate) out: PathBuf,
     pub(crate) png: bool,
@@ -150,7 +150,7 @@ pub(super) fn sinks(f: SinksFlags, typed: &ArgMatches) -> anyhow::Result<Sinks> 
         },
     };
     Ok(Sinks {
-        model: f.model.model,
+        model: f.model,
         subject,
         out: f.out,
         png: f.png,

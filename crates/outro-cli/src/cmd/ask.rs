@@ -7,7 +7,6 @@ use std::time::Instant;
 
 use anyhow::Context;
 use outro::chat::Conversation;
-use outro::prepare::Preparer;
 use outro::strategy::Strategy;
 use outro::{Answer, Ask, Engine, Update, answer_all};
 use outro_media::{Note, NoteKind};
@@ -19,8 +18,8 @@ use crate::ui::{Ui, Unit};
 
 /// Answers every question.
 pub(crate) fn ask(args: &AskArgs, ui: &Ui) -> anyhow::Result<()> {
-    let source = source::choose(args.model.as_deref(), ui)?;
-    let preparer = Preparer::open(&source.dir)?;
+    let source = source::choose(&args.model, ui)?;
+    let preparer = source.preparer()?;
     media::tokenizer(&preparer, &source.dir)?;
     let conversations: Vec<Conversation> = args
         .questions
@@ -70,7 +69,7 @@ pub(crate) fn ask(args: &AskArgs, ui: &Ui) -> anyhow::Result<()> {
         if args.json {
             let record = Record {
                 question,
-                model: source.dir.display().to_string(),
+                model: source.name(),
                 builtin_model: source.tiny,
                 weights: args.weights.name(),
                 prompt_tokens: answers[0].prompt_tokens,

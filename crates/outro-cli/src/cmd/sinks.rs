@@ -30,8 +30,8 @@ pub(crate) fn run(args: &Sinks, ui: &Ui) -> anyhow::Result<()> {
         Fault::failure(format!("--out {}: {e}", args.out.display()))
             .hint("give a directory that you may write to")
     })?;
-    let source = source::choose(args.model.as_deref(), ui)?;
-    let preparer = Preparer::open(&source.dir)?;
+    let source = source::choose(&args.model, ui)?;
+    let preparer = source.preparer()?;
     let text = &preparer.config().text;
     let method = source::method_of(&preparer, &source, &args.method)?;
     // No dimension can exceed the root of the width times a token's root mean square.
@@ -57,7 +57,7 @@ pub(crate) fn run(args: &Sinks, ui: &Ui) -> anyhow::Result<()> {
             media: files,
             question,
         } => Bench::Prepared(Box::new(media::whole(
-            &source.dir,
+            &source,
             files,
             args.system.as_deref(),
             question,

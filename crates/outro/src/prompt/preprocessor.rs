@@ -7,6 +7,8 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::spec::config::{AnyRes, AudioConfig, AudioProjector, Config, HOP, PixelLimits, ResizePolicy};
+use crate::spec::family;
+use crate::weights::checkpoint::gguf::Gguf;
 use crate::weights::json::read_json;
 
 /// How a checkpoint's processor looks at pictures and videos.
@@ -47,6 +49,28 @@ struct Files {
 }
 
 impl Files {
+    fn of(dir: &Path, config: &Config) -> Result<Self> {
+        match &config.held.towers {
+            Some(towers) => Self::of_towers(towers),
+            None => Self::open(dir),
+        }
+    }
+
+    /// Those that stand for the metadata of a GGUF file's towers.
+    fn of_towers(towers: &Path) -> Result<Self> {
+        let file = |content| File {
+            path: towers.into(),
+            within: "clip.vision.".into(),
+            content,
+        };
+        Ok(Self {
+            both: file(Value::Null),
+            images: file(family::gguf::processor(&Gguf::open(towers)?)?),
+            videos: file(Value::Null),
+            sounds: file(Value::Null),
+        })
+    }
+
     fn open(dir: &Path) -> Result<Self> {
         let both = File::open(dir, "processor_config.json")?;
         let part = |names: &[&str], file: &str| match names.iter().find_map(|name| both.part(name)) {
@@ -72,7 +96,7 @@ pub(crate) fn load(dir: &Path, config: &Config) -> Result<Processor> {
         images,
         videos,
         sounds,
-    } = Files::open(dir)?;
+    } = Files::of(dir, config)?;
     let mut this = Processor {
         patches: PatchConfig::default(),
         image_patches: PatchConfig::default(),

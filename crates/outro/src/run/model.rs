@@ -73,7 +73,7 @@ struct Parts {
 impl Parts {
     fn build(mut config: Config, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
         let names = config.names;
-        let mut notes = Vec::new();
+        let mut notes = config.held.notes.clone();
         let embedding = format!("{}embed_tokens.weight", names.text);
         if !config.text.tied && !checkpoint.holds(names.lm_head) && checkpoint.holds(&embedding) {
             config.text.tied = true;
@@ -213,7 +213,14 @@ impl Model {
     /// # Errors
     /// As [`Model::load`], but for what is wrong with single tensors.
     pub fn audit(dir: &Path) -> Result<Audit> {
-        let config = Config::load(dir)?;
+        Self::audit_of(Config::load(dir)?, dir)
+    }
+
+    /// [`Model::audit`] with a configuration that the caller has read.
+    ///
+    /// # Errors
+    /// As [`Model::audit`].
+    pub fn audit_of(config: Config, dir: &Path) -> Result<Audit> {
         let names = config.names;
         let checkpoint = config.checkpoint(dir)?.noting();
         let model = Parts::build(config, &checkpoint, &LoadOptions::default())?;

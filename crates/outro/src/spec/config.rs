@@ -2,7 +2,10 @@
 
 mod rope;
 
+use std::path::PathBuf;
+
 use crate::error::Result;
+use crate::weights::checkpoint::Renames;
 use outro_media::{MAX_SECONDS, Sampling};
 
 pub use crate::weights::json::Json;
@@ -29,6 +32,19 @@ pub struct Config {
     pub names: Names,
     /// The system sentence where neither the caller nor the model's files have one.
     pub system: &'static str,
+    /// In which files it is held, where they are not those of a checkpoint directory.
+    pub held: Held,
+}
+
+/// What a checkpoint's form adds to a configuration.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Held {
+    /// The file of the towers (mmproj) of a GGUF file.
+    pub towers: Option<PathBuf>,
+    /// What the user should know of it.
+    pub notes: Vec<String>,
+    /// What the tensors of GGUF files are called.
+    pub(crate) renames: Renames,
 }
 
 /// Tensor name prefixes of a checkpoint, dots included.

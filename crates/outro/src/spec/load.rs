@@ -7,7 +7,6 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::spec::config::Config;
 use crate::spec::family::{self, Family};
-use crate::weights::checkpoint::gguf::Gguf;
 use crate::weights::checkpoint::{Checkpoint, Reading};
 use crate::weights::json::{Json, read_json};
 
@@ -20,13 +19,28 @@ impl Config {
         Self::load_among(dir, &[])
     }
 
+    /// [`Config::load`] of a GGUF file whose towers (mmproj) are in `towers`; where nobody says so they are found beside it.
+    ///
+    /// # Errors
+    /// As [`Config::load`]; towers for anything but a GGUF file.
+    pub fn load_held(dir: &Path, towers: Option<&Path>) -> Result<Self> {
+        match towers {
+            Some(_) if !dir.is_file() => {
+                let problem = format!("belongs to a GGUF file; {} is none", dir.display());
+                Err(Error::setting("mmproj", problem))
+            }
+            Some(_) => family::gguf::config(dir, towers),
+            None => Self::load(dir),
+        }
+    }
+
     /// [`Config::load`] with families of the caller, which come before [`family::FAMILIES`].
     ///
     /// # Errors
     /// As [`Config::load`].
     pub fn load_among(dir: &Path, own: &[&Family]) -> Result<Self> {
         if dir.is_file() {
-            return family::gguf::config(&Gguf::open(dir)?);
+            return family::gguf::config(dir, None);
         }
         let path = dir.join("config.json");
         let Some(value) = read_json(&path)? else {
@@ -43,6 +57,8 @@ impl Config {
         let reading = Reading {
             skip: self.names.skipped,
             renamed: self.names.renamed,
+            towers: self.held.towers.as_deref(),
+            stored: Some(&self.held.renames),
         };
         Checkpoint::open(dir, reading)
     }

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::weights::json::read_json;
 
 mod audit;
+mod experts;
 pub mod files;
 pub(crate) mod gguf;
 mod matrix;
@@ -21,6 +22,7 @@ mod quantise;
 mod random;
 
 pub use audit::{Audit, Misshaped, Tensor, Unreadable};
+pub(crate) use gguf::Renames;
 pub use gguf::is_gguf;
 pub use matrix::Matrix;
 pub(crate) use matrix::Stored;
@@ -72,12 +74,28 @@ pub struct TensorInfo {
     pub name: String,
     start: usize,
     end: usize,
+    form: Form,
+}
+
+/// How a tensor lies in the files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// Row after row.
+    Rows,
+    /// A patch embedding of two times of which the file has one tensor each: shard and place of the second.
+    Pair(usize, usize, usize),
+    /// Column after column: elements of so many bytes, of a row so many elements apart.
+    Columns { width: usize, stride: usize },
 }
 
 impl TensorInfo {
     /// Bytes in the file.
     pub fn bytes(&self) -> usize {
-        self.end - self.start
+        match self.form {
+            Form::Rows => self.end - self.start,
+            Form::Pair(..) => 2 * (self.end - self.start),
+            Form::Columns { width, .. } => self.shape.iter().product::<usize>() * width,
+        }
     }
 }
 
@@ -87,6 +105,8 @@ pub struct Checkpoint {
     shards: Vec<(PathBuf, Arc<Mmap>)>,
     tensors: BTreeMap<String, TensorInfo>,
     skipped: usize,
+    /// What the tensors of a GGUF file are called.
+    names: Renames,
     /// Where tensors are made up as they are asked for.
     random: Option<random::Pattern>,
     /// Where requests are noted and nothing is read.
@@ -100,6 +120,10 @@ pub struct Reading<'a> {
     pub skip: &'a [&'a str],
     /// The first prefix of these that a name has is replaced by the one beside it.
     pub renamed: &'a [(&'a str, &'a str)],
+    /// Of a GGUF file: the file of its towers (mmproj).
+    pub(crate) towers: Option<&'a Path>,
+    /// Of GGUF files: what their tensors are called.
+    pub(crate) stored: Option<&'a Renames>,
 }
 
 /// Files that have weights in a form that is not read, and the way out.
@@ -125,20 +149,22 @@ impl Checkpoint {
     /// # Errors
     /// Missing, truncated or lying files, by name.
     pub fn open(dir: &Path, reading: Reading) -> Result<Self> {
-        let Reading { skip, renamed } = reading;
+        let Reading { skip, renamed, .. } = reading;
         let (single, index) = (dir.join(files::SINGLE), dir.join(files::INDEX));
         let mut this = Self {
             dir: dir.into(),
             shards: Vec::new(),
             tensors: BTreeMap::new(),
             skipped: 0,
+            names: reading.stored.cloned().unwrap_or_default(),
             random: None,
             asked: None,
         };
         if dir.is_file() {
-            let file = gguf::Gguf::open(dir)?;
-            this.shards.push((dir.into(), file.map));
-            this.tensors = file.tensors;
+            for file in [Some(dir), reading.towers].into_iter().flatten() {
+                let names = this.names.clone();
+                this.add_gguf(gguf::Gguf::open(file)?, &names)?;
+            }
             return Ok(this);
         }
         let key = |name: &str| key(name, renamed);
@@ -177,6 +203,7 @@ impl Checkpoint {
                 ),
             ));
         }
+        experts::apart(&mut this.tensors);
         Ok(this)
     }
 
@@ -188,6 +215,7 @@ impl Checkpoint {
             shards: Vec::new(),
             tensors: BTreeMap::new(),
             skipped: 0,
+            names: Renames::default(),
             random: Some(random::Pattern::new(seed)),
             asked: None,
         }
@@ -233,6 +261,7 @@ impl Checkpoint {
                 shape: info.shape.clone(),
                 start,
                 end,
+                form: Form::Rows,
             };
             self.tensors.insert(key(&name), info);
         }
@@ -258,14 +287,14 @@ impl Checkpoint {
     fn find(&self, name: &str, shape: &[usize]) -> Result<(&TensorInfo, &Path, &Arc<Mmap>)> {
         let info = self.tensors.get(name).ok_or_else(|| {
             let problem = if self.dir.is_file() {
-                format!("holds no tensor `{}`; the file is of another architecture than it says, or incomplete", gguf::stored_name(name))
+                format!("holds no tensor `{}`; the file is of another architecture than it says, or incomplete", self.stored_name(name))
             } else {
                 format!("tensor `{name}` is missing; config.json and weights are of different models, or a shard is; `outro inspect` on the directory lists all that is missing")
             };
             Error::checkpoint(&self.dir, problem)
         })?;
         let (path, map) = &self.shards[info.shard];
-        if info.shape != shape {
+        if !self.fits(&info.shape, shape) {
             return Err(Error::checkpoint(
                 path,
                 format!(
@@ -281,6 +310,17 @@ impl Checkpoint {
             ));
         }
         Ok((info, path, map))
+    }
+
+    /// Whether a tensor has the shape that is asked for. GGUF files keep some biases with dimensions of 1.
+    fn fits(&self, shape: &[usize], wanted: &[usize]) -> bool {
+        let squeezed = |s: &[usize]| s.iter().copied().filter(|n| *n != 1).collect::<Vec<_>>();
+        shape == wanted || self.dir.is_file() && squeezed(shape) == squeezed(wanted)
+    }
+
+    /// What a tensor is called in the files, for messages.
+    fn stored_name(&self, name: &str) -> String {
+        self.names.stored(name).unwrap_or_else(|| name.to_owned())
     }
 
     /// Whether there is a tensor of this name.
@@ -301,7 +341,22 @@ impl Checkpoint {
             return Ok(Matrix::hollow(name, rows, cols));
         }
         let (info, path, map) = self.find(name, shape)?;
-        let bytes = &map[info.start..info.end];
+        let joined;
+        let bytes = match info.form {
+            Form::Rows => &map[info.start..info.end],
+            Form::Columns { width, stride } => {
+                joined = experts::rows(&map[info.start..info.end], rows, cols, width, stride);
+                &joined
+            }
+            Form::Pair(shard, start, end) => {
+                joined = both(
+                    &map[info.start..info.end],
+                    &self.shards[shard].1[start..end],
+                    &info.shape,
+                );
+                &joined
+            }
+        };
         let stored = Stored::of_name(&info.dtype).ok_or_else(|| {
             Error::unsupported(
                 path,
@@ -335,7 +390,7 @@ impl Checkpoint {
                 tensor: info.name.clone(),
                 dtype: "f16",
             })?
-        } else if aligned {
+        } else if aligned && info.form == Form::Rows {
             Data::Mapped {
                 map: Arc::clone(map),
                 start: info.start,
@@ -382,6 +437,14 @@ impl Checkpoint {
         }
         Ok(v)
     }
+}
+
+/// Both times of a kernel `[out, channels, 2, patch, patch]`, of which each is whole in a tensor of its own.
+fn both(first: &[u8], second: &[u8], shape: &[usize]) -> Vec<u8> {
+    let planes = shape[..2].iter().product::<usize>().max(1);
+    let plane = (first.len() / planes).max(1);
+    let pairs = first.chunks(plane).zip(second.chunks(plane));
+    pairs.flat_map(|(a, b)| [a, b].concat()).collect()
 }
 
 /// Maps a file.

@@ -23,13 +23,14 @@ mod own_family;
 use crate::golden::{Golden, LOGITS, check_media, positions_by_axis};
 
 /// Checkpoints under fixtures/, each with `cases/KIND-N.safetensors`: five of each kind.
-const FAMILIES: [&str; 7] = [
+const FAMILIES: [&str; 8] = [
     "qwen2-vl-tiny",
     "qwen2-5-vl-tiny",
     "videollama3-tiny",
     "llava-onevision-tiny",
     "video-salmonn2-tiny",
     "qwen3-vl-tiny",
+    "qwen3-vl-moe-tiny",
     "qwen3-omni-tiny",
 ];
 /// Those that listen.
@@ -46,7 +47,7 @@ fn dir(name: &str) -> PathBuf {
 }
 
 /// Five of each kind that the family takes.
-fn cases(name: &str) -> impl Iterator<Item = PathBuf> {
+pub(crate) fn cases(name: &str) -> impl Iterator<Item = PathBuf> {
     let cases = dir(name).join("cases");
     let kinds = if HEAR.contains(&name) { 5 } else { 3 };
     KINDS[..kinds]
@@ -55,7 +56,7 @@ fn cases(name: &str) -> impl Iterator<Item = PathBuf> {
         .map(move |name| cases.join(name))
 }
 
-fn hook(on: bool) -> Option<Box<dyn Hook>> {
+pub(crate) fn hook(on: bool) -> Option<Box<dyn Hook>> {
     on.then(|| Box::new(OutRo::new(OutRoConfig::default())) as Box<dyn Hook>)
 }
 
@@ -63,7 +64,7 @@ fn load(name: &str) -> Model {
     Model::load(&dir(name), Dtype::F32).unwrap()
 }
 
-fn prompt(model: &Model, path: &Path) -> (Inputs, Prompt) {
+pub(crate) fn prompt(model: &Model, path: &Path) -> (Inputs, Prompt) {
     let inputs = Inputs::load(path).unwrap().fitted(model.config()).unwrap();
     let media = model.encode(&inputs, &mut |_| {}).unwrap();
     let prompt = model.prompt(&inputs, &media).unwrap();
@@ -86,43 +87,46 @@ fn run(session: &mut Session, prompt: &Prompt, rows: usize, tokens: &[f32]) -> V
 #[test]
 fn golden_values() {
     for name in FAMILIES {
-        let model = load(name);
-        for path in cases(name) {
-            let golden = Golden::open(path.clone());
-            let meta = golden.meta();
-            let (inputs, prompt) = prompt(&model, &path);
-            let media = model.encode(&inputs, &mut |_| {}).unwrap();
-            check_media(&golden, &media);
-            golden.check("position_ids", &positions_by_axis(&prompt), 0.0);
-            let spans = spans(model.config(), &inputs).unwrap();
-            assert_eq!(spans.len(), inputs.input_ids.len());
-            for mode in ["baseline", "outro"] {
-                let mut session = Session::new(&model, hook(mode == "outro"));
-                let tokens = golden.get(&format!("{mode}.tokens")).unwrap();
-                let want = golden.get(&format!("{mode}.logits")).unwrap();
-                let rows = want.len() / model.config().text.vocab - tokens.len();
-                let got = run(&mut session, &prompt, rows, &tokens);
-                golden.check(&format!("{mode}.logits"), &got, LOGITS);
-                if let Some(outro) = session.hook::<OutRo>() {
-                    let list = |key: &str| -> BTreeMap<usize, Vec<usize>> {
-                        serde_json::from_str(&meta[key]).unwrap()
-                    };
-                    let found: BTreeMap<_, _> = outro
-                        .sinks()
-                        .iter()
-                        .filter(|(_, rows)| !rows.is_empty())
-                        .map(|(layer, rows)| (*layer, rows.clone()))
-                        .collect();
-                    assert_eq!(found, list("sinks"), "{}", path.display());
-                    assert_eq!(outro.relaxed_at(), &list("relaxed"), "{}", path.display());
-                }
+        golden(name, &load(name));
+    }
+}
+
+/// Holds a model that has the weights of a fixture to its golden values.
+pub(crate) fn golden(name: &str, model: &Model) {
+    for path in cases(name) {
+        let golden = Golden::open(path.clone());
+        let meta = golden.meta();
+        let (inputs, prompt) = prompt(model, &path);
+        let media = model.encode(&inputs, &mut |_| {}).unwrap();
+        check_media(&golden, &media);
+        golden.check("position_ids", &positions_by_axis(&prompt), 0.0);
+        let spans = spans(model.config(), &inputs).unwrap();
+        assert_eq!(spans.len(), inputs.input_ids.len());
+        for mode in ["baseline", "outro"] {
+            let mut session = Session::new(model, hook(mode == "outro"));
+            let tokens = golden.get(&format!("{mode}.tokens")).unwrap();
+            let want = golden.get(&format!("{mode}.logits")).unwrap();
+            let rows = want.len() / model.config().text.vocab - tokens.len();
+            let got = run(&mut session, &prompt, rows, &tokens);
+            golden.check(&format!("{mode}.logits"), &got, LOGITS);
+            if let Some(outro) = session.hook::<OutRo>() {
+                let list =
+                    |key: &str| -> BTreeMap<usize, Vec<usize>> { serde_json::from_str(&meta[key]).unwrap() };
+                let found: BTreeMap<_, _> = outro
+                    .sinks()
+                    .iter()
+                    .filter(|(_, rows)| !rows.is_empty())
+                    .map(|(layer, rows)| (*layer, rows.clone()))
+                    .collect();
+                assert_eq!(found, list("sinks"), "{}", path.display());
+                assert_eq!(outro.relaxed_at(), &list("relaxed"), "{}", path.display());
             }
         }
     }
 }
 
 /// Logits of the prompt's last row and of three steps.
-fn answer(model: &Model, prompt: &Prompt, hook: Option<Box<dyn Hook>>) -> Vec<f32> {
+pub(crate) fn answer(model: &Model, prompt: &Prompt, hook: Option<Box<dyn Hook>>) -> Vec<f32> {
     let mut session = Session::new(model, hook);
     let mut all = session.prefill(prompt, 1, &mut |_| {}).unwrap().data;
     for token in [40, 50, 60] {
@@ -297,7 +301,12 @@ pub(crate) fn media(
 }
 
 /// Families whose processors' bytes are in their fixtures.
-const PROCESSORS: [&str; 3] = ["videollama3-tiny", "llava-onevision-tiny", "qwen3-vl-tiny"];
+const PROCESSORS: [&str; 4] = [
+    "videollama3-tiny",
+    "llava-onevision-tiny",
+    "qwen3-vl-tiny",
+    "qwen3-vl-moe-tiny",
+];
 
 /// Ids, grids and kept tokens equal; pixels to the half precision in which the fixture keeps them.
 #[test]

@@ -208,7 +208,7 @@ fn every_family() {
     }
 }
 
-fn cases(model: &Model, dir: &Path) -> usize {
+pub(crate) fn cases(model: &Model, dir: &Path) -> usize {
     let mut cases = 0;
     for path in files(dir) {
         let name = path.file_name().unwrap().to_str().unwrap().to_string();

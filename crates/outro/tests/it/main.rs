@@ -13,6 +13,7 @@ mod golden;
 mod laws;
 mod layout;
 mod levels;
+mod mmproj;
 mod prepare;
 mod processors;
 mod published;

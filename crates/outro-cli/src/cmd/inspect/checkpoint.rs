@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use crate::shell::source::Source;
 
 use anyhow::Context;
 use outro::Model;
@@ -64,19 +66,20 @@ pub(crate) struct Report {
 
 /// Reads `dir`'s config and shard headers, and checks that they fit each other, the files' lengths and what the model needs,
 /// and the files that prepare prompts.
-pub(crate) fn read(dir: &Path) -> anyhow::Result<Report> {
-    let config = Config::load(dir)?;
+pub(crate) fn read(source: &Source) -> anyhow::Result<Report> {
+    let dir = source.dir.as_path();
+    let config = source.config()?;
     let names = config.names;
     let checkpoint = config.checkpoint(dir)?;
     let preparer = Preparer::of(config.clone(), dir);
     let mut report = Report {
         dir: dir.to_path_buf(),
-        config,
+        config: config.clone(),
         shards: Vec::new(),
         parts: BTreeMap::new(),
         skipped: checkpoint.skipped(),
         dtypes: BTreeMap::new(),
-        audit: Model::audit(dir)?,
+        audit: Model::audit_of(config.clone(), dir)?,
         tokenizer: None,
         template: None,
         problem: None,

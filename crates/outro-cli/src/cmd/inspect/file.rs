@@ -19,6 +19,7 @@ use super::checkpoint::{Need, need};
 use crate::args::Reading;
 use crate::hints;
 use crate::shell::media;
+use crate::shell::source::Source;
 use crate::ui::{bytes, thousands};
 
 /// Sound longer than this is not decoded to count its samples: its stated duration is taken.
@@ -54,7 +55,7 @@ pub(crate) struct Report {
 }
 
 /// Probes `path`, and counts what it becomes for the checkpoint in `model`.
-pub(crate) fn read(path: &Path, reading: &Reading, model: Option<&Path>) -> anyhow::Result<Report> {
+pub(crate) fn read(path: &Path, reading: &Reading, model: Option<&Source>) -> anyhow::Result<Report> {
     let info = probe(path, &reading.options)?;
     let mut report = Report {
         notes: info.notes.clone(),
@@ -68,10 +69,10 @@ pub(crate) fn read(path: &Path, reading: &Reading, model: Option<&Path>) -> anyh
         .count_picture(reading)
         .with_context(|| path.display().to_string())?;
     report.count_sound(reading)?;
-    if let Some(dir) = model {
-        report.weights = super::checkpoint::read(dir)?.weight_bytes();
-        let preparer = Preparer::open(dir)?;
-        report.model = Some((dir.to_path_buf(), preparer.config().clone()));
+    if let Some(source) = model {
+        report.weights = super::checkpoint::read(source)?.weight_bytes();
+        let preparer = source.preparer()?;
+        report.model = Some((source.dir.clone(), preparer.config().clone()));
         report.count_prompt(path, reading, &preparer)?;
     }
     Ok(report)

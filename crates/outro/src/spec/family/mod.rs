@@ -43,6 +43,7 @@ pub const FAMILIES: &[&Family] = &[
     &qwen3::DENSE,
     &qwen3::MOE,
     &qwen3_vl::FAMILY,
+    &qwen3_vl::MOE,
     &qwen3_omni::FAMILY,
     &qwen2_5_omni::THINKER,
     &qwen3_omni::THINKER,

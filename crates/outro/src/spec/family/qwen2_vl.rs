@@ -6,7 +6,7 @@ use super::{
 };
 use crate::error::Result;
 use crate::spec::config::{
-    Activation, Config, FrameRule, Json, Merger, Norm, PositionRule, TextConfig, VisionConfig,
+    Activation, Config, FrameRule, Held, Json, Merger, Norm, PositionRule, TextConfig, VisionConfig,
 };
 
 pub(super) const FAMILY: Family = Family {
@@ -30,6 +30,7 @@ fn parse(json: &Json) -> Result<Config> {
         frames: FrameRule::default(),
         names: NAMES,
         system: SYSTEM,
+        held: Held::default(),
         text,
     })
 }

@@ -5,7 +5,7 @@ use super::qwen2_5_omni::{THINKER_NAMES, tied, whole};
 use super::{Family, Names, qwen2_5_omni, qwen3_vl, rate};
 use crate::error::Result;
 use crate::spec::config::{
-    AudioConfig, AudioProjector, Config, FrameRule, Json, PositionRule, ResizePolicy, SpecialTokens,
+    AudioConfig, AudioProjector, Config, FrameRule, Held, Json, PositionRule, ResizePolicy, SpecialTokens,
     TextConfig, VisionNames,
 };
 
@@ -78,6 +78,7 @@ fn thinker(json: &Json, model_type: &str, names: Names) -> Result<Config> {
         },
         names,
         system: "",
+        held: Held::default(),
         text,
     })
 }

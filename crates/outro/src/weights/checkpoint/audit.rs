@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::{Checkpoint, Matrix, Stored, gguf};
+use super::{Checkpoint, Matrix, Stored};
 use crate::error::{Error, Result};
 
 /// What is wrong with a checkpoint's tensors, by their headers alone. Names are those in the files.
@@ -62,7 +62,12 @@ const MOST: usize = 1 << 18;
 
 /// Buffers that older releases of transformers and llama.cpp store, and that follow from the configuration or are read
 /// elsewhere.
-const BUFFERS: [&str; 3] = ["rotary_emb.inv_freq", ".position_ids", "rope_freqs.weight"];
+const BUFFERS: [&str; 4] = [
+    "rotary_emb.inv_freq",
+    ".position_ids",
+    "rope_freqs.weight",
+    "a.position_embd.weight",
+];
 
 /// Shapes that were asked for, by name.
 #[derive(Default)]
@@ -108,11 +113,7 @@ impl Checkpoint {
         let asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
         for (name, wanted) in &asked.all {
             let Some(info) = self.tensors.get(name) else {
-                let name = if self.dir.is_file() {
-                    gguf::stored_name(name)
-                } else {
-                    name.clone()
-                };
+                let name = self.stored_name(name);
                 let shape = wanted.clone();
                 audit.missing.push(Tensor { name, shape });
                 continue;
@@ -121,7 +122,7 @@ impl Checkpoint {
             if Stored::of_name(&info.dtype).is_none() {
                 let dtype = info.dtype.clone();
                 audit.unreadable.push(Unreadable { name, dtype });
-            } else if info.shape != *wanted {
+            } else if !self.fits(&info.shape, wanted) {
                 let (shape, wanted) = (info.shape.clone(), wanted.clone());
                 audit.misshaped.push(Misshaped { name, shape, wanted });
             }

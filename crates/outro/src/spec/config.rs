@@ -5,6 +5,7 @@ mod rope;
 use crate::error::Result;
 use outro_media::{MAX_SECONDS, Sampling};
 
+pub use crate::weights::checkpoint::Scheme;
 pub use crate::weights::json::Json;
 pub use rope::{Rope, Scaling};
 
@@ -27,6 +28,8 @@ pub struct Config {
     pub frames: FrameRule,
     /// Where its tensors are.
     pub names: Names,
+    /// How its linear layers are packed, where config.json says that they are.
+    pub scheme: Option<Scheme>,
     /// The system sentence where neither the caller nor the model's files have one.
     pub system: &'static str,
 }

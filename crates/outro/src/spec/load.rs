@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::spec::config::Config;
 use crate::spec::family::{self, Family};
 use crate::weights::checkpoint::gguf::Gguf;
-use crate::weights::checkpoint::{Checkpoint, Reading};
+use crate::weights::checkpoint::{Checkpoint, Reading, Scheme};
 use crate::weights::json::{Json, read_json};
 
 impl Config {
@@ -40,9 +40,24 @@ impl Config {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn checkpoint(&self, dir: &Path) -> Result<Checkpoint> {
+        let mut renamed = self.names.renamed.to_vec();
+        if let Some(Scheme::Mlx { .. }) = self.scheme {
+            // MLX's models keep their parts under names of their own.
+            let parts = [
+                ("language_model.model.", self.names.text),
+                (
+                    "language_model.lm_head.",
+                    self.names.lm_head.trim_end_matches("weight"),
+                ),
+                ("vision_tower.", self.names.vision),
+                ("audio_tower.", self.names.audio),
+            ];
+            renamed.extend(parts.into_iter().filter(|(_, to)| !to.is_empty()));
+        }
         let reading = Reading {
             skip: self.names.skipped,
-            renamed: self.names.renamed,
+            renamed: &renamed,
+            scheme: self.scheme.as_ref(),
         };
         Checkpoint::open(dir, reading)
     }

@@ -17,6 +17,7 @@ mod audit;
 pub mod files;
 pub(crate) mod gguf;
 mod matrix;
+mod packed;
 mod quantise;
 mod random;
 
@@ -25,6 +26,7 @@ pub use gguf::is_gguf;
 pub use matrix::Matrix;
 pub(crate) use matrix::Stored;
 use matrix::{Data, convert, own, widen_bytes};
+pub use packed::{CompressedPart, MlxForm, Scheme};
 pub(crate) use quantise::Quantised;
 pub use quantise::Quantize;
 
@@ -91,6 +93,8 @@ pub struct Checkpoint {
     random: Option<random::Pattern>,
     /// Where requests are noted and nothing is read.
     asked: Option<audit::Asked>,
+    /// How packed matrices are packed.
+    scheme: Option<Scheme>,
 }
 
 /// What a configuration says about reading its checkpoint.
@@ -100,6 +104,8 @@ pub struct Reading<'a> {
     pub skip: &'a [&'a str],
     /// The first prefix of these that a name has is replaced by the one beside it.
     pub renamed: &'a [(&'a str, &'a str)],
+    /// How matrices are packed that are.
+    pub scheme: Option<&'a Scheme>,
 }
 
 /// Files that have weights in a form that is not read, and the way out.
@@ -125,7 +131,11 @@ impl Checkpoint {
     /// # Errors
     /// Missing, truncated or lying files, by name.
     pub fn open(dir: &Path, reading: Reading) -> Result<Self> {
-        let Reading { skip, renamed } = reading;
+        let Reading {
+            skip,
+            renamed,
+            scheme,
+        } = reading;
         let (single, index) = (dir.join(files::SINGLE), dir.join(files::INDEX));
         let mut this = Self {
             dir: dir.into(),
@@ -134,6 +144,7 @@ impl Checkpoint {
             skipped: 0,
             random: None,
             asked: None,
+            scheme: scheme.cloned(),
         };
         if dir.is_file() {
             let file = gguf::Gguf::open(dir)?;
@@ -190,6 +201,7 @@ impl Checkpoint {
             skipped: 0,
             random: Some(random::Pattern::new(seed)),
             asked: None,
+            scheme: None,
         }
     }
 
@@ -283,9 +295,22 @@ impl Checkpoint {
         Ok((info, path, map))
     }
 
-    /// Whether there is a tensor of this name.
+    /// Whether there is a tensor of this name, or several that are a packed matrix of it.
     pub fn holds(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        self.tensors.contains_key(name) || self.holds_packed(name)
+    }
+
+    /// The shape of a convolution's kernel as MLX stores it, with the channels last; `None` where this file does not.
+    fn turned(&self, name: &str, shape: &[usize]) -> Option<Vec<usize>> {
+        let [out, channels, rest @ ..] = shape else {
+            return None;
+        };
+        if rest.is_empty() || !matches!(self.scheme, Some(Scheme::Mlx { .. })) {
+            return None;
+        }
+        let turned = [&[*out], rest, &[*channels]].concat();
+        let there = self.tensors.get(name)?;
+        (there.shape == turned).then_some(turned)
     }
 
     /// Opens a tensor of exactly this shape as a matrix `[shape[0], the rest]`.
@@ -300,7 +325,11 @@ impl Checkpoint {
         if self.notes(name, shape)? {
             return Ok(Matrix::hollow(name, rows, cols));
         }
-        let (info, path, map) = self.find(name, shape)?;
+        if let Some(packed) = self.packed(name, shape)? {
+            return self.unpack(&packed, name, shape, dtype);
+        }
+        let turned = self.turned(name, shape);
+        let (info, path, map) = self.find(name, turned.as_deref().unwrap_or(shape))?;
         let bytes = &map[info.start..info.end];
         let stored = Stored::of_name(&info.dtype).ok_or_else(|| {
             Error::unsupported(
@@ -322,6 +351,13 @@ impl Checkpoint {
                 ),
             ));
         }
+        let channels_first;
+        let bytes = if turned.is_some() {
+            channels_first = channels_first_of(bytes, shape, bytes.len() / (rows * cols).max(1));
+            &channels_first
+        } else {
+            bytes
+        };
         let wanted = match dtype {
             Dtype::Auto => stored,
             Dtype::F32 => Stored::F32,
@@ -335,7 +371,7 @@ impl Checkpoint {
                 tensor: info.name.clone(),
                 dtype: "f16",
             })?
-        } else if aligned {
+        } else if aligned && turned.is_none() {
             Data::Mapped {
                 map: Arc::clone(map),
                 start: info.start,
@@ -350,6 +386,7 @@ impl Checkpoint {
             rows,
             cols,
             data,
+            order: None,
         })
     }
 
@@ -374,7 +411,9 @@ impl Checkpoint {
         if self.asked.is_some() {
             return Ok(v);
         }
-        m.weight().widen(0, &mut v);
+        for (row, out) in v.chunks_exact_mut(m.cols().max(1)).enumerate() {
+            m.row(row, out);
+        }
         if !v.iter().all(|x| x.is_finite()) {
             return Err(Error::NotFinite {
                 place: format!("{}: tensor `{}`", self.dir.display(), m.name()),
@@ -382,6 +421,22 @@ impl Checkpoint {
         }
         Ok(v)
     }
+}
+
+/// Elements of `size` bytes of a kernel `[out, ..., channels]` as `[out, channels, ...]`, which is `shape`.
+fn channels_first_of(bytes: &[u8], shape: &[usize], size: usize) -> Vec<u8> {
+    let channels = shape[1];
+    let places: usize = shape[2..].iter().product();
+    let mut out = Vec::with_capacity(bytes.len());
+    for kernel in bytes.chunks_exact((channels * places * size).max(1)) {
+        for channel in 0..channels {
+            for place in 0..places {
+                let at = (place * channels + channel) * size;
+                out.extend_from_slice(&kernel[at..at + size]);
+            }
+        }
+    }
+    out
 }
 
 /// Maps a file.

@@ -85,6 +85,7 @@ fn parse(json: &Json) -> Result<Config> {
             ..FrameRule::default()
         },
         names: NAMES,
+        scheme: None,
         system: "",
         text,
     })

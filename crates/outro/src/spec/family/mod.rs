@@ -70,10 +70,10 @@ pub(crate) fn parse(json: &Json, own: &[&Family]) -> Result<Config> {
             nearest.unwrap_or(&"none")
         ))
     })?;
-    quantised::refuse(json)?;
+    let scheme = quantised::scheme(json)?;
     let config = (family.parse)(json)?;
     json.unread()?;
-    Ok(config)
+    Ok(Config { scheme, ..config })
 }
 
 /// How far two names are from each other: letters to change, add or remove (Levenshtein), less twice those with which

@@ -103,6 +103,7 @@ fn thinker(json: &Json, model_type: &str, names: Names) -> Result<Config> {
             ..FrameRule::default()
         },
         names,
+        scheme: None,
         system: OMNI_SYSTEM,
         text,
     })

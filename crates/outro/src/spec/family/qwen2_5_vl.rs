@@ -34,6 +34,7 @@ pub(super) fn config(json: &Json) -> Result<Config> {
         },
         frames: FrameRule::default(),
         names: NAMES,
+        scheme: None,
         system: SYSTEM,
         text,
     })

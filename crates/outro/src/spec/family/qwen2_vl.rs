@@ -29,6 +29,7 @@ fn parse(json: &Json) -> Result<Config> {
         positions: PositionRule::Grid,
         frames: FrameRule::default(),
         names: NAMES,
+        scheme: None,
         system: SYSTEM,
         text,
     })

@@ -77,6 +77,7 @@ fn thinker(json: &Json, model_type: &str, names: Names) -> Result<Config> {
             ..FrameRule::default()
         },
         names,
+        scheme: None,
         system: "",
         text,
     })

@@ -74,6 +74,7 @@ fn parse(json: &Json) -> Result<Config> {
             ..FrameRule::default()
         },
         names: NAMES,
+        scheme: None,
         system: "",
         text,
     })

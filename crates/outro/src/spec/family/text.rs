@@ -44,6 +44,7 @@ pub(super) fn only(model_type: &str, text: TextConfig) -> Config {
         positions: PositionRule::Text,
         frames: FrameRule::default(),
         names: NAMES,
+        scheme: None,
         system: SYSTEM,
     }
 }

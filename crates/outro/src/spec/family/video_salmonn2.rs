@@ -75,6 +75,7 @@ fn config(json: &Json) -> Result<Config> {
             audio: "audio.",
             ..NAMES
         },
+        scheme: None,
         system: SYSTEM,
         text,
     })

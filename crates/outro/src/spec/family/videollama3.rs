@@ -128,6 +128,7 @@ fn config(
             ..FrameRule::default()
         },
         names,
+        scheme: None,
         system: "",
         text,
     })

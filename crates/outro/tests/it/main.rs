@@ -13,6 +13,7 @@ mod golden;
 mod laws;
 mod layout;
 mod levels;
+mod packed;
 mod prepare;
 mod processors;
 mod published;

@@ -31,9 +31,8 @@ pub(crate) fn gemv(
     out: &mut [f32],
 ) {
     let group = |x: &[f32]| match activations {
-        Activations::F32 => Rows::F32(pad(x, k)),
         Activations::Reduced if w.kind.is_integer() => Rows::Int8(Int8Rows::new(x, k)),
-        Activations::Reduced => Rows::F32(pad(x, k)),
+        Activations::F32 | Activations::Reduced => Rows::F32(pad(x, k)),
     };
     let groups: Vec<Rows> = x.chunks(FEW * k).map(group).collect();
     let shared = Shared::new(out);

@@ -70,7 +70,7 @@ pub enum Head {
 }
 
 /// Bits of an f32 that a scale beside a zero point does not have.
-const BELOW: u32 = 0x1FFF;
+pub(super) const BELOW: u32 = 0x1FFF;
 
 impl Head {
     /// Bytes.

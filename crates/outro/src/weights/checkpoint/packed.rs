@@ -122,6 +122,9 @@ enum Low {
     Bias,
 }
 
+type Codes<'a> = Box<dyn Fn(usize, &mut [u8]) + Sync + 'a>;
+type Params<'a> = Box<dyn Fn(usize, usize) -> (f32, f32) + Sync + 'a>;
+
 /// An opened layout: codes and what is said about groups of them, in the order of the original matrix.
 struct Source<'a> {
     code: Code,
@@ -137,9 +140,9 @@ struct Source<'a> {
     /// Which column comes first, second...: those of a group lie together.
     order: Option<Vec<u32>>,
     /// Codes of rows from one on, a byte each, as many as the slice holds.
-    codes: Box<dyn Fn(usize, &mut [u8]) + Sync + 'a>,
+    codes: Codes<'a>,
     /// Scale, and zero point or bias, at a row and a column.
-    params: Box<dyn Fn(usize, usize) -> (f32, f32) + Sync + 'a>,
+    params: Params<'a>,
 }
 
 /// Rows that are taken apart at a time: in AWQ's and GPTQ's layouts neighbours lie side by side.

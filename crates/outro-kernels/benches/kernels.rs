@@ -5,8 +5,8 @@ use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use half::bf16;
 use outro_kernels::{
-    Activations, AttentionShape, Blocks, Mask, Phase, QuantType, Rotation, Weight, attend_rotated,
-    linear_with, quantise, rms_norm, rotate_half,
+    Activations, AttentionShape, Blocks, Code, GroupLen, Head, Mask, Phase, QuantType, Rotation, Weight,
+    attend_rotated, linear_with, quantise, rms_norm, rotate_half,
 };
 
 const HIDDEN: usize = 2048;
@@ -68,6 +68,29 @@ fn linear_decode_q4_k(bencher: Bencher, rows: usize) {
         rows,
         Weight::Quant(w),
     );
+}
+
+/// One row with the layouts of other tools' checkpoints, in the arithmetic that runs by default.
+#[divan::bench(args = ["awq", "gptq32", "int8", "fp8", "nf4", "mlx4"])]
+fn linear_decode_groups(bencher: Bencher, form: &str) {
+    let (code, head, len) = match form {
+        "awq" => (Code::Int4, Head::Zero, GroupLen::L128),
+        "gptq32" => (Code::Int4, Head::F16, GroupLen::L32),
+        "int8" => (Code::Int8, Head::F32, GroupLen::L128),
+        "fp8" => (Code::E4m3, Head::F32, GroupLen::L128),
+        "nf4" => (Code::Nf4, Head::F32, GroupLen::L64),
+        _ => (Code::Int4, Head::Bf16Bias, GroupLen::L64),
+    };
+    let kind = QuantType::Group { code, head, len };
+    let pattern = numbers(HIDDEN * 64);
+    let mut bytes = vec![0; kind.bytes_of(pattern.len()).unwrap_or(0)];
+    quantise(kind, &pattern, &mut bytes);
+    let bytes = bytes.repeat(WIDE / 64);
+    let Some(w) = Blocks::new(kind, &bytes) else {
+        return;
+    };
+    let kind = Activations::Reduced;
+    product(bencher, Phase::Decode, kind, 1, Weight::Quant(w));
 }
 
 /// Attention of `rows` new rows behind a cache of 2,000, with OutRo's rotation or without it.

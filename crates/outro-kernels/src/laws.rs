@@ -25,6 +25,8 @@ impl Stored {
         let f32 = random(seed, n * k);
         let fitting = QuantType::ALL
             .into_iter()
+            // One of each code.
+            .chain([2, 5, 8, 11, 13, 15].map(|i| QuantType::GROUPS[i]))
             .filter(|kind| k.is_multiple_of(kind.block_len()));
         Self {
             bf16: f32.iter().map(|v| bf16::from_f32(*v)).collect(),

@@ -38,6 +38,7 @@ pub use cached::{Cached, Stored};
 pub use huge_pages::HugePages;
 pub use linear::{linear, linear_with};
 pub use math::{add, gelu, gelu_tanh, layer_norm, quick_gelu, rms_norm, rotate_half, silu_mul};
+pub use quant::group::{Code, FP4, GroupLen, Head, NF4, e4m3, put_group};
 pub use quant::{Blocks, QuantType, quantise};
 pub use roofline::{f32_operations_per_second, read_bytes_per_second};
 pub use rotation::Rotation;

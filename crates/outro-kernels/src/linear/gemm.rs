@@ -27,7 +27,9 @@ impl Form {
     fn of(level: Level, activations: Activations, w: Weight) -> Self {
         match (activations, w) {
             (Activations::Reduced, Weight::Bf16(_)) if level.bf16_is_faster() => Self::Bf16,
-            (Activations::Reduced, Weight::Quant(_)) if level.has_vnni() => Self::Int8,
+            (Activations::Reduced, Weight::Quant(w)) if level.has_vnni() && w.kind().is_integer() => {
+                Self::Int8
+            }
             _ => Self::F32,
         }
     }

@@ -4,7 +4,8 @@ use super::QuantType;
 use crate::simd::{Level, multiversion, sum_lanes};
 use half::f16;
 
-/// Quantises whole blocks of `x` into `out`. Q8_0, Q6_K and Q4_K can be made; the other layouts are only read. A block
+/// Quantises whole blocks of `x` into `out`. Q8_0, Q6_K and Q4_K can be made, and blocks behind a head; the other layouts
+/// are only read. A block
 /// that holds a number that is none becomes NaN as a whole, so that damage stays visible.
 ///
 /// # Panics
@@ -16,6 +17,13 @@ pub fn quantise(kind: QuantType, x: &[f32], out: &mut [u8]) {
         "blocks of {}",
         kind.name()
     );
+    if let QuantType::Group { .. } = kind {
+        let blocks = x.chunks_exact(kind.block_len());
+        for (x, out) in blocks.zip(out.chunks_exact_mut(kind.block_bytes())) {
+            super::group::quantise(kind, x, out);
+        }
+        return;
+    }
     quantise_at(Level::detect(), kind, x, out);
 }
 
@@ -41,8 +49,11 @@ fn quantise_body<const FMA: bool>(kind: QuantType, x: &[f32], out: &mut [u8]) {
     }
 }
 
-#[expect(clippy::panic, reason = "documented: the caller chooses among three layouts")]
-fn unreachable_layout(kind: QuantType) {
+#[expect(
+    clippy::panic,
+    reason = "documented: the caller chooses among those that can be made"
+)]
+pub(super) fn unreachable_layout(kind: QuantType) {
     panic!("{} is only read", kind.name());
 }
 

@@ -2,10 +2,12 @@
 
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use super::group::Code;
 use super::int8_rows::{Int8Rows, pad};
 use super::{Blocks, CHUNK, GROUP, GROUPS, Open, chunks};
 #[cfg(target_arch = "x86_64")]
-use super::{QuantType, x86};
+use super::{QuantType, exact, group_x86, x86};
 use crate::arithmetic::Activations;
 use crate::shared::Shared;
 use crate::simd::{Level, sum_lanes};
@@ -29,8 +31,8 @@ pub(crate) fn gemv(
     out: &mut [f32],
 ) {
     let group = |x: &[f32]| match activations {
-        Activations::F32 => Rows::F32(pad(x, k)),
-        Activations::Reduced => Rows::Int8(Int8Rows::new(x, k)),
+        Activations::Reduced if w.kind.is_integer() => Rows::Int8(Int8Rows::new(x, k)),
+        Activations::F32 | Activations::Reduced => Rows::F32(pad(x, k)),
     };
     let groups: Vec<Rows> = x.chunks(FEW * k).map(group).collect();
     let shared = Shared::new(out);
@@ -65,6 +67,11 @@ enum Rows {
     Int8(Int8Rows),
 }
 
+#[cfg(target_arch = "x86_64")]
+fn is_int4(kind: QuantType) -> bool {
+    matches!(kind, QuantType::Group { code: Code::Int4, .. })
+}
+
 /// `y[j][i] = x[i] . w[n0 + j]`.
 fn strip<const M: usize>(level: Level, x: &Rows, k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
     #[cfg(target_arch = "x86_64")]
@@ -74,13 +81,16 @@ fn strip<const M: usize>(level: Level, x: &Rows, k: usize, w: Blocks, n0: usize,
         // and F16C; VNNI was asked for.
         return unsafe {
             match x {
-                Rows::F32(x) if level == Level::Avx512 => x86::exact_512::<M>(x, k, w, n0, y),
-                Rows::F32(x) => x86::exact_256::<M>(x, k, w, n0, y),
+                Rows::F32(x) if level == Level::Avx512 => exact::exact_512::<M>(x, k, w, n0, y),
+                Rows::F32(x) => exact::exact_256::<M>(x, k, w, n0, y),
                 Rows::Int8(x) if vnni && w.kind() == QuantType::Q8_0 && k.is_multiple_of(CHUNK) => {
                     x86::q8_512::<M>(x, k, w, n0, y);
                 }
                 Rows::Int8(x) if vnni && w.kind() == QuantType::Q6K => x86::q6k_512::<M>(x, k, w, n0, y),
                 Rows::Int8(x) if vnni && w.kind() == QuantType::Q4K => x86::q4k_512::<M>(x, k, w, n0, y),
+                Rows::Int8(x) if vnni && k.is_multiple_of(CHUNK) && is_int4(w.kind()) => {
+                    group_x86::int4_512::<M>(x, k, w, n0, y);
+                }
                 Rows::Int8(x) if vnni => x86::int8_512::<M>(x, k, w, n0, y),
                 Rows::Int8(x) => x86::int8_256::<M>(x, k, w, n0, y),
             }
@@ -167,10 +177,10 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(40))]
         #[test]
         fn every_level_equals_the_sum_over_dequantised_weights(
-            kind in prop::sample::select(QuantType::ALL.to_vec()),
+            kind in prop::sample::select([&QuantType::ALL[..], &QuantType::GROUPS[..]].concat()),
             m in 1usize..30, n in 1usize..70, blocks in 1usize..20, seed in 1u64..1000,
         ) {
-            let blocks = if kind.block_len() == 256 { blocks.div_ceil(6) } else { blocks };
+            let blocks = (blocks * 32).div_ceil(kind.block_len());
             let k = blocks * kind.block_len();
             let bytes = random_blocks(kind, seed, n * blocks);
             let w = Blocks::new(kind, &bytes).unwrap();

@@ -1,12 +1,18 @@
-//! Quantised weights in the block layouts of llama.cpp's GGUF files.
+//! Quantised weights: the block layouts of llama.cpp's GGUF files, and those that other tools' checkpoints are laid into
+//! at loading.
 //!
-//! Every layout says the same in other bits: inside a group of 16 or 32 elements `w = scale * (q - offset) - min` with
-//! a small unsigned `q`. [`Open`] holds up to 256 elements in that form; one function per layout fills it, and
-//! dequantisation and all products start from there.
+//! Nearly every layout says the same in other bits: inside a group of 16 or more elements `w = scale * (q - offset) - min`
+//! with a small unsigned `q` ([`group`] has codes of floats, too). [`Open`] holds up to 256 elements in that form; one
+//! function per layout fills it, and dequantisation and all products start from there.
 
 mod encode;
+#[cfg(target_arch = "x86_64")]
+mod exact;
 mod gemm;
 mod gemv;
+pub(crate) mod group;
+#[cfg(target_arch = "x86_64")]
+mod group_x86;
 mod int8_rows;
 #[cfg(target_arch = "x86_64")]
 mod tile;
@@ -18,6 +24,7 @@ pub(crate) use gemm::{Int8Panel, Int8Tiles};
 pub(crate) use gemv::gemv;
 
 use crate::simd::Level;
+use group::{Code, GroupLen, Head, Values};
 
 /// A block layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,10 +45,23 @@ pub enum QuantType {
     Q5K,
     /// 256 elements of 6 bits; 16 groups with 8-bit scales.
     Q6K,
+    /// 32, 64 or 128 elements behind a head; no file has it, loaders make it.
+    Group {
+        /// What an element is.
+        code: Code,
+        /// What is said about all of a block.
+        head: Head,
+        /// Elements of a block.
+        len: GroupLen,
+    },
+}
+
+const fn of(code: Code, head: Head, len: GroupLen) -> QuantType {
+    QuantType::Group { code, head, len }
 }
 
 impl QuantType {
-    /// All layouts.
+    /// The layouts of GGUF files.
     pub const ALL: [Self; 8] = [
         Self::Q4_0,
         Self::Q4_1,
@@ -53,11 +73,33 @@ impl QuantType {
         Self::Q6K,
     ];
 
+    /// Layouts behind a head, every code, head and length among them: for tests and measurements.
+    pub const GROUPS: [Self; 17] = [
+        of(Code::Int4, Head::F32, GroupLen::L64),
+        of(Code::Int4, Head::Bf16, GroupLen::L32),
+        of(Code::Int4, Head::F16, GroupLen::L128),
+        of(Code::Int4, Head::Zero, GroupLen::L32),
+        of(Code::Int4, Head::Zero, GroupLen::L64),
+        of(Code::Int4, Head::Zero, GroupLen::L128),
+        of(Code::Int4, Head::F32Bias, GroupLen::L128),
+        of(Code::Int4, Head::Bf16Bias, GroupLen::L64),
+        of(Code::Int4, Head::F16Bias, GroupLen::L32),
+        of(Code::Int8, Head::F32, GroupLen::L64),
+        of(Code::Int8, Head::Bf16, GroupLen::L128),
+        of(Code::Int8, Head::Zero, GroupLen::L32),
+        of(Code::Int8, Head::F16Bias, GroupLen::L64),
+        of(Code::E4m3, Head::F32, GroupLen::L128),
+        of(Code::E4m3, Head::Bf16, GroupLen::L32),
+        of(Code::Nf4, Head::F32, GroupLen::L64),
+        of(Code::Fp4, Head::F32, GroupLen::L64),
+    ];
+
     /// Elements of a block. Rows of a matrix are whole blocks.
     pub const fn block_len(self) -> usize {
         match self {
             Self::Q4K | Self::Q5K | Self::Q6K => 256,
-            _ => 32,
+            Self::Group { len, .. } => len.get(),
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
         }
     }
 
@@ -72,10 +114,11 @@ impl QuantType {
             Self::Q4K => 144,
             Self::Q5K => 176,
             Self::Q6K => 210,
+            Self::Group { code, head, len } => head.bytes() + len.get() * code.bits() / 8,
         }
     }
 
-    /// llama.cpp's name.
+    /// llama.cpp's name, or that of the numbers behind a head.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Q4_0 => "Q4_0",
@@ -86,6 +129,13 @@ impl QuantType {
             Self::Q4K => "Q4_K",
             Self::Q5K => "Q5_K",
             Self::Q6K => "Q6_K",
+            Self::Group { code, .. } => match code {
+                Code::Int4 => "INT4",
+                Code::Int8 => "INT8",
+                Code::E4m3 => "F8_E4M3",
+                Code::Nf4 => "NF4",
+                Code::Fp4 => "FP4",
+            },
         }
     }
 
@@ -107,6 +157,32 @@ impl QuantType {
             Self::Q6K => 32,
             Self::Q8_0 => 128,
             Self::Q4_1 | Self::Q5_1 | Self::Q4K | Self::Q5K => 0,
+            Self::Group { head, .. } if head.has_low() => 0,
+            Self::Group { code, .. } => code.middle() as i32,
+        }
+    }
+
+    /// Whether codes are whole numbers, which products with activations of 8 bits need.
+    pub const fn is_integer(self) -> bool {
+        match self {
+            Self::Group { code, .. } => matches!(code, Code::Int4 | Code::Int8),
+            _ => true,
+        }
+    }
+
+    /// Whether a code takes all 8 bits, so that two products of it do not fit 16.
+    #[inline(always)]
+    const fn has_bytes(self) -> bool {
+        matches!(self, Self::Q8_0 | Self::Group { code: Code::Int8, .. })
+    }
+
+    #[inline(always)]
+    const fn values(self) -> Values {
+        match self {
+            Self::Group { code: Code::E4m3, .. } => Values::E4m3,
+            Self::Group { code: Code::Nf4, .. } => Values::Table(&group::NF4),
+            Self::Group { code: Code::Fp4, .. } => Values::Table(&group::FP4),
+            _ => Values::Offset(self.offset()),
         }
     }
 }
@@ -194,7 +270,7 @@ fn open_wide(level: Level, kind: QuantType, blocks: &[u8], open: &mut Open, wide
     #[cfg(target_arch = "x86_64")]
     if level > Level::Portable {
         // SAFETY: a level above Portable is only ever made from what the processor reports; all have AVX2, FMA and F16C.
-        return unsafe { x86::open_wide(kind, blocks, open, wide) };
+        return unsafe { exact::open_wide(kind, blocks, open, wide) };
     }
     let _ = level;
     open.read(kind, blocks);
@@ -225,7 +301,8 @@ const GROUP: usize = 16;
 /// Groups of a chunk.
 const GROUPS: usize = CHUNK / GROUP;
 
-/// Up to [`CHUNK`] elements: element `i` is `scale[i / 16] * (q[i] - offset) - min[i / 16]`. What is missing is zero.
+/// Up to [`CHUNK`] elements: element `i` is `scale[i / 16] * value(q[i]) - min[i / 16]`, where the value is `q - offset` but
+/// for floats. What is missing is zero.
 #[repr(align(64))]
 struct Open {
     q: [u8; CHUNK],
@@ -247,6 +324,7 @@ impl Open {
     #[inline(always)]
     fn read(&mut self, kind: QuantType, blocks: &[u8]) {
         match kind {
+            QuantType::Group { code, head, len } => group::read(self, code, head, len, blocks),
             QuantType::Q4_0 => self.small(blocks.as_chunks().0, |b: &[u8; 18], q| {
                 nibbles(&b[2..], q);
                 (half(b, 0), 0.0)
@@ -367,12 +445,20 @@ impl Open {
 
     #[inline(always)]
     fn widen(&self, kind: QuantType, out: &mut [f32; CHUNK]) {
-        let offset = kind.offset();
+        match kind.values() {
+            Values::Offset(offset) => self.widen_by(out, |q| (i32::from(q) - offset) as f32),
+            Values::Table(table) => self.widen_by(out, |q| table[usize::from(q & 15)]),
+            Values::E4m3 => self.widen_by(out, |q| half(&group::e4m3_as_half(q).to_le_bytes(), 0)),
+        }
+    }
+
+    #[inline(always)]
+    fn widen_by(&self, out: &mut [f32; CHUNK], value: impl Fn(u8) -> f32) {
         let (q, _) = self.q.as_chunks::<GROUP>();
         let (out, _) = out.as_chunks_mut::<GROUP>();
         for (((out, q), scale), min) in out.iter_mut().zip(q).zip(&self.scale).zip(&self.min) {
             for (out, q) in out.iter_mut().zip(q) {
-                *out = scale * (i32::from(*q) - offset) as f32 - min;
+                *out = scale * value(*q) - min;
             }
         }
     }
@@ -425,6 +511,15 @@ pub(crate) mod tests {
                 (s >> 32) as u8
             })
             .collect();
+        if let QuantType::Group { .. } = kind {
+            let x: Vec<f32> = bytes.iter().map(|b| (f32::from(*b) - 100.0) / 3000.0).collect();
+            for (i, b) in bytes.chunks_exact_mut(kind.block_bytes()).enumerate() {
+                let x = x.iter().cycle().skip(i * 31 % x.len());
+                let x: Vec<f32> = x.take(kind.block_len()).copied().collect();
+                group::quantise(kind, &x, b);
+            }
+            return bytes;
+        }
         for (i, b) in bytes.chunks_exact_mut(kind.block_bytes()).enumerate() {
             let d = f16::from_f32(0.001 + (i % 7) as f32 * 0.0004).to_le_bytes();
             match kind {

@@ -5,18 +5,17 @@ use std::arch::x86_64::{
     _mm_cvtsi64_si128, _mm_cvtss_f32, _mm_loadl_epi64, _mm_loadu_si128, _mm_prefetch, _mm_set1_epi8,
     _mm_setr_epi16, _mm_srli_epi16, _mm_srli_si128, _mm_unpacklo_epi8, _mm256_abs_epi8, _mm256_and_si256,
     _mm256_castsi128_si256, _mm256_cmpeq_epi8, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps,
-    _mm256_cvtepu8_epi32, _mm256_fmadd_ps, _mm256_fmsub_ps, _mm256_fnmadd_ps, _mm256_loadu_ps,
-    _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_or_si256,
-    _mm256_permutevar8x32_ps, _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_epi64x,
-    _mm256_set1_ps, _mm256_setr_epi32, _mm256_setr_epi64x, _mm256_setr_m128i, _mm256_setzero_ps,
-    _mm256_shuffle_epi8, _mm256_sign_epi8, _mm256_slli_epi16, _mm256_srl_epi16, _mm256_srli_epi16,
-    _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_ps, _mm256_xor_si256, _mm512_abs_epi8,
-    _mm512_and_si512, _mm512_broadcast_i64x4, _mm512_castsi256_si512, _mm512_cvtepi8_epi32,
-    _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtph_ps, _mm512_dpbusd_epi32, _mm512_fmadd_ps,
-    _mm512_fmsub_ps, _mm512_fnmadd_ps, _mm512_inserti64x4, _mm512_loadu_ps, _mm512_loadu_si512,
-    _mm512_mask_sub_epi8, _mm512_movepi8_mask, _mm512_mul_ps, _mm512_permutexvar_ps, _mm512_reduce_add_ps,
-    _mm512_set1_epi8, _mm512_set1_ps, _mm512_setr_epi32, _mm512_setr_epi64, _mm512_setzero_ps,
-    _mm512_setzero_si512, _mm512_sllv_epi16, _mm512_srli_epi16, _mm512_srlv_epi16, _mm512_sub_ps,
+    _mm256_cvtepu8_epi32, _mm256_fmadd_ps, _mm256_fnmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
+    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_or_si256, _mm256_permutevar8x32_ps,
+    _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_set1_ps,
+    _mm256_setr_epi32, _mm256_setr_epi64x, _mm256_setr_m128i, _mm256_setzero_ps, _mm256_shuffle_epi8,
+    _mm256_sign_epi8, _mm256_slli_epi16, _mm256_srl_epi16, _mm256_srli_epi16, _mm256_storeu_ps,
+    _mm256_storeu_si256, _mm256_xor_si256, _mm512_abs_epi8, _mm512_and_si512, _mm512_broadcast_i64x4,
+    _mm512_castsi256_si512, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtph_ps,
+    _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_inserti64x4, _mm512_loadu_ps,
+    _mm512_loadu_si512, _mm512_mask_sub_epi8, _mm512_movepi8_mask, _mm512_mul_ps, _mm512_permutexvar_ps,
+    _mm512_reduce_add_ps, _mm512_set1_epi8, _mm512_set1_ps, _mm512_setr_epi32, _mm512_setr_epi64,
+    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_sllv_epi16, _mm512_srli_epi16, _mm512_srlv_epi16,
     _mm512_ternarylogic_epi64,
 };
 
@@ -25,7 +24,7 @@ use super::{Blocks, CHUNK, GROUP, GROUPS, Open, QuantType, chunks};
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
-fn half(b: &[u8], at: usize) -> f32 {
+pub(super) fn half(b: &[u8], at: usize) -> f32 {
     let bits = i32::from(u16::from_le_bytes([b[at], b[at + 1]]));
     _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(bits)))
 }
@@ -33,7 +32,7 @@ fn half(b: &[u8], at: usize) -> f32 {
 /// 16 bytes at `at`.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn load_16(b: &[u8], at: usize) -> __m128i {
+pub(super) fn load_16(b: &[u8], at: usize) -> __m128i {
     let b = &b[at..at + 16];
     // SAFETY: 16 bytes, by the slice.
     unsafe { _mm_loadu_si128(b.as_ptr().cast()) }
@@ -42,7 +41,7 @@ fn load_16(b: &[u8], at: usize) -> __m128i {
 /// 32 bytes at `at`.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn load_32(b: &[u8], at: usize) -> __m256i {
+pub(super) fn load_32(b: &[u8], at: usize) -> __m256i {
     let b = &b[at..at + 32];
     // SAFETY: 32 bytes, by the slice.
     unsafe { _mm256_loadu_si256(b.as_ptr().cast()) }
@@ -50,7 +49,7 @@ fn load_32(b: &[u8], at: usize) -> __m256i {
 
 #[target_feature(enable = "avx2")]
 #[inline]
-fn store_32(q: &mut [u8], at: usize, x: __m256i) {
+pub(super) fn store_32(q: &mut [u8], at: usize, x: __m256i) {
     let q = &mut q[at..at + 32];
     // SAFETY: 32 bytes, by the slice.
     unsafe { _mm256_storeu_si256(q.as_mut_ptr().cast(), x) }
@@ -59,7 +58,7 @@ fn store_32(q: &mut [u8], at: usize, x: __m256i) {
 /// 16 bytes to 32 elements of 4 bits: low halves first.
 #[target_feature(enable = "avx2")]
 #[inline]
-fn nibbles(b: &[u8], at: usize) -> __m256i {
+pub(super) fn nibbles(b: &[u8], at: usize) -> __m256i {
     let x = load_16(b, at);
     let mask = _mm_set1_epi8(15);
     _mm256_setr_m128i(
@@ -90,6 +89,9 @@ fn fifth_bits(b: &[u8], at: usize) -> __m256i {
 #[inline]
 pub(super) fn read(open: &mut Open, kind: QuantType, blocks: &[u8]) {
     let n = blocks.len() / kind.block_bytes();
+    if let QuantType::Group { code, head, len } = kind {
+        return super::group_x86::read(open, code, head, len, blocks);
+    }
     if kind.block_len() == 32 {
         for i in 0..CHUNK / 32 {
             if i >= n {
@@ -216,92 +218,9 @@ fn scales_and_minima(open: &mut Open, b: &[u8]) {
     }
 }
 
-/// [`Open::read`] and [`Open::widen`]. The product is exact where there is a minimum, so fusing changes nothing.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn open_wide(kind: QuantType, blocks: &[u8], open: &mut Open, wide: &mut [f32; CHUNK]) {
-    read(open, kind, blocks);
-    let offset = _mm256_set1_ps(kind.offset() as f32);
-    for g in 0..GROUPS {
-        let (scale, min) = (_mm256_set1_ps(open.scale[g]), _mm256_set1_ps(open.min[g]));
-        for half in 0..2 {
-            let at = g * GROUP + half * 8;
-            // SAFETY: 8 of the chunk's elements.
-            unsafe {
-                let q = _mm_loadl_epi64(open.q.as_ptr().add(at).cast());
-                let q = _mm256_sub_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(q)), offset);
-                _mm256_storeu_ps(wide.as_mut_ptr().add(at), _mm256_fmsub_ps(scale, q, min));
-            }
-        }
-    }
-}
-
-/// Exact products, `y[j][i] = x[i] . w[n0 + j]`.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-pub(super) fn exact_512<const M: usize>(x: &[f32], k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
-    let wide = k.next_multiple_of(CHUNK);
-    assert!(x.len() == M * wide, "rows of activations");
-    let offset = _mm512_set1_ps(w.kind().offset() as f32);
-    let mut open = Open::new();
-    for (j, y) in y.iter_mut().enumerate() {
-        let mut acc: [[__m512; 2]; M] = [[_mm512_setzero_ps(); 2]; M];
-        for (c, blocks) in chunks(w, w.row(n0 + j, k)).enumerate() {
-            read(&mut open, w.kind(), blocks);
-            for g in 0..GROUPS {
-                // SAFETY: 16 of the chunk's elements; row i of x has a chunk at c by the assertion above.
-                unsafe {
-                    let q = _mm_loadu_si128(open.q.as_ptr().add(g * GROUP).cast());
-                    let q = _mm512_sub_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(q)), offset);
-                    let w = _mm512_fmsub_ps(_mm512_set1_ps(open.scale[g]), q, _mm512_set1_ps(open.min[g]));
-                    for (i, acc) in acc.iter_mut().enumerate() {
-                        let x = _mm512_loadu_ps(x.as_ptr().add(i * wide + c * CHUNK + g * GROUP));
-                        acc[g % 2] = _mm512_fmadd_ps(x, w, acc[g % 2]);
-                    }
-                }
-            }
-        }
-        for (y, acc) in y.iter_mut().zip(acc) {
-            *y = _mm512_reduce_add_ps(acc[0]) + _mm512_reduce_add_ps(acc[1]);
-        }
-    }
-}
-
-/// Exact products, `y[j][i] = x[i] . w[n0 + j]`.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn exact_256<const M: usize>(x: &[f32], k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
-    let wide = k.next_multiple_of(CHUNK);
-    assert!(x.len() == M * wide, "rows of activations");
-    let offset = _mm256_set1_ps(w.kind().offset() as f32);
-    let mut open = Open::new();
-    for (j, y) in y.iter_mut().enumerate() {
-        let mut acc: [[__m256; 2]; M] = [[_mm256_setzero_ps(); 2]; M];
-        for (c, blocks) in chunks(w, w.row(n0 + j, k)).enumerate() {
-            read(&mut open, w.kind(), blocks);
-            for g in 0..GROUPS {
-                let (scale, min) = (_mm256_set1_ps(open.scale[g]), _mm256_set1_ps(open.min[g]));
-                for half in 0..2 {
-                    // SAFETY: 8 of the chunk's elements; row i of x has a chunk at c by the assertion above.
-                    unsafe {
-                        let at = g * GROUP + half * 8;
-                        let q = _mm_loadl_epi64(open.q.as_ptr().add(at).cast());
-                        let q = _mm256_sub_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(q)), offset);
-                        let w = _mm256_fmsub_ps(scale, q, min);
-                        for (i, acc) in acc.iter_mut().enumerate() {
-                            let x = _mm256_loadu_ps(x.as_ptr().add(i * wide + c * CHUNK + at));
-                            acc[half] = _mm256_fmadd_ps(x, w, acc[half]);
-                        }
-                    }
-                }
-            }
-        }
-        for (y, acc) in y.iter_mut().zip(acc) {
-            *y = sum_256(acc[0]) + sum_256(acc[1]);
-        }
-    }
-}
-
 #[target_feature(enable = "avx2")]
 #[inline]
-fn sum_256(x: __m256) -> f32 {
+pub(super) fn sum_256(x: __m256) -> f32 {
     let mut lanes = [0f32; 8];
     // SAFETY: eight floats.
     unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), x) };
@@ -314,7 +233,7 @@ const AHEAD: usize = 16384;
 /// Asks for the memory that lies [`AHEAD`] of these blocks.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn prefetch(blocks: &[u8]) {
+pub(super) fn prefetch(blocks: &[u8]) {
     for line in (0..blocks.len()).step_by(64) {
         // A prefetch may be of any address.
         _mm_prefetch::<_MM_HINT_T1>(blocks.as_ptr().wrapping_add(AHEAD + line).cast());
@@ -449,7 +368,7 @@ fn sixes(chunk: &[u8; 210], part: usize) -> [__m512i; 2] {
 /// of 16.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
-fn add_chunk<const M: usize>(
+pub(super) fn add_chunk<const M: usize>(
     acc: &mut [[__m512; 2]; M],
     q: [__m512i; 4],
     (of_scale, of_min): (__m512, __m512),
@@ -478,7 +397,7 @@ fn add_chunk<const M: usize>(
 /// A register holds the sums of four elements each; four of them make a group: the groups of each of four registers.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn group_lanes() -> [__m512i; 4] {
+pub(super) fn group_lanes() -> [__m512i; 4] {
     [0, 4, 8, 12].map(|p| {
         let (a, b, c, d) = (p, p + 1, p + 2, p + 3);
         _mm512_setr_epi32(a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d)
@@ -521,8 +440,9 @@ pub(super) fn int8_256<const M: usize>(x: &Int8Rows, k: usize, w: Blocks, n0: us
     let wide = k.next_multiple_of(CHUNK);
     x.check(M * wide);
     // Two products of 255 and 127 would not fit 16 bits: there the sign goes to the activation instead.
-    let signed = w.kind() == QuantType::Q8_0;
-    let offset = _mm256_set1_ps(if signed { 0.0 } else { w.kind().offset() as f32 });
+    let signed = w.kind().has_bytes();
+    let flipped = if signed { 128 } else { 0 };
+    let offset = _mm256_set1_ps((w.kind().offset() - flipped) as f32);
     let (ones, flip) = (_mm256_set1_epi16(1), _mm256_set1_epi8(-128));
     let lanes = [0, 2, 4, 6].map(|p| _mm256_setr_epi32(p, p, p, p, p + 1, p + 1, p + 1, p + 1));
     let mut open = Open::new();

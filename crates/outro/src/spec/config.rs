@@ -5,9 +5,10 @@ mod rope;
 use std::path::PathBuf;
 
 use crate::error::Result;
-use crate::weights::checkpoint::Renames;
+use crate::weights::checkpoint::{Adapter, Renames};
 use outro_media::{MAX_SECONDS, Sampling};
 
+pub use crate::weights::checkpoint::Scheme;
 pub use crate::weights::json::Json;
 pub use rope::{Rope, Scaling};
 
@@ -41,6 +42,10 @@ pub struct Config {
 pub struct Held {
     /// The file of the towers (mmproj) of a GGUF file.
     pub towers: Option<PathBuf>,
+    /// How its linear layers are packed, where config.json says that they are.
+    pub scheme: Option<Scheme>,
+    /// Adapters to be merged into its weights, in their order.
+    pub adapters: Vec<Adapter>,
     /// What the user should know of it.
     pub notes: Vec<String>,
     /// What the tensors of GGUF files are called.

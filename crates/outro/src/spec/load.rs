@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::spec::config::Config;
 use crate::spec::family::{self, Family};
-use crate::weights::checkpoint::{Checkpoint, Reading};
+use crate::weights::checkpoint::{Checkpoint, Reading, Scheme};
 use crate::weights::json::{Json, read_json};
 
 impl Config {
@@ -54,9 +54,30 @@ impl Config {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn checkpoint(&self, dir: &Path) -> Result<Checkpoint> {
+        if let (true, Some(adapter)) = (self.text.rope_pairs_interleaved, self.held.adapters.first()) {
+            let problem = "cannot be merged into a GGUF file of llama, whose query and key rows lie in another order; take the \
+                           safetensors checkpoint";
+            return Err(Error::unsupported(&adapter.dir, "", problem));
+        }
+        let mut renamed = self.names.renamed.to_vec();
+        if let Some(Scheme::Mlx { .. }) = self.held.scheme {
+            // MLX's models keep their parts under names of their own.
+            let parts = [
+                ("language_model.model.", self.names.text),
+                (
+                    "language_model.lm_head.",
+                    self.names.lm_head.trim_end_matches("weight"),
+                ),
+                ("vision_tower.", self.names.vision),
+                ("audio_tower.", self.names.audio),
+            ];
+            renamed.extend(parts.into_iter().filter(|(_, to)| !to.is_empty()));
+        }
         let reading = Reading {
             skip: self.names.skipped,
-            renamed: self.names.renamed,
+            renamed: &renamed,
+            scheme: self.held.scheme.as_ref(),
+            adapters: &self.held.adapters,
             towers: self.held.towers.as_deref(),
             stored: Some(&self.held.renames),
         };
@@ -99,8 +120,8 @@ fn adapter_alone(path: &Path, value: &Value) -> Error {
     let base = Json::new(path, value).at("base_model_name_or_path");
     match base.str() {
         Ok(name) => base.unsupported(format!(
-            "is {name}: this is an adapter of it, which is not read; merge the two first (peft: merge_and_unload, then \
-             save_pretrained) and give the merged checkpoint"
+            "is {name}: this is an adapter of it, which alone is no model: give the model, and \
+             the adapter beside it"
         )),
         Err(e) => e,
     }

@@ -13,20 +13,26 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::weights::json::read_json;
 
+mod adapter;
 mod audit;
 mod experts;
 pub mod files;
+mod forms;
 pub(crate) mod gguf;
 mod matrix;
+mod packed;
 mod quantise;
 mod random;
 
+pub use adapter::{Adapter, adapter_base};
 pub use audit::{Audit, Misshaped, Tensor, Unreadable};
+use forms::Form;
 pub(crate) use gguf::Renames;
 pub use gguf::is_gguf;
 pub use matrix::Matrix;
 pub(crate) use matrix::Stored;
 use matrix::{Data, convert, own, widen_bytes};
+pub use packed::{CompressedPart, MlxForm, Scheme};
 pub(crate) use quantise::Quantised;
 pub use quantise::Quantize;
 
@@ -77,25 +83,10 @@ pub struct TensorInfo {
     form: Form,
 }
 
-/// How a tensor lies in the files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
-    /// Row after row.
-    Rows,
-    /// A patch embedding of two times of which the file has one tensor each: shard and place of the second.
-    Pair(usize, usize, usize),
-    /// Column after column: elements of so many bytes, of a row so many elements apart.
-    Columns { width: usize, stride: usize },
-}
-
 impl TensorInfo {
     /// Bytes in the file.
     pub fn bytes(&self) -> usize {
-        match self.form {
-            Form::Rows => self.end - self.start,
-            Form::Pair(..) => 2 * (self.end - self.start),
-            Form::Columns { width, .. } => self.shape.iter().product::<usize>() * width,
-        }
+        self.form.bytes(self.end - self.start, &self.shape)
     }
 }
 
@@ -111,6 +102,10 @@ pub struct Checkpoint {
     random: Option<random::Pattern>,
     /// Where requests are noted and nothing is read.
     asked: Option<audit::Asked>,
+    /// How packed matrices are packed.
+    scheme: Option<Scheme>,
+    /// What is merged into its tensors.
+    adapters: Vec<adapter::Opened>,
 }
 
 /// What a configuration says about reading its checkpoint.
@@ -124,6 +119,10 @@ pub struct Reading<'a> {
     pub(crate) towers: Option<&'a Path>,
     /// Of GGUF files: what their tensors are called.
     pub(crate) stored: Option<&'a Renames>,
+    /// How matrices are packed that are.
+    pub scheme: Option<&'a Scheme>,
+    /// Adapters to be merged, in their order.
+    pub adapters: &'a [Adapter],
 }
 
 /// Files that have weights in a form that is not read, and the way out.
@@ -149,23 +148,24 @@ impl Checkpoint {
     /// # Errors
     /// Missing, truncated or lying files, by name.
     pub fn open(dir: &Path, reading: Reading) -> Result<Self> {
-        let Reading { skip, renamed, .. } = reading;
+        let Reading {
+            skip,
+            renamed,
+            scheme,
+            ..
+        } = reading;
         let (single, index) = (dir.join(files::SINGLE), dir.join(files::INDEX));
         let mut this = Self {
-            dir: dir.into(),
-            shards: Vec::new(),
-            tensors: BTreeMap::new(),
-            skipped: 0,
             names: reading.stored.cloned().unwrap_or_default(),
-            random: None,
-            asked: None,
+            scheme: scheme.cloned(),
+            ..Self::empty(dir)
         };
         if dir.is_file() {
             for file in [Some(dir), reading.towers].into_iter().flatten() {
                 let names = this.names.clone();
                 this.add_gguf(gguf::Gguf::open(file)?, &names)?;
             }
-            return Ok(this);
+            return this.adapted(&reading);
         }
         let key = |name: &str| key(name, renamed);
         let skips = |name: &str| skip.iter().any(|s| key(name).starts_with(s));
@@ -204,20 +204,30 @@ impl Checkpoint {
             ));
         }
         experts::apart(&mut this.tensors);
-        Ok(this)
+        this.adapted(&reading)
     }
 
     /// A checkpoint without files: every tensor that is asked for is there, filled from a fixed random pattern (norms are
     /// 1, biases 0).
     pub(crate) fn random(seed: u64) -> Self {
         Self {
-            dir: PathBuf::from("random weights"),
+            random: Some(random::Pattern::new(seed)),
+            ..Self::empty(Path::new("random weights"))
+        }
+    }
+
+    /// One that holds nothing.
+    fn empty(dir: &Path) -> Self {
+        Self {
+            dir: dir.into(),
             shards: Vec::new(),
             tensors: BTreeMap::new(),
             skipped: 0,
             names: Renames::default(),
-            random: Some(random::Pattern::new(seed)),
+            random: None,
             asked: None,
+            scheme: None,
+            adapters: Vec::new(),
         }
     }
 
@@ -323,9 +333,22 @@ impl Checkpoint {
         self.names.stored(name).unwrap_or_else(|| name.to_owned())
     }
 
-    /// Whether there is a tensor of this name.
+    /// Whether there is a tensor of this name, or several that are a packed matrix of it.
     pub fn holds(&self, name: &str) -> bool {
-        self.tensors.contains_key(name)
+        self.tensors.contains_key(name) || self.holds_packed(name)
+    }
+
+    /// The shape of a convolution's kernel as MLX stores it, with the channels last; `None` where this file does not.
+    fn turned(&self, name: &str, shape: &[usize]) -> Option<Vec<usize>> {
+        let [out, channels, rest @ ..] = shape else {
+            return None;
+        };
+        if rest.is_empty() || !matches!(self.scheme, Some(Scheme::Mlx { .. })) {
+            return None;
+        }
+        let turned = [&[*out], rest, &[*channels]].concat();
+        let there = self.tensors.get(name)?;
+        (there.shape == turned).then_some(turned)
     }
 
     /// Opens a tensor of exactly this shape as a matrix `[shape[0], the rest]`.
@@ -340,23 +363,30 @@ impl Checkpoint {
         if self.notes(name, shape)? {
             return Ok(Matrix::hollow(name, rows, cols));
         }
-        let (info, path, map) = self.find(name, shape)?;
-        let joined;
-        let bytes = match info.form {
-            Form::Rows => &map[info.start..info.end],
-            Form::Columns { width, stride } => {
-                joined = experts::rows(&map[info.start..info.end], rows, cols, width, stride);
-                &joined
-            }
-            Form::Pair(shard, start, end) => {
-                joined = both(
-                    &map[info.start..info.end],
-                    &self.shards[shard].1[start..end],
-                    &info.shape,
-                );
-                &joined
-            }
+        if let Some(merged) = self.merged(name, shape, dtype)? {
+            return Ok(merged);
+        }
+        self.base(name, shape, dtype)
+    }
+
+    /// [`Checkpoint::matrix`] as the files have it.
+    fn base(&self, name: &str, shape: &[usize], dtype: Dtype) -> Result<Matrix> {
+        let (rows, cols) = (shape[0], shape[1..].iter().product());
+        if let Some(packed) = self.packed(name, shape)? {
+            return self.unpack(&packed, name, shape, dtype);
+        }
+        let turned = self.turned(name, shape);
+        let (info, path, map) = self.find(name, turned.as_deref().unwrap_or(shape))?;
+        let second = match info.form {
+            Form::Pair(shard, start, end) => &self.shards[shard].1[start..end],
+            _ => &[],
         };
+        let bytes = &map[info.start..info.end];
+        let moved = match info.form {
+            _ if turned.is_some() => Some(forms::channels_first(bytes, shape)),
+            form => form.rows(bytes, second, &info.shape),
+        };
+        let bytes = moved.as_deref().unwrap_or(bytes);
         let stored = Stored::of_name(&info.dtype).ok_or_else(|| {
             Error::unsupported(
                 path,
@@ -390,7 +420,7 @@ impl Checkpoint {
                 tensor: info.name.clone(),
                 dtype: "f16",
             })?
-        } else if aligned && info.form == Form::Rows {
+        } else if aligned && moved.is_none() {
             Data::Mapped {
                 map: Arc::clone(map),
                 start: info.start,
@@ -405,6 +435,7 @@ impl Checkpoint {
             rows,
             cols,
             data,
+            order: None,
         })
     }
 
@@ -424,12 +455,14 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::vector`].
     pub fn table(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let m = self.matrix(name, shape, Dtype::Auto)?;
+        let m = self.matrix(name, shape, Dtype::F32)?;
         let mut v = vec![0f32; shape.iter().product()];
         if self.asked.is_some() {
             return Ok(v);
         }
-        m.weight().widen(0, &mut v);
+        for (row, out) in v.chunks_exact_mut(m.cols().max(1)).enumerate() {
+            m.row(row, out);
+        }
         if !v.iter().all(|x| x.is_finite()) {
             return Err(Error::NotFinite {
                 place: format!("{}: tensor `{}`", self.dir.display(), m.name()),
@@ -437,14 +470,6 @@ impl Checkpoint {
         }
         Ok(v)
     }
-}
-
-/// Both times of a kernel `[out, channels, 2, patch, patch]`, of which each is whole in a tensor of its own.
-fn both(first: &[u8], second: &[u8], shape: &[usize]) -> Vec<u8> {
-    let planes = shape[..2].iter().product::<usize>().max(1);
-    let plane = (first.len() / planes).max(1);
-    let pairs = first.chunks(plane).zip(second.chunks(plane));
-    pairs.flat_map(|(a, b)| [a, b].concat()).collect()
 }
 
 /// Maps a file.

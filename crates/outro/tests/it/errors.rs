@@ -79,7 +79,7 @@ fn checkpoints_that_ask_for_more() {
         (rope["rope_type"], rope["type"]) = (json!("longrope"), json!("longrope"));
     };
     assert_eq!(loaded(&rope), (ErrorKind::Unsupported, None));
-    let packed = |c: &mut Value| c["quantization_config"] = json!({"quant_method": "awq"});
+    let packed = |c: &mut Value| c["quantization_config"] = json!({"quant_method": "hqq"});
     let hint = Some(Hint::QuantiseHere);
     assert_eq!(loaded(&packed), (ErrorKind::Unsupported, hint));
     let unknown = |c: &mut Value| c["model_type"] = json!("mamba");

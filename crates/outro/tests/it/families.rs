@@ -95,32 +95,39 @@ fn golden_values() {
 pub(crate) fn golden(name: &str, model: &Model) {
     for path in cases(name) {
         let golden = Golden::open(path.clone());
-        let meta = golden.meta();
         let (inputs, prompt) = prompt(model, &path);
         let media = model.encode(&inputs, &mut |_| {}).unwrap();
         check_media(&golden, &media);
         golden.check("position_ids", &positions_by_axis(&prompt), 0.0);
         let spans = spans(model.config(), &inputs).unwrap();
         assert_eq!(spans.len(), inputs.input_ids.len());
-        for mode in ["baseline", "outro"] {
-            let mut session = Session::new(model, hook(mode == "outro"));
-            let tokens = golden.get(&format!("{mode}.tokens")).unwrap();
-            let want = golden.get(&format!("{mode}.logits")).unwrap();
-            let rows = want.len() / model.config().text.vocab - tokens.len();
-            let got = run(&mut session, &prompt, rows, &tokens);
-            golden.check(&format!("{mode}.logits"), &got, LOGITS);
-            if let Some(outro) = session.hook::<OutRo>() {
-                let list =
-                    |key: &str| -> BTreeMap<usize, Vec<usize>> { serde_json::from_str(&meta[key]).unwrap() };
-                let found: BTreeMap<_, _> = outro
-                    .sinks()
-                    .iter()
-                    .filter(|(_, rows)| !rows.is_empty())
-                    .map(|(layer, rows)| (*layer, rows.clone()))
-                    .collect();
-                assert_eq!(found, list("sinks"), "{}", path.display());
-                assert_eq!(outro.relaxed_at(), &list("relaxed"), "{}", path.display());
-            }
+        answers(model, &path, LOGITS);
+    }
+}
+
+/// Holds a model's logits, tokens, sinks and relaxed rows to those of a case, with the method and without.
+pub(crate) fn answers(model: &Model, path: &Path, tolerance: f32) {
+    let golden = Golden::open(path.to_path_buf());
+    let meta = golden.meta();
+    let (_, prompt) = prompt(model, path);
+    for mode in ["baseline", "outro"] {
+        let mut session = Session::new(model, hook(mode == "outro"));
+        let tokens = golden.get(&format!("{mode}.tokens")).unwrap();
+        let want = golden.get(&format!("{mode}.logits")).unwrap();
+        let rows = want.len() / model.config().text.vocab - tokens.len();
+        let got = run(&mut session, &prompt, rows, &tokens);
+        golden.check(&format!("{mode}.logits"), &got, tolerance);
+        if let Some(outro) = session.hook::<OutRo>() {
+            let list =
+                |key: &str| -> BTreeMap<usize, Vec<usize>> { serde_json::from_str(&meta[key]).unwrap() };
+            let found: BTreeMap<_, _> = outro
+                .sinks()
+                .iter()
+                .filter(|(_, rows)| !rows.is_empty())
+                .map(|(layer, rows)| (*layer, rows.clone()))
+                .collect();
+            assert_eq!(found, list("sinks"), "{}", path.display());
+            assert_eq!(outro.relaxed_at(), &list("relaxed"), "{}", path.display());
         }
     }
 }

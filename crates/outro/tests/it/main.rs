@@ -1,6 +1,7 @@
 //! Integration tests of the engine: golden values, laws, hostile checkpoints.
 #![cfg(test)]
 
+mod adapters;
 mod answers;
 mod checkpoint;
 mod checkpoints;
@@ -14,6 +15,7 @@ mod laws;
 mod layout;
 mod levels;
 mod mmproj;
+mod packed;
 mod prepare;
 mod processors;
 mod published;

@@ -249,7 +249,9 @@ impl VisionTower {
             return Err(Error::input("pixel_values", problem));
         }
         let mut all = vec![0.0; side * side * self.config.hidden];
-        table.weight().widen(0, &mut all);
+        for (row, out) in all.chunks_exact_mut(self.config.hidden).enumerate() {
+            table.row(row, out);
+        }
         let merge = layout.unit.isqrt();
         if [h, w] != [side; 2] || merge > 1 {
             all = resampled(&all, side, layout.grid, merge);

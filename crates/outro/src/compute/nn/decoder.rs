@@ -83,10 +83,12 @@ impl Decoder {
                 activations: w.activations,
             })
         };
-        let head = if c.tied {
+        let head = if c.tied && w.quantised.is_none() {
+            None
+        } else if c.tied {
             // The rows that are looked up stay as they are; the head's products may be with a smaller copy.
             let head = head(&format!("{prefix}embed_tokens.weight"))?;
-            (w.quantised.is_some() && head.weight.stored() != embed.stored()).then_some(head)
+            (head.weight.stored() != embed.stored()).then_some(head)
         } else {
             Some(head(lm_head)?)
         };
@@ -139,7 +141,7 @@ impl Decoder {
         linear_with(
             activations,
             phase,
-            &h,
+            &head.gathered(&h),
             rows,
             c.hidden,
             weight,

@@ -112,8 +112,9 @@ impl Linear {
         let (k, n) = (self.weight.cols(), self.weight.rows());
         let (x, y) = (x.split_at(decode * k), y.split_at_mut(decode * n));
         for (phase, x, y) in [(Phase::Decode, x.0, y.0), (Phase::Prefill, x.1, y.1)] {
-            let (rows, weight, bias) = (x.len() / k, self.weight.weight(), self.bias.as_deref());
-            linear_with(self.activations, phase, x, rows, k, weight, n, bias, y);
+            let (x, rows) = (self.weight.gathered(x), x.len() / k);
+            let (weight, bias) = (self.weight.weight(), self.bias.as_deref());
+            linear_with(self.activations, phase, &x, rows, k, weight, n, bias, y);
         }
     }
 }

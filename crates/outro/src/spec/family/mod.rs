@@ -71,9 +71,10 @@ pub(crate) fn parse(json: &Json, own: &[&Family]) -> Result<Config> {
             nearest.unwrap_or(&"none")
         ))
     })?;
-    quantised::refuse(json)?;
-    let config = (family.parse)(json)?;
+    let scheme = quantised::scheme(json)?;
+    let mut config = (family.parse)(json)?;
     json.unread()?;
+    config.held.scheme = scheme;
     Ok(config)
 }
 

@@ -1,8 +1,9 @@
 //! What a model asks of a checkpoint, noted instead of read: the code that loads it says itself which tensors it needs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
+use super::packed::{IDLE, Packed};
 use super::{Checkpoint, Matrix, Stored};
 use crate::error::{Error, Result};
 
@@ -94,7 +95,7 @@ impl Checkpoint {
             return Ok(false);
         };
         let mut asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.missing += usize::from(!self.tensors.contains_key(name));
+        asked.missing += usize::from(!self.holds(name));
         if asked.missing > MOST {
             let problem =
                 format!("asks for more than {MOST} tensors that no shard holds, `{name}` among them");
@@ -111,30 +112,64 @@ impl Checkpoint {
             return audit;
         };
         let asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut parts = BTreeSet::new();
         for (name, wanted) in &asked.all {
+            match self.packed(name, wanted) {
+                Ok(Some(packed)) => {
+                    self.audit_parts(&packed, &mut audit);
+                    parts.extend(packed.parts.into_iter().map(|p| p.key));
+                    continue;
+                }
+                Ok(None) => {}
+                Err(e) => {
+                    let (name, dtype) = (name.clone(), e.to_string());
+                    audit.unreadable.push(Unreadable { name, dtype });
+                    continue;
+                }
+            }
             let Some(info) = self.tensors.get(name) else {
                 let name = self.stored_name(name);
                 let shape = wanted.clone();
                 audit.missing.push(Tensor { name, shape });
                 continue;
             };
-            let name = info.name.clone();
+            let (key, name) = (name, info.name.clone());
             if Stored::of_name(&info.dtype).is_none() {
                 let dtype = info.dtype.clone();
                 audit.unreadable.push(Unreadable { name, dtype });
-            } else if !self.fits(&info.shape, wanted) {
+            } else if !self.fits(&info.shape, wanted) && self.turned(key, wanted).is_none() {
                 let (shape, wanted) = (info.shape.clone(), wanted.clone());
                 audit.misshaped.push(Misshaped { name, shape, wanted });
             }
         }
         for (key, info) in &self.tensors {
-            let known = unused.iter().any(|u| key.starts_with(u)) || BUFFERS.iter().any(|b| key.ends_with(b));
+            let known = unused.iter().any(|u| key.starts_with(u))
+                || BUFFERS.iter().chain(&IDLE).any(|b| key.ends_with(b))
+                || parts.contains(key);
             if !known && !asked.all.contains_key(key) {
                 let (name, shape) = (info.name.clone(), info.shape.clone());
                 audit.unexpected.push(Tensor { name, shape });
             }
         }
         audit
+    }
+
+    fn audit_parts(&self, packed: &Packed, audit: &mut Audit) {
+        for part in &packed.parts {
+            let Some(info) = self.tensors.get(&part.key) else {
+                let (name, shape) = (part.key.clone(), part.wanted());
+                audit.missing.push(Tensor { name, shape });
+                continue;
+            };
+            let name = info.name.clone();
+            if !part.readable(info) {
+                let dtype = info.dtype.clone();
+                audit.unreadable.push(Unreadable { name, dtype });
+            } else if let Some(wanted) = part.bent(info) {
+                let shape = info.shape.clone();
+                audit.misshaped.push(Misshaped { name, shape, wanted });
+            }
+        }
     }
 }
 
@@ -146,6 +181,7 @@ impl Matrix {
             rows,
             cols,
             data: super::own(&[], Stored::F32),
+            order: None,
         }
     }
 }

@@ -88,15 +88,3 @@ fn split(gate_up: &TensorInfo, down: &TensorInfo) -> Option<Vec<(usize, &'static
     }
     Some(parts)
 }
-
-/// A matrix that is stored column after column, row after row.
-pub(super) fn rows(bytes: &[u8], rows: usize, cols: usize, width: usize, stride: usize) -> Vec<u8> {
-    let mut out = vec![0; rows * cols * width];
-    for (c, column) in bytes.chunks(stride * width).take(cols).enumerate() {
-        for (r, element) in column.chunks_exact(width).take(rows).enumerate() {
-            let at = (r * cols + c) * width;
-            out[at..at + width].copy_from_slice(element);
-        }
-    }
-    out
-}

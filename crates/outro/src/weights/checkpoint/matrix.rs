@@ -1,5 +1,6 @@
 //! A weight matrix, mapped or owned, of any element type.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use half::slice::HalfFloatSliceExt;
@@ -60,6 +61,8 @@ pub struct Matrix {
     pub(super) rows: usize,
     pub(super) cols: usize,
     pub(super) data: Data,
+    /// Which input each stored column is multiplied with, where columns are not in order.
+    pub(super) order: Option<Arc<[u32]>>,
 }
 
 #[derive(Clone)]
@@ -92,6 +95,23 @@ impl Matrix {
         &self.name
     }
 
+    /// Which input each of [`Matrix::weight`]'s columns is multiplied with; `None` where they are in order.
+    pub fn order(&self) -> Option<&[u32]> {
+        self.order.as_deref()
+    }
+
+    /// Rows of inputs in the order of the columns; they are taken as they are where that is the same.
+    pub(crate) fn gathered<'a>(&self, x: &'a [f32]) -> Cow<'a, [f32]> {
+        let Some(order) = &self.order else {
+            return Cow::Borrowed(x);
+        };
+        let mut out = Vec::with_capacity(x.len());
+        for row in x.chunks_exact(order.len().max(1)) {
+            out.extend(order.iter().map(|i| row[*i as usize]));
+        }
+        Cow::Owned(out)
+    }
+
     /// The elements, for the kernels.
     pub fn weight(&self) -> Weight<'_> {
         match &self.data {
@@ -117,9 +137,16 @@ impl Matrix {
         }
     }
 
-    /// Copies one row, widened.
+    /// Copies one row, widened, its columns in the model's order.
     pub fn row(&self, row: usize, out: &mut [f32]) {
-        self.weight().widen(row * self.cols, &mut out[..self.cols]);
+        let out = &mut out[..self.cols];
+        self.weight().widen(row * self.cols, out);
+        if let Some(order) = &self.order {
+            let sorted = out.to_vec();
+            for (x, to) in sorted.iter().zip(order.iter()) {
+                out[*to as usize] = *x;
+            }
+        }
     }
 
     /// Whether all elements are finite. Reads every one of them.
@@ -176,6 +203,7 @@ impl Matrix {
             rows,
             cols: self.cols / rows,
             data,
+            order: self.order.clone(),
         }
     }
 

@@ -71,6 +71,7 @@ fn named(name: &str, rows: usize, cols: usize, data: Data) -> Matrix {
         rows,
         cols,
         data,
+        order: None,
     }
 }
 

@@ -54,20 +54,24 @@ fn linear_decode_bf16(bencher: Bencher, rows: usize) {
     product(bencher, Phase::Decode, Activations::F32, rows, Weight::Bf16(&w));
 }
 
+/// The same with exact activations.
+#[divan::bench(args = [1])]
+fn linear_decode_q4_k_exact(bencher: Bencher, rows: usize) {
+    q4_k(bencher, Activations::F32, rows);
+}
+
 #[divan::bench(args = [1, 8])]
 fn linear_decode_q4_k(bencher: Bencher, rows: usize) {
+    q4_k(bencher, Activations::Reduced, rows);
+}
+
+fn q4_k(bencher: Bencher, kind: Activations, rows: usize) {
     let mut bytes = vec![0; HIDDEN * WIDE / 256 * 144];
     quantise(QuantType::Q4K, &numbers(HIDDEN * WIDE), &mut bytes);
     let Some(w) = Blocks::new(QuantType::Q4K, &bytes) else {
         return;
     };
-    product(
-        bencher,
-        Phase::Decode,
-        Activations::Reduced,
-        rows,
-        Weight::Quant(w),
-    );
+    product(bencher, Phase::Decode, kind, rows, Weight::Quant(w));
 }
 
 /// One row with the layouts of other tools' checkpoints, in the arithmetic that runs by default.

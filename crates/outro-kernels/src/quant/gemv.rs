@@ -32,6 +32,12 @@ pub(crate) fn gemv(
 ) {
     let group = |x: &[f32]| match activations {
         Activations::Reduced if w.kind.is_integer() => Rows::Int8(Int8Rows::new(x, k)),
+        #[cfg(target_arch = "x86_64")]
+        Activations::F32 | Activations::Reduced
+            if level == Level::Avx512 && has_table(w.kind) && k.is_multiple_of(group_x86::SPREAD) =>
+        {
+            Rows::Spread(group_x86::spread(x))
+        }
         Activations::F32 | Activations::Reduced => Rows::F32(pad(x, k)),
     };
     let groups: Vec<Rows> = x.chunks(FEW * k).map(group).collect();
@@ -64,12 +70,31 @@ pub(crate) fn gemv(
 /// Rows of activations, each padded with zeros to whole chunks.
 enum Rows {
     F32(Vec<f32>),
+    /// As tables of 4-bit codes are looked up in; not padded.
+    #[cfg(target_arch = "x86_64")]
+    Spread(Vec<f32>),
     Int8(Int8Rows),
 }
 
 #[cfg(target_arch = "x86_64")]
-fn is_int4(kind: QuantType) -> bool {
-    matches!(kind, QuantType::Group { code: Code::Int4, .. })
+fn has_table(kind: QuantType) -> bool {
+    matches!(
+        kind,
+        QuantType::Group {
+            code: Code::Nf4 | Code::Fp4,
+            ..
+        }
+    )
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has_floats(kind: QuantType) -> bool {
+    matches!(kind, QuantType::Group { code: Code::E4m3, .. })
+}
+
+#[cfg(target_arch = "x86_64")]
+fn is_group(kind: QuantType) -> bool {
+    matches!(kind, QuantType::Group { .. })
 }
 
 /// `y[j][i] = x[i] . w[n0 + j]`.
@@ -81,6 +106,10 @@ fn strip<const M: usize>(level: Level, x: &Rows, k: usize, w: Blocks, n0: usize,
         // and F16C; VNNI was asked for.
         return unsafe {
             match x {
+                Rows::Spread(x) => group_x86::table_512::<M>(x, k, w, n0, y),
+                Rows::F32(x) if level == Level::Avx512 && has_floats(w.kind()) => {
+                    group_x86::e4m3_512::<M>(x, k, w, n0, y);
+                }
                 Rows::F32(x) if level == Level::Avx512 => exact::exact_512::<M>(x, k, w, n0, y),
                 Rows::F32(x) => exact::exact_256::<M>(x, k, w, n0, y),
                 Rows::Int8(x) if vnni && w.kind() == QuantType::Q8_0 && k.is_multiple_of(CHUNK) => {
@@ -88,8 +117,8 @@ fn strip<const M: usize>(level: Level, x: &Rows, k: usize, w: Blocks, n0: usize,
                 }
                 Rows::Int8(x) if vnni && w.kind() == QuantType::Q6K => x86::q6k_512::<M>(x, k, w, n0, y),
                 Rows::Int8(x) if vnni && w.kind() == QuantType::Q4K => x86::q4k_512::<M>(x, k, w, n0, y),
-                Rows::Int8(x) if vnni && k.is_multiple_of(CHUNK) && is_int4(w.kind()) => {
-                    group_x86::int4_512::<M>(x, k, w, n0, y);
+                Rows::Int8(x) if vnni && k.is_multiple_of(CHUNK) && is_group(w.kind()) => {
+                    group_x86::integers_512::<M>(x, k, w, n0, y);
                 }
                 Rows::Int8(x) if vnni => x86::int8_512::<M>(x, k, w, n0, y),
                 Rows::Int8(x) => x86::int8_256::<M>(x, k, w, n0, y),
@@ -99,6 +128,9 @@ fn strip<const M: usize>(level: Level, x: &Rows, k: usize, w: Blocks, n0: usize,
     let _ = level;
     match x {
         Rows::F32(x) => strip_f32::<M>(x, k, w, n0, y),
+        // Made for another level alone.
+        #[cfg(target_arch = "x86_64")]
+        Rows::Spread(_) => {}
         Rows::Int8(x) => strip_int8::<M>(x, k, w, n0, y),
     }
 }

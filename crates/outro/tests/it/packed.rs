@@ -246,7 +246,7 @@ fn typical_mistakes_change_the_logits() {
                 |all| {
                     words(all, "_proj.weight", |w| {
                         (w & 0x0F0F_0F0F) << 4 | (w >> 4 & 0x0F0F_0F0F)
-                    })
+                    });
                 },
                 same,
             ),
@@ -273,7 +273,7 @@ fn typical_mistakes_change_the_logits() {
                 |all| {
                     words(all, "self_attn.q_proj.weight", |w| {
                         shuffled(w, [7, 6, 5, 4, 3, 2, 1, 0])
-                    })
+                    });
                 },
                 same,
             ),
@@ -312,6 +312,8 @@ fn typical_mistakes_change_the_logits() {
     }
 }
 
+type Change<'a> = &'a dyn Fn(&mut Value);
+
 /// By the file and the field, with what is read.
 #[test]
 fn forms_that_are_not_read_are_refused_by_name() {
@@ -319,7 +321,6 @@ fn forms_that_are_not_read_are_refused_by_name() {
     let weights = |c: &mut Value, key: &str, value: Value| {
         c[q]["config_groups"]["group_0"]["weights"][key] = value;
     };
-    type Change<'a> = &'a dyn Fn(&mut Value);
     let cases: [(&str, Change, &[&str]); 17] = [
         (
             "awq-text",
@@ -495,7 +496,7 @@ fn damaged_tensors_are_named() {
     for (message, parts) in [
         (
             set("gptq-order", "g_idx", &|b| {
-                b[4..8].copy_from_slice(&9i32.to_le_bytes())
+                b[4..8].copy_from_slice(&9i32.to_le_bytes());
             }),
             ["g_idx", "group 9"],
         ),

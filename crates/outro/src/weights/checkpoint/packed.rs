@@ -4,6 +4,7 @@
 //! multiplied in f32. What fits no block (rows that are no multiples of 32) becomes f32.
 
 mod layouts;
+mod open;
 mod order;
 mod scheme;
 

@@ -9,7 +9,7 @@ use outro::prepare::Preparer;
 use outro::settings::Settings;
 use outro::strategy::Strategy;
 
-use crate::args::{Strategies, Switches};
+use crate::args::{Strategies, Switches, pruned};
 use crate::cache;
 use crate::fault::Fault;
 use crate::hub;
@@ -155,11 +155,8 @@ pub(crate) fn strategies(
     } else {
         typed.names.as_slice()
     };
-    // `--prune` is a part of the name, so that a run is called the same wherever it is made.
     let read = names.iter().map(|name| {
-        let name = typed
-            .prune
-            .map_or(name.clone(), |prune| format!("{name}/{prune}"));
+        let name = pruned(name, typed.prune);
         Strategy::of_model(&name, &method, &config.text)
     });
     let all = read.collect::<outro::Result<Vec<_>>>()?;

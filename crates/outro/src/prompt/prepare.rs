@@ -20,6 +20,7 @@ use crate::prompt::positions::Layout;
 use crate::prompt::preprocessor::{self, Processor};
 use crate::prompt::tokenizer::Tokenizer;
 use crate::spec::config::{AudioProjector, Config};
+use crate::spec::generation::{GenerationConfig, GenerationFile};
 use crate::spec::settings::Settings;
 
 /// What is being done; for progress displays.
@@ -75,6 +76,7 @@ pub struct Preparer {
     template: Template,
     pub(crate) processor: Processor,
     settings: Settings,
+    generation: GenerationFile,
 }
 
 impl Preparer {
@@ -93,7 +95,8 @@ impl Preparer {
     /// As [`Preparer::open`].
     pub fn of(config: Config, dir: &Path) -> Result<Self> {
         let processor = preprocessor::load(dir, &config)?;
-        let tokenizer = Tokenizer::open(dir)?;
+        let generation = GenerationFile::read(dir)?;
+        let tokenizer = Tokenizer::of(dir, &generation)?;
         let template = Template::open(dir, &config)?;
         Ok(Self {
             config,
@@ -101,6 +104,7 @@ impl Preparer {
             template,
             processor,
             settings: Settings::load(dir)?,
+            generation,
         })
     }
 
@@ -109,6 +113,14 @@ impl Preparer {
     pub fn with_settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
         self
+    }
+
+    /// What the checkpoint's generation_config.json says of how tokens are chosen.
+    ///
+    /// # Errors
+    /// A contradictory value, by field.
+    pub fn generation(&self) -> Result<GenerationConfig> {
+        self.generation.config()
     }
 
     /// What the model's outro.json says.

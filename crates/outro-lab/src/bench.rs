@@ -412,7 +412,7 @@ impl Towers {
             }
         });
         let audio = config.audio.as_ref().filter(|_| work.audio_seconds > 0).map(|a| {
-            let samples = work.audio_seconds * 16_000;
+            let samples = work.audio_seconds * outro_media::SAMPLE_RATE as usize;
             let frames = a.mel_frames(samples, samples);
             Inputs {
                 input_ids: vec![config.tokens.audio.unwrap_or_default(); a.tokens(frames)],

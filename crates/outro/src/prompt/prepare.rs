@@ -22,6 +22,7 @@ use crate::prompt::tokenizer::Tokenizer;
 use crate::spec::config::{AudioProjector, Config};
 use crate::spec::generation::{GenerationConfig, GenerationFile};
 use crate::spec::settings::Settings;
+use crate::spec::shapes;
 
 /// What is being done; for progress displays.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,6 +109,23 @@ impl Preparer {
         })
     }
 
+    /// By the rules of a published model ([`crate::shapes`]) that is not at hand: without its words, of which it has no
+    /// tokenizer.
+    ///
+    /// # Errors
+    /// An unknown name.
+    pub fn published(name: &str) -> Result<Self> {
+        let config = shapes::config(name)?;
+        Ok(Self {
+            processor: preprocessor::usual(&config)?,
+            tokenizer: None,
+            template: Template::usual(Path::new(name), &config),
+            config,
+            settings: Settings::default(),
+            generation: GenerationFile::default(),
+        })
+    }
+
     /// With other settings than those of the model's outro.json.
     #[must_use]
     pub fn with_settings(mut self, settings: Settings) -> Self {
@@ -176,6 +194,14 @@ impl Preparer {
         options: &MediaOptions,
     ) -> Result<Plan> {
         self.planner().media(parts, options)
+    }
+
+    /// What [`Preparer::plan_media`] makes of a file that was probed.
+    ///
+    /// # Errors
+    /// A file that this model cannot take.
+    pub fn plan_probed(&self, info: MediaInfo, options: &MediaOptions) -> Result<Plan> {
+        self.planner().probed(info, options)
     }
 
     /// What is looked at of a video.
@@ -427,7 +453,7 @@ impl Preparer {
         let path = item.info.path.clone();
         progress(MediaProgress::Frames {
             path: path.clone(),
-            frames: item.indices.len(),
+            frames: item.view.indices.len(),
         });
         if item.uses_audio {
             progress(MediaProgress::Audio { path: path.clone() });
@@ -458,8 +484,7 @@ impl Preparer {
         let pictures = pictures?;
         // As it was planned unless another number of frames came than was expected.
         let (cutter, plan) = pictures.frames;
-        (item.size, item.grid) = (plan.size, plan.grid);
-        item.indices.clone_from(&plan.indices);
+        item.view.clone_from(&plan);
         item.info.video = Some(pictures.video);
         media.notes.extend(pictures.notes);
         let mut tokens = 0;

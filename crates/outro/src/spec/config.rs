@@ -3,7 +3,7 @@
 mod rope;
 
 use crate::error::Result;
-use outro_media::{MAX_SECONDS, Sampling};
+use outro_media::{HOP, MAX_SECONDS, SAMPLE_RATE, Sampling};
 
 pub use crate::weights::json::Json;
 pub use rope::{Rope, Scaling};
@@ -413,7 +413,9 @@ impl AudioConfig {
     /// Mel frames that the feature extractor makes of so many samples at 16,000 a second, beside a sound of `longest`.
     pub fn mel_frames(&self, samples: usize, longest: usize) -> usize {
         match self.projector {
-            AudioProjector::AvgPool2 => samples.div_ceil(HOP).min(MAX_SECONDS * 100),
+            AudioProjector::AvgPool2 => samples
+                .div_ceil(HOP)
+                .min(MAX_SECONDS * SAMPLE_RATE as usize / HOP),
             AudioProjector::QFormer(_) => samples.div_ceil(HOP).next_multiple_of(2 * self.n_window),
             AudioProjector::Linear { .. } => samples.div_ceil(HOP).min(longest.max(samples) / HOP),
         }
@@ -426,9 +428,6 @@ impl QFormerConfig {
         (rows - self.window) / self.stride + 1
     }
 }
-
-/// Samples between mel frames, at 16,000 a second.
-pub(crate) const HOP: usize = 160;
 
 /// Ids of the placeholder tokens and their delimiters. `None` where a family lacks one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

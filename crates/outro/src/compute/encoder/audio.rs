@@ -53,11 +53,6 @@ struct Layer {
 /// Chunks that go through the tower at once, or as many more as attention sees together.
 const CHUNKS: usize = 16;
 
-/// Tokens that an audio of `frames` mel frames becomes in Qwen2.5-Omni: a convolution of stride 2, then pairs are averaged.
-pub fn audio_tokens(frames: usize) -> usize {
-    frames.div_ceil(2) / 2
-}
-
 impl Layer {
     fn linears(&self) -> [&Linear; 6] {
         [&self.q, &self.k, &self.v, &self.o, &self.mlp.up, &self.mlp.down]

@@ -115,19 +115,21 @@ fn documents_have_the_table() {
         assert_eq!(kinds, 6);
         lines.join("\n") + "\n"
     };
-    let generate: [(&str, &dyn Fn(&str) -> String); 2] =
-        [("settings.md", &settings), ("strategies.md", &strategies)];
-    for (name, generate) in generate {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../../docs")
-            .join(name);
-        let text = fs::read_to_string(&path).unwrap();
-        let made = generate(&text);
-        if std::env::var_os("OUTRO_UPDATE_DOCS").is_some() {
-            fs::write(&path, made).unwrap();
-        } else {
-            assert_eq!(text, made, "{name}: run this test with OUTRO_UPDATE_DOCS=1");
-        }
+    document("settings.md", settings);
+    document("strategies.md", strategies);
+}
+
+/// Holds a document to what is made of it, or writes that.
+fn document(name: &str, generate: impl Fn(&str) -> String) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../docs")
+        .join(name);
+    let text = fs::read_to_string(&path).unwrap();
+    let made = generate(&text);
+    if std::env::var_os("OUTRO_UPDATE_DOCS").is_some() {
+        fs::write(&path, made).unwrap();
+    } else {
+        assert_eq!(text, made, "{name}: run this test with OUTRO_UPDATE_DOCS=1");
     }
 }
 

@@ -80,7 +80,7 @@ pub(crate) fn read(path: &Path, reading: &Reading, model: Option<&Path>) -> anyh
     if let Some(dir) = model {
         report.weights = super::checkpoint::read(dir)?.weight_bytes();
         report.model = Some((dir.to_path_buf(), preparer.config().clone()));
-        report.count_prompt(plan, &preparer)?;
+        report.count_prompt(&plan, &preparer)?;
     }
     Ok(report)
 }
@@ -140,7 +140,7 @@ impl Report {
     }
 
     /// With a checkpoint the prompt's length, too.
-    fn count_prompt(&mut self, plan: Plan, preparer: &Preparer) -> anyhow::Result<()> {
+    fn count_prompt(&mut self, plan: &Plan, preparer: &Preparer) -> anyhow::Result<()> {
         if preparer.config().frames.drops_static_patches && self.becomes.video_tokens > 0 {
             let text = "parts that stand still are left out, so the tokens are the most that there can be";
             self.note(NoteKind::Other, text);
@@ -151,7 +151,7 @@ impl Report {
             Kind::Image => Part::Image(self.info.path.clone().into()),
             Kind::Audio => Part::Audio(self.info.path.clone().into()),
         };
-        let plan = preparer.plan_words(&plan, &Conversation::new(None, &[part], "?"))?;
+        let plan = preparer.plan_words(plan, &Conversation::new(None, &[part], "?"))?;
         if plan.text_tokens.is_some() {
             let others = plan.prompt_tokens.saturating_sub(plan.audio_tokens + 1);
             self.becomes.prompt_tokens = Some(others + self.becomes.audio_tokens);

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-/// Row-major f32 matrix: one row a token. How it is stored is its own business; loops over its elements are in [`super::ops`].
+/// Row-major f32 matrix: one row a token. How it is stored is its own business; loops over its elements are in `nn::ops`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Mat {
     cols: usize,

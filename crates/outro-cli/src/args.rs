@@ -27,7 +27,7 @@ use cli::{AskFlags, CaptureFlag, ChatFlags, Cli, Cmd};
 use flags::{ActivationsFlag, ModelFlags, TraceStrategy, WeightFlags};
 pub(crate) use media::{Media, Reading};
 use media::{asked, question, questions, reading};
-pub(crate) use strategies::{Strategies, Switches, spelled_out};
+pub(crate) use strategies::{Strategies, Switches, pruned, spelled_out};
 use strategies::{pairs, strategies, switches, unused_switches};
 
 /// One run of the program.

@@ -57,10 +57,12 @@ pub(crate) fn ask(dir: &Path, inputs: &Path) -> Result<[Vec<f32>; 2]> {
     let prompt = model.prompt(&inputs, &model.encode(&inputs, &mut |_| {})?)?;
     let outro = Box::new(OutRo::new(OutRoConfig::default()));
     Ok([
-        Session::new(&model, None).prefill(&prompt, 1, &mut |_| {})?.data,
+        Session::new(&model, None)
+            .prefill(&prompt, 1, &mut |_| {})?
+            .into_data(),
         Session::new(&model, Some(outro))
             .prefill(&prompt, 1, &mut |_| {})?
-            .data,
+            .into_data(),
     ])
 }
 

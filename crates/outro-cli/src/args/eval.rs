@@ -11,7 +11,7 @@ use outro_lab::run::Ablation;
 
 use super::flags::{ModelFlags, ReadingFlags, WeightFlags};
 use super::sinks::PruneFlags;
-use super::{Reading, Weights, reading, spelled_out, weights};
+use super::{Reading, Weights, pruned, reading, spelled_out, weights};
 use crate::fault::Fault;
 
 #[derive(Debug, Subcommand)]
@@ -371,10 +371,8 @@ pub(super) fn eval(command: EvalCommand) -> anyhow::Result<Eval> {
         _ if engine => vec!["baseline".into(), "outro".into()],
         _ => vec!["baseline".into()],
     };
-    if let Some(p) = f.prune.prune {
-        for name in &mut strategies {
-            *name = format!("{name}/{p}");
-        }
+    for name in &mut strategies {
+        *name = pruned(name, f.prune.prune);
     }
     if !engine {
         if let Some(other) = strategies.iter().find(|s| *s != "baseline") {

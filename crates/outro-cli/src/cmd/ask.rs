@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::Context;
 use outro::chat::Conversation;
 use outro::strategy::Strategy;
-use outro::{Answer, Ask, Engine, Update, answer_all};
+use outro::{Answer, Ask, Cancel, Engine, Update, answer_all};
 use outro_media::{Note, NoteKind};
 
 use crate::args::Ask as AskArgs;
@@ -26,7 +26,7 @@ pub(crate) fn ask(args: &AskArgs, ui: &Ui) -> anyhow::Result<()> {
         .iter()
         .map(|q| media::conversation(&args.media, args.system.as_deref(), q))
         .collect();
-    let chosen = sampling::settle(&args.sampled, &source.dir, ui)?;
+    let chosen = sampling::settle(&args.sampled, &preparer, ui)?;
     // Every prompt is counted before anything is decoded or loaded.
     let options = media::options(&args.media.reading, &preparer);
     let plan = media::plan(&preparer, &conversations, &options)?;
@@ -133,24 +133,28 @@ pub(super) fn run(
     let names: Vec<&str> = strategies.iter().map(|by| by.name.as_str()).collect();
     let bar = ui.bar("prefill", 0, Unit::Count);
     let mut failed = None;
-    let asks: Vec<Ask> = strategies.iter().map(|by| ask.clone().by(by.clone())).collect();
+    // Whatever stops one answer stops all of them, prompts that still run included.
+    let cancel = Cancel::default();
+    let with = |by: &Strategy| ask.clone().by(by.clone()).cancelled_by(&cancel);
+    let asks: Vec<Ask> = strategies.iter().map(with).collect();
     let made = answer_all(&asks, &mut |update| {
         match update {
             Update::Prefill { ask, layers } => {
                 bar.label(&format!("prefill ({})", names[ask]));
                 bar.set(layers as u64);
             }
-            Update::Text { piece, .. } => {
+            // Behind a failure nothing is written, and the failure stays the first one.
+            Update::Text { piece, .. } if failed.is_none() => {
                 bar.hide();
                 failed = sink(piece).err();
             }
-            Update::Media(_) | Update::Encode(_) => {}
+            Update::Text { .. } | Update::Media(_) | Update::Encode(_) => {}
         }
         if failed.is_some() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
+            cancel.set();
+            return ControlFlow::Break(());
         }
+        ControlFlow::Continue(())
     });
     bar.done();
     match failed {

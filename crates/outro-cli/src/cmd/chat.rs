@@ -28,7 +28,7 @@ pub(crate) fn chat(args: &Chat, ui: &Ui) -> anyhow::Result<()> {
     let source = source::choose(&args.model, ui)?;
     let preparer = source.preparer()?;
     media::tokenizer(&preparer, &source.dir)?;
-    let chosen = sampling::settle(&args.sampled, &source.dir, ui)?;
+    let chosen = sampling::settle(&args.sampled, &preparer, ui)?;
     let by = source::strategies(&args.strategies, &preparer, &source, ui)?.remove(0);
     let method = source::method_of(&preparer, &source, &args.strategies.outro)?;
     let options = media::options(&args.media.reading, &preparer);

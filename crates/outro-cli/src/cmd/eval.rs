@@ -39,8 +39,9 @@ pub(crate) fn run(args: &Eval, ui: &Ui) -> anyhow::Result<()> {
                 Parser::ALL.map(Parser::name).join(", ")
             ))?;
             for kind in &KINDS {
-                let switches = if kind.switches.is_empty() { "" } else { ":" };
-                let name = format!("{}{switches}{}", kind.name, kind.switches);
+                let switches = kind.switches();
+                let colon = if switches.is_empty() { "" } else { ":" };
+                let name = format!("{}{colon}{switches}", kind.name);
                 emit(&format!("  {name}\n    {}\n", kind.about))?;
             }
             Ok(())

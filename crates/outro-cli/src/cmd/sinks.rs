@@ -7,6 +7,7 @@ use anyhow::Context;
 use outro::chat::{Conversation, Part};
 use outro::inputs::Inputs;
 use outro::prepare::Preparer;
+use outro::strategy::Strategy;
 use outro::{MediaEmbeds, Model};
 use outro_lab::page::{InspectedPrompt, Page, Scored, Sheet, Token, frames};
 use outro_lab::probe::numbers::Numbers;
@@ -37,15 +38,16 @@ pub(crate) fn run(args: &Sinks, ui: &Ui) -> anyhow::Result<()> {
     // No dimension can exceed the root of the width times a token's root mean square.
     let widest = (text.hidden as f32).sqrt();
     let usual = Options::default().tau;
+    let by = Strategy::of_model(&args.strategy, &method, text)?;
     let options = Options {
         method,
-        act: args.act,
+        act: by.method.is_some(),
         tau: args
             .tau
             .unwrap_or(if usual < widest { usual } else { widest / 2.0 }),
         dims: args.dims.clone(),
         epsilon: args.epsilon,
-        prune: args.prune,
+        prune: by.pruning(),
         kv: args.weights.kv,
     };
     let (scores, scored_on) = match &args.scores {
@@ -145,7 +147,7 @@ pub(crate) fn run(args: &Sinks, ui: &Ui) -> anyhow::Result<()> {
     };
     let text = &model.config().text;
     let record = json!({
-        "model": name, "about": about, "options": options, "prompts": numbers.prompts, "one": one,
+        "model": name, "about": about, "strategy": by.name, "options": options, "prompts": numbers.prompts, "one": one,
         "scores": scores, "layers": numbers.layers, "heads": numbers.heads, "cosines": numbers.cosines,
         "layer_quantities": outro_lab::probe::numbers::BY_LAYER, "head_quantities": outro_lab::probe::numbers::BY_HEAD,
     });

@@ -75,7 +75,7 @@ pub(crate) fn run(args: &Trace, ui: &Ui) -> anyhow::Result<()> {
             ("audio_embeds", &media.audio),
         ] {
             if rows.rows() > 0 {
-                file.f32(name, &[rows.rows(), rows.cols], rows.data.clone());
+                file.f32(name, &[rows.rows(), rows.cols()], rows.data().to_vec());
             }
         }
     }
@@ -85,14 +85,14 @@ pub(crate) fn run(args: &Trace, ui: &Ui) -> anyhow::Result<()> {
     let bar = ui.bar("prefill", layers as u64, Unit::Count);
     let logits = session.prefill(&prompt, args.last, &mut |done| bar.set(done as u64))?;
     bar.done();
-    let vocab = logits.cols;
+    let vocab = logits.cols();
     let mut next = argmax(
         logits
-            .data
-            .get(logits.data.len().saturating_sub(vocab)..)
+            .data()
+            .get(logits.data().len().saturating_sub(vocab)..)
             .unwrap_or_default(),
     );
-    file.f32("prefill_logits", &[logits.rows(), vocab], logits.data);
+    file.f32("prefill_logits", &[logits.rows(), vocab], logits.into_data());
 
     let bar = ui.bar("decoding", args.steps as u64, Unit::Count);
     let (mut tokens, mut rows) = (Vec::with_capacity(args.steps), Vec::new());

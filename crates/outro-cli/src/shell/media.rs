@@ -38,7 +38,7 @@ pub(crate) fn options_over(reading: &Reading, mut options: MediaOptions) -> Medi
 }
 
 /// Which frames are taken, where `own` is what happens when nothing was typed.
-pub(crate) fn sampling(reading: &Reading, own: &Sampling) -> Sampling {
+fn sampling(reading: &Reading, own: &Sampling) -> Sampling {
     let typed = reading.fps.is_some() || reading.frames.is_some();
     Sampling {
         fps: reading.fps.unwrap_or(own.fps),

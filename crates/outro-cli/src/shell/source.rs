@@ -12,7 +12,7 @@ use outro::strategy::Strategy;
 use outro::{LoadOptions, Model};
 
 use crate::args::flags::ModelFlags;
-use crate::args::{Strategies, Switches};
+use crate::args::{Strategies, Switches, pruned};
 use crate::cache;
 use crate::fault::Fault;
 use crate::hub;
@@ -200,11 +200,8 @@ pub(crate) fn strategies(
     } else {
         typed.names.as_slice()
     };
-    // `--prune` is a part of the name, so that a run is called the same wherever it is made.
     let read = names.iter().map(|name| {
-        let name = typed
-            .prune
-            .map_or(name.clone(), |prune| format!("{name}/{prune}"));
+        let name = pruned(name, typed.prune);
         Strategy::of_model(&name, &method, &config.text)
     });
     let all = read.collect::<outro::Result<Vec<_>>>()?;

@@ -137,16 +137,7 @@ impl Template {
     /// The template in `dir`: chat_template.json, chat_template.jinja, or in processor_config.json or tokenizer_config.json;
     /// or in the metadata of a GGUF file; else ChatML.
     pub(crate) fn open(dir: &Path, config: &Config) -> Result<Self> {
-        let text_only = config.vision.is_none() && config.audio.is_none();
-        let mut this = Self {
-            path: dir.into(),
-            source: None,
-            system: Some(config.system),
-            text_only,
-            is_gguf: dir.is_file(),
-            tokens: Vec::new(),
-            first: None,
-        };
+        let mut this = Self::usual(dir, config);
         if dir.is_file() {
             this.read_gguf(&Gguf::open(dir)?)?;
         } else {
@@ -155,10 +146,23 @@ impl Template {
         if config.frames.plain_chat {
             this.source = None;
         }
-        if text_only && this.source.is_some() {
+        if this.text_only && this.source.is_some() {
             this.system = None;
         }
         Ok(this)
+    }
+
+    /// The one of a model whose files have none: ChatML.
+    pub(crate) fn usual(dir: &Path, config: &Config) -> Self {
+        Self {
+            path: dir.into(),
+            source: None,
+            system: Some(config.system),
+            text_only: config.vision.is_none() && config.audio.is_none(),
+            is_gguf: dir.is_file(),
+            tokens: Vec::new(),
+            first: None,
+        }
     }
 
     fn read_gguf(&mut self, file: &Gguf) -> Result<()> {

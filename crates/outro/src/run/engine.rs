@@ -89,7 +89,7 @@ impl Engine {
         Ok(Self(Arc::new(Inner {
             dir: dir.into(),
             method: OutRoConfig::from_fields(&preparer.settings().method)?,
-            generation: GenerationConfig::load(dir)?,
+            generation: preparer.generation()?,
             model,
             preparer,
             kv,

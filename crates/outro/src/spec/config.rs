@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use crate::error::Result;
 use crate::weights::checkpoint::{Adapter, Renames};
-use outro_media::{MAX_SECONDS, Sampling};
+use outro_media::{HOP, MAX_SECONDS, SAMPLE_RATE, Sampling};
 
 pub use crate::weights::checkpoint::Scheme;
 pub use crate::weights::json::Json;
@@ -434,7 +434,9 @@ impl AudioConfig {
     /// Mel frames that the feature extractor makes of so many samples at 16,000 a second, beside a sound of `longest`.
     pub fn mel_frames(&self, samples: usize, longest: usize) -> usize {
         match self.projector {
-            AudioProjector::AvgPool2 => samples.div_ceil(HOP).min(MAX_SECONDS * 100),
+            AudioProjector::AvgPool2 => samples
+                .div_ceil(HOP)
+                .min(MAX_SECONDS * SAMPLE_RATE as usize / HOP),
             AudioProjector::QFormer(_) => samples.div_ceil(HOP).next_multiple_of(2 * self.n_window),
             AudioProjector::Linear { .. } => samples.div_ceil(HOP).min(longest.max(samples) / HOP),
         }
@@ -447,9 +449,6 @@ impl QFormerConfig {
         (rows - self.window) / self.stride + 1
     }
 }
-
-/// Samples between mel frames, at 16,000 a second.
-pub(crate) const HOP: usize = 160;
 
 /// Ids of the placeholder tokens and their delimiters. `None` where a family lacks one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -134,6 +134,7 @@ fn changed(
     made
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "others leave tensors out")]
 fn kept(name: &str) -> Option<String> {
     Some(name.to_owned())
 }

@@ -74,7 +74,7 @@ pub(crate) fn prompt(model: &Model, path: &Path) -> (Inputs, Prompt) {
 /// Last `rows` of the prefill's logits and those of each step; feeds the golden tokens.
 fn run(session: &mut Session, prompt: &Prompt, rows: usize, tokens: &[f32]) -> Vec<f32> {
     let first: Mat = session.prefill(prompt, rows, &mut |_| {}).unwrap();
-    let mut all = first.data.clone();
+    let mut all = first.data().to_vec();
     let mut last = first.row(first.rows() - 1).to_vec();
     for token in tokens {
         assert_eq!(argmax(&last), *token as u32, "greedy token");
@@ -135,7 +135,7 @@ pub(crate) fn answers(model: &Model, path: &Path, tolerance: f32) {
 /// Logits of the prompt's last row and of three steps.
 pub(crate) fn answer(model: &Model, prompt: &Prompt, hook: Option<Box<dyn Hook>>) -> Vec<f32> {
     let mut session = Session::new(model, hook);
-    let mut all = session.prefill(prompt, 1, &mut |_| {}).unwrap().data;
+    let mut all = session.prefill(prompt, 1, &mut |_| {}).unwrap().into_data();
     for token in [40, 50, 60] {
         all.extend(session.decode(token).unwrap());
     }
@@ -173,7 +173,7 @@ fn laws() {
             .iter()
             .map(|p| {
                 let mut s = Session::new(&model, hook(true));
-                let first = s.prefill(p, 1, &mut |_| {}).unwrap().data;
+                let first = s.prefill(p, 1, &mut |_| {}).unwrap().into_data();
                 (s, first)
             })
             .collect();
@@ -188,10 +188,14 @@ fn laws() {
         // A prefix that is run first and forked gives what the whole gives.
         for prompt in &prompts {
             let mut whole = Session::new(&model, None);
-            let want = whole.prefill(prompt, 1, &mut |_| {}).unwrap().data;
+            let want = whole.prefill(prompt, 1, &mut |_| {}).unwrap().into_data();
             for cut in [1, prompt.embeds.rows() / 2, prompt.embeds.rows() - 1] {
                 let first = Prefix::run(&model, KvType::F32, prompt, cut).unwrap();
-                let got = first.session().prefill(prompt, 1, &mut |_| {}).unwrap().data;
+                let got = first
+                    .session()
+                    .prefill(prompt, 1, &mut |_| {})
+                    .unwrap()
+                    .into_data();
                 let worst = got
                     .iter()
                     .zip(&want)
@@ -214,7 +218,7 @@ fn a_family_of_ones_own() {
     let (_, prompt) = prompt(&model, &case);
     for (on, got) in [false, true].into_iter().zip(got) {
         let mut session = Session::new(&model, hook(on));
-        let want = session.prefill(&prompt, 1, &mut |_| {}).unwrap().data;
+        let want = session.prefill(&prompt, 1, &mut |_| {}).unwrap().into_data();
         let worst = got
             .iter()
             .zip(&want)

@@ -315,7 +315,9 @@ fn logits(dir: &Path) -> outro::Result<Vec<f32>> {
         ..Inputs::default()
     };
     let prompt = model.prompt(&inputs, &model.encode(&inputs, &mut |_| {})?)?;
-    Ok(Session::new(&model, None).prefill(&prompt, 1, &mut |_| {})?.data)
+    Ok(Session::new(&model, None)
+        .prefill(&prompt, 1, &mut |_| {})?
+        .into_data())
 }
 
 /// Small checkpoints after public reports of bugs.

@@ -7,6 +7,7 @@ mod fault;
 mod hints;
 mod hub;
 mod interrupt;
+mod memory;
 mod shell;
 mod ui;
 

@@ -19,6 +19,7 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 use crate::id::Id;
+use crate::other::{Wanted, wanted};
 
 /// A repository's place in the cache.
 pub(crate) struct Repo {
@@ -153,6 +154,20 @@ impl Snapshot {
         if !is_commit(&commit) || !dir.is_dir() {
             return None;
         }
+        if let Some(wanted) = other_form(repo, &commit, &dir, id) {
+            let missing = wanted
+                .files
+                .iter()
+                .filter(|n| !dir.join(n).exists())
+                .cloned()
+                .collect();
+            return Some(Self {
+                dir: wanted.opened.map_or(dir.clone(), |file| dir.join(file)),
+                commit,
+                missing,
+                unknown: Vec::new(),
+            });
+        }
         let mut missing = missing(&dir);
         let absent = |name: &&str| !dir.join(name).exists() && !repo.no_exist(&commit, name).exists();
         let mut unknown: Vec<_> = files::SMALL
@@ -175,6 +190,22 @@ impl Snapshot {
             unknown,
         })
     }
+}
+
+/// What is wanted of a snapshot that is a GGUF file or an adapter; its files are known by the listing, else by what lies there.
+fn other_form(repo: &Repo, commit: &str, dir: &Path, id: &Id) -> Option<Wanted> {
+    if id.quant.is_none() && dir.join(files::CONFIG).exists() {
+        return None;
+    }
+    let there = || {
+        let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+        entries.filter_map(|e| e.file_name().into_string().ok()).collect()
+    };
+    let names: Vec<String> = repo.listing(commit).unwrap_or_else(there);
+    if id.quant.is_none() && names.iter().any(|n| n == files::CONFIG) {
+        return None;
+    }
+    wanted(&names, id.quant.as_deref()).ok()
 }
 
 /// The files that a snapshot needs and does not hold. A link whose blob is gone counts as missing.

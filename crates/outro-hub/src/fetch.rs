@@ -18,6 +18,7 @@ use crate::cache::{Repo, Snapshot, is_commit, missing, weights};
 use crate::error::{Cause, Error, Result, human_bytes};
 use crate::http::{Client, Failure, quoted};
 use crate::id::Id;
+use crate::other::{Why, wanted};
 use crate::settings::Settings;
 use crate::{Event, Events};
 
@@ -190,13 +191,13 @@ impl Hub<'_, '_> {
     fn snapshot(&mut self, commit: &str, names: &[String]) -> Result<PathBuf> {
         let dir = self.repo.snapshot(commit);
         let has = |name: &str| names.iter().any(|n| n == name);
+        if self.id.quant.is_some() || !has(files::CONFIG) {
+            return self.other(commit, names);
+        }
         let small: Vec<&str> = files::SMALL.iter().copied().filter(|n| has(n)).collect();
         let whole = small.iter().all(|n| dir.join(n).exists()) && missing(&dir).is_empty();
-        if !whole || !has(files::CONFIG) {
+        if !whole {
             let entries = self.entries(commit)?;
-            if !has(files::CONFIG) {
-                return Err(self.no_config(commit, &entries, names));
-            }
             for name in &small {
                 self.file(commit, &entries, name, None)?;
             }
@@ -204,22 +205,7 @@ impl Hub<'_, '_> {
             let config = Config::load(&dir)
                 .map_err(|e| self.unusable(&format!("{e} (none of the weights was fetched)")))?;
             let weights = self.weights(&dir, names, &config)?;
-            let wanted: Vec<&Entry> = entries
-                .iter()
-                .filter(|e| weights.contains(&e.name) && !dir.join(&e.name).exists())
-                .collect();
-            let bytes = wanted.iter().map(|e| e.size).sum::<u64>();
-            if bytes > 0 {
-                (self.events)(Event::Weights {
-                    bytes,
-                    into: self.cache,
-                });
-            }
-            let mut done = 0;
-            for name in &weights {
-                self.file(commit, &entries, name, Some(done))?;
-                done += wanted.iter().find(|e| e.name == *name).map_or(0, |e| e.size);
-            }
+            self.large(commit, &entries, &weights)?;
         }
         for name in files::SMALL.iter().filter(|n| !has(n)) {
             self.repo.note_absent(commit, name);
@@ -228,35 +214,73 @@ impl Hub<'_, '_> {
         Ok(dir)
     }
 
-    fn unusable(&self, problem: &str) -> Error {
-        Error::new(Cause::Unusable, format!("{}: {problem}", self.id))
+    /// Fetches weights, with their progress.
+    fn large(&mut self, commit: &str, entries: &[Entry], names: &[String]) -> Result<()> {
+        let dir = self.repo.snapshot(commit);
+        let wanted: Vec<&Entry> = entries
+            .iter()
+            .filter(|e| names.contains(&e.name) && !dir.join(&e.name).exists())
+            .collect();
+        let bytes = wanted.iter().map(|e| e.size).sum::<u64>();
+        if bytes > 0 {
+            (self.events)(Event::Weights {
+                bytes,
+                into: self.cache,
+            });
+        }
+        let mut done = 0;
+        for name in names {
+            self.file(commit, entries, name, Some(done))?;
+            done += wanted.iter().find(|e| e.name == *name).map_or(0, |e| e.size);
+        }
+        Ok(())
     }
 
-    /// What a repository without config.json is.
-    fn no_config(&mut self, commit: &str, entries: &[Entry], names: &[String]) -> Error {
+    /// A repository of GGUF files, or of an adapter.
+    fn other(&mut self, commit: &str, names: &[String]) -> Result<PathBuf> {
         let id = self.id;
-        if names.iter().any(|n| n == files::ADAPTER) {
-            if let Err(e) = self.file(commit, entries, files::ADAPTER, None) {
-                return e;
+        let found = wanted(names, id.quant.as_deref()).map_err(|why| match why {
+            Why::Nothing if id.quant.is_some() => {
+                self.unusable("it holds no GGUF files, so there is no quantisation to choose")
             }
-            // A directory with an adapter alone says the same.
-            if let Err(e) = Config::load(&self.repo.snapshot(commit)) {
-                return self.unusable(&e.to_string());
+            Why::Nothing => {
+                let problem = format!("{id} has no config.json, so it is not a model that can be loaded");
+                Error::new(Cause::Unusable, problem)
             }
+            Why::NotAmong(there) => {
+                let all = there.join(", ");
+                let problem = match &id.quant {
+                    Some(quant) => format!("{}/{} holds no {quant}; it holds {all}", id.org, id.name),
+                    None => format!("{id} holds GGUF files and none is the usual one; it holds {all}"),
+                };
+                let example = there.first().map_or("Q8_0", String::as_str);
+                Error::new(Cause::Unusable, problem)
+                    .hint(format!("say which, as in {}/{}:{example}", id.org, id.name))
+            }
+        })?;
+        let entries = self.entries(commit)?;
+        let size = |name: &String| entries.iter().find(|e| e.name == *name).map_or(0, |e| e.size);
+        if id.quant.is_none() && found.all.len() > 1 {
+            let all: Vec<(String, u64)> = found
+                .all
+                .iter()
+                .map(|(label, files)| (label.clone(), files.iter().map(size).sum()))
+                .collect();
+            let towers = found.towers.as_ref().map(|name| (name.as_str(), size(name)));
+            (self.events)(Event::Chosen {
+                all: &all,
+                taken: found.taken,
+                towers,
+            });
         }
-        let is_gguf = |n: &&String| Path::new(n).extension().is_some_and(|e| e == "gguf");
-        if let Some(gguf) = names.iter().find(is_gguf) {
-            return Error::new(
-                Cause::Unusable,
-                format!("{id} has no config.json; it holds GGUF files"),
-            )
-            .hint(format!(
-                "fetch one and give the file: hf download {}/{} {gguf}",
-                id.org, id.name
-            ));
-        }
-        let problem = format!("{id} has no config.json, so it is not a model that can be loaded");
-        Error::new(Cause::Unusable, problem)
+        self.large(commit, &entries, &found.files)?;
+        self.repo.remember(&id.revision, commit)?;
+        let dir = self.repo.snapshot(commit);
+        Ok(found.opened.map_or(dir.clone(), |file| dir.join(file)))
+    }
+
+    fn unusable(&self, problem: &str) -> Error {
+        Error::new(Cause::Unusable, format!("{}: {problem}", self.id))
     }
 
     /// The weight files that the engine reads.

@@ -8,22 +8,28 @@ use crate::error::{Cause, Error, Result};
 /// Files that are given by their path; the hub names repositories.
 const FILES: [&str; 8] = ["gguf", "safetensors", "json", "bin", "pt", "pth", "zip", "txt"];
 
-/// `ORG/NAME` at a branch, tag, commit or `refs/pr/N`.
+/// `ORG/NAME` at a branch, tag, commit or `refs/pr/N`, and there a quantisation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Id {
     /// The user or organisation.
     pub org: String,
     /// The repository.
     pub name: String,
+    /// Which of several GGUF files (`Q4_K_M`).
+    pub quant: Option<String>,
     /// `main` unless given.
     pub revision: String,
 }
 
 impl Id {
-    /// Reads `ORG/NAME` or `ORG/NAME@REVISION`.
+    /// Reads `ORG/NAME[:QUANTISATION][@REVISION]`.
     pub fn parse(text: &str) -> Option<Self> {
         let (path, revision) = text.split_once('@').unwrap_or((text, "main"));
         let (org, name) = path.split_once('/')?;
+        let (name, quant) = match name.split_once(':') {
+            Some((name, quant)) => (name, Some(quant)),
+            None => (name, None),
+        };
         let plain = |s: &str| {
             !s.is_empty()
                 && !s.starts_with('.')
@@ -32,9 +38,10 @@ impl Id {
         };
         // The revision names a file under refs/, so it must not lead out of there.
         let safe = revision.split('/').all(plain);
-        (plain(org) && plain(name) && safe).then(|| Self {
+        (plain(org) && plain(name) && quant.is_none_or(plain) && safe).then(|| Self {
             org: org.into(),
             name: name.into(),
+            quant: quant.map(Into::into),
             revision: revision.into(),
         })
     }
@@ -82,6 +89,9 @@ fn beside(dir: &Path, org: &str, name: &str) -> Option<String> {
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.org, self.name)?;
+        if let Some(quant) = &self.quant {
+            write!(f, ":{quant}")?;
+        }
         if self.revision == "main" {
             Ok(())
         } else {
@@ -102,10 +112,16 @@ mod tests {
             ("Qwen", "Qwen2.5-Omni-3B", "main")
         );
         assert_eq!(id.to_string(), "Qwen/Qwen2.5-Omni-3B");
+        let id = Id::parse("a/b:Q4_K_M@dev").unwrap();
+        assert_eq!(
+            (id.quant.as_deref(), id.revision.as_str()),
+            (Some("Q4_K_M"), "dev")
+        );
+        assert_eq!(id.to_string(), "a/b:Q4_K_M@dev");
         assert_eq!(Id::parse("a/b@refs/pr/1").unwrap().to_string(), "a/b@refs/pr/1");
         for path in [
             "", "b", "a/", "/b", "./b", "../b", "a/b/c", "/a/b", "~/b", "a/..", "a/b@", "a/b@../x", "a/b@/x",
-            "a b/c", "-a/b",
+            "a b/c", "-a/b", "a/b:", "a/b:../c",
         ] {
             assert_eq!(Id::parse(path), None, "{path:?}");
         }

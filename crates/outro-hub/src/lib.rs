@@ -10,6 +10,7 @@ mod error;
 mod fetch;
 pub mod http;
 mod id;
+mod other;
 mod settings;
 
 use std::path::{Path, PathBuf};
@@ -32,6 +33,15 @@ pub enum Event<'a> {
     },
     /// Bytes of these weights that have come, those of earlier runs included.
     Arrived(u64),
+    /// Of several quantisations one is taken; with each the bytes of its files.
+    Chosen {
+        /// By their names.
+        all: &'a [(String, u64)],
+        /// Which.
+        taken: usize,
+        /// The file of the towers that belong to it.
+        towers: Option<(&'a str, u64)>,
+    },
     /// A sentence for a person.
     Note(String),
 }
@@ -39,7 +49,8 @@ pub enum Event<'a> {
 /// Where events go.
 pub type Events<'a> = dyn FnMut(Event<'_>) + 'a;
 
-/// The directory (or file) of the model `name`: a path that exists as it is, else a hub id `ORG/NAME[@REVISION]`.
+/// The directory (or file) of the model `name`: a path that exists as it is, else a hub id `ORG/NAME[:QUANTISATION][@REVISION]`. Of a
+/// repository of GGUF files it is one of these, with its towers beside it, and of an adapter the directory that holds it.
 ///
 /// The hub is asked which commit a branch means, and for what the cache lacks. Where it gives no answer and the cache holds
 /// what is needed, the cache is used, with a note. A full commit whose files are in the cache needs no network.

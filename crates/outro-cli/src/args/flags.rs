@@ -14,6 +14,10 @@ pub(crate) struct ModelFlags {
     /// The file of a GGUF model's towers, which see and hear [default: the most exact mmproj file beside it].
     #[arg(long, value_name = "FILE")]
     pub(crate) mmproj: Option<PathBuf>,
+    /// A LoRA adapter of the model (peft), merged into its weights while they are read; may be repeated. A weight other than 1
+    /// stands behind it.
+    #[arg(long, value_name = "DIR|ID[=WEIGHT]")]
+    pub(crate) adapter: Vec<String>,
 }
 
 /// Media and how they are read.

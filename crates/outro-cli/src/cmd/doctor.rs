@@ -14,6 +14,7 @@ use outro_media::{Decoder, Options};
 use serde_json::{Value, json};
 
 use crate::fault::Fault;
+use crate::memory::total_and_free;
 use crate::ui::bytes;
 
 /// H.264 with B-frames in mp4: what the builtin decoder is for.
@@ -228,17 +229,7 @@ fn threads() -> Line {
 
 /// The line, and bytes that are free to use.
 fn memory() -> (Line, Option<u64>) {
-    let info = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let field = |name: &str| {
-        let rest = info.lines().find_map(|l| l.strip_prefix(name))?;
-        rest.trim()
-            .strip_suffix("kB")?
-            .trim()
-            .parse::<u64>()
-            .ok()?
-            .checked_mul(1024)
-    };
-    let (total, available) = (field("MemTotal:"), field("MemAvailable:"));
+    let (total, available) = total_and_free();
     let text = match (total, available) {
         (Some(t), Some(a)) => format!("{}, {} available", bytes(t), bytes(a)),
         _ => "unknown on this system".into(),

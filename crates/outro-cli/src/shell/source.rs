@@ -1,9 +1,11 @@
 //! Which checkpoint a command works with, and the model that comes with the program.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use outro::checkpoint::{Adapter, adapter_base};
 use outro::config::Config;
 use outro::method::OutRoConfig;
 use outro::prepare::Preparer;
@@ -53,6 +55,8 @@ pub(crate) struct Source {
     pub(crate) dir: PathBuf,
     /// The file of a GGUF file's towers, where it was named.
     pub(crate) towers: Option<PathBuf>,
+    /// Adapters that are merged into its weights.
+    pub(crate) adapters: Vec<Adapter>,
     /// Whether it is the program's own demonstration model.
     pub(crate) tiny: bool,
     /// Whether it is that because no other was named.
@@ -62,15 +66,25 @@ pub(crate) struct Source {
 impl Source {
     /// As logs and replies call it.
     pub(crate) fn name(&self) -> String {
-        match &self.towers {
-            Some(towers) => format!("{} with {}", self.dir.display(), towers.display()),
-            None => self.dir.display().to_string(),
+        let mut name = self.dir.display().to_string();
+        // Writing to a String cannot fail.
+        if let Some(towers) = &self.towers {
+            let _ = write!(name, " with {}", towers.display());
         }
+        for adapter in &self.adapters {
+            let _ = write!(name, " + {}", adapter.dir.display());
+            if adapter.weight != 1.0 {
+                let _ = write!(name, " times {}", adapter.weight);
+            }
+        }
+        name
     }
 
     /// Its configuration.
     pub(crate) fn config(&self) -> outro::Result<Config> {
-        Config::load_held(&self.dir, self.towers.as_deref())
+        let mut config = Config::load_held(&self.dir, self.towers.as_deref())?;
+        config.held.adapters.clone_from(&self.adapters);
+        Ok(config)
     }
 
     /// What makes its prompts.
@@ -116,9 +130,66 @@ pub(crate) fn choose(flags: &ModelFlags, ui: &Ui) -> anyhow::Result<Source> {
                 .into(),
         );
     }
+    let mut source = with_base(chosen(flags.model.as_deref(), ui)?, ui)?;
+    source.towers.clone_from(&flags.mmproj);
+    for typed in &flags.adapter {
+        source.adapters.push(adapter(typed, ui)?);
+    }
+    Ok(source)
+}
+
+/// `DIR` or `ID`, and a weight behind `=`.
+fn adapter(typed: &str, ui: &Ui) -> anyhow::Result<Adapter> {
+    let (name, weight) = match typed.rsplit_once('=') {
+        Some((name, weight)) if !Path::new(typed).exists() => {
+            let weight: Option<f32> = weight.parse().ok().filter(|w: &f32| w.is_finite());
+            let weight = weight.ok_or_else(|| {
+                Fault::usage(format!("--adapter {typed}: what is behind = is no number"))
+                    .hint("give the adapter, or the adapter and a weight: --adapter DIR=0.5")
+            })?;
+            (name, weight)
+        }
+        _ => (typed, 1.0),
+    };
+    let dir = hub::resolve(name, ui)?;
+    if !dir.is_dir() {
+        return Err(Fault::failure(format!("--adapter {name}: is a file"))
+            .hint("give the directory that holds adapter_config.json")
+            .into());
+    }
+    Ok(Adapter { dir, weight })
+}
+
+/// Where only an adapter is named: the model that it changes, with it.
+fn with_base(source: Source, ui: &Ui) -> anyhow::Result<Source> {
+    let Some(base) = adapter_base(&source.dir)? else {
+        return Ok(source);
+    };
+    let adapter = source.dir;
+    ui.note(&format!(
+        "{} is an adapter of {base}, which is loaded with it",
+        adapter.display()
+    ));
+    let beside = adapter.join(&base);
+    let dir = if beside.is_dir() {
+        Ok(beside)
+    } else {
+        hub::resolve(&base, ui)
+    };
+    let dir = dir.map_err(|e| {
+        let problem = format!(
+            "{}: the model that this adapter changes, {base}, cannot be opened: {e}",
+            adapter.display()
+        );
+        Fault::failure(problem).hint(format!(
+            "give the model and the adapter: --model DIR --adapter {}",
+            adapter.display()
+        ))
+    })?;
     Ok(Source {
-        towers: flags.mmproj.clone(),
-        ..chosen(flags.model.as_deref(), ui)?
+        dir,
+        adapters: vec![Adapter::new(adapter)],
+        ..source
     })
 }
 
@@ -145,6 +216,7 @@ fn named(model: &str, ui: &Ui) -> anyhow::Result<Source> {
     Ok(Source {
         dir,
         towers: None,
+        adapters: Vec::new(),
         tiny: false,
         unasked: false,
     })
@@ -235,6 +307,7 @@ fn tiny() -> anyhow::Result<Source> {
                 return Ok(Source {
                     dir,
                     towers: None,
+                    adapters: Vec::new(),
                     tiny: true,
                     unasked: false,
                 });

@@ -1,6 +1,7 @@
 //! Checkpoints from a hub, end to end: the binary against a hub of our own on the loopback interface.
 
 mod files;
+mod forms;
 mod python;
 mod server;
 

@@ -22,6 +22,7 @@ use crate::prompt::tokenizer::Tokenizer;
 use crate::run::model::{LoadOptions, Model};
 use crate::spec::config::Config;
 use crate::spec::generation::{GenerationConfig, Sampling};
+use crate::weights::checkpoint::Adapter;
 
 /// How an [`Engine`] is opened. The default is that of `outro ask`: weights as they are stored, multiplied as this processor
 /// does it fastest ([`Activations::Reduced`]); `LoadOptions::default()` multiplies exactly.
@@ -33,6 +34,8 @@ pub struct EngineOptions {
     pub kv: KvType,
     /// Of a GGUF file: the file of its towers (mmproj), where it is not the one beside it.
     pub towers: Option<PathBuf>,
+    /// LoRA adapters that are merged into its weights, in their order.
+    pub adapters: Vec<Adapter>,
 }
 
 impl Default for EngineOptions {
@@ -45,6 +48,7 @@ impl Default for EngineOptions {
             load,
             kv: KvType::default(),
             towers: None,
+            adapters: Vec::new(),
         }
     }
 }
@@ -70,7 +74,8 @@ impl Engine {
     /// As [`Preparer::open`] and [`Model::load`]; a checkpoint without a tokenizer.
     pub fn open(dir: impl AsRef<Path>, options: EngineOptions) -> Result<Self> {
         let dir = dir.as_ref();
-        let config = Config::load_held(dir, options.towers.as_deref())?;
+        let mut config = Config::load_held(dir, options.towers.as_deref())?;
+        config.held.adapters = options.adapters;
         let preparer = Preparer::of(config.clone(), dir)?;
         let model = Model::open(config, dir, options.load)?;
         Self::of(dir, preparer, model, options.kv)

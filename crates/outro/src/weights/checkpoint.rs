@@ -129,7 +129,7 @@ pub struct Reading<'a> {
 const OTHERS: [(&str, &str); 3] = [
     (
         "adapter_model.safetensors",
-        "an adapter; merge it into its base (peft: merge_and_unload)",
+        "an adapter; give the model that it changes, and this beside it as its adapter",
     ),
     (
         "pytorch_model.bin",

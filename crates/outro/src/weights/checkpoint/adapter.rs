@@ -30,9 +30,6 @@ impl Adapter {
     }
 }
 
-/// Its weights.
-const WEIGHTS: &str = "adapter_model.safetensors";
-
 /// The model that an adapter changes (`base_model_name_or_path`: a directory or a hub id), where `dir` holds an adapter and no
 /// whole model.
 ///
@@ -40,7 +37,11 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 /// An `adapter_config.json` that cannot be read or does not say it.
 pub fn adapter_base(dir: &Path) -> Result<Option<String>> {
     let path = dir.join(files::ADAPTER);
-    if dir.join(files::CONFIG).is_file() || !path.is_file() {
+    // Some training scripts save the model's config.json beside the adapter.
+    let whole = [files::SINGLE, files::INDEX]
+        .iter()
+        .any(|f| dir.join(f).is_file());
+    if whole || !path.is_file() {
         return Ok(None);
     }
     let value = read_json(&path)?.unwrap_or_default();
@@ -143,7 +144,10 @@ fn check(json: &Json) -> Result<()> {
 
 impl Opened {
     fn open(adapter: &Adapter, model: &Checkpoint, reading: &Reading) -> Result<Self> {
-        let (config, path) = (adapter.dir.join(files::ADAPTER), adapter.dir.join(WEIGHTS));
+        let (config, path) = (
+            adapter.dir.join(files::ADAPTER),
+            adapter.dir.join(files::ADAPTER_WEIGHTS),
+        );
         let Some(value) = read_json(&config)? else {
             let problem = "is not there; an adapter has it, beside adapter_model.safetensors";
             return Err(Error::missing(config, problem));
@@ -312,7 +316,11 @@ impl Checkpoint {
             if let Some(name) = both {
                 let problem =
                     format!("takes the place of `{name}`, as an earlier adapter does; give one of the two");
-                return Err(Error::unsupported(adapter.dir.join(WEIGHTS), "", problem));
+                return Err(Error::unsupported(
+                    adapter.dir.join(files::ADAPTER_WEIGHTS),
+                    "",
+                    problem,
+                ));
             }
             self.adapters.push(opened);
         }

@@ -45,6 +45,9 @@ names! {
 /// All weights in one file.
 pub const SINGLE: &str = "model.safetensors";
 
+/// The weights of an adapter.
+pub const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
+
 /// In the place of config.json where a repository holds a LoRA adapter; read to name the model that it changes.
 pub const ADAPTER: &str = "adapter_config.json";
 

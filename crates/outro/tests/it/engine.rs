@@ -184,6 +184,36 @@ fn answers_end_where_they_are_told_to() {
         }
     });
     assert!(whole.text.starts_with(&first.unwrap().text) && seen == 2);
+    // Nor is given what was held back, here the last letter of every piece.
+    let held = ('a'..='z').map(|letter| format!("{letter}\0"));
+    let (mut shown, mut over) = (String::new(), false);
+    let cut = ask().stop(held).stream(&mut |update| {
+        if let Update::Text { piece, .. } = update {
+            assert!(!over, "{piece:?} behind the end");
+            shown += piece;
+            over = shown.len() > 4;
+        }
+        if over {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    });
+    assert_eq!(cut.unwrap().text, shown);
+    assert!(over && whole.text.starts_with(&shown) && shown.len() < whole.text.len());
+}
+
+/// A prompt that was laid out for its ids is the one that is answered, and another sentence is another prompt.
+#[test]
+fn a_prompt_is_laid_out_once() {
+    let ask = || ENGINE.ask(&MEDIA, QUESTION).max_new(3).strategy("outro").unwrap();
+    let first = ask();
+    let ids = first.ids().unwrap();
+    assert_eq!(first.ids().unwrap(), ids);
+    assert_eq!(bits(&first.clone().run().unwrap()), bits(&ask().run().unwrap()));
+    let other = first.system("Be short.");
+    assert_ne!(other.ids().unwrap(), ids);
+    assert_eq!(other.ids().unwrap(), ask().system("Be short.").ids().unwrap());
 }
 
 #[test]

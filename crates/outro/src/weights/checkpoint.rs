@@ -29,6 +29,7 @@ use matrix::{Data, convert, own, widen_bytes};
 pub use packed::{CompressedPart, MlxForm, Scheme};
 pub(crate) use quantise::Quantised;
 pub use quantise::Quantize;
+pub use random::Imitated;
 
 /// How matrices are kept in memory. Vectors (norms, biases) are always f32, and so is all arithmetic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -192,14 +193,14 @@ impl Checkpoint {
     }
 
     /// A checkpoint without files: every tensor that is asked for is there, filled from a fixed random pattern (norms are
-    /// 1, biases 0).
-    pub(crate) fn random(seed: u64) -> Self {
+    /// 1, biases 0); linear layers whose names begin so are packed as a quantiser would.
+    pub(crate) fn random(seed: u64, packed: Option<(Imitated, String)>) -> Self {
         Self {
             dir: PathBuf::from("random weights"),
             shards: Vec::new(),
             tensors: BTreeMap::new(),
             skipped: 0,
-            random: Some(random::Pattern::new(seed)),
+            random: Some(random::Pattern::new(seed, packed)),
             asked: None,
             scheme: None,
         }

@@ -39,6 +39,9 @@ CLASSES = {
     "Qwen3VLConfig": None,
     "Qwen3VLTextConfig": None,
     "Qwen3VLVisionConfig": None,
+    "Qwen3VLMoeConfig": None,
+    "Qwen3VLMoeTextConfig": None,
+    "Qwen3VLMoeVisionConfig": None,
     "SiglipVisionConfig": None,
     "VideoLlama3Config": None,
     "VideoLlama3VisionConfig": None,
@@ -49,7 +52,7 @@ LEFT_OUT = {"self", "kwargs", "tie_word_embeddings"}
 
 
 def find(name):
-    for module in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen2_5_omni", "qwen3_omni_moe", "siglip", "video_llama_3", ""):
+    for module in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen2_5_omni", "qwen3_omni_moe", "siglip", "video_llama_3", ""):
         try:
             path = f"transformers.models.{module}.configuration_{module}" if module else "transformers"
             found = getattr(__import__(path, fromlist=[name]), name, None)

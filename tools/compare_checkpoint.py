@@ -42,6 +42,7 @@ FAMILIES = {
     "qwen3_omni_moe": ("Qwen3OmniMoeThinkerForConditionalGeneration", "4.57", "omni", ["qwen_omni_utils"]),
     "qwen3_omni_moe_thinker": ("Qwen3OmniMoeThinkerForConditionalGeneration", "4.57", "omni", ["qwen_omni_utils"]),
     "qwen3_vl": ("Qwen3VLForConditionalGeneration", "4.57", "template", []),
+    "qwen3_vl_moe": ("Qwen3VLMoeForConditionalGeneration", "4.57", "template", []),
     "llava_onevision": ("LlavaOnevisionForConditionalGeneration", "4.45", "template", []),
     "video_llama_3": ("VideoLlama3ForConditionalGeneration", "5.0", "template", []),
     "qwen2": ("Qwen2ForCausalLM", "4.45", "text", []),

@@ -24,10 +24,10 @@ use crate::cache;
 use crate::fault::Fault;
 use crate::ui::Ui;
 use cli::{AskFlags, CaptureFlag, ChatFlags, Cli, Cmd};
-use flags::{ActivationsFlag, TraceStrategy, WeightFlags};
+use flags::{ActivationsFlag, ModelFlags, TraceStrategy, WeightFlags};
 pub(crate) use media::{Media, Reading};
 use media::{asked, question, questions, reading};
-pub(crate) use strategies::{Strategies, Switches, spelled_out};
+pub(crate) use strategies::{Strategies, Switches, pruned, spelled_out};
 use strategies::{pairs, strategies, switches, unused_switches};
 
 /// One run of the program.
@@ -87,7 +87,7 @@ pub(crate) struct Demo {
     /// Where the clip is kept.
     pub(crate) out: Option<PathBuf>,
     /// The model; `None` is the program's own.
-    pub(crate) model: Option<String>,
+    pub(crate) model: ModelFlags,
 }
 
 /// How weights, and keys and values, are held.
@@ -117,7 +117,7 @@ impl Weights {
 /// `outro ask`.
 #[derive(Debug)]
 pub(crate) struct Ask {
-    pub(crate) model: Option<String>,
+    pub(crate) model: ModelFlags,
     pub(crate) media: Media,
     pub(crate) questions: Vec<String>,
     pub(crate) strategies: Strategies,
@@ -130,7 +130,7 @@ pub(crate) struct Ask {
 /// `outro chat`.
 #[derive(Debug)]
 pub(crate) struct Chat {
-    pub(crate) model: Option<String>,
+    pub(crate) model: ModelFlags,
     pub(crate) media: Media,
     /// The first turn.
     pub(crate) first: Option<String>,
@@ -143,7 +143,7 @@ pub(crate) struct Chat {
 /// `outro trace`.
 #[derive(Debug)]
 pub(crate) struct Trace {
-    pub(crate) model: String,
+    pub(crate) model: ModelFlags,
     pub(crate) inputs: PathBuf,
     pub(crate) out: PathBuf,
     pub(crate) outro: Option<Switches>,
@@ -155,7 +155,7 @@ pub(crate) struct Trace {
 /// `outro prepare`.
 #[derive(Debug)]
 pub(crate) struct Prepare {
-    pub(crate) model: Option<String>,
+    pub(crate) model: ModelFlags,
     pub(crate) media: Media,
     pub(crate) question: String,
     pub(crate) out: PathBuf,
@@ -166,7 +166,7 @@ pub(crate) struct Prepare {
 #[derive(Debug)]
 pub(crate) struct Inspect {
     pub(crate) target: String,
-    pub(crate) model: Option<String>,
+    pub(crate) model: ModelFlags,
     pub(crate) reading: Reading,
     pub(crate) json: bool,
 }
@@ -225,7 +225,7 @@ fn build(cli: Cli, typed: &ArgMatches) -> anyhow::Result<Invocation> {
         Cmd::Prepare(f) => {
             let (media, one) = asked(f.media, &f.question, typed)?;
             Action::Prepare(Box::new(Prepare {
-                model: f.model.model,
+                model: f.model,
                 media,
                 question: question(one)?,
                 out: f.out,
@@ -234,7 +234,7 @@ fn build(cli: Cli, typed: &ArgMatches) -> anyhow::Result<Invocation> {
         }
         Cmd::Inspect(f) => Action::Inspect(Box::new(Inspect {
             target: f.target,
-            model: f.model.model,
+            model: f.model,
             reading: reading(&f.reading)?,
             json: f.json,
         })),
@@ -243,11 +243,7 @@ fn build(cli: Cli, typed: &ArgMatches) -> anyhow::Result<Invocation> {
         Cmd::Tune(f) => Action::Tune(Box::new(tune::tune(*f)?)),
         Cmd::Sinks(f) => Action::Sinks(Box::new(sinks::sinks(*f, typed)?)),
         Cmd::Synth(f) => Action::Synth(Box::new(synth::synth(f)?)),
-        Cmd::Demo { seed, out, model } => Action::Demo(Demo {
-            seed,
-            out,
-            model: model.model,
-        }),
+        Cmd::Demo { seed, out, model } => Action::Demo(Demo { seed, out, model }),
         Cmd::Doctor { json } => Action::Doctor(json),
     };
     if cli.threads > 1024 {
@@ -278,7 +274,7 @@ fn ask(f: AskFlags, typed: &ArgMatches) -> anyhow::Result<Ask> {
     let mut strategies = strategies(&f.strategy, Switches::new(switches(&f.method)?)?)?;
     strategies.prune = f.prune.prune;
     Ok(Ask {
-        model: f.model.model,
+        model: f.model,
         media,
         questions,
         strategies,
@@ -300,7 +296,7 @@ fn chat(f: ChatFlags, typed: &ArgMatches) -> anyhow::Result<Chat> {
     }
     let (media, first) = asked(f.media, &f.question, typed)?;
     Ok(Chat {
-        model: f.model.model,
+        model: f.model,
         media,
         first,
         strategies: strategies(&names, Switches::new(switches(&f.method)?)?)?,

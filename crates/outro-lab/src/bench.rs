@@ -412,7 +412,7 @@ impl Towers {
             }
         });
         let audio = config.audio.as_ref().filter(|_| work.audio_seconds > 0).map(|a| {
-            let samples = work.audio_seconds * 16_000;
+            let samples = work.audio_seconds * outro_media::SAMPLE_RATE as usize;
             let frames = a.mel_frames(samples, samples);
             Inputs {
                 input_ids: vec![config.tokens.audio.unwrap_or_default(); a.tokens(frames)],
@@ -447,10 +447,8 @@ fn encode(model: &Model, inputs: Option<&Inputs>) -> Result<Option<f64>> {
 fn prompt(model: &Model, work: &Work) -> Prompt {
     let (s, hidden) = (work.prompt_tokens, model.config().text.hidden);
     let mut rng = Rng::new(3, 0);
-    let mut embeds = Mat::zeros(s, hidden);
-    for x in &mut embeds.data {
-        *x = rng.unit() as f32 * 3.4 - 1.7;
-    }
+    let numbers = (0..s * hidden).map(|_| rng.unit() as f32 * 3.4 - 1.7);
+    let mut embeds = Mat::new(hidden, numbers.collect());
     for sink in [0, s / 3, 2 * s / 3] {
         embeds.row_mut(sink)[hidden / 3] = 30_000.0;
     }

@@ -16,7 +16,7 @@ use crate::choice::{Invalid, Parser, is_right};
 use crate::error::{Error, Result};
 use crate::task::Gold;
 use identity::{Beside, beside, difference};
-use outro::strategy::Strategy;
+use outro::strategy::{Strategy, canonical_name};
 
 /// Version of the log's form.
 pub const FORM: u32 = 2;
@@ -459,7 +459,7 @@ fn parse(path: &Path, text: &str) -> Result<(Option<Header>, Vec<Row>)> {
         return Ok((None, Vec::new()));
     };
     let head = |number: usize, line: &str| -> Result<Header> {
-        let header: Header = serde_json::from_str(line)
+        let mut header: Header = serde_json::from_str(line)
             .map_err(|e| Error::file(path, format!("is not a log of a run: line {number}: {e}")))?;
         if header.outro_eval != FORM {
             let problem = format!(
@@ -467,6 +467,9 @@ fn parse(path: &Path, text: &str) -> Result<(Option<Header>, Vec<Row>)> {
                 header.outro_eval
             );
             return Err(Error::file(path, problem));
+        }
+        for by in &mut header.strategies {
+            by.name = canonical_name(&by.name);
         }
         Ok(header)
     };
@@ -483,7 +486,8 @@ fn parse(path: &Path, text: &str) -> Result<(Option<Header>, Vec<Row>)> {
             header = head(line.0 + 1, line.1)?;
             continue;
         }
-        let row: Row = row(line)?;
+        let mut row: Row = row(line)?;
+        row.strategy = canonical_name(&row.strategy);
         match places.entry((row.id.clone(), row.strategy.clone())) {
             Entry::Vacant(e) => {
                 e.insert(rows.len());

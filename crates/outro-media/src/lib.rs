@@ -23,7 +23,7 @@ pub use picture::frames::{
 };
 pub use picture::patch::{PatchConfig, PatchCutter, Patches, patches};
 pub use picture::resize::{Resize, crop, pad, resize, resize_bytes, resize_image};
-pub use sound::mel::{MAX_SECONDS, MEL_BINS, Mel, log_mel, log_mel_in_chunks, log_mel_together};
+pub use sound::mel::{HOP, MAX_SECONDS, MEL_BINS, Mel, log_mel, log_mel_in_chunks, log_mel_together};
 pub use sound::resample::{SAMPLE_RATE, resample};
 pub use source::{
     Pick, Picks, Pictures, Sound, fold_video, probe, probe_video, read_audio, read_frames, read_image,

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use outro::config::{Config, Json};
+use outro::config::{Config, Held, Json};
 use outro::family::{Family, Names, find};
 use outro::generate::top;
 use outro::inputs::Inputs;
@@ -41,6 +41,7 @@ fn parse(json: &Json) -> Result<Config> {
         model_type: VISOR.model_type.into(),
         names: VISOR.names,
         system: "You see.",
+        held: Held::default(),
         ..config
     })
 }
@@ -56,10 +57,12 @@ pub(crate) fn ask(dir: &Path, inputs: &Path) -> Result<[Vec<f32>; 2]> {
     let prompt = model.prompt(&inputs, &model.encode(&inputs, &mut |_| {})?)?;
     let outro = Box::new(OutRo::new(OutRoConfig::default()));
     Ok([
-        Session::new(&model, None).prefill(&prompt, 1, &mut |_| {})?.data,
+        Session::new(&model, None)
+            .prefill(&prompt, 1, &mut |_| {})?
+            .into_data(),
         Session::new(&model, Some(outro))
             .prefill(&prompt, 1, &mut |_| {})?
-            .data,
+            .into_data(),
     ])
 }
 

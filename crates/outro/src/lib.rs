@@ -27,7 +27,6 @@ mod run;
 mod spec;
 mod weights;
 
-pub use compute::encoder::audio_tokens;
 pub use compute::nn::{Deepstack, KvType, Mat};
 pub use error::{Error, ErrorKind, Hint, PromptTokens, Result, unknown};
 pub use hook::method::{self, OutRo, OutRoConfig, Prune, PruneConfig};

@@ -57,7 +57,7 @@ pub(crate) struct BenchFlags {
 /// `outro bench`.
 #[derive(Debug)]
 pub(crate) struct Bench {
-    pub(crate) model: Option<String>,
+    pub(crate) model: ModelFlags,
     pub(crate) shape: Option<String>,
     pub(crate) layers: Option<usize>,
     pub(crate) work: Work,
@@ -98,7 +98,7 @@ pub(super) fn bench(f: BenchFlags) -> anyhow::Result<Bench> {
     let mut weights = weights(&held, outro::Activations::Reduced)?;
     weights.load.imitated = imitated;
     Ok(Bench {
-        model: f.model.model,
+        model: f.model,
         shape: f.shape,
         layers: f.layers,
         work: Work {

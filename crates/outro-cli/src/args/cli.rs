@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use outro::strategy::settings_of;
 
 use super::bench::BenchFlags;
 use super::eval::EvalCommand;
@@ -57,7 +58,7 @@ pub(crate) enum Cmd {
     /// commands; /help lists them.
     Chat(Box<ChatFlags>),
     /// Run prepared inputs in f32 and write logits, tokens, sinks and activations, to compare with another implementation.
-    #[command(long_about = TRACE_HELP)]
+    #[command(long_about = trace_help())]
     Trace(TraceFlags),
     /// Do everything up to the model and write the tensors that its forward pass takes.
     #[command(long_about = PREPARE_HELP)]
@@ -123,8 +124,13 @@ File metadata: `sinks` and `relaxed_at`, JSON objects from layer to prompt posit
 looked at, also where there are none); `strategy`; `settings`, the
 --set values as a JSON object; `outro`, the version.
 
-KEY of --set: gamma, gate_temperature (older: temperature), abs_threshold, median_multiple, start_layer, end_layer, interval, layers (a,b,c),
-once, rotate, relax, rescale (true|false), decode (paper|release), sinks (a,b,c: instead of detection).";
+KEY of --set, and VALUE:";
+
+/// [`TRACE_HELP`] and the method's settings.
+fn trace_help() -> String {
+    let rows = settings_of("outro").map(|s| format!("\n  {:<17} {}; {}", s.name, s.form.words(), s.help));
+    TRACE_HELP.to_owned() + &rows.collect::<String>()
+}
 
 const PREPARE_HELP: &str = "\
 Do everything up to the model and write the tensors that its forward pass takes.
@@ -199,9 +205,8 @@ pub(crate) struct ChatFlags {
 
 #[derive(Debug, Args)]
 pub(crate) struct TraceFlags {
-    /// The checkpoint directory, or a GGUF file.
-    #[arg(long, short, value_name = "DIR|FILE")]
-    pub(crate) model: String,
+    #[command(flatten)]
+    pub(crate) model: ModelFlags,
     /// Prepared inputs.
     #[arg(long, value_name = "FILE")]
     pub(crate) inputs: PathBuf,

@@ -11,7 +11,7 @@ use outro_lab::run::Ablation;
 
 use super::flags::{ModelFlags, ReadingFlags, WeightFlags};
 use super::sinks::PruneFlags;
-use super::{Reading, Weights, reading, spelled_out, weights};
+use super::{Reading, Weights, pruned, reading, spelled_out, weights};
 use crate::fault::Fault;
 
 #[derive(Debug, Subcommand)]
@@ -283,7 +283,7 @@ pub(crate) struct EvalReport {
 pub(crate) struct EvalCheck {
     pub(crate) task: String,
     pub(crate) data: PathBuf,
-    pub(crate) model: Option<String>,
+    pub(crate) model: ModelFlags,
     pub(crate) profile: Option<String>,
     pub(crate) json: bool,
     pub(crate) reading: Reading,
@@ -293,7 +293,7 @@ pub(crate) struct EvalCheck {
 #[derive(Debug)]
 pub(crate) enum Who {
     /// The engine with this model.
-    Engine(Option<String>),
+    Engine(ModelFlags),
     /// A server.
     Endpoint(Endpoint),
     /// A file; under this model's name.
@@ -347,7 +347,7 @@ pub(super) fn eval(command: EvalCommand) -> anyhow::Result<Eval> {
             return Ok(Eval::Check(Box::new(EvalCheck {
                 task: f.task,
                 data: f.data,
-                model: f.model.model,
+                model: f.model,
                 profile: f.profile,
                 json: f.json,
                 reading: reading(&f.reading)?,
@@ -363,7 +363,7 @@ pub(super) fn eval(command: EvalCommand) -> anyhow::Result<Eval> {
             timeout: timeout(f.request_timeout)?,
         }),
         (None, Some(file)) => Who::Replies(file, f.model.model),
-        (None, None) => Who::Engine(f.model.model),
+        (None, None) => Who::Engine(f.model),
     };
     let engine = matches!(who, Who::Engine(_));
     let mut strategies = match spelled_out(&f.strategy)? {
@@ -371,10 +371,8 @@ pub(super) fn eval(command: EvalCommand) -> anyhow::Result<Eval> {
         _ if engine => vec!["baseline".into(), "outro".into()],
         _ => vec!["baseline".into()],
     };
-    if let Some(p) = f.prune.prune {
-        for name in &mut strategies {
-            *name = format!("{name}/{p}");
-        }
+    for name in &mut strategies {
+        *name = pruned(name, f.prune.prune);
     }
     if !engine {
         if let Some(other) = strategies.iter().find(|s| *s != "baseline") {

@@ -5,12 +5,15 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 /// The checkpoint.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct ModelFlags {
-    /// A checkpoint directory, a GGUF file of a Qwen2, Qwen3, Qwen3-MoE or Llama text model, or a hub id such as
-    /// Qwen/Qwen2.5-Omni-3B [default: OUTRO_MODEL, else outro-tiny, the demonstration model inside the program].
+    /// A checkpoint directory, a GGUF file, or a hub id such as Qwen/Qwen2.5-Omni-3B [default: OUTRO_MODEL, else outro-tiny,
+    /// the demonstration model inside the program].
     #[arg(long, short, value_name = "DIR|FILE|ID")]
     pub(crate) model: Option<String>,
+    /// The file of a GGUF model's towers, which see and hear [default: the most exact mmproj file beside it].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) mmproj: Option<PathBuf>,
 }
 
 /// Media and how they are read.

@@ -6,7 +6,7 @@ use clap::{ArgMatches, Args};
 use outro::method::PruneConfig;
 
 use super::flags::{MediaFlags, MethodFlags, ModelFlags, TraceStrategy, WeightFlags};
-use super::{Media, Switches, Weights, asked, switches, weights};
+use super::{Media, Switches, Weights, asked, pruned, switches, weights};
 use crate::fault::Fault;
 
 /// Dropping tokens on the way.
@@ -103,18 +103,18 @@ impl Subject {
 /// `outro sinks`.
 #[derive(Debug)]
 pub(crate) struct Sinks {
-    pub(crate) model: Option<String>,
+    pub(crate) model: ModelFlags,
     pub(crate) subject: Subject,
     pub(crate) out: PathBuf,
     pub(crate) png: bool,
     /// A log of `outro eval run`.
     pub(crate) scores: Option<PathBuf>,
-    pub(crate) act: bool,
+    /// The name of what is looked at, as of `ask` and `eval run`: the plain model or OutRo, with what is dropped.
+    pub(crate) strategy: String,
     /// `None`: as wide as the model allows.
     pub(crate) tau: Option<f32>,
     pub(crate) dims: Vec<usize>,
     pub(crate) epsilon: f32,
-    pub(crate) prune: Option<PruneConfig>,
     pub(crate) method: Switches,
     pub(crate) system: Option<String>,
     pub(crate) weights: Weights,
@@ -150,16 +150,21 @@ pub(super) fn sinks(f: SinksFlags, typed: &ArgMatches) -> anyhow::Result<Sinks> 
         },
     };
     Ok(Sinks {
-        model: f.model.model,
+        model: f.model,
         subject,
         out: f.out,
         png: f.png,
         scores: f.scores,
-        act: f.strategy == TraceStrategy::Outro,
+        strategy: pruned(
+            match f.strategy {
+                TraceStrategy::Baseline => "baseline",
+                TraceStrategy::Outro => "outro",
+            },
+            f.prune.prune,
+        ),
         tau: f.tau,
         dims: f.dims.as_deref().map(dims).transpose()?.unwrap_or_default(),
         epsilon: f.epsilon,
-        prune: f.prune.prune,
         method: Switches::new(switches(&f.method)?)?,
         system: f.system,
         weights: weights(&f.weights, outro::Activations::F32)?,

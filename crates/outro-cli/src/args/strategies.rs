@@ -1,7 +1,7 @@
 //! Ways of answering and switches of the method, as they were typed.
 
 use outro::method::{OutRoConfig, PruneConfig};
-use outro::strategy::{Strategy, outro_switches};
+use outro::strategy::{Strategy, canonical_name, outro_switches};
 
 use super::flags::MethodFlags;
 use crate::fault::Fault;
@@ -69,7 +69,7 @@ fn contradiction(one: &str, other: &str) -> anyhow::Error {
 pub(crate) fn spelled_out(typed: &[String]) -> anyhow::Result<Vec<String>> {
     let of = |name: &String| match name.as_str() {
         "both" => vec!["baseline".to_owned(), "outro".to_owned()],
-        _ => vec![name.clone()],
+        _ => vec![canonical_name(name)],
     };
     let names: Vec<String> = typed.iter().flat_map(of).collect();
     if let Some(twice) = (1..names.len()).find(|i| names[..*i].contains(&names[*i])) {
@@ -80,6 +80,11 @@ pub(crate) fn spelled_out(typed: &[String]) -> anyhow::Result<Vec<String>> {
         );
     }
     Ok(names)
+}
+
+/// A strategy's name with what `--prune` adds to it, so that a run is called the same wherever it is made.
+pub(crate) fn pruned(name: &str, prune: Option<PruneConfig>) -> String {
+    prune.map_or_else(|| name.to_owned(), |prune| format!("{name}/{prune}"))
 }
 
 pub(super) fn strategies(typed: &[String], outro: Switches) -> anyhow::Result<Strategies> {

@@ -54,7 +54,7 @@ pub(crate) struct Synth {
     pub(crate) out: Option<PathBuf>,
     /// First video of a stream.
     pub(crate) first: u64,
-    pub(crate) model: Option<String>,
+    pub(crate) model: ModelFlags,
 }
 
 pub(super) fn synth(f: SynthFlags) -> anyhow::Result<Synth> {
@@ -75,6 +75,6 @@ pub(super) fn synth(f: SynthFlags) -> anyhow::Result<Synth> {
         },
         out: f.out,
         first: f.first,
-        model: f.model.model,
+        model: f.model,
     })
 }

@@ -59,7 +59,7 @@ pub(crate) struct Tune {
     pub(crate) task: String,
     pub(crate) data: PathBuf,
     pub(crate) out: PathBuf,
-    pub(crate) model: Option<String>,
+    pub(crate) model: ModelFlags,
     /// Names of the strategies, `baseline` first.
     pub(crate) grid: Vec<String>,
     pub(crate) split: Split,
@@ -93,7 +93,7 @@ pub(super) fn tune(f: TuneFlags) -> anyhow::Result<Tune> {
         task: f.task,
         data: f.data,
         out: f.out,
-        model: f.model.model,
+        model: f.model,
         grid,
         split: Split {
             share: f.share,

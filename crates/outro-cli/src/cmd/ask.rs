@@ -7,9 +7,8 @@ use std::time::Instant;
 
 use anyhow::Context;
 use outro::chat::Conversation;
-use outro::prepare::Preparer;
 use outro::strategy::Strategy;
-use outro::{Answer, Ask, Engine, Update, answer_all};
+use outro::{Answer, Ask, Cancel, Engine, Update, answer_all};
 use outro_media::{Note, NoteKind};
 
 use crate::args::Ask as AskArgs;
@@ -19,15 +18,15 @@ use crate::ui::{Ui, Unit};
 
 /// Answers every question.
 pub(crate) fn ask(args: &AskArgs, ui: &Ui) -> anyhow::Result<()> {
-    let source = source::choose(args.model.as_deref(), ui)?;
-    let preparer = Preparer::open(&source.dir)?;
+    let source = source::choose(&args.model, ui)?;
+    let preparer = source.preparer()?;
     media::tokenizer(&preparer, &source.dir)?;
     let conversations: Vec<Conversation> = args
         .questions
         .iter()
         .map(|q| media::conversation(&args.media, args.system.as_deref(), q))
         .collect();
-    let chosen = sampling::settle(&args.sampled, &source.dir, ui)?;
+    let chosen = sampling::settle(&args.sampled, &preparer, ui)?;
     // Every prompt is counted before anything is decoded or loaded.
     let options = media::options(&args.media.reading, &preparer);
     let plan = media::plan(&preparer, &conversations, &options)?;
@@ -70,7 +69,7 @@ pub(crate) fn ask(args: &AskArgs, ui: &Ui) -> anyhow::Result<()> {
         if args.json {
             let record = Record {
                 question,
-                model: source.dir.display().to_string(),
+                model: source.name(),
                 builtin_model: source.tiny,
                 weights: args.weights.name(),
                 prompt_tokens: answers[0].prompt_tokens,
@@ -134,24 +133,28 @@ pub(super) fn run(
     let names: Vec<&str> = strategies.iter().map(|by| by.name.as_str()).collect();
     let bar = ui.bar("prefill", 0, Unit::Count);
     let mut failed = None;
-    let asks: Vec<Ask> = strategies.iter().map(|by| ask.clone().by(by.clone())).collect();
+    // Whatever stops one answer stops all of them, prompts that still run included.
+    let cancel = Cancel::default();
+    let with = |by: &Strategy| ask.clone().by(by.clone()).cancelled_by(&cancel);
+    let asks: Vec<Ask> = strategies.iter().map(with).collect();
     let made = answer_all(&asks, &mut |update| {
         match update {
             Update::Prefill { ask, layers } => {
                 bar.label(&format!("prefill ({})", names[ask]));
                 bar.set(layers as u64);
             }
-            Update::Text { piece, .. } => {
+            // Behind a failure nothing is written, and the failure stays the first one.
+            Update::Text { piece, .. } if failed.is_none() => {
                 bar.hide();
                 failed = sink(piece).err();
             }
-            Update::Media(_) | Update::Encode(_) => {}
+            Update::Text { .. } | Update::Media(_) | Update::Encode(_) => {}
         }
         if failed.is_some() {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
+            cancel.set();
+            return ControlFlow::Break(());
         }
+        ControlFlow::Continue(())
     });
     bar.done();
     match failed {

@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 
 use outro::Model;
-use outro::config::Config;
 use outro::settings::Settings;
 use outro::strategy::Strategy;
 use outro_lab::bench::{Bench as Result, Limits, Timed, bench};
@@ -18,21 +17,21 @@ use crate::ui::{Ui, Unit, bytes, thousands};
 /// Runs it and prints the table.
 pub(crate) fn run(args: &Bench, ui: &Ui) -> anyhow::Result<()> {
     let mut unasked = false;
-    let (config, method, dir) = if let Some(shape) = &args.shape {
+    let (config, method, source) = if let Some(shape) = &args.shape {
         let mut config = outro::shapes::config(shape)?;
         config.text.layers = args.layers.unwrap_or(config.text.layers);
         (config, outro::OutRoConfig::default(), None)
     } else {
-        let source = source::choose(args.model.as_deref(), ui)?;
+        let source = source::choose(&args.model, ui)?;
         unasked = source.unasked;
-        let (own, config) = (Settings::load(&source.dir)?, Config::load(&source.dir)?);
+        let (own, config) = (Settings::load(&source.dir)?, source.config()?);
         let method = source::method(
             &own,
             &Settings::place(&source.dir),
             &Switches::default(),
             config.text.layers,
         )?;
-        (config, method, Some(source.dir))
+        (config, method, Some(source))
     };
     let limit = config.text.max_positions;
     let wanted = args.work.prompt_tokens.saturating_add(args.work.new_tokens);
@@ -61,9 +60,9 @@ pub(crate) fn run(args: &Bench, ui: &Ui) -> anyhow::Result<()> {
     }
     let bar = ui.bar("loading weights", 0, Unit::Count);
     let load = args.weights.load.clone();
-    let model = match dir {
+    let model = match source {
         None => Model::random(config, load, 1)?,
-        Some(dir) => Model::load(&dir, load)?,
+        Some(source) => Model::open(config, &source.dir, load)?,
     };
     bar.done();
     let bar = ui.bar("measuring", 0, Unit::Count);
@@ -85,7 +84,7 @@ pub(crate) fn run(args: &Bench, ui: &Ui) -> anyhow::Result<()> {
     let model = args
         .shape
         .as_deref()
-        .or(args.model.as_deref())
+        .or(args.model.model.as_deref())
         .unwrap_or(source::TINY);
     emit(&(table(model, &args.weights.name(), &result) + LEGEND))
 }

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use outro::chat::{Conversation, Part, Role, Turn};
-use outro::prepare::{MediaOptions, Preparer};
+use outro::prepare::MediaOptions;
 use outro::strategy::Strategy;
 use outro::{Answer, Engine, MediaSet, OutRoConfig};
 
@@ -25,10 +25,10 @@ const HELP: &str = "\
 
 /// Talks until the end of input.
 pub(crate) fn chat(args: &Chat, ui: &Ui) -> anyhow::Result<()> {
-    let source = source::choose(args.model.as_deref(), ui)?;
-    let preparer = Preparer::open(&source.dir)?;
+    let source = source::choose(&args.model, ui)?;
+    let preparer = source.preparer()?;
     media::tokenizer(&preparer, &source.dir)?;
-    let chosen = sampling::settle(&args.sampled, &source.dir, ui)?;
+    let chosen = sampling::settle(&args.sampled, &preparer, ui)?;
     let by = source::strategies(&args.strategies, &preparer, &source, ui)?.remove(0);
     let method = source::method_of(&preparer, &source, &args.strategies.outro)?;
     let options = media::options(&args.media.reading, &preparer);

@@ -9,7 +9,7 @@ use anyhow::Context;
 use outro::chat::Part;
 use outro::generate::Sampling;
 use outro::prepare::{self, MediaOptions, Preparer};
-use outro::{Answer, Dtype, Engine, KvType, Model, answer_all};
+use outro::{Answer, Dtype, Engine, KvType, answer_all};
 use outro_lab::synth::{Clip, FPS, Level, Needs, Question, SLOTS, Task};
 use outro_lab::task::Profile;
 use outro_media::{VideoToWrite, write_mp4};
@@ -22,8 +22,10 @@ use crate::ui::Ui;
 /// Shows it.
 pub(crate) fn run(args: &Demo, ui: &Ui) -> anyhow::Result<()> {
     let since = Instant::now();
-    let source = source::open(args.model.as_deref().or(Some(source::TINY)), ui)?;
-    let preparer = Preparer::open(&source.dir)?;
+    let mut chosen = args.model.clone();
+    chosen.model.get_or_insert_with(|| source::TINY.to_owned());
+    let source = source::open(&chosen, ui)?;
+    let preparer = source.preparer()?;
     media::tokenizer(&preparer, &source.dir)?;
     let (clip, questions) = draw(args.seed);
     let options = MediaOptions {
@@ -34,7 +36,7 @@ pub(crate) fn run(args: &Demo, ui: &Ui) -> anyhow::Result<()> {
         ..preparer.media_options()
     };
     let (loaded, place) = load(args, &clip, &preparer, &options)?;
-    let model = Model::load(&source.dir, Dtype::Auto)?;
+    let model = source.model(Dtype::Auto)?;
     let engine = Engine::of(&source.dir, preparer, model, KvType::F32)?;
     emit(&format!("{place}\n{}\n", story(&clip)))?;
     let profile = Profile::named(engine.preparer().settings().profile.as_deref())?;

@@ -8,7 +8,6 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use anyhow::Context;
-use outro::prepare::Preparer;
 use outro::strategy::KINDS;
 use outro_lab::check::check;
 use outro_lab::choice::Parser;
@@ -40,8 +39,9 @@ pub(crate) fn run(args: &Eval, ui: &Ui) -> anyhow::Result<()> {
                 Parser::ALL.map(Parser::name).join(", ")
             ))?;
             for kind in &KINDS {
-                let switches = if kind.switches.is_empty() { "" } else { ":" };
-                let name = format!("{}{switches}{}", kind.name, kind.switches);
+                let switches = kind.switches();
+                let colon = if switches.is_empty() { "" } else { ":" };
+                let name = format!("{}{colon}{switches}", kind.name);
                 emit(&format!("  {name}\n    {}\n", kind.about))?;
             }
             Ok(())
@@ -177,8 +177,8 @@ fn pictures(args: &EvalReport, runs: &[(Header, Vec<Row>)], ui: &Ui) -> anyhow::
 }
 
 fn look(args: &EvalCheck, ui: &Ui) -> anyhow::Result<()> {
-    let source = source::choose(args.model.as_deref(), ui)?;
-    let preparer = Preparer::open(&source.dir)?;
+    let source = source::choose(&args.model, ui)?;
+    let preparer = source.preparer()?;
     let profile = Profile::named(args.profile.as_deref().or(preparer.settings().profile.as_deref()))?;
     let loaded = Task::named(&args.task)?.load(&args.data, profile)?;
     source::introduce(&source, None, ui);

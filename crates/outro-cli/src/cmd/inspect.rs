@@ -5,27 +5,27 @@ mod file;
 
 pub(crate) use checkpoint::need;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::ask::emit;
 use crate::args::Inspect;
+use crate::args::flags::ModelFlags;
 use crate::fault::Fault;
-use crate::hub;
-use crate::shell::source;
+use crate::shell::source::{self, Source};
 use crate::ui::Ui;
 
 /// Looks at one thing.
 pub(crate) fn run(args: &Inspect, ui: &Ui) -> anyhow::Result<()> {
     let target = PathBuf::from(&args.target);
     let (json, text, fault) = if target.is_file() && !outro::checkpoint::is_gguf(&target) {
-        let model = match &args.model {
-            Some(model) => Some(source::open(Some(model), ui)?.dir),
+        let model = match &args.model.model {
+            Some(_) => Some(source::open(&args.model, ui)?),
             None => None,
         };
-        let report = file::read(&target, &args.reading, model.as_deref())?;
+        let report = file::read(&target, &args.reading, model.as_ref())?;
         (report.json(), report.text(), None)
     } else {
-        let report = checkpoint::read(&directory(&target, &args.target, ui)?)?;
+        let report = checkpoint::read(&checkpoint(args, ui)?)?;
         (report.json(), report.text(), report.fault())
     };
     if args.json {
@@ -41,12 +41,11 @@ pub(crate) fn run(args: &Inspect, ui: &Ui) -> anyhow::Result<()> {
     }
 }
 
-fn directory(path: &Path, name: &str, ui: &Ui) -> anyhow::Result<PathBuf> {
-    if path.exists() {
-        Ok(path.to_path_buf())
-    } else if name == source::TINY {
-        Ok(source::choose(Some(name), ui)?.dir)
-    } else {
-        hub::resolve(name, ui)
-    }
+/// The target as a checkpoint.
+fn checkpoint(args: &Inspect, ui: &Ui) -> anyhow::Result<Source> {
+    let flags = ModelFlags {
+        model: Some(args.target.clone()),
+        ..args.model.clone()
+    };
+    source::choose(&flags, ui)
 }

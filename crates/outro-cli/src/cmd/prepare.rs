@@ -10,14 +10,8 @@ use crate::ui::Ui;
 /// Prepares one question.
 pub(crate) fn run(args: &Prepare, ui: &Ui) -> anyhow::Result<()> {
     let target = Target::claim(&args.out)?;
-    let source = source::open(args.model.as_deref(), ui)?;
-    let inputs = media::whole(
-        &source.dir,
-        &args.media,
-        args.system.as_deref(),
-        &args.question,
-        ui,
-    )?;
+    let source = source::open(&args.model, ui)?;
+    let inputs = media::whole(&source, &args.media, args.system.as_deref(), &args.question, ui)?;
     inputs
         .save(target.temp())
         .with_context(|| format!("--out {}", args.out.display()))?;

@@ -7,6 +7,7 @@ use anyhow::Context;
 use outro::chat::{Conversation, Part};
 use outro::inputs::Inputs;
 use outro::prepare::Preparer;
+use outro::strategy::Strategy;
 use outro::{MediaEmbeds, Model};
 use outro_lab::page::{InspectedPrompt, Page, Scored, Sheet, Token, frames};
 use outro_lab::probe::numbers::Numbers;
@@ -30,22 +31,23 @@ pub(crate) fn run(args: &Sinks, ui: &Ui) -> anyhow::Result<()> {
         Fault::failure(format!("--out {}: {e}", args.out.display()))
             .hint("give a directory that you may write to")
     })?;
-    let source = source::choose(args.model.as_deref(), ui)?;
-    let preparer = Preparer::open(&source.dir)?;
+    let source = source::choose(&args.model, ui)?;
+    let preparer = source.preparer()?;
     let text = &preparer.config().text;
     let method = source::method_of(&preparer, &source, &args.method)?;
     // No dimension can exceed the root of the width times a token's root mean square.
     let widest = (text.hidden as f32).sqrt();
     let usual = Options::default().tau;
+    let by = Strategy::of_model(&args.strategy, &method, text)?;
     let options = Options {
         method,
-        act: args.act,
+        act: by.method.is_some(),
         tau: args
             .tau
             .unwrap_or(if usual < widest { usual } else { widest / 2.0 }),
         dims: args.dims.clone(),
         epsilon: args.epsilon,
-        prune: args.prune,
+        prune: by.pruning(),
         kv: args.weights.kv,
     };
     let (scores, scored_on) = match &args.scores {
@@ -57,7 +59,7 @@ pub(crate) fn run(args: &Sinks, ui: &Ui) -> anyhow::Result<()> {
             media: files,
             question,
         } => Bench::Prepared(Box::new(media::whole(
-            &source.dir,
+            &source,
             files,
             args.system.as_deref(),
             question,
@@ -145,7 +147,7 @@ pub(crate) fn run(args: &Sinks, ui: &Ui) -> anyhow::Result<()> {
     };
     let text = &model.config().text;
     let record = json!({
-        "model": name, "about": about, "options": options, "prompts": numbers.prompts, "one": one,
+        "model": name, "about": about, "strategy": by.name, "options": options, "prompts": numbers.prompts, "one": one,
         "scores": scores, "layers": numbers.layers, "heads": numbers.heads, "cosines": numbers.cosines,
         "layer_quantities": outro_lab::probe::numbers::BY_LAYER, "head_quantities": outro_lab::probe::numbers::BY_HEAD,
     });

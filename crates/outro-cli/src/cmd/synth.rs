@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Context;
-use outro::prepare::Preparer;
 use outro_lab::synth::{self, Clip};
 
 use super::ask::emit;
@@ -39,8 +38,8 @@ fn files(args: &Synth, out: &Path, ui: &Ui) -> anyhow::Result<()> {
 }
 
 fn stream(args: &Synth, ui: &Ui) -> anyhow::Result<()> {
-    let source = source::open(args.model.as_deref(), ui)?;
-    let preparer = Preparer::open(&source.dir)?;
+    let source = source::open(&args.model, ui)?;
+    let preparer = source.preparer()?;
     let options = preparer.media_options();
     let mut out = BufWriter::with_capacity(1 << 20, io::stdout().lock());
     for i in 0..args.set.videos as u64 {

@@ -4,21 +4,20 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use anyhow::Context;
+use outro::Prompt;
 use outro::Session;
 use outro::checkpoint::Dtype as WeightType;
-use outro::config::{Config, SpecialTokens};
+use outro::config::SpecialTokens;
 use outro::generate::argmax;
 use outro::hook::{Chain, Hook, Recorder};
 use outro::inputs::Inputs;
 use outro::method::{OutRo, OutRoConfig};
 use outro::settings::Settings;
-use outro::{Model, Prompt};
 use safetensors::tensor::{Dtype, TensorView};
 
 use crate::args::cli::CaptureFlag;
 use crate::args::{Switches, Trace};
 use crate::fault::Fault;
-use crate::hub;
 use crate::shell::encode_inputs;
 use crate::shell::output::Target;
 use crate::shell::source;
@@ -27,8 +26,9 @@ use crate::ui::{Ui, Unit};
 /// Traces one set of inputs.
 pub(crate) fn run(args: &Trace, ui: &Ui) -> anyhow::Result<()> {
     let target = Target::claim(&args.out)?;
-    let dir = hub::resolve(&args.model, ui)?;
-    let config = Config::load(&dir)?;
+    let source = source::open(&args.model, ui)?;
+    let dir = source.dir.as_path();
+    let config = source.config()?;
     let mut inputs = Inputs::load(&args.inputs)?.fitted(&config)?;
     // Files of other tools carry no metadata; the order of the delimiters tells.
     inputs.use_audio_in_video |= is_interleaved(&inputs.input_ids, &config.tokens);
@@ -48,8 +48,8 @@ pub(crate) fn run(args: &Trace, ui: &Ui) -> anyhow::Result<()> {
     let bar = ui.bar("loading weights", 0, Unit::Count);
     let method = match &args.outro {
         Some(switches) => Some(source::method(
-            &Settings::load(&dir)?,
-            &Settings::place(&dir),
+            &Settings::load(dir)?,
+            &Settings::place(dir),
             switches,
             config.text.layers,
         )?),
@@ -61,7 +61,7 @@ pub(crate) fn run(args: &Trace, ui: &Ui) -> anyhow::Result<()> {
     } else {
         WeightType::F32
     };
-    let model = Model::load(&dir, dtype)?;
+    let model = source.model(dtype)?;
     bar.done();
     let media = encode_inputs(&model, &inputs, ui)?;
     let prompt = model.prompt(&inputs, &media)?;
@@ -75,7 +75,7 @@ pub(crate) fn run(args: &Trace, ui: &Ui) -> anyhow::Result<()> {
             ("audio_embeds", &media.audio),
         ] {
             if rows.rows() > 0 {
-                file.f32(name, &[rows.rows(), rows.cols], rows.data.clone());
+                file.f32(name, &[rows.rows(), rows.cols()], rows.data().to_vec());
             }
         }
     }
@@ -85,14 +85,14 @@ pub(crate) fn run(args: &Trace, ui: &Ui) -> anyhow::Result<()> {
     let bar = ui.bar("prefill", layers as u64, Unit::Count);
     let logits = session.prefill(&prompt, args.last, &mut |done| bar.set(done as u64))?;
     bar.done();
-    let vocab = logits.cols;
+    let vocab = logits.cols();
     let mut next = argmax(
         logits
-            .data
-            .get(logits.data.len().saturating_sub(vocab)..)
+            .data()
+            .get(logits.data().len().saturating_sub(vocab)..)
             .unwrap_or_default(),
     );
-    file.f32("prefill_logits", &[logits.rows(), vocab], logits.data);
+    file.f32("prefill_logits", &[logits.rows(), vocab], logits.into_data());
 
     let bar = ui.bar("decoding", args.steps as u64, Unit::Count);
     let (mut tokens, mut rows) = (Vec::with_capacity(args.steps), Vec::new());

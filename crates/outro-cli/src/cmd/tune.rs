@@ -22,7 +22,7 @@ use crate::ui::{Ui, thousands};
 pub(crate) fn run(args: &Tune, ui: &Ui) -> anyhow::Result<()> {
     let path = args.out.join(format!("{}.tuning.jsonl", args.task));
     let logs = std::slice::from_ref(&path);
-    let checkpoint = Checkpoint::open(args.model.as_deref(), &args.asking, logs, ui)?;
+    let checkpoint = Checkpoint::open(&args.model, &args.asking, logs, ui)?;
     let strategies = checkpoint.strategies(&args.grid)?;
     let asked = Asked::Checkpoint(Box::new(checkpoint));
     let mut questions = Questions::read(&args.task, &args.data, &asked, &args.asking, ui)?;

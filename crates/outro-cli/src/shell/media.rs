@@ -11,6 +11,7 @@ use outro_media::Sampling;
 use crate::args::{Media, Reading};
 use crate::fault::Fault;
 use crate::hints;
+use crate::shell::source::Source;
 use crate::ui::{Ui, Unit};
 
 /// How the preparation reads media: what was typed, else what the model's outro.json says, else the defaults.
@@ -37,7 +38,7 @@ pub(crate) fn options_over(reading: &Reading, mut options: MediaOptions) -> Medi
 }
 
 /// Which frames are taken, where `own` is what happens when nothing was typed.
-pub(crate) fn sampling(reading: &Reading, own: &Sampling) -> Sampling {
+fn sampling(reading: &Reading, own: &Sampling) -> Sampling {
     let typed = reading.fps.is_some() || reading.frames.is_some();
     Sampling {
         fps: reading.fps.unwrap_or(own.fps),
@@ -136,13 +137,13 @@ pub(crate) fn load(
 
 /// All of the preparation; without a tokenizer the media's part of it, with a note.
 pub(crate) fn whole(
-    dir: &Path,
+    source: &Source,
     media: &Media,
     system: Option<&str>,
     question: &str,
     ui: &Ui,
 ) -> anyhow::Result<Inputs> {
-    let preparer = Preparer::open(dir)?;
+    let preparer = source.preparer()?;
     let asked = conversation(media, system, question);
     let options = options(&media.reading, &preparer);
     let plan = plan(&preparer, std::slice::from_ref(&asked), &options)?;
@@ -153,7 +154,7 @@ pub(crate) fn whole(
     if media.parts.is_empty() {
         return Err(Fault::failure(format!(
             "{}: no tokenizer and no media: nothing to write",
-            dir.display()
+            source.dir.display()
         ))
         .hint("give media, or a checkpoint with a tokenizer")
         .into());

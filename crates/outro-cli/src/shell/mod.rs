@@ -16,7 +16,7 @@ use crate::ui::{Bar, Ui, Unit, thousands};
 /// Loads weights, with a progress bar; what is to be known of them is a note.
 pub(crate) fn weights(source: &Source, held: &Weights, ui: &Ui) -> anyhow::Result<Model> {
     let bar = ui.bar("loading weights", 0, Unit::Count);
-    let model = Model::load(&source.dir, held.load.clone())?;
+    let model = source.model(held.load.clone())?;
     bar.done();
     for note in model.notes() {
         ui.note(note);

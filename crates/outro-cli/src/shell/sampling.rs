@@ -1,8 +1,7 @@
 //! How `ask` chooses tokens: the model's generation_config.json, with what was typed on top.
 
-use std::path::Path;
-
 use outro::generate::{FILE, GenerationConfig, Sampling};
+use outro::prepare::Preparer;
 use serde::Serialize;
 
 use crate::args::sampling::Sampled;
@@ -23,8 +22,8 @@ pub(crate) struct Chosen {
 }
 
 /// Settles it for a model, with a note on what the model's file changes and one on what of it is left out.
-pub(crate) fn settle(asked: &Sampled, model: &Path, ui: &Ui) -> anyhow::Result<Chosen> {
-    let mut file = GenerationConfig::load(model)?;
+pub(crate) fn settle(asked: &Sampled, model: &Preparer, ui: &Ui) -> anyhow::Result<Chosen> {
+    let mut file = model.generation()?;
     if asked.greedy {
         file = GenerationConfig {
             max_new_tokens: file.max_new_tokens,

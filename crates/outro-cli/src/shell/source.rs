@@ -4,12 +4,15 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use outro::config::Config;
 use outro::method::OutRoConfig;
 use outro::prepare::Preparer;
 use outro::settings::Settings;
 use outro::strategy::Strategy;
+use outro::{LoadOptions, Model};
 
-use crate::args::{Strategies, Switches};
+use crate::args::flags::ModelFlags;
+use crate::args::{Strategies, Switches, pruned};
 use crate::cache;
 use crate::fault::Fault;
 use crate::hub;
@@ -48,14 +51,41 @@ coloured shapes and sounds (outro demo shows it)";
 pub(crate) struct Source {
     /// The directory, or the file.
     pub(crate) dir: PathBuf,
+    /// The file of a GGUF file's towers, where it was named.
+    pub(crate) towers: Option<PathBuf>,
     /// Whether it is the program's own demonstration model.
     pub(crate) tiny: bool,
     /// Whether it is that because no other was named.
     pub(crate) unasked: bool,
 }
 
+impl Source {
+    /// As logs and replies call it.
+    pub(crate) fn name(&self) -> String {
+        match &self.towers {
+            Some(towers) => format!("{} with {}", self.dir.display(), towers.display()),
+            None => self.dir.display().to_string(),
+        }
+    }
+
+    /// Its configuration.
+    pub(crate) fn config(&self) -> outro::Result<Config> {
+        Config::load_held(&self.dir, self.towers.as_deref())
+    }
+
+    /// What makes its prompts.
+    pub(crate) fn preparer(&self) -> outro::Result<Preparer> {
+        Preparer::of(self.config()?, &self.dir)
+    }
+
+    /// Its weights.
+    pub(crate) fn model(&self, load: impl Into<LoadOptions>) -> outro::Result<Model> {
+        Model::open(self.config()?, &self.dir, load)
+    }
+}
+
 /// `--model`, else `OUTRO_MODEL`, else the program's own model, with a note.
-pub(crate) fn open(model: Option<&str>, ui: &Ui) -> anyhow::Result<Source> {
+pub(crate) fn open(model: &ModelFlags, ui: &Ui) -> anyhow::Result<Source> {
     let source = choose(model, ui)?;
     if source.unasked {
         ui.note(TINY_NOTE);
@@ -78,7 +108,21 @@ pub(crate) fn warn(unfamiliar: &str, ui: &Ui) {
 }
 
 /// As [`open`], with no note about the program's own model.
-pub(crate) fn choose(model: Option<&str>, ui: &Ui) -> anyhow::Result<Source> {
+pub(crate) fn choose(flags: &ModelFlags, ui: &Ui) -> anyhow::Result<Source> {
+    if let Some(towers) = flags.mmproj.as_deref().filter(|t| !t.is_file()) {
+        return Err(
+            Fault::failure(format!("--mmproj {}: no such file", towers.display()))
+                .hint("give the mmproj file of the model's repository")
+                .into(),
+        );
+    }
+    Ok(Source {
+        towers: flags.mmproj.clone(),
+        ..chosen(flags.model.as_deref(), ui)?
+    })
+}
+
+fn chosen(model: Option<&str>, ui: &Ui) -> anyhow::Result<Source> {
     if let Some(model) = model {
         return named(model, ui);
     }
@@ -100,6 +144,7 @@ fn named(model: &str, ui: &Ui) -> anyhow::Result<Source> {
     let dir = hub::resolve(model, ui)?;
     Ok(Source {
         dir,
+        towers: None,
         tiny: false,
         unasked: false,
     })
@@ -155,11 +200,8 @@ pub(crate) fn strategies(
     } else {
         typed.names.as_slice()
     };
-    // `--prune` is a part of the name, so that a run is called the same wherever it is made.
     let read = names.iter().map(|name| {
-        let name = typed
-            .prune
-            .map_or(name.clone(), |prune| format!("{name}/{prune}"));
+        let name = pruned(name, typed.prune);
         Strategy::of_model(&name, &method, &config.text)
     });
     let all = read.collect::<outro::Result<Vec<_>>>()?;
@@ -192,6 +234,7 @@ fn tiny() -> anyhow::Result<Source> {
             Ok(()) => {
                 return Ok(Source {
                     dir,
+                    towers: None,
                     tiny: true,
                     unasked: false,
                 });

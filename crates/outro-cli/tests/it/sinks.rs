@@ -50,6 +50,7 @@ fn a_report_is_whole_and_needs_nothing_beside_it() {
     assert_eq!(page.matches("<svg").count(), page.matches("</svg>").count());
     let record: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(out.join("profile.json")).unwrap()).unwrap();
+    assert_eq!(record["strategy"], "baseline/prune:layer=4,keep=0.5");
     let profile = &record["one"]["profile"];
     let layers = profile["layers"].as_array().unwrap();
     let tokens = profile["kinds"].as_array().unwrap().len() as u64;
@@ -146,6 +147,10 @@ fn what_cannot_be_meant_is_named() {
     );
     outro(["-q", "ask", "--video", clip, "--prune", "layer=99,keep=0.2", "x"]).fails(2, &["prune", "99"]);
     assert_eq!(outro(["ask", "--prune", "layer=1", "x"]).code, Some(2));
+    let lab = tempfile::tempdir().unwrap();
+    let out = lab.path().to_str().unwrap();
+    outro(["-q", "sinks", "--out", out, "--prune", "layer=99,keep=0.2", "x"])
+        .fails(2, &["prune", "99", "layers are 0 to"]);
 }
 
 #[test]

@@ -348,6 +348,47 @@ fn readme_shows_the_doctest() {
     }
 }
 
+/// What a newcomer reads first can be read in a terminal and in a diff; tables and listings are as wide as they are.
+#[test]
+fn first_pages_have_short_lines() {
+    let mut long = Vec::new();
+    for name in ["README.md", "ARCHITECTURE.md"] {
+        let text = fs::read_to_string(root().join(name)).unwrap();
+        // What is between fences is every second part.
+        let mut number = 0;
+        for (part, block) in text.split("```").enumerate() {
+            for line in block.split_inclusive('\n') {
+                number += usize::from(line.ends_with('\n'));
+                if part % 2 == 0 && !line.starts_with('|') && line.chars().count() > 121 {
+                    long.push(format!("{name}:{number}: {}", line.trim()));
+                }
+            }
+        }
+    }
+    none("long lines", &long);
+}
+
+/// Loops over activations are in `compute::nn::ops`, kernels apart: what another backend has to bring is one folder.
+#[test]
+fn loops_over_activations_are_in_one_place() {
+    let mut found = Vec::new();
+    for (name, text) in sources_of("outro") {
+        let inside = name.contains("compute/") && !name.contains("nn/ops/") && !name.ends_with("nn/mat.rs");
+        if !inside {
+            continue;
+        }
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for (n, line) in code.lines().enumerate() {
+            let writes = ["data_mut().iter_mut()", "row_mut(", "chunks_exact_mut("];
+            // A router's row is handed to `ops` as a whole.
+            if writes.iter().any(|w| line.contains(w)) && !line.contains("ops::") {
+                found.push(format!("{name}:{}: {}", n + 1, line.trim()));
+            }
+        }
+    }
+    none("loops over activations", &found);
+}
+
 #[test]
 fn architecture_is_short() {
     let lines = fs::read_to_string(root().join("ARCHITECTURE.md"))

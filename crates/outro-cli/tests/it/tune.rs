@@ -230,6 +230,42 @@ fn tuned_questions_are_not_for_results() {
     assert_eq!(rows("e.jsonl").len(), 5);
 }
 
+/// The gate's temperature was `temperature` in names once; a search that was begun so goes on.
+#[test]
+fn a_search_with_the_older_key_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, out) = (tiny_in(dir.path()), dir.path().join("tuned"));
+    fs::write(model.join("outro.json"), OWN).unwrap();
+    let grid = ["--gate-temperature", "0.1,0.5", "--limit", "8"];
+    let whole = parsed(&tune(&model, &out, &grid).ok());
+    let log = out.join("avhbench.tuning.jsonl");
+    let today = fs::read_to_string(&log).unwrap();
+    let older = today.replace("gate_temperature=", "temperature=");
+    assert_ne!(older, today);
+    // Finished: nothing is asked again.
+    fs::write(&log, &older).unwrap();
+    let told = |found: &Value| -> Vec<Value> {
+        let tried = found["tried"].as_array().unwrap().iter();
+        tried
+            .map(|t| json!([t["strategy"], t["questions"], t["right"]]))
+            .collect()
+    };
+    assert_eq!(told(&parsed(&tune(&model, &out, &grid).ok())), told(&whole));
+    assert_eq!(fs::read_to_string(&log).unwrap(), older);
+    // Cut: what is missing is asked under today's name.
+    let some = older.lines().count() / 2;
+    let begun: String = older.lines().take(some).flat_map(|l| [l, "\n"]).collect();
+    fs::write(&log, &begun).unwrap();
+    assert_eq!(told(&parsed(&tune(&model, &out, &grid).ok())), told(&whole));
+    let now = fs::read_to_string(&log).unwrap();
+    assert!(
+        now.starts_with(&begun) && now[begun.len()..].contains("gate_temperature="),
+        "{now}"
+    );
+    assert_eq!(now.lines().count(), older.lines().count());
+    assert_eq!(fs::read_to_string(&log).unwrap().matches("outro_eval").count(), 1);
+}
+
 #[test]
 fn searches_that_cannot_be_meant() {
     let dir = tempfile::tempdir().unwrap();

@@ -370,7 +370,7 @@ fn looking_changes_no_bit_and_neither_does_keeping_everything() {
     let (model, prompt, spans) = open("audio-in-video");
     let run = |hook: Option<Box<dyn Hook>>| {
         let mut session = Session::new(&model, hook);
-        let mut logits = session.prefill(&prompt, 4, &mut |_| {}).unwrap().data;
+        let mut logits = session.prefill(&prompt, 4, &mut |_| {}).unwrap().into_data();
         logits.extend(session.decode(20).unwrap());
         logits
     };

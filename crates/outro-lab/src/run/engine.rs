@@ -79,9 +79,9 @@ impl Engine {
             };
             if let Some(taken) = decoded.media.taken.first() {
                 (decoded.frames, decoded.pixels, decoded.audio_seconds) =
-                    (taken.indices.len(), taken.size, taken.seconds);
+                    (taken.view.indices.len(), taken.view.size, taken.seconds);
                 let video = taken.info.video.as_ref();
-                decoded.fps = video.map_or(0.0, |v| rate(&taken.indices, v));
+                decoded.fps = video.map_or(0.0, |v| rate(&taken.view.indices, v));
             }
             decoded
         };

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::time::Instant;
 
-use outro::prepare::MediaOptions;
-use outro_media::{FrameLimits, Frames, Note, Picks, SAMPLE_RATE, Sound, video_size, write_jpeg};
+use outro::prepare::{MediaOptions, Preparer};
+use outro_media::{Frames, Note, Picks, SAMPLE_RATE, Sound, write_jpeg};
 use serde_json::Value;
 
 use super::{Ablation, Refusal};
@@ -15,6 +15,9 @@ use crate::log::Row;
 use crate::page::base64;
 use crate::task::{Sample, hex};
 use outro::strategy::Strategy;
+
+/// The published model whose rules say what is looked at.
+const RULE: &str = "qwen2.5-omni-7b";
 
 /// Quality of the JPEG pictures that are sent.
 const QUALITY: u8 = 90;
@@ -112,22 +115,19 @@ impl Replies {
 }
 
 impl RemoteMedia {
-    /// Decodes what a sample is about, frames sampled and sized as for the engine.
+    /// Decodes what a sample is about. Frames are sampled and sized as the engine does it for [`RULE`]: what the model behind
+    /// an endpoint would do is not known.
     pub(super) fn of(sample: &Sample, options: &MediaOptions, ablation: Ablation) -> Result<Self> {
         let clip = Clip::open(&sample.video, &options.media)?;
         let sampling = &options.sampling;
-        let mut limits = FrameLimits::default();
-        if let Some(max) = options.max_pixels {
-            limits.max_pixels = max;
-            limits.min_pixels = limits.min_pixels.min(max);
-        }
+        let planner = Preparer::published(RULE)?;
         let mut indices = Vec::new();
         let taken = clip.take(&mut |video| {
-            indices = sampling.indices(video)?;
-            let size = video_size(video.height, video.width, indices.len(), &limits)?;
+            let plan = planner.plan_video(video, options)?;
+            indices.clone_from(&plan.indices);
             Ok(Picks {
-                indices: indices.clone(),
-                size: Some(size),
+                indices: plan.indices,
+                size: Some(plan.size.into()),
             })
         })?;
         let mut frames = taken.frames;

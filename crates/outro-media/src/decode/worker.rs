@@ -2,7 +2,7 @@
 //! it, and that is then an error message.
 
 use std::ffi::OsString;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -12,7 +12,7 @@ use crate::decode::audio;
 use crate::decode::builtin;
 use crate::decode::guard::guarded;
 use crate::decode::process;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Hint, Result};
 use crate::info::{Decoded, MediaInfo, Options};
 use crate::note::Note;
 use crate::picture::frames::Frames;
@@ -33,11 +33,91 @@ pub(crate) enum Job {
     Audio,
 }
 
-/// A child's last line where a file needs ffmpeg; any other says what is wrong with the file.
+/// An error without its file, which the parent knows, as a child's last line.
 #[derive(Serialize, Deserialize)]
-struct NeedsFfmpeg {
-    format: String,
-    reason: String,
+enum Told {
+    Io { kind: ErrorKind, problem: String },
+    Damaged { problem: String },
+    Unusable { problem: String, hint: Option<Hint> },
+    NoStream { what: String },
+    NeedsFfmpeg { format: String, reason: String },
+    Cancelled,
+    Decoder { problem: String },
+    Hung { program: String, seconds: f32 },
+    OneFrame,
+    Range { what: String, problem: String },
+}
+
+/// What a file can lack.
+const STREAMS: [&str; 2] = ["video stream", "audio stream"];
+
+/// Characters of a message that pass: a line of a child is not kept beyond a length, and half of a line is no JSON.
+const LONGEST: usize = 300;
+
+impl Told {
+    fn of(error: Error) -> Self {
+        let short = |text: String| text.chars().take(LONGEST).collect();
+        match error {
+            Error::Io { source, .. } => Self::Io {
+                kind: ErrorKind::of_io(&source),
+                problem: short(source.to_string()),
+            },
+            Error::Damaged { problem, .. } => Self::Damaged {
+                problem: short(problem),
+            },
+            Error::Unusable { problem, hint, .. } => Self::Unusable {
+                problem: short(problem),
+                hint,
+            },
+            Error::NoStream { what, .. } => Self::NoStream { what: what.into() },
+            Error::NeedsFfmpeg { format, reason, .. } => Self::NeedsFfmpeg {
+                format: short(format),
+                reason: short(reason),
+            },
+            Error::Cancelled => Self::Cancelled,
+            Error::Decoder { problem, .. } => Self::Decoder {
+                problem: short(problem),
+            },
+            Error::Hung { program, seconds, .. } => Self::Hung { program, seconds },
+            Error::OneFrame => Self::OneFrame,
+            Error::Range { what, problem } => Self::Range {
+                what,
+                problem: short(problem),
+            },
+        }
+    }
+
+    /// The error again, about the file `path`.
+    fn about(self, path: &Path) -> Error {
+        let same = |kind| match kind {
+            ErrorKind::NotFound => io::ErrorKind::NotFound,
+            ErrorKind::Invalid => io::ErrorKind::InvalidInput,
+            ErrorKind::Damaged => io::ErrorKind::InvalidData,
+            _ => io::ErrorKind::Other,
+        };
+        match self {
+            Self::Io { kind, problem } => Error::io(path)(io::Error::new(same(kind), problem)),
+            Self::Damaged { problem } => Error::damaged(path, problem),
+            Self::Unusable { problem, hint } => Error::unusable(path, problem, hint),
+            Self::NoStream { what } => match STREAMS.into_iter().find(|s| *s == what) {
+                Some(what) => Error::NoStream {
+                    path: path.into(),
+                    what,
+                },
+                None => Error::unusable(path, format!("holds no {what}"), None),
+            },
+            Self::NeedsFfmpeg { format, reason } => Error::needs_ffmpeg(path, format, reason),
+            Self::Cancelled => Error::Cancelled,
+            Self::Decoder { problem } => Error::decoder(path, problem),
+            Self::Hung { program, seconds } => Error::Hung {
+                path: path.into(),
+                program,
+                seconds,
+            },
+            Self::OneFrame => Error::OneFrame,
+            Self::Range { what, problem } => Error::range(&what, problem),
+        }
+    }
 }
 
 /// The child's side: does the job and writes the result to standard output.
@@ -49,29 +129,18 @@ pub fn run(args: &[OsString]) -> ExitCode {
         return fail("unknown job");
     };
     let path = PathBuf::from(path);
-    let mut out = std::io::stdout().lock();
+    let mut out = io::stdout().lock();
     let done = perform(&job, &path, &mut |bytes| {
         out.write_all(bytes).map_err(Error::io(&path))
     });
-    match done.and_then(|()| std::io::stdout().flush().map_err(Error::io(&path))) {
+    match done.and_then(|()| io::stdout().flush().map_err(Error::io(&path))) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Error::NeedsFfmpeg { format, reason, .. }) => {
-            fail(&serde_json::to_string(&NeedsFfmpeg { format, reason }).unwrap_or_default())
-        }
-        Err(e) => {
-            // The parent puts the path before it again.
-            let message = e.to_string();
-            fail(
-                message
-                    .strip_prefix(&format!("{}: ", path.display()))
-                    .unwrap_or(&message),
-            )
-        }
+        Err(e) => fail(&serde_json::to_string(&Told::of(e)).unwrap_or_default()),
     }
 }
 
 fn fail(message: &str) -> ExitCode {
-    let _ = writeln!(std::io::stderr(), "{message}");
+    let _ = writeln!(io::stderr(), "{message}");
     ExitCode::FAILURE
 }
 
@@ -124,9 +193,9 @@ fn output(path: &Path, job: &Job, o: &Options, sink: &mut dyn FnMut(&[u8]) -> Re
         Ok(process::More::Yes)
     })?;
     if ended.failed.is_some()
-        && let Ok(NeedsFfmpeg { format, reason }) = serde_json::from_str(&ended.last)
+        && let Ok(told) = serde_json::from_str::<Told>(&ended.last)
     {
-        return Err(Error::needs_ffmpeg(path, format, reason));
+        return Err(told.about(path));
     }
     ended.ok().map(drop)
 }
@@ -218,4 +287,54 @@ pub(crate) fn audio(path: &Path, o: &Options) -> Result<(Vec<f32>, u32, Vec<Note
         },
     )?;
     Ok((samples, at, decoded.notes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a child says is the error that it had, in words, kind and hint.
+    #[test]
+    fn every_error_survives_the_pipe() {
+        let path = || PathBuf::from("a.mp4");
+        let io = |kind: io::ErrorKind| Error::io(&path())(kind.into());
+        for error in [
+            io(io::ErrorKind::NotFound),
+            io(io::ErrorKind::PermissionDenied),
+            io(io::ErrorKind::IsADirectory),
+            io(io::ErrorKind::UnexpectedEof),
+            Error::io(&path())(io::Error::from_raw_os_error(2)),
+            Error::damaged(&path(), "two\nlines and \"quotes\""),
+            Error::unusable(&path(), "is a picture", Hint::GiveAsImage),
+            Error::unusable(&path(), "is a pipe", None),
+            Error::NoStream {
+                path: path(),
+                what: STREAMS[0],
+            },
+            Error::NoStream {
+                path: path(),
+                what: STREAMS[1],
+            },
+            Error::needs_ffmpeg(&path(), "Ogg", Error::NOT_FOUND),
+            Error::Cancelled,
+            Error::decoder(&path(), "crashed"),
+            Error::Hung {
+                path: path(),
+                program: "ffmpeg".into(),
+                seconds: 1.5,
+            },
+            Error::OneFrame,
+            Error::range("fps", "is 0"),
+        ] {
+            let before = (error.to_string(), error.kind(), error.hint());
+            let is_stream = matches!(error, Error::NoStream { .. });
+            let line = serde_json::to_string(&Told::of(error)).unwrap();
+            assert!(!line.contains('\n'), "{line}");
+            let after = serde_json::from_str::<Told>(&line).unwrap().about(&path());
+            assert_eq!((after.to_string(), after.kind(), after.hint()), before);
+            assert_eq!(matches!(after, Error::NoStream { .. }), is_stream);
+        }
+        let long = Told::of(Error::damaged(&path(), "\u{1}".repeat(10_000)));
+        assert!(serde_json::to_string(&long).unwrap().len() < 2000);
+    }
 }

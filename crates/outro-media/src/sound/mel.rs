@@ -2,14 +2,18 @@
 
 use realfft::RealFftPlanner;
 
+use super::resample::SAMPLE_RATE;
+
 /// Mel bins.
 pub const MEL_BINS: usize = 128;
 /// Longest audio, in seconds; the feature extractor of Qwen2.5-Omni cuts what is longer.
 pub const MAX_SECONDS: usize = 300;
 
-const RATE: usize = 16_000;
+/// Samples from one mel frame to the next.
+pub const HOP: usize = 160;
+
+const RATE: usize = SAMPLE_RATE as usize;
 const WINDOW: usize = 400;
-const HOP: usize = 160;
 const FREQUENCIES: usize = WINDOW / 2 + 1;
 
 /// A log-mel spectrogram `[128, frames]`.

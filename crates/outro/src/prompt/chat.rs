@@ -126,6 +126,7 @@ pub(crate) struct Template {
     system: Option<&'static str>,
     /// Text models' templates take a turn's content as one string, the others' as a list of parts.
     text_only: bool,
+    is_gguf: bool,
     /// Names of special tokens, which some templates spell out: `bos_token`, `eos_token`, ...
     tokens: Vec<(String, Jinja)>,
     /// The token with which a prompt begins where the template leaves it out.
@@ -136,15 +137,7 @@ impl Template {
     /// The template in `dir`: chat_template.json, chat_template.jinja, or in processor_config.json or tokenizer_config.json;
     /// or in the metadata of a GGUF file; else ChatML.
     pub(crate) fn open(dir: &Path, config: &Config) -> Result<Self> {
-        let text_only = config.vision.is_none() && config.audio.is_none();
-        let mut this = Self {
-            path: dir.into(),
-            source: None,
-            system: Some(config.system),
-            text_only,
-            tokens: Vec::new(),
-            first: None,
-        };
+        let mut this = Self::usual(dir, config);
         if dir.is_file() {
             this.read_gguf(&Gguf::open(dir)?)?;
         } else {
@@ -153,10 +146,23 @@ impl Template {
         if config.frames.plain_chat {
             this.source = None;
         }
-        if text_only && this.source.is_some() {
+        if this.text_only && this.source.is_some() {
             this.system = None;
         }
         Ok(this)
+    }
+
+    /// The one of a model whose files have none: ChatML.
+    pub(crate) fn usual(dir: &Path, config: &Config) -> Self {
+        Self {
+            path: dir.into(),
+            source: None,
+            system: Some(config.system),
+            text_only: config.vision.is_none() && config.audio.is_none(),
+            is_gguf: dir.is_file(),
+            tokens: Vec::new(),
+            first: None,
+        }
     }
 
     fn read_gguf(&mut self, file: &Gguf) -> Result<()> {
@@ -226,13 +232,20 @@ impl Template {
     pub(crate) fn render(&self, c: &Conversation, own: Option<&str>, tokens: &MediaTokens) -> Result<String> {
         let system = c.system.as_deref().or(own).or(self.system).unwrap_or_default();
         let text = match &self.source {
-            None => chatml(system, c, tokens),
-            Some(source) => self.jinja(source, system, c, tokens)?,
+            Some(source) if !self.lacks_media(source, tokens) => self.jinja(source, system, c, tokens)?,
+            _ => chatml(system, c, tokens),
         };
         match &self.first {
             Some(first) if !text.starts_with(first) => Ok(first.clone() + &text),
             _ => Ok(text),
         }
+    }
+
+    /// Whether the template of a GGUF file is of the language model alone: it knows no placeholder of some medium that the
+    /// model takes.
+    fn lacks_media(&self, source: &str, tokens: &MediaTokens) -> bool {
+        let unknown = |name: &String| !source.contains(name.as_str());
+        !self.text_only && self.is_gguf && tokens.names.iter().flatten().any(unknown)
     }
 
     fn jinja(&self, source: &str, system: &str, c: &Conversation, tokens: &MediaTokens) -> Result<String> {

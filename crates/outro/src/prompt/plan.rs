@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use outro_media::{MAX_SECONDS, MediaInfo, Note, NoteKind, SAMPLE_RATE, Sampling, VideoInfo};
+use outro_media::{Kind, MAX_SECONDS, MediaInfo, Note, NoteKind, SAMPLE_RATE, Sampling, VideoInfo};
 
 use crate::error::{Error, PromptTokens, Result};
 use crate::prompt::chat::Part;
@@ -39,12 +39,8 @@ impl Default for MediaOptions {
 pub struct MediaPlan {
     /// What its header says.
     pub info: MediaInfo,
-    /// Frames that will be taken, by number in presentation order; empty for images and sound.
-    pub indices: Vec<usize>,
-    /// Height and width after resizing; zeros for sound.
-    pub size: [usize; 2],
-    /// Patches along time, height and width; zeros for sound.
-    pub grid: [usize; 3],
+    /// What is looked at; of an image one step of time without numbers of frames, of sound nothing.
+    pub view: VideoPlan,
     /// Whether its sound is used.
     pub uses_audio: bool,
     /// Seconds of that sound. From the header: the decoded length may differ a little, and where the header has none the
@@ -78,7 +74,7 @@ impl MediaPlan {
 }
 
 /// What is looked at of a video.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct VideoPlan {
     /// Frames to take, by number in presentation order.
     pub indices: Vec<usize>,
@@ -96,11 +92,11 @@ pub struct VideoPlan {
 
 impl VideoPlan {
     /// How it stands in the prompt, with so many tokens of sound; `mask` is empty where all its tokens are there.
-    pub(crate) fn chunk(self, c: &Config, sound: Option<usize>, mask: Vec<bool>) -> Chunk {
+    pub(crate) fn chunk(&self, c: &Config, sound: Option<usize>, mask: Vec<bool>) -> Chunk {
         if c.frames.timestamps.is_some() {
             return Chunk::Frames {
                 grid: self.grid,
-                seconds: self.seconds,
+                seconds: self.seconds.clone(),
                 kept: mask,
             };
         }
@@ -166,22 +162,35 @@ impl Planner<'_> {
         parts: impl Iterator<Item = &'a Part>,
         options: &MediaOptions,
     ) -> Result<Plan> {
+        let parts: Vec<&Part> = parts.collect();
+        let alone = one_image(parts.iter().copied());
+        let (mut items, mut notes) = (Vec::new(), Vec::new());
+        for part in parts {
+            items.push(self.item(part, alone, options, &mut notes)?);
+        }
+        Ok(self.sum(items, notes))
+    }
+
+    /// [`Planner::media`] of a file that was probed, as what it is.
+    pub(crate) fn probed(&self, info: MediaInfo, options: &MediaOptions) -> Result<Plan> {
+        let mut notes = Vec::new();
+        self.takes(info.kind, &info.path)?;
+        let item = self.medium(info.kind, info, true, options, &mut notes)?;
+        Ok(self.sum(vec![item], notes))
+    }
+
+    /// All tokens of media.
+    fn sum(&self, items: Vec<MediaPlan>, notes: Vec<Note>) -> Plan {
         let mut plan = Plan {
-            items: Vec::new(),
+            items,
             text_tokens: None,
             image_tokens: 0,
             video_tokens: 0,
             audio_tokens: 0,
             prompt_tokens: 0,
             limit: self.config.text.max_positions,
-            notes: Vec::new(),
+            notes,
         };
-        let parts: Vec<&Part> = parts.collect();
-        let alone = one_image(parts.iter().copied());
-        for part in parts {
-            let item = self.item(part, alone, options, &mut plan.notes)?;
-            plan.items.push(item);
-        }
         self.count_together(&mut plan.items);
         for item in &plan.items {
             let [image, video, audio] = item.chunk.tokens(self.config);
@@ -193,7 +202,7 @@ impl Planner<'_> {
             .image_tokens
             .saturating_add(plan.video_tokens)
             .saturating_add(plan.audio_tokens);
-        Ok(plan)
+        plan
     }
 
     /// Sounds anew, where how long one is depends on the longest.
@@ -221,22 +230,46 @@ impl Planner<'_> {
         options: &MediaOptions,
         notes: &mut Vec<Note>,
     ) -> Result<MediaPlan> {
-        let (path, takes) = match part {
-            Part::Image(p) | Part::Video(p) => (p, self.config.vision.is_some()),
-            Part::Audio(p) => (p, self.config.tokens.audio.is_some()),
+        let (path, kind) = match part {
+            Part::Image(p) => (p, Kind::Image),
+            Part::Video(p) => (p, Kind::Video),
+            Part::Audio(p) => (p, Kind::Audio),
             Part::Text(_) => return Err(Error::input("prompt", "text is not a medium")),
         };
-        if !takes {
-            let problem = format!("a {} model cannot take this kind of file", self.config.model_type);
-            return Err(Error::unsupported(path.to_path_buf(), "", problem));
+        self.takes(kind, path)?;
+        let info = if kind == Kind::Video {
+            outro_media::probe_video(path, &options.media)?
+        } else {
+            outro_media::probe(path, &options.media)?
+        };
+        self.medium(kind, info, alone, options, notes)
+    }
+
+    /// Refuses what the model has no tower for, before the file is opened.
+    fn takes(&self, kind: Kind, path: &Path) -> Result<()> {
+        let takes = match kind {
+            Kind::Image | Kind::Video => self.config.vision.is_some(),
+            Kind::Audio => self.config.tokens.audio.is_some(),
+        };
+        if takes {
+            return Ok(());
         }
-        let item = match part {
-            Part::Image(_) => self.image(outro_media::probe(path, &options.media)?, alone, options)?,
-            Part::Video(_) => {
-                let info = outro_media::probe_video(path, &options.media)?;
-                self.video_and_track(info, options, notes)?
-            }
-            _ => self.sound(outro_media::probe(path, &options.media)?, options, notes)?,
+        let problem = format!("a {} model cannot take this kind of file", self.config.model_type);
+        Err(Error::unsupported(path.to_path_buf(), "", problem))
+    }
+
+    fn medium(
+        &self,
+        kind: Kind,
+        info: MediaInfo,
+        alone: bool,
+        options: &MediaOptions,
+        notes: &mut Vec<Note>,
+    ) -> Result<MediaPlan> {
+        let item = match kind {
+            Kind::Image => self.image(info, alone, options)?,
+            Kind::Video => self.video_and_track(info, options, notes)?,
+            Kind::Audio => self.sound(info, options, notes)?,
         };
         let relevant = |n: &&Note| item.uses_audio || !n.kind.is_about_sound();
         notes.extend(item.info.notes.iter().filter(relevant).cloned());
@@ -252,11 +285,14 @@ impl Planner<'_> {
             grid,
             size: [v.height, v.width],
         };
-        Ok(MediaPlan {
-            info,
-            indices: Vec::new(),
+        let view = VideoPlan {
             size,
             grid,
+            ..VideoPlan::default()
+        };
+        Ok(MediaPlan {
+            info,
+            view,
             uses_audio: false,
             seconds: 0.0,
             mel_frames: 0,
@@ -272,7 +308,7 @@ impl Planner<'_> {
         options: &MediaOptions,
         notes: &mut Vec<Note>,
     ) -> Result<MediaPlan> {
-        let plan = self.video(picture(&info)?, options)?;
+        let view = self.video(picture(&info)?, options)?;
         let listens = options.audio_in_video && self.config.audio.is_some();
         let uses_audio = listens && info.audio.is_some();
         if listens && !uses_audio {
@@ -283,14 +319,11 @@ impl Planner<'_> {
         } else {
             (0.0, 0, 0)
         };
-        let (indices, size, grid) = (plan.indices.clone(), plan.size, plan.grid);
         let sound = Some(audio_tokens).filter(|n| *n > 0);
-        let chunk = plan.chunk(self.config, sound, Vec::new());
+        let chunk = view.chunk(self.config, sound, Vec::new());
         Ok(MediaPlan {
             info,
-            indices,
-            size,
-            grid,
+            view,
             uses_audio,
             seconds,
             mel_frames,
@@ -307,9 +340,7 @@ impl Planner<'_> {
         let (seconds, mel_frames, audio_tokens) = self.heard(&info, options, notes);
         Ok(MediaPlan {
             info,
-            indices: Vec::new(),
-            size: [0; 2],
-            grid: [0; 3],
+            view: VideoPlan::default(),
             uses_audio: true,
             seconds,
             mel_frames,
@@ -331,7 +362,9 @@ impl Planner<'_> {
             return (seconds, 0, 0);
         };
         if seconds > MAX_SECONDS as f64 && tower.projector == AudioProjector::AvgPool2 {
-            let problem = "only the first 300 seconds of the sound are heard (the processor's limit)";
+            let problem = format!(
+                "only the first {MAX_SECONDS} seconds of the sound are heard (the processor's limit)"
+            );
             notes.push(Note::new(NoteKind::Cut, &info.path, problem));
         }
         let samples = samples(seconds);

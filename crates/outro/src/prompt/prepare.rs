@@ -20,7 +20,9 @@ use crate::prompt::positions::Layout;
 use crate::prompt::preprocessor::{self, Processor};
 use crate::prompt::tokenizer::Tokenizer;
 use crate::spec::config::{AudioProjector, Config};
+use crate::spec::generation::{GenerationConfig, GenerationFile};
 use crate::spec::settings::Settings;
+use crate::spec::shapes;
 
 /// What is being done; for progress displays.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +77,7 @@ pub struct Preparer {
     template: Template,
     pub(crate) processor: Processor,
     settings: Settings,
+    generation: GenerationFile,
 }
 
 impl Preparer {
@@ -93,7 +96,8 @@ impl Preparer {
     /// As [`Preparer::open`].
     pub fn of(config: Config, dir: &Path) -> Result<Self> {
         let processor = preprocessor::load(dir, &config)?;
-        let tokenizer = Tokenizer::open(dir)?;
+        let generation = GenerationFile::read(dir)?;
+        let tokenizer = Tokenizer::of(dir, &generation)?;
         let template = Template::open(dir, &config)?;
         Ok(Self {
             config,
@@ -101,6 +105,24 @@ impl Preparer {
             template,
             processor,
             settings: Settings::load(dir)?,
+            generation,
+        })
+    }
+
+    /// By the rules of a published model ([`crate::shapes`]) that is not at hand: without its words, of which it has no
+    /// tokenizer.
+    ///
+    /// # Errors
+    /// An unknown name.
+    pub fn published(name: &str) -> Result<Self> {
+        let config = shapes::config(name)?;
+        Ok(Self {
+            processor: preprocessor::usual(&config)?,
+            tokenizer: None,
+            template: Template::usual(Path::new(name), &config),
+            config,
+            settings: Settings::default(),
+            generation: GenerationFile::default(),
         })
     }
 
@@ -109,6 +131,14 @@ impl Preparer {
     pub fn with_settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
         self
+    }
+
+    /// What the checkpoint's generation_config.json says of how tokens are chosen.
+    ///
+    /// # Errors
+    /// A contradictory value, by field.
+    pub fn generation(&self) -> Result<GenerationConfig> {
+        self.generation.config()
     }
 
     /// What the model's outro.json says.
@@ -164,6 +194,14 @@ impl Preparer {
         options: &MediaOptions,
     ) -> Result<Plan> {
         self.planner().media(parts, options)
+    }
+
+    /// What [`Preparer::plan_media`] makes of a file that was probed.
+    ///
+    /// # Errors
+    /// A file that this model cannot take.
+    pub fn plan_probed(&self, info: MediaInfo, options: &MediaOptions) -> Result<Plan> {
+        self.planner().probed(info, options)
     }
 
     /// What is looked at of a video.
@@ -415,7 +453,7 @@ impl Preparer {
         let path = item.info.path.clone();
         progress(MediaProgress::Frames {
             path: path.clone(),
-            frames: item.indices.len(),
+            frames: item.view.indices.len(),
         });
         if item.uses_audio {
             progress(MediaProgress::Audio { path: path.clone() });
@@ -446,8 +484,7 @@ impl Preparer {
         let pictures = pictures?;
         // As it was planned unless another number of frames came than was expected.
         let (cutter, plan) = pictures.frames;
-        (item.size, item.grid) = (plan.size, plan.grid);
-        item.indices.clone_from(&plan.indices);
+        item.view.clone_from(&plan);
         item.info.video = Some(pictures.video);
         media.notes.extend(pictures.notes);
         let mut tokens = 0;

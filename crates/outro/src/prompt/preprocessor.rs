@@ -2,11 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use outro_media::{FrameLimits, Frames, MAX_SECONDS, PatchConfig, Patches, Resize, Sampling};
+use outro_media::{FrameLimits, Frames, HOP, MAX_SECONDS, PatchConfig, Patches, Resize, Sampling};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::spec::config::{AnyRes, AudioConfig, AudioProjector, Config, HOP, PixelLimits, ResizePolicy};
+use crate::spec::config::{AnyRes, AudioConfig, AudioProjector, Config, PixelLimits, ResizePolicy};
+use crate::spec::family;
+use crate::weights::checkpoint::gguf::Gguf;
 use crate::weights::json::read_json;
 
 /// How a checkpoint's processor looks at pictures and videos.
@@ -37,6 +39,7 @@ const GREY: [f32; 3] = [0.5; 3];
 
 /// What transformers' processors may read, and in which files: each part of processor_config.json where it is nested there
 /// (releases from 5 on write nothing else), else a file of its own.
+#[derive(Default)]
 struct Files {
     /// processor_config.json itself.
     both: File,
@@ -47,6 +50,28 @@ struct Files {
 }
 
 impl Files {
+    fn of(dir: &Path, config: &Config) -> Result<Self> {
+        match &config.held.towers {
+            Some(towers) => Self::of_towers(towers),
+            None => Self::open(dir),
+        }
+    }
+
+    /// Those that stand for the metadata of a GGUF file's towers.
+    fn of_towers(towers: &Path) -> Result<Self> {
+        let file = |content| File {
+            path: towers.into(),
+            within: "clip.vision.".into(),
+            content,
+        };
+        Ok(Self {
+            both: file(Value::Null),
+            images: file(family::gguf::processor(&Gguf::open(towers)?)?),
+            videos: file(Value::Null),
+            sounds: file(Value::Null),
+        })
+    }
+
     fn open(dir: &Path) -> Result<Self> {
         let both = File::open(dir, "processor_config.json")?;
         let part = |names: &[&str], file: &str| match names.iter().find_map(|name| both.part(name)) {
@@ -65,14 +90,24 @@ impl Files {
     }
 }
 
+/// The processor of a checkpoint in a directory.
 pub(crate) fn load(dir: &Path, config: &Config) -> Result<Processor> {
+    read(Files::of(dir, config)?, config)
+}
+
+/// The processor of a model whose files say nothing of their own.
+pub(crate) fn usual(config: &Config) -> Result<Processor> {
+    read(Files::default(), config)
+}
+
+fn read(files: Files, config: &Config) -> Result<Processor> {
     let rule = &config.frames;
     let Files {
         both,
         images,
         videos,
         sounds,
-    } = Files::open(dir)?;
+    } = files;
     let mut this = Processor {
         patches: PatchConfig::default(),
         image_patches: PatchConfig::default(),
@@ -360,6 +395,7 @@ fn lower(limits: &mut FrameLimits, max: Option<usize>) {
 }
 
 /// A JSON file that need not be there, or an object in one.
+#[derive(Default)]
 struct File {
     path: PathBuf,
     /// Before the names of fields, in messages.

@@ -10,6 +10,7 @@ use tokenizers::normalizers::NFC;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
 use crate::error::{Error, Result};
+use crate::spec::generation::GenerationFile;
 use crate::weights::json::{read_json, read_text};
 
 mod added;
@@ -43,6 +44,11 @@ impl Tokenizer {
     /// # Errors
     /// Files that are there and cannot be used.
     pub fn open(dir: &Path) -> Result<Option<Self>> {
+        Self::of(dir, &GenerationFile::read(dir)?)
+    }
+
+    /// [`Tokenizer::open`] beside a generation_config.json that was read.
+    pub(crate) fn of(dir: &Path, generation: &GenerationFile) -> Result<Option<Self>> {
         if dir.is_file() {
             return gguf::open(dir);
         }
@@ -66,7 +72,7 @@ impl Tokenizer {
             .with_truncation(None)
             .map_err(|e| failed(&path, e.to_string()))?;
         inner.with_padding(None);
-        let ends = end_tokens(dir, &inner, settings.as_ref())?;
+        let ends = end_tokens(dir, &inner, settings.as_ref(), generation)?;
         Ok(Some(Self {
             inner,
             path,
@@ -227,30 +233,36 @@ fn byte_pairs(dir: &Path, listed: &[Listed], settings: Option<&Value>) -> Result
     Ok(inner)
 }
 
-/// Ends of an answer: what generation_config.json names, else config.json, with the tokenizer's own and ChatML's two.
-fn end_tokens(dir: &Path, inner: &Inner, settings: Option<&Value>) -> Result<Vec<u32>> {
-    let mut ends: Vec<u32> = Vec::new();
+/// Ends of an answer that a file names, of a model or of its thinker.
+fn ends_in(file: &Value) -> Vec<u32> {
     let number = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
-    for file in ["generation_config.json", "config.json"] {
-        let Some(value) = read_json(&dir.join(file))? else {
-            continue;
-        };
-        for place in [
-            "/eos_token_id",
-            "/thinker_eos_token_id",
-            "/thinker_config/eos_token_id",
-            "/thinker_config/text_config/eos_token_id",
-            "/text_config/eos_token_id",
-        ] {
-            match value.pointer(place) {
-                Some(Value::Array(list)) => ends.extend(list.iter().filter_map(number)),
-                Some(v) => ends.extend(number(v)),
-                None => {}
-            }
-        }
-        if !ends.is_empty() {
-            break;
-        }
+    let places = [
+        "/eos_token_id",
+        "/thinker_eos_token_id",
+        "/thinker_config/eos_token_id",
+        "/thinker_config/text_config/eos_token_id",
+        "/text_config/eos_token_id",
+    ];
+    let found = places.iter().filter_map(|place| file.pointer(place));
+    found
+        .flat_map(|value| match value {
+            Value::Array(list) => list.iter().filter_map(number).collect(),
+            one => number(one).into_iter().collect::<Vec<_>>(),
+        })
+        .collect()
+}
+
+/// Ends of an answer: what generation_config.json names, else config.json, with the tokenizer's own and ChatML's two.
+fn end_tokens(
+    dir: &Path,
+    inner: &Inner,
+    settings: Option<&Value>,
+    generation: &GenerationFile,
+) -> Result<Vec<u32>> {
+    let mut ends = generation.value().map_or_else(Vec::new, ends_in);
+    if ends.is_empty() {
+        let config = read_json(&dir.join("config.json"))?;
+        ends = config.as_ref().map_or_else(Vec::new, ends_in);
     }
     let eos = settings.and_then(|s| s.get("eos_token"));
     let eos = eos.and_then(|e| e.as_str().or_else(|| e.get("content").and_then(Value::as_str)));

@@ -20,6 +20,7 @@ use crate::prompt::chat::{Conversation, Part};
 use crate::prompt::prepare::{DecodedMedia, MediaOptions, Preparer};
 use crate::prompt::tokenizer::Tokenizer;
 use crate::run::model::{LoadOptions, Model};
+use crate::spec::config::Config;
 use crate::spec::generation::{GenerationConfig, Sampling};
 
 /// How an [`Engine`] is opened. The default is that of `outro ask`: weights as they are stored, multiplied as this processor
@@ -30,6 +31,8 @@ pub struct EngineOptions {
     pub load: LoadOptions,
     /// How keys and values are kept.
     pub kv: KvType,
+    /// Of a GGUF file: the file of its towers (mmproj), where it is not the one beside it.
+    pub towers: Option<PathBuf>,
 }
 
 impl Default for EngineOptions {
@@ -41,6 +44,7 @@ impl Default for EngineOptions {
         Self {
             load,
             kv: KvType::default(),
+            towers: None,
         }
     }
 }
@@ -66,8 +70,9 @@ impl Engine {
     /// As [`Preparer::open`] and [`Model::load`]; a checkpoint without a tokenizer.
     pub fn open(dir: impl AsRef<Path>, options: EngineOptions) -> Result<Self> {
         let dir = dir.as_ref();
-        let preparer = Preparer::open(dir)?;
-        let model = Model::load(dir, options.load)?;
+        let config = Config::load_held(dir, options.towers.as_deref())?;
+        let preparer = Preparer::of(config.clone(), dir)?;
+        let model = Model::open(config, dir, options.load)?;
         Self::of(dir, preparer, model, options.kv)
     }
 
@@ -84,7 +89,7 @@ impl Engine {
         Ok(Self(Arc::new(Inner {
             dir: dir.into(),
             method: OutRoConfig::from_fields(&preparer.settings().method)?,
-            generation: GenerationConfig::load(dir)?,
+            generation: preparer.generation()?,
             model,
             preparer,
             kv,

@@ -7,7 +7,7 @@ use outro_kernels::Activations;
 use outro_media::Cancel;
 
 use crate::compute::encoder::{AudioTower, VisionTower};
-use crate::compute::nn::{Decoder, Deepstack, Mat, Weights};
+use crate::compute::nn::{Decoder, Deepstack, Mat, Weights, ops};
 use crate::error::{Error, Result};
 use crate::prompt::inputs::{Inputs, Pixels};
 use crate::prompt::positions::{Layout, Positions, Span, layout};
@@ -75,7 +75,7 @@ struct Parts {
 impl Parts {
     fn build(mut config: Config, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
         let names = config.names;
-        let mut notes = Vec::new();
+        let mut notes = config.held.notes.clone();
         let embedding = format!("{}embed_tokens.weight", names.text);
         if !config.text.tied && !checkpoint.holds(names.lm_head) && checkpoint.holds(&embedding) {
             config.text.tied = true;
@@ -147,12 +147,9 @@ pub struct Prompt {
 impl Prompt {
     /// Some of its rows, from one to another. `positions.next` stays.
     pub(crate) fn rows(&self, range: std::ops::Range<usize>) -> Self {
-        let (cols, kept) = (self.embeds.cols, range.clone().collect::<Vec<_>>());
+        let kept: Vec<usize> = range.clone().collect();
         Self {
-            embeds: Mat {
-                cols,
-                data: self.embeds.data[range.start * cols..range.end * cols].to_vec(),
-            },
+            embeds: self.embeds.copy_of(range.clone()),
             positions: Positions {
                 ids: self.positions.ids[range.clone()].to_vec(),
                 next: self.positions.next,
@@ -167,8 +164,8 @@ impl Prompt {
         let n = prefix.embeds.rows();
         let (mine, other) = (&self.deepstack, &prefix.deepstack);
         self.embeds.rows() > n
-            && prefix.embeds.cols == self.embeds.cols
-            && self.embeds.data.starts_with(&prefix.embeds.data)
+            && prefix.embeds.cols() == self.embeds.cols()
+            && self.embeds.data().starts_with(prefix.embeds.data())
             && self.positions.ids.starts_with(&prefix.positions.ids)
             && mine.rows.iter().take_while(|r| r.0 < n).eq(&other.rows)
             && (Arc::ptr_eq(&mine.layers, &other.layers) || mine.layers == other.layers)
@@ -215,7 +212,14 @@ impl Model {
     /// # Errors
     /// As [`Model::load`], but for what is wrong with single tensors.
     pub fn audit(dir: &Path) -> Result<Audit> {
-        let config = Config::load(dir)?;
+        Self::audit_of(Config::load(dir)?, dir)
+    }
+
+    /// [`Model::audit`] with a configuration that the caller has read.
+    ///
+    /// # Errors
+    /// As [`Model::audit`].
+    pub fn audit_of(config: Config, dir: &Path) -> Result<Audit> {
         let names = config.names;
         let checkpoint = config.checkpoint(dir)?.noting();
         let model = Parts::build(config, &checkpoint, &LoadOptions::default())?;
@@ -273,7 +277,7 @@ impl Model {
             ("video", &media.video),
             ("audio", &media.audio),
         ];
-        let kinds = kinds.map(|(kind, rows)| (kind, rows.data.as_slice()));
+        let kinds = kinds.map(|(kind, rows)| (kind, rows.data()));
         self.0
             .domain
             .as_ref()?
@@ -330,7 +334,7 @@ impl Model {
             }
             table.row(*id as usize, out.row_mut(i));
         }
-        if out.is_finite() {
+        if ops::is_finite(out.data()) {
             Ok(out)
         } else {
             Err(Error::NotFinite {
@@ -387,13 +391,12 @@ impl Model {
         })?;
         if !inputs.token_mask.is_empty() {
             for video in &mut video {
-                let rows = video.data.chunks_exact(video.cols).zip(&inputs.token_mask);
-                video.data = rows.filter(|r| *r.1).flat_map(|r| r.0).copied().collect();
+                *video = ops::masked(video, &inputs.token_mask);
             }
         }
         let mut deepstack = image.split_off(1);
         for (all, video) in deepstack.iter_mut().zip(video.split_off(1)) {
-            all.data.extend(video.data);
+            all.append(video);
         }
         Ok(MediaEmbeds {
             image: image.swap_remove(0),
@@ -411,11 +414,7 @@ impl Model {
         progress: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Vec<Mat>> {
         let deep = self.0.config.vision.as_ref().map_or(0, |v| v.deepstack.len());
-        let empty = |_| Mat {
-            cols: self.0.config.text.hidden,
-            data: Vec::new(),
-        };
-        let mut out: Vec<Mat> = (0..=deep).map(empty).collect();
+        let mut out = vec![Mat::empty(self.0.config.text.hidden); 1 + deep];
         let (key, pixels) = if videos {
             ("pixel_values_videos", &inputs.pixel_values_videos)
         } else {
@@ -437,7 +436,7 @@ impl Model {
             };
             let made = tower.forward(part, *grid, merge, &tokens, &mut |n| progress(done + n))?;
             for (out, made) in out.iter_mut().zip(made) {
-                out.data.extend(made.data);
+                out.append(made);
             }
             done += rows;
         }
@@ -449,10 +448,7 @@ impl Model {
         inputs: &Inputs,
         progress: &mut dyn FnMut(EncodeProgress) -> Result<()>,
     ) -> Result<Mat> {
-        let mut out = Mat {
-            cols: self.0.config.text.hidden,
-            data: Vec::new(),
-        };
+        let mut out = Mat::empty(self.0.config.text.hidden);
         let Some(audio) = &inputs.audio else {
             return Ok(out);
         };
@@ -465,16 +461,12 @@ impl Model {
         let longest = audio.lengths.iter().copied().max().unwrap_or(0);
         for frames in &audio.lengths {
             let mel = &audio.data[done * audio.mel_bins..(done + frames) * audio.mel_bins];
-            out.data.extend(
-                tower
-                    .forward(mel, longest, &mut |n| {
-                        progress(EncodeProgress::Audio {
-                            done: done + n,
-                            total,
-                        })
-                    })?
-                    .data,
-            );
+            out.append(tower.forward(mel, longest, &mut |n| {
+                progress(EncodeProgress::Audio {
+                    done: done + n,
+                    total,
+                })
+            })?);
             done += frames;
         }
         Ok(out)
@@ -508,7 +500,7 @@ impl Model {
             ("audio", t.audio, &media.audio),
         ] {
             // One placeholder for images and videos stands for the kind that is there.
-            if t.image == t.video && key != "audio" && rows.data.is_empty() {
+            if t.image == t.video && key != "audio" && rows.is_empty() {
                 continue;
             }
             let places: Vec<usize> = (0..ids.len()).filter(|i| Some(ids[*i]) == id).collect();
@@ -520,9 +512,7 @@ impl Model {
                 );
                 return Err(Error::input("input_ids", problem));
             }
-            for (row, place) in places.iter().enumerate() {
-                embeds.row_mut(*place).copy_from_slice(rows.row(row));
-            }
+            ops::scatter(rows, &places, &mut embeds);
             if !media.deepstack.is_empty() && key != "audio" {
                 visual.extend(places);
             }

@@ -100,7 +100,7 @@ fn together(model: &Model, requests: &mut [&mut Request], tokens: &[Option<u32>]
     let rows: Vec<Mat> = rows.into_iter().map(Result::unwrap).collect();
     drop(steps);
     // The output head of all requests in one product.
-    let cols = rows[0].cols;
+    let cols = rows[0].cols();
     let last: Vec<f32> = rows.iter().flat_map(|r| r.row(r.rows() - 1).to_vec()).collect();
     let logits = model.decoder().logits(&last, Phase::Decode);
     for (place, i) in order.into_iter().enumerate() {

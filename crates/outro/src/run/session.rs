@@ -119,8 +119,8 @@ impl Session {
         // What the next token is chosen from is computed as in decoding.
         let phase = if rows == 1 { Phase::Decode } else { Phase::Prefill };
         let decoder = self.model.decoder();
-        let logits = decoder.logits(&x.data[first * x.cols..], phase);
-        decoder.finite(&logits.data)?;
+        let logits = decoder.logits(x.part(first..x.rows()), phase);
+        decoder.finite(logits.data())?;
         Ok(logits)
     }
 
@@ -336,7 +336,7 @@ pub(crate) fn decode(fed: Vec<(&mut Session, u32)>) -> Vec<Result<Vec<f32>>> {
             for (place, made) in places.iter().zip(decoder.forward(fed, &mut steps)) {
                 match made {
                     Ok(row) => {
-                        rows.extend(row.data);
+                        rows.extend_from_slice(row.data());
                         live.push(*place);
                     }
                     Err(e) => out[*place] = Err(e),

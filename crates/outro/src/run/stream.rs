@@ -322,7 +322,7 @@ fn prefill_unit<S: Stream + ?Sized>(
         });
         match made {
             Ok(None) => {}
-            Ok(Some(logits)) => run.logits = Some(logits.data),
+            Ok(Some(logits)) => run.logits = Some(logits.into_data()),
             Err(e) => turn.state = State::Over(Err(e)),
         }
     }

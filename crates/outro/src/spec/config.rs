@@ -2,8 +2,11 @@
 
 mod rope;
 
+use std::path::PathBuf;
+
 use crate::error::Result;
-use outro_media::{MAX_SECONDS, Sampling};
+use crate::weights::checkpoint::{Adapter, Renames};
+use outro_media::{HOP, MAX_SECONDS, SAMPLE_RATE, Sampling};
 
 pub use crate::weights::checkpoint::Scheme;
 pub use crate::weights::json::Json;
@@ -28,10 +31,25 @@ pub struct Config {
     pub frames: FrameRule,
     /// Where its tensors are.
     pub names: Names,
-    /// How its linear layers are packed, where config.json says that they are.
-    pub scheme: Option<Scheme>,
     /// The system sentence where neither the caller nor the model's files have one.
     pub system: &'static str,
+    /// In which files it is held, where they are not those of a checkpoint directory.
+    pub held: Held,
+}
+
+/// What a checkpoint's form adds to a configuration.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Held {
+    /// The file of the towers (mmproj) of a GGUF file.
+    pub towers: Option<PathBuf>,
+    /// How its linear layers are packed, where config.json says that they are.
+    pub scheme: Option<Scheme>,
+    /// Adapters to be merged into its weights, in their order.
+    pub adapters: Vec<Adapter>,
+    /// What the user should know of it.
+    pub notes: Vec<String>,
+    /// What the tensors of GGUF files are called.
+    pub(crate) renames: Renames,
 }
 
 /// Tensor name prefixes of a checkpoint, dots included.
@@ -416,7 +434,9 @@ impl AudioConfig {
     /// Mel frames that the feature extractor makes of so many samples at 16,000 a second, beside a sound of `longest`.
     pub fn mel_frames(&self, samples: usize, longest: usize) -> usize {
         match self.projector {
-            AudioProjector::AvgPool2 => samples.div_ceil(HOP).min(MAX_SECONDS * 100),
+            AudioProjector::AvgPool2 => samples
+                .div_ceil(HOP)
+                .min(MAX_SECONDS * SAMPLE_RATE as usize / HOP),
             AudioProjector::QFormer(_) => samples.div_ceil(HOP).next_multiple_of(2 * self.n_window),
             AudioProjector::Linear { .. } => samples.div_ceil(HOP).min(longest.max(samples) / HOP),
         }
@@ -429,9 +449,6 @@ impl QFormerConfig {
         (rows - self.window) / self.stride + 1
     }
 }
-
-/// Samples between mel frames, at 16,000 a second.
-pub(crate) const HOP: usize = 160;
 
 /// Ids of the placeholder tokens and their delimiters. `None` where a family lacks one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! `generation_config.json`: how a checkpoint's tokens are chosen, in transformers' names and with its meaning.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -121,6 +121,38 @@ impl Default for Sampling {
     }
 }
 
+/// `generation_config.json` as it was read; who chooses tokens and who looks for ends of an answer share it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct GenerationFile {
+    path: PathBuf,
+    value: Option<Value>,
+}
+
+impl GenerationFile {
+    /// Reads it from a checkpoint directory; a GGUF file has none beside it.
+    ///
+    /// # Errors
+    /// A file that is not JSON.
+    pub(crate) fn read(dir: &Path) -> Result<Self> {
+        let path = dir.join(FILE);
+        let value = if dir.is_dir() { read_json(&path)? } else { None };
+        Ok(Self { path, value })
+    }
+
+    /// What stands in it, if it is there.
+    pub(crate) fn value(&self) -> Option<&Value> {
+        self.value.as_ref()
+    }
+
+    /// How it says that tokens are chosen.
+    ///
+    /// # Errors
+    /// A contradictory value, by field.
+    pub(crate) fn config(&self) -> Result<GenerationConfig> {
+        GenerationConfig::of(self)
+    }
+}
+
 impl GenerationConfig {
     /// Reads `generation_config.json` of a checkpoint directory; without one, and for a GGUF file, nothing is said.
     /// Omni checkpoints may say it of their thinker, as `thinker_temperature` or inside `thinker_config`.
@@ -128,14 +160,14 @@ impl GenerationConfig {
     /// # Errors
     /// A file that is not JSON; a contradictory value, by field.
     pub fn load(dir: &Path) -> Result<Self> {
-        let path = dir.join(FILE);
-        if !dir.is_dir() {
-            return Ok(Self::default());
-        }
-        let Some(value) = read_json(&path)? else {
+        GenerationFile::read(dir)?.config()
+    }
+
+    fn of(file: &GenerationFile) -> Result<Self> {
+        let Some(value) = file.value() else {
             return Ok(Self::default());
         };
-        let file = Json::new(&path, &value);
+        let file = Json::new(&file.path, value);
         let place = |key: &str| {
             let of_thinker = [
                 file.at(&format!("thinker_{key}")),

@@ -7,7 +7,6 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::spec::config::Config;
 use crate::spec::family::{self, Family};
-use crate::weights::checkpoint::gguf::Gguf;
 use crate::weights::checkpoint::{Checkpoint, Reading, Scheme};
 use crate::weights::json::{Json, read_json};
 
@@ -20,13 +19,28 @@ impl Config {
         Self::load_among(dir, &[])
     }
 
+    /// [`Config::load`] of a GGUF file whose towers (mmproj) are in `towers`; where nobody says so they are found beside it.
+    ///
+    /// # Errors
+    /// As [`Config::load`]; towers for anything but a GGUF file.
+    pub fn load_held(dir: &Path, towers: Option<&Path>) -> Result<Self> {
+        match towers {
+            Some(_) if !dir.is_file() => {
+                let problem = format!("belongs to a GGUF file; {} is none", dir.display());
+                Err(Error::setting("mmproj", problem))
+            }
+            Some(_) => family::gguf::config(dir, towers),
+            None => Self::load(dir),
+        }
+    }
+
     /// [`Config::load`] with families of the caller, which come before [`family::FAMILIES`].
     ///
     /// # Errors
     /// As [`Config::load`].
     pub fn load_among(dir: &Path, own: &[&Family]) -> Result<Self> {
         if dir.is_file() {
-            return family::gguf::config(&Gguf::open(dir)?);
+            return family::gguf::config(dir, None);
         }
         let path = dir.join("config.json");
         let Some(value) = read_json(&path)? else {
@@ -40,8 +54,13 @@ impl Config {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn checkpoint(&self, dir: &Path) -> Result<Checkpoint> {
+        if let (true, Some(adapter)) = (self.text.rope_pairs_interleaved, self.held.adapters.first()) {
+            let problem = "cannot be merged into a GGUF file of llama, whose query and key rows lie in another order; take the \
+                           safetensors checkpoint";
+            return Err(Error::unsupported(&adapter.dir, "", problem));
+        }
         let mut renamed = self.names.renamed.to_vec();
-        if let Some(Scheme::Mlx { .. }) = self.scheme {
+        if let Some(Scheme::Mlx { .. }) = self.held.scheme {
             // MLX's models keep their parts under names of their own.
             let parts = [
                 ("language_model.model.", self.names.text),
@@ -57,7 +76,10 @@ impl Config {
         let reading = Reading {
             skip: self.names.skipped,
             renamed: &renamed,
-            scheme: self.scheme.as_ref(),
+            scheme: self.held.scheme.as_ref(),
+            adapters: &self.held.adapters,
+            towers: self.held.towers.as_deref(),
+            stored: Some(&self.held.renames),
         };
         Checkpoint::open(dir, reading)
     }
@@ -98,8 +120,8 @@ fn adapter_alone(path: &Path, value: &Value) -> Error {
     let base = Json::new(path, value).at("base_model_name_or_path");
     match base.str() {
         Ok(name) => base.unsupported(format!(
-            "is {name}: this is an adapter of it, which is not read; merge the two first (peft: merge_and_unload, then \
-             save_pretrained) and give the merged checkpoint"
+            "is {name}: this is an adapter of it, which alone is no model: give the model, and \
+             the adapter beside it"
         )),
         Err(e) => e,
     }

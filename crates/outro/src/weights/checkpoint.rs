@@ -13,15 +13,21 @@ use serde_json::Value;
 use crate::error::{Error, Result};
 use crate::weights::json::read_json;
 
+mod adapter;
 mod audit;
+mod experts;
 pub mod files;
+mod forms;
 pub(crate) mod gguf;
 mod matrix;
 mod packed;
 mod quantise;
 mod random;
 
+pub use adapter::{Adapter, adapter_base};
 pub use audit::{Audit, Misshaped, Tensor, Unreadable};
+use forms::Form;
+pub(crate) use gguf::Renames;
 pub use gguf::is_gguf;
 pub use matrix::Matrix;
 pub(crate) use matrix::Stored;
@@ -75,12 +81,13 @@ pub struct TensorInfo {
     pub name: String,
     start: usize,
     end: usize,
+    form: Form,
 }
 
 impl TensorInfo {
     /// Bytes in the file.
     pub fn bytes(&self) -> usize {
-        self.end - self.start
+        self.form.bytes(self.end - self.start, &self.shape)
     }
 }
 
@@ -90,12 +97,16 @@ pub struct Checkpoint {
     shards: Vec<(PathBuf, Arc<Mmap>)>,
     tensors: BTreeMap<String, TensorInfo>,
     skipped: usize,
+    /// What the tensors of a GGUF file are called.
+    names: Renames,
     /// Where tensors are made up as they are asked for.
     random: Option<random::Pattern>,
     /// Where requests are noted and nothing is read.
     asked: Option<audit::Asked>,
     /// How packed matrices are packed.
     scheme: Option<Scheme>,
+    /// What is merged into its tensors.
+    adapters: Vec<adapter::Opened>,
 }
 
 /// What a configuration says about reading its checkpoint.
@@ -105,8 +116,14 @@ pub struct Reading<'a> {
     pub skip: &'a [&'a str],
     /// The first prefix of these that a name has is replaced by the one beside it.
     pub renamed: &'a [(&'a str, &'a str)],
+    /// Of a GGUF file: the file of its towers (mmproj).
+    pub(crate) towers: Option<&'a Path>,
+    /// Of GGUF files: what their tensors are called.
+    pub(crate) stored: Option<&'a Renames>,
     /// How matrices are packed that are.
     pub scheme: Option<&'a Scheme>,
+    /// Adapters to be merged, in their order.
+    pub adapters: &'a [Adapter],
 }
 
 /// Files that have weights in a form that is not read, and the way out.
@@ -136,22 +153,20 @@ impl Checkpoint {
             skip,
             renamed,
             scheme,
+            ..
         } = reading;
         let (single, index) = (dir.join(files::SINGLE), dir.join(files::INDEX));
         let mut this = Self {
-            dir: dir.into(),
-            shards: Vec::new(),
-            tensors: BTreeMap::new(),
-            skipped: 0,
-            random: None,
-            asked: None,
+            names: reading.stored.cloned().unwrap_or_default(),
             scheme: scheme.cloned(),
+            ..Self::empty(dir)
         };
         if dir.is_file() {
-            let file = gguf::Gguf::open(dir)?;
-            this.shards.push((dir.into(), file.map));
-            this.tensors = file.tensors;
-            return Ok(this);
+            for file in [Some(dir), reading.towers].into_iter().flatten() {
+                let names = this.names.clone();
+                this.add_gguf(gguf::Gguf::open(file)?, &names)?;
+            }
+            return this.adapted(&reading);
         }
         let key = |name: &str| key(name, renamed);
         let skips = |name: &str| skip.iter().any(|s| key(name).starts_with(s));
@@ -189,20 +204,31 @@ impl Checkpoint {
                 ),
             ));
         }
-        Ok(this)
+        experts::apart(&mut this.tensors);
+        this.adapted(&reading)
     }
 
     /// A checkpoint without files: every tensor that is asked for is there, filled from a fixed random pattern (norms are
     /// 1, biases 0); linear layers whose names begin so are packed as a quantiser would.
     pub(crate) fn random(seed: u64, packed: Option<(Imitated, String)>) -> Self {
         Self {
-            dir: PathBuf::from("random weights"),
+            random: Some(random::Pattern::new(seed, packed)),
+            ..Self::empty(Path::new("random weights"))
+        }
+    }
+
+    /// One that holds nothing.
+    fn empty(dir: &Path) -> Self {
+        Self {
+            dir: dir.into(),
             shards: Vec::new(),
             tensors: BTreeMap::new(),
             skipped: 0,
-            random: Some(random::Pattern::new(seed, packed)),
+            names: Renames::default(),
+            random: None,
             asked: None,
             scheme: None,
+            adapters: Vec::new(),
         }
     }
 
@@ -246,6 +272,7 @@ impl Checkpoint {
                 shape: info.shape.clone(),
                 start,
                 end,
+                form: Form::Rows,
             };
             self.tensors.insert(key(&name), info);
         }
@@ -271,14 +298,14 @@ impl Checkpoint {
     fn find(&self, name: &str, shape: &[usize]) -> Result<(&TensorInfo, &Path, &Arc<Mmap>)> {
         let info = self.tensors.get(name).ok_or_else(|| {
             let problem = if self.dir.is_file() {
-                format!("holds no tensor `{}`; the file is of another architecture than it says, or incomplete", gguf::stored_name(name))
+                format!("holds no tensor `{}`; the file is of another architecture than it says, or incomplete", self.stored_name(name))
             } else {
                 format!("tensor `{name}` is missing; config.json and weights are of different models, or a shard is; `outro inspect` on the directory lists all that is missing")
             };
             Error::checkpoint(&self.dir, problem)
         })?;
         let (path, map) = &self.shards[info.shard];
-        if info.shape != shape {
+        if !self.fits(&info.shape, shape) {
             return Err(Error::checkpoint(
                 path,
                 format!(
@@ -294,6 +321,17 @@ impl Checkpoint {
             ));
         }
         Ok((info, path, map))
+    }
+
+    /// Whether a tensor has the shape that is asked for. GGUF files keep some biases with dimensions of 1.
+    fn fits(&self, shape: &[usize], wanted: &[usize]) -> bool {
+        let squeezed = |s: &[usize]| s.iter().copied().filter(|n| *n != 1).collect::<Vec<_>>();
+        shape == wanted || self.dir.is_file() && squeezed(shape) == squeezed(wanted)
+    }
+
+    /// What a tensor is called in the files, for messages.
+    fn stored_name(&self, name: &str) -> String {
+        self.names.stored(name).unwrap_or_else(|| name.to_owned())
     }
 
     /// Whether there is a tensor of this name, or several that are a packed matrix of it.
@@ -326,12 +364,30 @@ impl Checkpoint {
         if self.notes(name, shape)? {
             return Ok(Matrix::hollow(name, rows, cols));
         }
+        if let Some(merged) = self.merged(name, shape, dtype)? {
+            return Ok(merged);
+        }
+        self.base(name, shape, dtype)
+    }
+
+    /// [`Checkpoint::matrix`] as the files have it.
+    fn base(&self, name: &str, shape: &[usize], dtype: Dtype) -> Result<Matrix> {
+        let (rows, cols) = (shape[0], shape[1..].iter().product());
         if let Some(packed) = self.packed(name, shape)? {
             return self.unpack(&packed, name, shape, dtype);
         }
         let turned = self.turned(name, shape);
         let (info, path, map) = self.find(name, turned.as_deref().unwrap_or(shape))?;
+        let second = match info.form {
+            Form::Pair(shard, start, end) => &self.shards[shard].1[start..end],
+            _ => &[],
+        };
         let bytes = &map[info.start..info.end];
+        let moved = match info.form {
+            _ if turned.is_some() => Some(forms::channels_first(bytes, shape)),
+            form => form.rows(bytes, second, &info.shape),
+        };
+        let bytes = moved.as_deref().unwrap_or(bytes);
         let stored = Stored::of_name(&info.dtype).ok_or_else(|| {
             Error::unsupported(
                 path,
@@ -352,13 +408,6 @@ impl Checkpoint {
                 ),
             ));
         }
-        let channels_first;
-        let bytes = if turned.is_some() {
-            channels_first = channels_first_of(bytes, shape, bytes.len() / (rows * cols).max(1));
-            &channels_first
-        } else {
-            bytes
-        };
         let wanted = match dtype {
             Dtype::Auto => stored,
             Dtype::F32 => Stored::F32,
@@ -372,7 +421,7 @@ impl Checkpoint {
                 tensor: info.name.clone(),
                 dtype: "f16",
             })?
-        } else if aligned && turned.is_none() {
+        } else if aligned && moved.is_none() {
             Data::Mapped {
                 map: Arc::clone(map),
                 start: info.start,
@@ -407,14 +456,12 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::vector`].
     pub fn table(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
-        let m = self.matrix(name, shape, Dtype::Auto)?;
+        let m = self.matrix(name, shape, Dtype::F32)?;
         let mut v = vec![0f32; shape.iter().product()];
         if self.asked.is_some() {
             return Ok(v);
         }
-        for (row, out) in v.chunks_exact_mut(m.cols().max(1)).enumerate() {
-            m.row(row, out);
-        }
+        m.all(&mut v);
         if !v.iter().all(|x| x.is_finite()) {
             return Err(Error::NotFinite {
                 place: format!("{}: tensor `{}`", self.dir.display(), m.name()),
@@ -422,22 +469,6 @@ impl Checkpoint {
         }
         Ok(v)
     }
-}
-
-/// Elements of `size` bytes of a kernel `[out, ..., channels]` as `[out, channels, ...]`, which is `shape`.
-fn channels_first_of(bytes: &[u8], shape: &[usize], size: usize) -> Vec<u8> {
-    let channels = shape[1];
-    let places: usize = shape[2..].iter().product();
-    let mut out = Vec::with_capacity(bytes.len());
-    for kernel in bytes.chunks_exact((channels * places * size).max(1)) {
-        for channel in 0..channels {
-            for place in 0..places {
-                let at = (place * channels + channel) * size;
-                out.extend_from_slice(&kernel[at..at + size]);
-            }
-        }
-    }
-    out
 }
 
 /// Maps a file.

@@ -50,7 +50,7 @@ fn published_layouts_answer_with_a_token() {
         let logits = Session::new(&model, None)
             .prefill(&prompt, 1, &mut |_| {})
             .unwrap()
-            .data;
+            .into_data();
         assert_eq!(logits.len(), model.config().text.vocab, "{name}");
         // Of zeros comes nothing but zeros.
         assert!(logits.iter().all(|x| *x == 0.0), "{name}");

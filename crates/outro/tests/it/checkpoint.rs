@@ -202,7 +202,7 @@ fn every_dtype_is_close_and_f16_overflow_is_refused() {
         outro::Session::new(&model, None)
             .prefill(&prompt, 1, &mut |_| {})
             .unwrap()
-            .data
+            .into_data()
     };
     let (auto, wide) = (logits(Dtype::Auto), logits(Dtype::F32));
     assert_eq!(auto, wide, "f32 on disk is f32 either way");

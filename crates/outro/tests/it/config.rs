@@ -8,7 +8,7 @@ use outro::{ErrorKind, Hint, Model};
 use serde_json::{Map, Value, json};
 
 /// A tiny checkpoint, where an object is in its config.json, and the object's class in `classes.json`.
-const OBJECTS: [(&str, &str, &str); 22] = [
+const OBJECTS: [(&str, &str, &str); 24] = [
     ("qwen3-tiny", "", "Qwen3Config"),
     ("qwen3-moe-tiny", "", "Qwen3MoeConfig"),
     ("qwen2-vl-tiny", "", "Qwen2VLConfig"),
@@ -24,6 +24,8 @@ const OBJECTS: [(&str, &str, &str); 22] = [
     ("videollama3-tiny", "/vision_config", "VideoLlama3VisionConfig"),
     ("qwen3-vl-tiny", "/text_config", "Qwen3VLTextConfig"),
     ("qwen3-vl-tiny", "/vision_config", "Qwen3VLVisionConfig"),
+    ("qwen3-vl-moe-tiny", "/text_config", "Qwen3VLMoeTextConfig"),
+    ("qwen3-vl-moe-tiny", "/vision_config", "Qwen3VLMoeVisionConfig"),
     ("qwen3-omni-tiny", "/thinker_config", "Qwen3OmniMoeThinkerConfig"),
     (
         "qwen3-omni-tiny",

@@ -23,13 +23,14 @@ mod own_family;
 use crate::golden::{Golden, LOGITS, check_media, positions_by_axis};
 
 /// Checkpoints under fixtures/, each with `cases/KIND-N.safetensors`: five of each kind.
-const FAMILIES: [&str; 7] = [
+const FAMILIES: [&str; 8] = [
     "qwen2-vl-tiny",
     "qwen2-5-vl-tiny",
     "videollama3-tiny",
     "llava-onevision-tiny",
     "video-salmonn2-tiny",
     "qwen3-vl-tiny",
+    "qwen3-vl-moe-tiny",
     "qwen3-omni-tiny",
 ];
 /// Those that listen.
@@ -46,7 +47,7 @@ fn dir(name: &str) -> PathBuf {
 }
 
 /// Five of each kind that the family takes.
-fn cases(name: &str) -> impl Iterator<Item = PathBuf> {
+pub(crate) fn cases(name: &str) -> impl Iterator<Item = PathBuf> {
     let cases = dir(name).join("cases");
     let kinds = if HEAR.contains(&name) { 5 } else { 3 };
     KINDS[..kinds]
@@ -55,7 +56,7 @@ fn cases(name: &str) -> impl Iterator<Item = PathBuf> {
         .map(move |name| cases.join(name))
 }
 
-fn hook(on: bool) -> Option<Box<dyn Hook>> {
+pub(crate) fn hook(on: bool) -> Option<Box<dyn Hook>> {
     on.then(|| Box::new(OutRo::new(OutRoConfig::default())) as Box<dyn Hook>)
 }
 
@@ -63,7 +64,7 @@ fn load(name: &str) -> Model {
     Model::load(&dir(name), Dtype::F32).unwrap()
 }
 
-fn prompt(model: &Model, path: &Path) -> (Inputs, Prompt) {
+pub(crate) fn prompt(model: &Model, path: &Path) -> (Inputs, Prompt) {
     let inputs = Inputs::load(path).unwrap().fitted(model.config()).unwrap();
     let media = model.encode(&inputs, &mut |_| {}).unwrap();
     let prompt = model.prompt(&inputs, &media).unwrap();
@@ -73,7 +74,7 @@ fn prompt(model: &Model, path: &Path) -> (Inputs, Prompt) {
 /// Last `rows` of the prefill's logits and those of each step; feeds the golden tokens.
 fn run(session: &mut Session, prompt: &Prompt, rows: usize, tokens: &[f32]) -> Vec<f32> {
     let first: Mat = session.prefill(prompt, rows, &mut |_| {}).unwrap();
-    let mut all = first.data.clone();
+    let mut all = first.data().to_vec();
     let mut last = first.row(first.rows() - 1).to_vec();
     for token in tokens {
         assert_eq!(argmax(&last), *token as u32, "greedy token");
@@ -86,45 +87,55 @@ fn run(session: &mut Session, prompt: &Prompt, rows: usize, tokens: &[f32]) -> V
 #[test]
 fn golden_values() {
     for name in FAMILIES {
-        let model = load(name);
-        for path in cases(name) {
-            let golden = Golden::open(path.clone());
-            let meta = golden.meta();
-            let (inputs, prompt) = prompt(&model, &path);
-            let media = model.encode(&inputs, &mut |_| {}).unwrap();
-            check_media(&golden, &media);
-            golden.check("position_ids", &positions_by_axis(&prompt), 0.0);
-            let spans = spans(model.config(), &inputs).unwrap();
-            assert_eq!(spans.len(), inputs.input_ids.len());
-            for mode in ["baseline", "outro"] {
-                let mut session = Session::new(&model, hook(mode == "outro"));
-                let tokens = golden.get(&format!("{mode}.tokens")).unwrap();
-                let want = golden.get(&format!("{mode}.logits")).unwrap();
-                let rows = want.len() / model.config().text.vocab - tokens.len();
-                let got = run(&mut session, &prompt, rows, &tokens);
-                golden.check(&format!("{mode}.logits"), &got, LOGITS);
-                if let Some(outro) = session.hook::<OutRo>() {
-                    let list = |key: &str| -> BTreeMap<usize, Vec<usize>> {
-                        serde_json::from_str(&meta[key]).unwrap()
-                    };
-                    let found: BTreeMap<_, _> = outro
-                        .sinks()
-                        .iter()
-                        .filter(|(_, rows)| !rows.is_empty())
-                        .map(|(layer, rows)| (*layer, rows.clone()))
-                        .collect();
-                    assert_eq!(found, list("sinks"), "{}", path.display());
-                    assert_eq!(outro.relaxed_at(), &list("relaxed"), "{}", path.display());
-                }
-            }
+        golden(name, &load(name));
+    }
+}
+
+/// Holds a model that has the weights of a fixture to its golden values.
+pub(crate) fn golden(name: &str, model: &Model) {
+    for path in cases(name) {
+        let golden = Golden::open(path.clone());
+        let (inputs, prompt) = prompt(model, &path);
+        let media = model.encode(&inputs, &mut |_| {}).unwrap();
+        check_media(&golden, &media);
+        golden.check("position_ids", &positions_by_axis(&prompt), 0.0);
+        let spans = spans(model.config(), &inputs).unwrap();
+        assert_eq!(spans.len(), inputs.input_ids.len());
+        answers(model, &path, LOGITS);
+    }
+}
+
+/// Holds a model's logits, tokens, sinks and relaxed rows to those of a case, with the method and without.
+pub(crate) fn answers(model: &Model, path: &Path, tolerance: f32) {
+    let golden = Golden::open(path.to_path_buf());
+    let meta = golden.meta();
+    let (_, prompt) = prompt(model, path);
+    for mode in ["baseline", "outro"] {
+        let mut session = Session::new(model, hook(mode == "outro"));
+        let tokens = golden.get(&format!("{mode}.tokens")).unwrap();
+        let want = golden.get(&format!("{mode}.logits")).unwrap();
+        let rows = want.len() / model.config().text.vocab - tokens.len();
+        let got = run(&mut session, &prompt, rows, &tokens);
+        golden.check(&format!("{mode}.logits"), &got, tolerance);
+        if let Some(outro) = session.hook::<OutRo>() {
+            let list =
+                |key: &str| -> BTreeMap<usize, Vec<usize>> { serde_json::from_str(&meta[key]).unwrap() };
+            let found: BTreeMap<_, _> = outro
+                .sinks()
+                .iter()
+                .filter(|(_, rows)| !rows.is_empty())
+                .map(|(layer, rows)| (*layer, rows.clone()))
+                .collect();
+            assert_eq!(found, list("sinks"), "{}", path.display());
+            assert_eq!(outro.relaxed_at(), &list("relaxed"), "{}", path.display());
         }
     }
 }
 
 /// Logits of the prompt's last row and of three steps.
-fn answer(model: &Model, prompt: &Prompt, hook: Option<Box<dyn Hook>>) -> Vec<f32> {
+pub(crate) fn answer(model: &Model, prompt: &Prompt, hook: Option<Box<dyn Hook>>) -> Vec<f32> {
     let mut session = Session::new(model, hook);
-    let mut all = session.prefill(prompt, 1, &mut |_| {}).unwrap().data;
+    let mut all = session.prefill(prompt, 1, &mut |_| {}).unwrap().into_data();
     for token in [40, 50, 60] {
         all.extend(session.decode(token).unwrap());
     }
@@ -162,7 +173,7 @@ fn laws() {
             .iter()
             .map(|p| {
                 let mut s = Session::new(&model, hook(true));
-                let first = s.prefill(p, 1, &mut |_| {}).unwrap().data;
+                let first = s.prefill(p, 1, &mut |_| {}).unwrap().into_data();
                 (s, first)
             })
             .collect();
@@ -177,10 +188,14 @@ fn laws() {
         // A prefix that is run first and forked gives what the whole gives.
         for prompt in &prompts {
             let mut whole = Session::new(&model, None);
-            let want = whole.prefill(prompt, 1, &mut |_| {}).unwrap().data;
+            let want = whole.prefill(prompt, 1, &mut |_| {}).unwrap().into_data();
             for cut in [1, prompt.embeds.rows() / 2, prompt.embeds.rows() - 1] {
                 let first = Prefix::run(&model, KvType::F32, prompt, cut).unwrap();
-                let got = first.session().prefill(prompt, 1, &mut |_| {}).unwrap().data;
+                let got = first
+                    .session()
+                    .prefill(prompt, 1, &mut |_| {})
+                    .unwrap()
+                    .into_data();
                 let worst = got
                     .iter()
                     .zip(&want)
@@ -203,7 +218,7 @@ fn a_family_of_ones_own() {
     let (_, prompt) = prompt(&model, &case);
     for (on, got) in [false, true].into_iter().zip(got) {
         let mut session = Session::new(&model, hook(on));
-        let want = session.prefill(&prompt, 1, &mut |_| {}).unwrap().data;
+        let want = session.prefill(&prompt, 1, &mut |_| {}).unwrap().into_data();
         let worst = got
             .iter()
             .zip(&want)
@@ -297,7 +312,12 @@ pub(crate) fn media(
 }
 
 /// Families whose processors' bytes are in their fixtures.
-const PROCESSORS: [&str; 3] = ["videollama3-tiny", "llava-onevision-tiny", "qwen3-vl-tiny"];
+const PROCESSORS: [&str; 4] = [
+    "videollama3-tiny",
+    "llava-onevision-tiny",
+    "qwen3-vl-tiny",
+    "qwen3-vl-moe-tiny",
+];
 
 /// Ids, grids and kept tokens equal; pixels to the half precision in which the fixture keeps them.
 #[test]

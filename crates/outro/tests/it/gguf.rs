@@ -60,7 +60,10 @@ pub(crate) fn logits(model: &Model, ids: &[u32]) -> Vec<f32> {
     };
     let prompt = model.prompt(&inputs, &MediaEmbeds::default()).unwrap();
     let mut session = Session::new(model, None);
-    session.prefill(&prompt, ids.len(), &mut |_| {}).unwrap().data
+    session
+        .prefill(&prompt, ids.len(), &mut |_| {})
+        .unwrap()
+        .into_data()
 }
 
 /// f32 activations on the same dequantised weights: only the order of sums differs.

@@ -180,7 +180,7 @@ pub(crate) fn check_media(golden: &Golden, media: &MediaEmbeds) {
         .chain(kinds)
     {
         if rows.rows() > 0 {
-            golden.check(key, &rows.data, EMBEDS);
+            golden.check(key, rows.data(), EMBEDS);
         } else {
             assert!(!golden.has(key), "{}: {key} was not made", golden.path.display());
         }
@@ -208,7 +208,7 @@ fn every_family() {
     }
 }
 
-fn cases(model: &Model, dir: &Path) -> usize {
+pub(crate) fn cases(model: &Model, dir: &Path) -> usize {
     let mut cases = 0;
     for path in files(dir) {
         let name = path.file_name().unwrap().to_str().unwrap().to_string();
@@ -242,9 +242,9 @@ fn case(model: &Model, golden: &Golden, plain: &Golden, inputs: &Inputs) {
     });
     let mut session = Session::new(model, hooked(config));
     let logits = session.prefill(&prompt, usize::MAX, &mut |_| {}).unwrap();
-    golden.check_end("prefill_logits_last", &logits.data, LOGITS);
+    golden.check_end("prefill_logits_last", logits.data(), LOGITS);
     if let Some(first) = golden.get("prefill_logits_first4") {
-        golden.check("prefill_logits_first4", &logits.data[..first.len()], LOGITS);
+        golden.check("prefill_logits_first4", &logits.data()[..first.len()], LOGITS);
     }
     let tokens = golden.get("tokens").unwrap();
     let steps = decode(&mut session, logits.row(logits.rows() - 1), &tokens);
@@ -304,7 +304,7 @@ fn second_oracle(model: &Model, path: PathBuf) {
         .unwrap_or(false);
     let golden = Golden::open(path);
     let media = model.encode(&inputs, &mut |_| {}).unwrap();
-    let visual: Vec<f32> = [&media.image.data[..], &media.video.data].concat();
+    let visual: Vec<f32> = [media.image.data(), media.video.data()].concat();
     let want: Vec<f32> = ["expect.visual_embeds.0", "expect.visual_embeds.1"]
         .iter()
         .filter_map(|k| golden.get(k))
@@ -327,7 +327,7 @@ fn second_oracle(model: &Model, path: PathBuf) {
         golden.path.display()
     );
     if media.audio.rows() > 0 {
-        golden.check("expect.audio_embeds.0", &media.audio.data, EMBEDS);
+        golden.check("expect.audio_embeds.0", media.audio.data(), EMBEDS);
     }
     let prompt = model.prompt(&inputs, &media).unwrap();
     golden.check("expect.position_ids", &positions_by_axis(&prompt), 0.0);
@@ -346,7 +346,7 @@ fn second_oracle(model: &Model, path: PathBuf) {
             config
         });
         let mut session = Session::new(model, hooked(config));
-        let logits = session.prefill(&prompt, 1, &mut |_| {}).unwrap().data;
+        let logits = session.prefill(&prompt, 1, &mut |_| {}).unwrap().into_data();
         if mode.ends_with("_only") {
             golden.check(&format!("{mode}.prefill_logits"), &logits, LOGITS);
             continue;
@@ -430,7 +430,7 @@ fn towers_do_not_depend_on_what_else_is_encoded() {
     two.input_ids.splice(start..start, block);
     let both = model.encode(&two, &mut |_| {}).unwrap();
     assert_eq!(
-        both.image.data,
-        [&alone.image.data[..], &alone.image.data].concat()
+        both.image.data(),
+        [alone.image.data(), alone.image.data()].concat()
     );
 }

@@ -27,7 +27,11 @@ fn outro() -> Box<dyn Hook> {
 /// A request's logits over prefill and a few steps.
 fn run(ids: &[u32], hook: Option<Box<dyn Hook>>) -> Vec<Vec<f32>> {
     let mut s = Session::new(&MODEL, hook);
-    let mut all = vec![s.prefill(&prompt(ids.to_vec()), 1, &mut |_| {}).unwrap().data];
+    let mut all = vec![
+        s.prefill(&prompt(ids.to_vec()), 1, &mut |_| {})
+            .unwrap()
+            .into_data(),
+    ];
     for step in 0..3 {
         all.push(s.decode(30 + step).unwrap());
     }
@@ -70,7 +74,10 @@ fn a_declared_rotation_equals_the_tensor_form_and_keeps_the_order_of_hooks() {
     };
     let steps = |hook: Option<Box<dyn Hook>>, kv| {
         let mut s = Session::with_kv(&MODEL, hook, kv);
-        let mut all = s.prefill(&prompt(ids.clone()), 3, &mut |_| {}).unwrap().data;
+        let mut all = s
+            .prefill(&prompt(ids.clone()), 3, &mut |_| {})
+            .unwrap()
+            .into_data();
         all.extend((0..3).flat_map(|step| s.decode(30 + step).unwrap()));
         let seen = s.hook::<Recorder>().map(|r| r.head_outputs.clone());
         (all, seen.unwrap_or_default())
@@ -103,13 +110,13 @@ fn a_forked_prefix_equals_the_whole() {
     let ids: Vec<u32> = (0..150).map(|i| 20 + i * 7 % 60).collect();
     let all = prompt(ids.clone());
     let mut whole = Session::new(&MODEL, None);
-    let want = whole.prefill(&all, 5, &mut |_| {}).unwrap().data;
+    let want = whole.prefill(&all, 5, &mut |_| {}).unwrap().into_data();
     let next = whole.decode(30).unwrap();
     for cut in [1, 64, 149] {
         let prefix = Prefix::run(&MODEL, KvType::F32, &all, cut).unwrap();
         for _ in 0..2 {
             let mut s = prefix.session();
-            let got = s.prefill(&all, 5, &mut |_| {}).unwrap().data;
+            let got = s.prefill(&all, 5, &mut |_| {}).unwrap().into_data();
             let last = want.len() - got.len();
             assert!(got == want[last..], "cut at {cut}");
             assert!(s.decode(30).unwrap() == next, "cut at {cut}");
@@ -250,7 +257,7 @@ proptest! {
         let step = |live: &mut Option<Live>, (ids, on): &(Vec<u32>, bool)| {
             let l = live.get_or_insert_with(|| Live { session: Session::new(&MODEL, hook(*on)), seen: Vec::new() });
             match l.seen.len() {
-                0 => l.seen.push(l.session.prefill(&prompt(ids.clone()), 1, &mut |_| {}).unwrap().data),
+                0 => l.seen.push(l.session.prefill(&prompt(ids.clone()), 1, &mut |_| {}).unwrap().into_data()),
                 n @ 1..4 => l.seen.push(l.session.decode(29 + n as u32).unwrap()),
                 _ => {}
             }
@@ -343,7 +350,10 @@ fn a_cache_of_half_precision() {
     let ids: Vec<u32> = [1, 40, 5].into_iter().chain(60..120).collect();
     let run = |kv, hook| {
         let mut s = Session::with_kv(&MODEL, hook, kv);
-        let mut all = s.prefill(&prompt(ids.clone()), 1, &mut |_| {}).unwrap().data;
+        let mut all = s
+            .prefill(&prompt(ids.clone()), 1, &mut |_| {})
+            .unwrap()
+            .into_data();
         for step in 0..3 {
             all.extend(s.decode(30 + step).unwrap());
         }
@@ -366,7 +376,10 @@ fn a_cache_of_half_precision() {
         (false, KvType::F32, 0),
     ] {
         let mut s = Session::with_kv(&MODEL, Some(Box::new(Sees { asks, rows: 0 })), kv);
-        let mut all = s.prefill(&prompt(ids.clone()), 1, &mut |_| {}).unwrap().data;
+        let mut all = s
+            .prefill(&prompt(ids.clone()), 1, &mut |_| {})
+            .unwrap()
+            .into_data();
         all.extend(s.decode(30).unwrap());
         assert_eq!(s.hook::<Sees>().unwrap().rows, rows);
         if kv == KvType::F16 {

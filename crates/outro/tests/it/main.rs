@@ -1,6 +1,7 @@
 //! Integration tests of the engine: golden values, laws, hostile checkpoints.
 #![cfg(test)]
 
+mod adapters;
 mod answers;
 mod checkpoint;
 mod checkpoints;
@@ -13,6 +14,7 @@ mod golden;
 mod laws;
 mod layout;
 mod levels;
+mod mmproj;
 mod packed;
 mod prepare;
 mod processors;

@@ -44,7 +44,11 @@ fn run(model: &Model, case: &Path, mode: &str) -> (Vec<f32>, BTreeMap<usize, Vec
         .unwrap();
     let hook = (mode == "outro").then(|| Box::new(OutRo::new(OutRoConfig::default())) as Box<dyn Hook>);
     let mut session = Session::new(model, hook);
-    let mut all = session.prefill(&prompt, rows, &mut |_| {}).unwrap().data;
+    let mut all = session
+        .prefill(&prompt, rows, &mut |_| {})
+        .unwrap()
+        .data()
+        .to_vec();
     for token in tokens {
         all.extend(session.decode(token as u32).unwrap());
     }

@@ -369,7 +369,7 @@ fn plans_of_real_files() {
         let plan = preparer.plan(&asked, &MediaOptions::default()).unwrap();
         let item = &plan.items[0];
         assert_eq!(
-            (item.indices.len(), item.size, item.grid),
+            (item.view.indices.len(), item.view.size, item.view.grid),
             (*frames, *size, *grid),
             "{file}"
         );

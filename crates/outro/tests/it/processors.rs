@@ -326,7 +326,7 @@ fn a_configuration_names_what_is_wrong() {
         (
             "vl",
             "/model_type",
-            json!("qwen3_vl_moe"),
+            json!("qwen3_vl_next"),
             &["unknown architecture", "nearest is qwen3_vl"],
         ),
         (

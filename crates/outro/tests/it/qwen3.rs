@@ -23,10 +23,9 @@ fn prompt(model: &Model, last: f32) -> Prompt {
         .prompt(&inputs, &model.encode(&inputs, &mut |_| {}).unwrap())
         .unwrap();
     let features = |scale: f32| {
-        let mut mat = Mat::zeros(3, prompt.embeds.cols);
-        for (i, x) in mat.data.iter_mut().enumerate() {
-            *x = scale * ((i * 7 % 11) as f32 - 5.0);
-        }
+        let cols = prompt.embeds.cols();
+        let number = |i: usize| scale * ((i * 7 % 11) as f32 - 5.0);
+        let mut mat = Mat::new(cols, (0..3 * cols).map(number).collect());
         mat.row_mut(2)[0] = last;
         mat
     };
@@ -53,7 +52,7 @@ fn logits(model: &Model, prompt: &Prompt, hook: Option<Box<dyn Hook>>) -> Vec<f3
     Session::new(model, hook)
         .prefill(prompt, 1, &mut |_| {})
         .unwrap()
-        .data
+        .into_data()
 }
 
 #[test]
@@ -72,10 +71,11 @@ fn features_of_vision_blocks_go_with_their_rows() {
     assert_eq!(want, logits(&model, &whole, keep(1, &all)));
     // Dropped at the first layer is never there: as a prompt of the rest at the same positions.
     let kept = [0, 1, 3, 4, 6, 8];
-    let cols = whole.embeds.cols;
+    let cols = whole.embeds.cols();
     let mut rest = whole.clone();
-    rest.embeds.data = kept.iter().flat_map(|r| whole.embeds.row(*r)).copied().collect();
-    assert_eq!(rest.embeds.data.len(), kept.len() * cols);
+    let rows = kept.iter().flat_map(|r| whole.embeds.row(*r)).copied();
+    rest.embeds = Mat::new(cols, rows.collect());
+    assert_eq!(rest.embeds.rows(), kept.len());
     rest.positions.ids = kept.iter().map(|r| whole.positions.ids[*r]).collect();
     rest.deepstack.rows = vec![(2, 1), (4, 2)];
     assert_eq!(
@@ -88,7 +88,11 @@ fn features_of_vision_blocks_go_with_their_rows() {
     assert!(late.iter().all(|x| x.is_finite()) && late != logits(&model, &rest, None));
     for cut in [1, 3, 5, 8] {
         let prefix = Prefix::run(&model, KvType::F32, &whole, cut).unwrap();
-        let got = prefix.session().prefill(&whole, 1, &mut |_| {}).unwrap().data;
+        let got = prefix
+            .session()
+            .prefill(&whole, 1, &mut |_| {})
+            .unwrap()
+            .into_data();
         for (a, b) in got.iter().zip(&want) {
             assert!((a - b).abs() < 2e-5, "cut at {cut}: {a} for {b}");
         }

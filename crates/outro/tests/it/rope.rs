@@ -86,7 +86,7 @@ fn logits_are_those_of_transformers() {
         let media = model.encode(&inputs, &mut |_| {}).unwrap();
         let prompt = model.prompt(&inputs, &media).unwrap();
         let mut session = Session::new(&model, None);
-        let mut rows = vec![session.prefill(&prompt, 1, &mut |_| {}).unwrap().data];
+        let mut rows = vec![session.prefill(&prompt, 1, &mut |_| {}).unwrap().into_data()];
         for token in floats(&fixture["decoded"]) {
             rows.push(session.decode(token as u32).unwrap());
         }

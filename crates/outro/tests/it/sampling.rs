@@ -79,7 +79,7 @@ fn a_penalty_gives_the_tokens_of_transformers_generate() {
         let want = ids(&case["tokens"]);
         let answer = |sampler: &mut Sampler| {
             let mut session = Session::new(&model, None);
-            let mut logits = session.prefill(&prompt, 1, &mut |_| {}).unwrap().data;
+            let mut logits = session.prefill(&prompt, 1, &mut |_| {}).unwrap().into_data();
             let mut tokens = Vec::new();
             while tokens.len() < want.len() {
                 tokens.push(sampler.choose(&logits));

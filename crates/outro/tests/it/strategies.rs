@@ -45,7 +45,7 @@ fn follow(stream: &mut dyn Stream) -> Vec<Vec<f32>> {
 
 /// The same of a session.
 fn followed(session: &mut Session, prompt: &Prompt) -> Vec<Vec<f32>> {
-    let mut all = vec![session.prefill(prompt, 1, &mut |_| {}).unwrap().data];
+    let mut all = vec![session.prefill(prompt, 1, &mut |_| {}).unwrap().into_data()];
     all.extend(STEPS.map(|token| session.decode(token).unwrap()));
     all
 }

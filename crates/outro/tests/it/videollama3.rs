@@ -161,7 +161,7 @@ fn the_authors_layout_is_the_same_model() {
             Session::new(model, None)
                 .prefill(&prompt, 2, &mut |_| {})
                 .unwrap()
-                .data
+                .into_data()
         };
         let got = run(&model, &shared);
         assert_eq!(got, run(&original, &inputs), "{case}");

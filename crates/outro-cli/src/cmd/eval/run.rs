@@ -22,6 +22,7 @@ use serde_json::json;
 
 use super::endpoint::Client;
 use crate::args::eval::{Asking, EvalRun, Who, is_log};
+use crate::args::flags::ModelFlags;
 use crate::args::{REDUCED, Switches, Weights};
 use crate::cmd::ask::emit;
 use crate::fault::Fault;
@@ -47,13 +48,13 @@ pub(crate) struct Checkpoint {
 impl Checkpoint {
     /// `logs` are those that this run may go on with.
     pub(crate) fn open(
-        model: Option<&str>,
+        model: &ModelFlags,
         asking: &Asking,
         logs: &[PathBuf],
         ui: &Ui,
     ) -> anyhow::Result<Self> {
         let source = source::choose(model, ui)?;
-        let mut preparer = Preparer::open(&source.dir)?;
+        let mut preparer = source.preparer()?;
         if let Some(path) = &asking.settings {
             let settings = Settings::read(path)?.ok_or_else(|| {
                 Fault::failure(format!("--settings: there is no {}", path.display()))
@@ -81,7 +82,7 @@ impl Checkpoint {
 
     pub(crate) fn load(&self, ui: &Ui) -> anyhow::Result<Model> {
         source::introduce(&self.source, None, ui);
-        Ok(Model::load(&self.source.dir, self.weights.load.clone())?)
+        Ok(self.source.model(self.weights.load.clone())?)
     }
 
     /// Strategies by their names, held against the model.
@@ -104,7 +105,7 @@ impl Checkpoint {
         if self.source.tiny {
             source::TINY.into()
         } else {
-            self.source.dir.display().to_string()
+            self.source.name()
         }
     }
 }
@@ -145,7 +146,7 @@ impl<'a> Asked<'a> {
         match &args.who {
             Who::Engine(model) => {
                 let logs: Vec<_> = args.tasks.iter().map(|task| log_of(args, task)).collect();
-                let checkpoint = Checkpoint::open(model.as_deref(), &args.asking, &logs, ui)?;
+                let checkpoint = Checkpoint::open(model, &args.asking, &logs, ui)?;
                 Ok(Self::Checkpoint(Box::new(checkpoint)))
             }
             Who::Endpoint(endpoint) => {

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use crate::shell::source::Source;
 
 use anyhow::Context;
 use outro::Model;
@@ -71,20 +73,21 @@ pub(crate) struct Report {
 
 /// Reads `dir`'s config and shard headers, and checks that they fit each other, the files' lengths and what the model needs,
 /// and the files that prepare prompts.
-pub(crate) fn read(dir: &Path) -> anyhow::Result<Report> {
-    let config = Config::load(dir)?;
+pub(crate) fn read(source: &Source) -> anyhow::Result<Report> {
+    let dir = source.dir.as_path();
+    let config = source.config()?;
     let names = config.names;
     let checkpoint = config.checkpoint(dir)?;
     let preparer = Preparer::of(config.clone(), dir);
     let mut report = Report {
         dir: dir.to_path_buf(),
-        config,
+        config: config.clone(),
         shards: Vec::new(),
         parts: BTreeMap::new(),
         skipped: checkpoint.skipped(),
         dtypes: BTreeMap::new(),
         packed: Part::default(),
-        audit: Model::audit(dir)?,
+        audit: Model::audit_of(config.clone(), dir)?,
         tokenizer: None,
         template: None,
         problem: None,
@@ -247,6 +250,7 @@ impl Report {
     fn packed(&self) -> Option<String> {
         let scheme = self
             .config
+            .held
             .scheme
             .as_ref()
             .filter(|_| self.packed.parameters > 0)?;
@@ -299,7 +303,7 @@ impl Report {
             "parts": self.parts.iter().map(|(k, p)| ((*k).to_owned(), json!(p))).collect::<serde_json::Map<_, _>>(),
             "skipped_tensors": self.skipped,
             "dtypes": json!(self.dtypes),
-            "packed": self.config.scheme.as_ref().map(|s| json!({
+            "packed": self.config.held.scheme.as_ref().map(|s| json!({
                 "by": s.name(), "parameters": self.packed.parameters, "bytes": self.packed.bytes,
                 "bits_a_weight": self.packed.bits(),
             })),

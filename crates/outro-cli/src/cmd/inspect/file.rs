@@ -3,15 +3,10 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
-use outro::audio_tokens;
 use outro::chat::{Conversation, Part};
 use outro::config::Config;
-use outro::prepare::Preparer;
-use outro_media::{
-    FrameLimits, Kind, MediaInfo, Note, NoteKind, PatchConfig, SAMPLE_RATE, Sampling, VideoInfo, image_size,
-    probe, read_audio, read_track, video_size,
-};
+use outro::prepare::{Plan, Preparer};
+use outro_media::{Kind, MediaInfo, Note, NoteKind, SAMPLE_RATE, VideoInfo, probe, read_audio, read_track};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -19,13 +14,14 @@ use super::checkpoint::{Need, need};
 use crate::args::Reading;
 use crate::hints;
 use crate::shell::media;
+use crate::shell::source::Source;
 use crate::ui::{bytes, thousands};
 
 /// Sound longer than this is not decoded to count its samples: its stated duration is taken.
 const LONG_SOUND: f64 = 1200.0;
 
-/// How tokens are counted where no model is named.
-const RULE: &str = "by the rules of Qwen2.5-Omni";
+/// The published model whose rules count tokens where no model is named, and how that is said.
+const RULE: (&str, &str) = ("qwen2.5-omni-7b", "by the rules of Qwen2.5-Omni");
 
 /// What a model gets.
 #[derive(Debug, Default, Serialize)]
@@ -53,9 +49,25 @@ pub(crate) struct Report {
     notes: Vec<Note>,
 }
 
-/// Probes `path`, and counts what it becomes for the checkpoint in `model`.
-pub(crate) fn read(path: &Path, reading: &Reading, model: Option<&Path>) -> anyhow::Result<Report> {
+/// Probes `path`, and counts what it becomes for the checkpoint in `model`, by the plan with which the engine would read it.
+pub(crate) fn read(path: &Path, reading: &Reading, model: Option<&Source>) -> anyhow::Result<Report> {
     let info = probe(path, &reading.options)?;
+    let preparer = match model {
+        Some(source) => source.preparer()?,
+        None => Preparer::published(RULE.0)?,
+    };
+    let plan = preparer
+        .plan_probed(info.clone(), &media::options(reading, &preparer))
+        .map_err(|e| {
+            // Arithmetic on sizes and times does not know the file that it is about.
+            let named = e.to_string().contains(&path.display().to_string());
+            let e = anyhow::Error::new(e);
+            if named {
+                e
+            } else {
+                e.context(path.display().to_string())
+            }
+        })?;
     let mut report = Report {
         notes: info.notes.clone(),
         info,
@@ -64,58 +76,29 @@ pub(crate) fn read(path: &Path, reading: &Reading, model: Option<&Path>) -> anyh
         weights: 0,
         limit: None,
     };
-    report
-        .count_picture(reading)
-        .with_context(|| path.display().to_string())?;
-    report.count_sound(reading)?;
-    if let Some(dir) = model {
-        report.weights = super::checkpoint::read(dir)?.weight_bytes();
-        let preparer = Preparer::open(dir)?;
-        report.model = Some((dir.to_path_buf(), preparer.config().clone()));
-        report.count_prompt(path, reading, &preparer)?;
+    report.count_picture(&plan);
+    report.count_sound(reading, preparer.config())?;
+    if let Some(source) = model {
+        report.weights = super::checkpoint::read(source)?.weight_bytes();
+        report.model = Some((source.dir.clone(), preparer.config().clone()));
+        report.count_prompt(&plan, &preparer)?;
     }
     Ok(report)
 }
 
 impl Report {
-    fn count_picture(&mut self, reading: &Reading) -> anyhow::Result<()> {
-        let Some(video) = &self.info.video else {
-            return Ok(());
+    fn count_picture(&mut self, plan: &Plan) {
+        let Some(item) = plan.items.first().filter(|i| i.visual_tokens > 0) else {
+            return;
         };
-        let patches = PatchConfig::default();
-        let mut limits = FrameLimits::default();
-        if let Some(max) = reading.max_pixels {
-            limits.max_pixels = max;
-        }
-        let b = &mut self.becomes;
-        let grid = |frames: usize, height: usize, width: usize| {
-            [
-                frames.div_ceil(patches.temporal),
-                height / patches.patch,
-                width / patches.patch,
-            ]
-        };
-        let tokens = |g: [usize; 3]| g.iter().product::<usize>() / (patches.merge * patches.merge);
-        if self.info.kind == Kind::Image {
-            let mut limits = FrameLimits::image();
-            limits.max_pixels = reading.max_pixels.unwrap_or(limits.max_pixels);
-            let (height, width) = image_size(video.height, video.width, &limits)?;
-            let g = grid(1, height, width);
-            (b.frames, b.height, b.width, b.grid) = (Some(1), Some(height), Some(width), Some(g));
-            b.image_tokens = tokens(g);
-        } else {
-            let frames = media::sampling(reading, &Sampling::default())
-                .indices(video)?
-                .len();
-            let (height, width) = video_size(video.height, video.width, frames, &limits)?;
-            let g = grid(frames, height, width);
-            (b.frames, b.height, b.width, b.grid) = (Some(frames), Some(height), Some(width), Some(g));
-            b.video_tokens = tokens(g);
-        }
-        Ok(())
+        let (b, view) = (&mut self.becomes, &item.view);
+        (b.height, b.width, b.grid) = (Some(view.size[0]), Some(view.size[1]), Some(view.grid));
+        b.frames = Some(view.indices.len().max(1));
+        (b.image_tokens, b.video_tokens) = (plan.image_tokens, plan.video_tokens);
     }
 
-    fn count_sound(&mut self, reading: &Reading) -> anyhow::Result<()> {
+    /// Counts its samples, which headers do not tell exactly.
+    fn count_sound(&mut self, reading: &Reading, config: &Config) -> anyhow::Result<()> {
         let Some(audio) = &self.info.audio else {
             if self.info.kind == Kind::Video && reading.audio_in_video {
                 self.note(NoteKind::NoSound, "it has no sound: its frames are used alone");
@@ -126,7 +109,7 @@ impl Report {
             return Ok(());
         }
         let (start, end) = (reading.start, reading.end);
-        self.becomes.samples = if audio.duration <= LONG_SOUND {
+        let samples = if audio.duration <= LONG_SOUND {
             let read = if self.info.kind == Kind::Video {
                 read_track
             } else {
@@ -141,53 +124,35 @@ impl Report {
             self.note(NoteKind::Other, text);
             (seconds.max(0.0) * f64::from(SAMPLE_RATE)) as usize
         };
-        // The extractor's mask is the samples' mask at every hop of 160; two strided steps make tokens of the frames.
-        self.becomes.mel_frames = self.becomes.samples.div_ceil(160).min(30_000);
-        self.becomes.audio_tokens = audio_tokens(self.becomes.mel_frames);
+        match &config.audio {
+            Some(tower) => {
+                let b = &mut self.becomes;
+                b.samples = samples;
+                b.mel_frames = tower.mel_frames(samples, samples);
+                b.audio_tokens = tower.tokens(b.mel_frames);
+            }
+            None if samples > 0 => {
+                let text = "the model does not listen: its sound is not used";
+                self.note(NoteKind::NoSound, text);
+            }
+            None => {}
+        }
         Ok(())
     }
 
-    /// With a checkpoint its own plan decides, but for the sound, whose samples were counted.
-    fn count_prompt(&mut self, path: &Path, reading: &Reading, preparer: &Preparer) -> anyhow::Result<()> {
-        let part = match self.info.kind {
-            Kind::Video => Part::Video(path.into()),
-            Kind::Image => Part::Image(path.into()),
-            Kind::Audio => Part::Audio(path.into()),
-        };
-        // A question of one token, which is taken off again.
-        let plan = preparer.plan(
-            &Conversation::new(None, &[part], "?"),
-            &media::options(reading, preparer),
-        )?;
-        if let Some(item) = plan.items.first().filter(|i| i.visual_tokens > 0) {
-            let b = &mut self.becomes;
-            (b.height, b.width, b.grid) = (Some(item.size[0]), Some(item.size[1]), Some(item.grid));
-            b.frames = Some(item.indices.len().max(1));
-            let tokens = if self.info.kind == Kind::Image {
-                &mut b.image_tokens
-            } else {
-                &mut b.video_tokens
-            };
-            *tokens = item.visual_tokens;
-        }
-        let config = preparer.config();
-        if let Some(tower) = &config.audio {
-            let b = &mut self.becomes;
-            b.mel_frames = tower.mel_frames(b.samples, b.samples);
-            b.audio_tokens = tower.tokens(b.mel_frames);
-        }
-        if config.audio.is_none() && self.becomes.samples > 0 {
-            let b = &mut self.becomes;
-            (b.samples, b.mel_frames, b.audio_tokens) = (0, 0, 0);
-            self.note(
-                NoteKind::NoSound,
-                "the model does not listen: its sound is not used",
-            );
-        }
-        if config.frames.drops_static_patches && self.becomes.video_tokens > 0 {
+    /// With a checkpoint the prompt's length, too.
+    fn count_prompt(&mut self, plan: &Plan, preparer: &Preparer) -> anyhow::Result<()> {
+        if preparer.config().frames.drops_static_patches && self.becomes.video_tokens > 0 {
             let text = "parts that stand still are left out, so the tokens are the most that there can be";
             self.note(NoteKind::Other, text);
         }
+        // A question of one token, which is taken off again.
+        let part = match self.info.kind {
+            Kind::Video => Part::Video(self.info.path.clone().into()),
+            Kind::Image => Part::Image(self.info.path.clone().into()),
+            Kind::Audio => Part::Audio(self.info.path.clone().into()),
+        };
+        let plan = preparer.plan_words(plan, &Conversation::new(None, &[part], "?"))?;
         if plan.text_tokens.is_some() {
             let others = plan.prompt_tokens.saturating_sub(plan.audio_tokens + 1);
             self.becomes.prompt_tokens = Some(others + self.becomes.audio_tokens);
@@ -247,7 +212,7 @@ impl Report {
             })),
             "becomes": json!(self.becomes),
             "limit": self.limit,
-            "rule": self.model.is_none().then_some(RULE),
+            "rule": self.model.is_none().then_some(RULE.1),
             "model": self.model.as_ref().map(|(dir, _)| dir.display().to_string()),
             "memory": self.memory().map(|(cache, work, total)| json!({
                 "weights": self.weights, "cache": cache, "prefill": work, "total": total,
@@ -282,8 +247,8 @@ impl Report {
         let _ = match &self.model {
             None => writeln!(
                 out,
-                "{:<12} {RULE}; --model counts by another model's, and memory",
-                "counted"
+                "{:<12} {}; --model counts by another model's, and memory",
+                "counted", RULE.1
             ),
             Some((dir, _)) => writeln!(out, "{:<12} as {} takes it", "counted", dir.display()),
         };

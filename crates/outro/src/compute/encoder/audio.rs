@@ -9,6 +9,7 @@ use super::AUDIO_NORM_EPS;
 use super::block::{Mlp, Norm};
 use super::conv2d::Conv2dStem;
 use super::qformer::QFormer;
+use crate::compute::nn::ops::{self, sound};
 use crate::compute::nn::{Linear, Mat, Scratch, Weights};
 use crate::error::{Error, Result};
 use crate::spec::config::{Activation, AudioConfig, AudioProjector, Norm as Kind};
@@ -52,11 +53,6 @@ struct Layer {
 
 /// Chunks that go through the tower at once, or as many more as attention sees together.
 const CHUNKS: usize = 16;
-
-/// Tokens that an audio of `frames` mel frames becomes in Qwen2.5-Omni: a convolution of stride 2, then pairs are averaged.
-pub fn audio_tokens(frames: usize) -> usize {
-    frames.div_ceil(2) / 2
-}
 
 impl Layer {
     fn linears(&self) -> [&Linear; 6] {
@@ -120,7 +116,7 @@ impl AudioTower {
             positions: if let AudioProjector::QFormer(_) = c.projector {
                 w.table(&format!("{prefix}embed_positions.weight"), &[c.n_window, d])?
             } else {
-                sinusoids(c.rows(2 * c.n_window), d)
+                sound::sinusoids(c.rows(2 * c.n_window), d)
             },
             config: c.clone(),
         })
@@ -183,10 +179,7 @@ impl AudioTower {
         let frames = mel.len() / c.mel_bins;
         let chunk = 2 * c.n_window;
         let group = chunk * CHUNKS.next_multiple_of(self.together());
-        let mut x = Mat {
-            cols: c.hidden,
-            data: Vec::new(),
-        };
+        let mut x = Mat::empty(c.hidden);
         for start in (0..frames).step_by(group) {
             let range = start..frames.min(start + group);
             let end = range.end;
@@ -195,37 +188,28 @@ impl AudioTower {
                 Stem::Conv2d(planes) => {
                     // The reference fills all chunks of a request up to the longest, and their ends see that.
                     let length = longest.min(chunk);
-                    let chunks = range.clone().step_by(chunk);
-                    let ends = |start: usize| start..end.min(start + chunk);
-                    let made = chunks.flat_map(|s| planes.forward(mel, frames, ends(s), length).data);
-                    Mat {
-                        cols: c.hidden,
-                        data: made.collect(),
+                    let mut made = Mat::empty(c.hidden);
+                    for start in range.step_by(chunk) {
+                        let part = start..end.min(start + chunk);
+                        made.append(planes.forward(mel, frames, part, length));
                     }
+                    made
                 }
             };
-            x.data.extend(self.layers(rows).data);
+            x.append(self.layers(rows));
             progress(end)?;
         }
         let out = match &self.head {
-            Projector::QFormer(queries) => queries.forward(&self.norm.forward(&x.data), c.hidden, c.n_window),
-            Projector::Linear(mlp) => mlp.forward(&self.norm.forward(&x.data)),
+            Projector::QFormer(queries) => {
+                queries.forward(&self.norm.forward(x.data()), c.hidden, c.n_window)
+            }
+            Projector::Linear(mlp) => mlp.forward(&self.norm.forward(x.data())),
             Projector::AvgPool2(proj) => {
-                let mut pooled = Mat::zeros(c.tokens(frames), c.hidden);
-                for (out, pair) in pooled
-                    .data
-                    .chunks_exact_mut(c.hidden)
-                    .zip(x.data.chunks_exact(2 * c.hidden))
-                {
-                    let (a, b) = pair.split_at(c.hidden);
-                    for ((o, a), b) in out.iter_mut().zip(a).zip(b) {
-                        *o = (a + b) / 2.0;
-                    }
-                }
-                proj.forward(&self.norm.forward(&pooled.data))
+                let pooled = sound::means_of_pairs(&x, c.tokens(frames));
+                proj.forward(&self.norm.forward(pooled.data()))
             }
         };
-        if out.is_finite() {
+        if ops::is_finite(out.data()) {
             Ok(out)
         } else {
             Err(Error::NotFinite {
@@ -252,47 +236,12 @@ impl AudioTower {
 
     /// Convolutions over time, of chunks of `2 * n_window` frames: nothing crosses a chunk's ends.
     fn lines(&self, [conv1, conv2]: &[Linear; 2], mel: &[f32], frames: usize, range: Range<usize>) -> Mat {
-        let c = &self.config;
-        let chunk = 2 * c.n_window;
-        let starts = || range.clone().step_by(chunk);
-        let length = |start: usize| (range.end - start).min(chunk);
+        let chunk = 2 * self.config.n_window;
         // Each convolution is a product with its unfolded input; columns are (channel, tap) as in its kernel.
-        let mut unfolded = vec![0f32; range.len() * c.mel_bins * 3];
-        let mut rows = unfolded.chunks_exact_mut(c.mel_bins * 3);
-        for start in starts() {
-            let n = length(start);
-            for (t, row) in (0..n).zip(&mut rows) {
-                for (bin, taps) in row.chunks_exact_mut(3).enumerate() {
-                    for (tap, x) in taps.iter_mut().enumerate() {
-                        let at = (t + tap).wrapping_sub(1);
-                        if at < n {
-                            *x = mel[bin * frames + start + at];
-                        }
-                    }
-                }
-            }
-        }
-        let mut wide = conv1.forward(&unfolded);
-        gelu(&mut wide.data);
-        let rows: usize = starts().map(|start| length(start).div_ceil(2)).sum();
-        let mut unfolded = vec![0f32; rows * c.hidden * 3];
-        let mut rows = unfolded.chunks_exact_mut(c.hidden * 3);
-        for start in starts() {
-            let n = length(start);
-            for (t, row) in (0..n.div_ceil(2)).zip(&mut rows) {
-                for tap in 0..3 {
-                    let at = (2 * t + tap).wrapping_sub(1);
-                    if at < n {
-                        let from = wide.row(start - range.start + at);
-                        for (x, w) in row[tap..].iter_mut().step_by(3).zip(from) {
-                            *x = *w;
-                        }
-                    }
-                }
-            }
-        }
-        let mut x = conv2.forward(&unfolded);
-        gelu(&mut x.data);
+        let mut wide = conv1.forward(&sound::unfolded_mel(mel, frames, range, chunk));
+        gelu(wide.data_mut());
+        let mut x = conv2.forward(&sound::unfolded_rows(&wide, chunk));
+        gelu(x.data_mut());
         x
     }
 
@@ -300,9 +249,7 @@ impl AudioTower {
     fn layers(&self, mut x: Mat) -> Mat {
         let c = &self.config;
         let rows = c.rows(2 * c.n_window);
-        for chunk in x.data.chunks_mut(rows * c.hidden) {
-            outro_kernels::add(chunk, &self.positions[..chunk.len()]);
-        }
+        ops::add_to_each(&self.positions[..rows * c.hidden], x.data_mut());
         let bounds: Vec<usize> = (0..x.rows())
             .step_by(rows * self.together())
             .chain([x.rows()])
@@ -316,32 +263,16 @@ impl AudioTower {
         for layer in &self.layers {
             let Scratch { h, q, k, v, o, .. } = &mut scratch;
             h.reshape(x.rows(), c.hidden);
-            layer.norm1.forward_into(&x.data, &mut h.data);
+            layer.norm1.forward_into(x.data(), h.data_mut());
             for (l, to) in [(&layer.q, &mut *q), (&layer.k, &mut *k), (&layer.v, &mut *v)] {
-                l.forward_into(&h.data, to);
+                l.forward_into(h.data(), to);
             }
             let mask = Mask::Segments(&bounds);
-            attend(&q.data, &k.data, &v.data, shape, mask, &mut h.data);
-            layer.o.forward_into(&h.data, o);
-            outro_kernels::add(&mut x.data, &o.data);
+            attend(q.data(), k.data(), v.data(), shape, mask, h.data_mut());
+            layer.o.forward_into(h.data(), o);
+            outro_kernels::add(x.data_mut(), o.data());
             layer.mlp.add_to(&mut x, &layer.norm2, &mut scratch);
         }
         x
     }
-}
-
-/// Sine and cosine positions `[length, width]`, timescales 1 to 10,000, in f32 as the reference computes them.
-fn sinusoids(length: usize, width: usize) -> Vec<f32> {
-    let half = width / 2;
-    let step = (10000f64.ln() / (half - 1) as f64) as f32;
-    let inverse: Vec<f32> = (0..half).map(|i| (-step * i as f32).exp()).collect();
-    (0..length)
-        .flat_map(|t| {
-            let angle = |f: &f32| t as f32 * f;
-            let sin: Vec<f32> = inverse.iter().map(angle).map(f32::sin).collect();
-            sin.into_iter()
-                .chain(inverse.iter().map(angle).map(f32::cos))
-                .collect::<Vec<_>>()
-        })
-        .collect()
 }

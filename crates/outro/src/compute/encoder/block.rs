@@ -56,13 +56,10 @@ impl Mlp {
     /// `x [rows, in]` to `[rows, out]`.
     pub(super) fn forward(&self, x: &[f32]) -> Mat {
         let (mut wide, mut part) = (Mat::default(), Mat::default());
-        let mut out = Mat {
-            cols: self.down.weight.rows(),
-            data: Vec::new(),
-        };
+        let mut out = Mat::empty(self.down.weight.rows());
         for rows in x.chunks(ROWS * self.up.weight.cols()) {
             self.into(rows, &mut wide, &mut part);
-            out.data.extend(&part.data);
+            out.push(part.data());
         }
         out
     }
@@ -70,18 +67,19 @@ impl Mlp {
     /// Adds the MLP's output for `norm(x)` to `x`, some rows at a time.
     pub(super) fn add_to(&self, x: &mut Mat, norm: &Norm, scratch: &mut Scratch) {
         let Scratch { h, o, gate, .. } = scratch;
-        for rows in x.data.chunks_mut(ROWS * x.cols) {
-            h.reshape(rows.len() / x.cols, x.cols);
-            norm.forward_into(rows, &mut h.data);
-            self.into(&h.data, gate, o);
-            outro_kernels::add(rows, &o.data);
+        let cols = x.cols();
+        for rows in x.data_mut().chunks_mut(ROWS * cols) {
+            h.reshape(rows.len() / cols, cols);
+            norm.forward_into(rows, h.data_mut());
+            self.into(h.data(), gate, o);
+            outro_kernels::add(rows, o.data());
         }
     }
 
     fn into(&self, x: &[f32], wide: &mut Mat, out: &mut Mat) {
         self.up.forward_into(x, wide);
-        activate(self.activation, &mut wide.data);
-        self.down.forward_into(&wide.data, out);
+        activate(self.activation, wide.data_mut());
+        self.down.forward_into(wide.data(), out);
     }
 }
 

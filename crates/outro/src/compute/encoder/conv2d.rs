@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use outro_kernels::gelu;
 
+use crate::compute::nn::ops::sound::{Plane, TAPS};
 use crate::compute::nn::{Linear, Mat, Weights};
 use crate::error::Result;
 use crate::weights::checkpoint::Matrix;
@@ -13,16 +14,6 @@ pub(super) struct Conv2dStem {
     convolutions: [Linear; 3],
     out: Linear,
 }
-
-/// One channel-last plane `[height * width, channels]`.
-struct Plane {
-    height: usize,
-    width: usize,
-    data: Mat,
-}
-
-/// Taps of a kernel along one side.
-const TAPS: usize = 3;
 
 impl Conv2dStem {
     /// Kernels `[channels, channels or 1, 3, 3]` over (mel, time).
@@ -59,55 +50,14 @@ impl Conv2dStem {
     /// The frames `range` of `mel [bins, frames]`, followed by zeros up to `length`, to `[range.len() / 8, width]`, rounded
     /// up.
     pub(super) fn forward(&self, mel: &[f32], frames: usize, range: Range<usize>, length: usize) -> Mat {
-        let (count, bins) = (range.len(), mel.len() / frames);
-        let mut plane = Plane {
-            height: bins,
-            width: length,
-            data: Mat::zeros(bins * length, 1),
-        };
-        for (to, from) in plane
-            .data
-            .data
-            .chunks_exact_mut(length)
-            .zip(mel.chunks_exact(frames))
-        {
-            to[..count].copy_from_slice(&from[range.clone()]);
-        }
+        let count = range.len();
+        let mut plane = Plane::of_mel(mel, frames, range, length);
         for convolution in &self.convolutions {
             let (height, width) = (plane.height.div_ceil(2), plane.width.div_ceil(2));
-            let mut data = convolution.forward(&plane.unfolded(height, width));
-            gelu(&mut data.data);
-            plane = Plane { height, width, data };
+            let mut rows = convolution.forward(&plane.unfolded(height, width));
+            gelu(rows.data_mut());
+            plane = Plane { height, width, rows };
         }
-        // A row a step of time, channel by channel.
-        let mut rows = Vec::with_capacity(count.div_ceil(8) * self.out.weight.cols());
-        for t in 0..count.div_ceil(8) {
-            for c in 0..plane.data.cols {
-                rows.extend((0..plane.height).map(|f| plane.data.row(f * plane.width + t)[c]));
-            }
-        }
-        self.out.forward(&rows)
-    }
-}
-
-impl Plane {
-    /// What each output of a convolution of stride 2 sees, zeros beyond the edges; columns are (channel, tap down, tap
-    /// across) as in its kernel.
-    fn unfolded(&self, height: usize, width: usize) -> Vec<f32> {
-        let columns = self.data.cols * TAPS * TAPS;
-        let mut out = vec![0f32; height * width * columns];
-        for (place, row) in out.chunks_exact_mut(columns).enumerate() {
-            for tap in 0..TAPS * TAPS {
-                let y = (2 * (place / width) + tap / TAPS).wrapping_sub(1);
-                let x = (2 * (place % width) + tap % TAPS).wrapping_sub(1);
-                if y < self.height && x < self.width {
-                    let from = self.data.row(y * self.width + x);
-                    for (to, from) in row[tap..].iter_mut().step_by(TAPS * TAPS).zip(from) {
-                        *to = *from;
-                    }
-                }
-            }
-        }
-        out
+        self.out.forward(&plane.by_time(count.div_ceil(8)))
     }
 }

@@ -8,7 +8,6 @@ mod qformer;
 mod vision;
 
 pub(crate) use audio::AudioTower;
-pub use audio::audio_tokens;
 pub(crate) use vision::VisionTower;
 
 /// Epsilon of the audio tower's layer norms (the default of the layer that the reference uses).

@@ -3,6 +3,8 @@
 use outro_kernels::gelu;
 
 use super::block::Norm;
+use crate::compute::nn::ops::attention::{Groups, in_groups};
+use crate::compute::nn::ops::{self, sound};
 use crate::compute::nn::{Linear, Mat, Weights};
 use crate::error::Result;
 use crate::spec::config::{AudioConfig, Norm as Kind, QFormerConfig};
@@ -83,23 +85,16 @@ impl QFormer {
     /// Rows `[chunks * rows, width]` to tokens `[chunks * windows * count, out]`.
     pub(super) fn forward(&self, x: &[f32], width: usize, rows: usize) -> Mat {
         let c = &self.config;
-        // Windows may overlap: each is copied out.
-        let mut windows = Vec::new();
-        for chunk in x.chunks_exact(rows * width) {
-            for i in 0..c.windows(rows) {
-                let start = i * c.stride * width;
-                windows.extend_from_slice(&chunk[start..start + c.window * width]);
-            }
-        }
+        let windows = sound::windows(x, width, rows, (c.windows(rows), c.window, c.stride));
         let n = windows.len() / (c.window * width);
-        let mut x: Vec<f32> = (0..n).flat_map(|_| &self.start).copied().collect();
+        let mut x = ops::repeated(&self.start, n);
         for layer in &self.layers {
             let own = x.clone();
             x = layer.own.forward(&x, &own, c.count, c);
             x = layer.window.forward(&x, &windows, c.window, c);
             let mut wide = layer.up.forward(&x);
-            gelu(&mut wide.data);
-            let mut sum = layer.down.forward(&wide.data).data;
+            gelu(wide.data_mut());
+            let mut sum = layer.down.forward(wide.data()).into_data();
             outro_kernels::add(&mut sum, &x);
             x = layer.norm.forward(&sum);
         }
@@ -111,37 +106,13 @@ impl Attention {
     /// `x` has `count` rows a group and `y` `keys`; a group's rows attend to its keys.
     fn forward(&self, x: &[f32], y: &[f32], keys: usize, c: &QFormerConfig) -> Vec<f32> {
         let (q, k, v) = (self.q.forward(x), self.k.forward(y), self.v.forward(y));
-        let dim = c.hidden / c.heads;
-        let scale = (dim as f32).sqrt().recip();
-        let mut out = Mat::zeros(q.rows(), c.hidden);
-        for row in 0..q.rows() {
-            let first = row / c.count * keys;
-            for head in (0..c.hidden).step_by(dim) {
-                let part = head..head + dim;
-                let q = &q.row(row)[part.clone()];
-                let scores: Vec<f32> = (first..first + keys)
-                    .map(|j| {
-                        q.iter()
-                            .zip(&k.row(j)[part.clone()])
-                            .map(|(a, b)| a * b)
-                            .sum::<f32>()
-                            * scale
-                    })
-                    .collect();
-                let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                let weights: Vec<f32> = scores.iter().map(|s| (s - largest).exp()).collect();
-                let sum: f32 = weights.iter().sum();
-                for (j, weight) in weights.iter().enumerate() {
-                    for (o, x) in out.row_mut(row)[part.clone()]
-                        .iter_mut()
-                        .zip(&v.row(first + j)[part.clone()])
-                    {
-                        *o += weight / sum * x;
-                    }
-                }
-            }
-        }
-        let mut sum = self.o.forward(&out.data).data;
+        let groups = Groups {
+            queries: c.count,
+            keys,
+            heads: c.heads,
+        };
+        let out = in_groups(&q, &k, &v, groups);
+        let mut sum = self.o.forward(out.data()).into_data();
         outro_kernels::add(&mut sum, x);
         self.norm.forward(&sum)
     }

@@ -5,6 +5,7 @@ use outro_kernels::{AttentionShape, Mask, attend, rotate_half};
 
 use super::arrange::arrange;
 use super::block::{Mlp, Norm};
+use crate::compute::nn::ops::{self, picture};
 use crate::compute::nn::{GatedMlp, Linear, Mat, Scratch, Weights};
 use crate::error::{Error, Result};
 use crate::spec::anyres::TokenLayout;
@@ -208,19 +209,15 @@ impl VisionTower {
         let group = (PATCHES / (h * w)).max(1);
         let layout = FrameLayout::new(&self.config, merge, h, w);
         let positions = self.positions_of(&layout)?;
-        let empty = || Mat {
-            cols: self.config.out,
-            data: Vec::new(),
-        };
-        let mut all: Vec<Mat> = (0..=self.deepstack.len()).map(|_| empty()).collect();
+        let mut all = vec![Mat::empty(self.config.out); 1 + self.deepstack.len()];
         for (i, pixels) in pixels.chunks(frame * group).enumerate() {
             let made = self.group(pixels, pixels.len() / frame, &layout, &positions);
             for (out, made) in all.iter_mut().zip(made) {
-                out.data.extend(made.data);
+                out.append(made);
             }
             progress(((i + 1) * group).min(frames) * h * w)?;
         }
-        if all.iter().all(Mat::is_finite) {
+        if all.iter().all(|m| ops::is_finite(m.data())) {
             let arranged = all.into_iter().map(|m| arrange(m, tokens, h, &self.newline));
             Ok(arranged.collect())
         } else {
@@ -249,12 +246,10 @@ impl VisionTower {
             return Err(Error::input("pixel_values", problem));
         }
         let mut all = vec![0.0; side * side * self.config.hidden];
-        for (row, out) in all.chunks_exact_mut(self.config.hidden).enumerate() {
-            table.row(row, out);
-        }
+        table.all(&mut all);
         let merge = layout.unit.isqrt();
         if [h, w] != [side; 2] || merge > 1 {
-            all = resampled(&all, side, layout.grid, merge);
+            all = picture::resampled(&all, side, layout.grid, merge);
         }
         Ok(all)
     }
@@ -264,25 +259,15 @@ impl VisionTower {
         let (unit, patches) = (layout.unit, layout.order.len() * layout.unit);
         let mut embedded = self.patch.forward(pixels);
         if !positions.is_empty() {
-            for frame in embedded.data.chunks_exact_mut(positions.len()) {
-                outro_kernels::add(frame, positions);
-            }
+            ops::add_to_each(positions, embedded.data_mut());
         }
         // Tokens in window order, each with its merge x merge patches.
-        let mut x = Mat::zeros(frames * patches, c.hidden);
-        let width = unit * c.hidden;
-        for f in 0..frames {
-            let (to, from) = (
-                &mut x.data[f * patches * c.hidden..],
-                &embedded.data[f * patches * c.hidden..],
-            );
-            for (to, token) in to.chunks_exact_mut(width).zip(&layout.order) {
-                to.copy_from_slice(&from[token * width..(token + 1) * width]);
-            }
-        }
+        let mut x = picture::to_order(&embedded, frames, &layout.order, unit);
         drop(embedded);
-        let repeat = |v: &[f32]| -> Vec<f32> { (0..frames).flat_map(|_| v).copied().collect() };
-        let (cos, sin) = (repeat(&layout.cos), repeat(&layout.sin));
+        let (cos, sin) = (
+            ops::repeated(&layout.cos, frames),
+            ops::repeated(&layout.sin, frames),
+        );
         let windows: Vec<usize> = std::iter::once(0)
             .chain((0..frames).flat_map(|f| layout.ends.iter().map(move |e| f * patches + e * unit)))
             .collect();
@@ -292,27 +277,17 @@ impl VisionTower {
             kv_heads: c.heads,
             dim: c.hidden / c.heads,
         };
-        let tokens = layout.order.len();
-        let in_order = |merged: &Mat| {
-            let mut out = Mat::zeros(merged.rows(), c.out);
-            for f in 0..frames {
-                for (i, token) in layout.order.iter().enumerate() {
-                    out.row_mut(f * tokens + token)
-                        .copy_from_slice(merged.row(f * tokens + i));
-                }
-            }
-            out
-        };
+        let in_order = |merged: &Mat| picture::from_order(merged, frames, &layout.order);
         let mut deep = Vec::new();
         let mut scratch = Scratch::default();
         for (i, block) in self.blocks.iter().enumerate() {
             scratch.h.reshape(x.rows(), c.hidden);
-            block.norm1.forward_into(&x.data, &mut scratch.h.data);
+            block.norm1.forward_into(x.data(), scratch.h.data_mut());
             block.qkv.forward_into(&mut scratch);
             let Scratch { h, q, k, v, o, .. } = &mut scratch;
             if c.rotary {
-                rotate_half(&mut q.data, c.heads, shape.dim, &cos, &sin);
-                rotate_half(&mut k.data, c.heads, shape.dim, &cos, &sin);
+                rotate_half(q.data_mut(), c.heads, shape.dim, &cos, &sin);
+                rotate_half(k.data_mut(), c.heads, shape.dim, &cos, &sin);
             }
             let bounds = if c.windows.as_ref().is_none_or(|w| w.full_blocks.contains(&i)) {
                 &whole
@@ -320,64 +295,35 @@ impl VisionTower {
                 &windows
             };
             let mask = Mask::Segments(bounds);
-            attend(&q.data, &k.data, &v.data, shape, mask, &mut h.data);
-            block.proj.forward_into(&h.data, o);
-            outro_kernels::add(&mut x.data, &o.data);
+            attend(q.data(), k.data(), v.data(), shape, mask, h.data_mut());
+            block.proj.forward_into(h.data(), o);
+            outro_kernels::add(x.data_mut(), o.data());
             match &block.mlp {
                 BlockMlp::Gated(mlp) => {
-                    mlp.add_to(&mut x.data, 0, &block.norm2.weight, block.norm2.eps, &mut scratch);
+                    mlp.add_to(
+                        x.data_mut(),
+                        0,
+                        &block.norm2.weight,
+                        block.norm2.eps,
+                        &mut scratch,
+                    );
                 }
                 BlockMlp::Plain(mlp) => mlp.add_to(&mut x, &block.norm2, &mut scratch),
             }
             for d in self.deepstack.iter().filter(|d| d.block == i) {
-                deep.push(in_order(&d.merge.forward(&d.norm.forward(&x.data))));
+                deep.push(in_order(&d.merge.forward(&d.norm.forward(x.data()))));
             }
         }
         let h = match &self.norm {
-            Some(norm) => norm.forward(&x.data),
-            None => x.data,
+            Some(norm) => norm.forward(x.data()),
+            None => x.into_data(),
         };
         let merged = match c.merger {
             Merger::Concat => self.merge.forward(&h),
-            Merger::Mean => self.merge.forward(&means(&h, c.hidden, unit)),
+            Merger::Mean => self.merge.forward(&picture::means(&h, c.hidden, unit)),
         };
         std::iter::once(in_order(&merged)).chain(deep).collect()
     }
-}
-
-/// A square table of positions `[side * side, width]` interpolated to a grid, corners on corners, in the order of patches:
-/// those of a token follow each other.
-fn resampled(table: &[f32], side: usize, [h, w]: [usize; 2], merge: usize) -> Vec<f32> {
-    let width = table.len() / (side * side);
-    let tap = |i: usize, n: usize| {
-        let at = (i * (side - 1)) as f32 / (n - 1).max(1) as f32;
-        (at as usize, (at as usize + 1).min(side - 1), at - at.floor())
-    };
-    let mut out = Vec::with_capacity(h * w * width);
-    for place in 0..h * w {
-        let (token, patch) = (place / (merge * merge), place % (merge * merge));
-        let (y0, y1, b) = tap(token / (w / merge) * merge + patch / merge, h);
-        let (x0, x1, a) = tap(token % (w / merge) * merge + patch % merge, w);
-        let row = |y: usize, x: usize| &table[(y * side + x) * width..][..width];
-        let (p, q, r, s) = (row(y0, x0), row(y0, x1), row(y1, x0), row(y1, x1));
-        let weights = [(1.0 - b) * (1.0 - a), (1.0 - b) * a, b * (1.0 - a), b * a];
-        out.extend(
-            (0..width).map(|c| p[c] * weights[0] + q[c] * weights[1] + r[c] * weights[2] + s[c] * weights[3]),
-        );
-    }
-    out
-}
-
-/// Means of `unit` rows each.
-fn means(x: &[f32], width: usize, unit: usize) -> Vec<f32> {
-    let mut out = Vec::with_capacity(x.len() / unit);
-    for rows in x.chunks_exact(unit * width) {
-        for i in 0..width {
-            let sum: f32 = rows.iter().skip(i).step_by(width).sum();
-            out.push(sum / unit as f32);
-        }
-    }
-    out
 }
 
 impl Projections {
@@ -387,18 +333,12 @@ impl Projections {
         match self {
             Self::Separate(l) => {
                 for (l, to) in l.iter().zip([q, k, v]) {
-                    l.forward_into(&h.data, to);
+                    l.forward_into(h.data(), to);
                 }
             }
             Self::Fused(l) => {
-                l.forward_into(&h.data, gate);
-                for (i, to) in [q, k, v].into_iter().enumerate() {
-                    to.reshape(h.rows(), h.cols);
-                    let rows = gate.data.chunks_exact(3 * h.cols);
-                    for (to, from) in to.data.chunks_exact_mut(h.cols).zip(rows) {
-                        to.copy_from_slice(&from[i * h.cols..(i + 1) * h.cols]);
-                    }
-                }
+                l.forward_into(h.data(), gate);
+                ops::split_in_three(gate, [q, k, v]);
             }
         }
     }

@@ -3,7 +3,7 @@
 use outro_kernels::{Activations, AttentionShape, Phase, linear_with, rms_norm};
 
 use super::rotary::Rotary;
-use super::{Linear, Mat, Mlp, Weights};
+use super::{Linear, Mat, Mlp, Weights, ops};
 use crate::error::{Error, Result};
 use crate::spec::config::TextConfig;
 use crate::weights::checkpoint::Matrix;
@@ -147,14 +147,14 @@ impl Decoder {
             weight,
             c.vocab,
             None,
-            &mut out.data,
+            out.data_mut(),
         );
         out
     }
 
     /// Refuses logits that are no numbers.
     pub(crate) fn finite(&self, logits: &[f32]) -> Result<()> {
-        if logits.iter().all(|x| x.is_finite()) {
+        if ops::is_finite(logits) {
             return Ok(());
         }
         let head = self.head.as_ref().map_or(&self.embed, |h| &h.weight);

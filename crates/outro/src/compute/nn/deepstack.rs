@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Mat;
+use super::{Mat, ops};
 
 /// What some rows of a prompt get after each of the first layers; empty for most models and for text.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,10 +19,7 @@ impl Deepstack {
         let Some(features) = self.layers.get(layer) else {
             return;
         };
-        let n = features.cols;
-        for (row, from) in &self.rows {
-            outro_kernels::add(&mut x[row * n..(row + 1) * n], features.row(*from));
-        }
+        ops::add_to_rows(features, &self.rows, x);
     }
 
     /// What is left when only these rows are, `kept` ascending.
@@ -42,10 +39,7 @@ mod tests {
 
     #[test]
     fn features_follow_their_rows() {
-        let features = Mat {
-            cols: 1,
-            data: vec![10.0, 20.0, 30.0],
-        };
+        let features = Mat::new(1, vec![10.0, 20.0, 30.0]);
         let all = Deepstack {
             rows: vec![(1, 0), (2, 1), (4, 2)],
             layers: Arc::new(vec![features]),

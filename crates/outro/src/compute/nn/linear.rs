@@ -104,7 +104,7 @@ impl Linear {
     /// [`Linear::forward_into`] of rows that share a step: the first `decode` of them in the arithmetic of decoding.
     pub(crate) fn step_into(&self, x: &[f32], decode: usize, out: &mut Mat) {
         out.reshape(x.len() / self.weight.cols(), self.weight.rows());
-        self.step(x, decode, &mut out.data);
+        self.step(x, decode, out.data_mut());
     }
 
     /// [`Linear::step_into`] some rows of a matrix.
@@ -150,19 +150,19 @@ impl GatedMlp {
         let cols = norm.len();
         for (chunk, rows) in x.chunks_mut(MLP_ROWS * cols).enumerate() {
             h.reshape(rows.len() / cols, cols);
-            outro_kernels::rms_norm(rows, norm, eps, &mut h.data);
+            outro_kernels::rms_norm(rows, norm, eps, h.data_mut());
             let decode = decode.saturating_sub(chunk * MLP_ROWS).min(h.rows());
             self.replace(h, decode, gate, up);
-            outro_kernels::add(rows, &h.data);
+            outro_kernels::add(rows, h.data());
         }
     }
 
     /// The MLP's output in the place of its input.
     pub(crate) fn replace(&self, h: &mut Mat, decode: usize, gate: &mut Mat, up: &mut Mat) {
-        self.gate.step_into(&h.data, decode, gate);
-        self.up.step_into(&h.data, decode, up);
-        silu_mul(&mut gate.data, &up.data);
-        self.down.step_into(&gate.data, decode, h);
+        self.gate.step_into(h.data(), decode, gate);
+        self.up.step_into(h.data(), decode, up);
+        silu_mul(gate.data_mut(), up.data());
+        self.down.step_into(gate.data(), decode, h);
     }
 }
 

@@ -6,6 +6,7 @@ mod deepstack;
 mod linear;
 mod mat;
 mod moe;
+pub(crate) mod ops;
 mod pass;
 mod rotary;
 

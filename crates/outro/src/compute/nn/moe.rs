@@ -1,6 +1,6 @@
 //! A layer's MLP, or a mixture of experts in its place.
 
-use super::{GatedMlp, Linear, Scratch, Weights};
+use super::{GatedMlp, Linear, Scratch, Weights, ops};
 use crate::error::Result;
 use crate::spec::config::TextConfig;
 use crate::weights::checkpoint::Matrix;
@@ -72,68 +72,27 @@ impl Moe {
         } = scratch;
         let cols = norm.len();
         h.reshape(x.len() / cols, cols);
-        outro_kernels::rms_norm(x, norm, eps, &mut h.data);
-        self.router.step_into(&h.data, decode, gate);
+        outro_kernels::rms_norm(x, norm, eps, h.data_mut());
+        self.router.step_into(h.data(), decode, gate);
         let mut rows_of = vec![Vec::new(); self.experts.len()];
         for row in 0..gate.rows() {
-            for (expert, share) in choose(gate.row_mut(row), self.top_k, self.normalised) {
+            for (expert, share) in ops::most_likely(gate.row_mut(row), self.top_k, self.normalised) {
                 rows_of[expert].push((row, share));
             }
         }
         // Not into the residual stream at once: against a massive activation small shares would be rounded one by one.
         sum.reshape(h.rows(), cols);
-        sum.data.fill(0.0);
+        ops::clear(sum);
         for (expert, rows) in self.experts.iter().zip(&rows_of) {
             if rows.is_empty() {
                 continue;
             }
-            part.reshape(rows.len(), cols);
-            for (to, (row, _)) in part.data.chunks_exact_mut(cols).zip(rows) {
-                to.copy_from_slice(h.row(*row));
-            }
+            ops::gather(h, rows.iter().map(|(row, _)| *row), part);
             // Rows are in ascending order, so those of decoding requests come first here too.
             let decode = rows.partition_point(|(row, _)| *row < decode);
             expert.replace(part, decode, gate, up);
-            for (from, (row, share)) in part.data.chunks_exact(cols).zip(rows) {
-                for (to, from) in sum.row_mut(*row).iter_mut().zip(from) {
-                    *to += share * from;
-                }
-            }
+            ops::add_shares(part, rows, sum);
         }
-        outro_kernels::add(x, &sum.data);
-    }
-}
-
-/// The most likely experts with their shares, by the softmax over all; the first of equals. Leaves the softmax in `logits`.
-fn choose(logits: &mut [f32], top_k: usize, normalised: bool) -> Vec<(usize, f32)> {
-    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut total = 0.0;
-    for x in logits.iter_mut() {
-        *x = (*x - max).exp();
-        total += *x;
-    }
-    for x in logits.iter_mut() {
-        *x /= total;
-    }
-    let mut order: Vec<usize> = (0..logits.len()).collect();
-    order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]));
-    order.truncate(top_k);
-    let kept: f32 = order.iter().map(|e| logits[*e]).sum();
-    let scale = if normalised { kept } else { 1.0 };
-    order.into_iter().map(|e| (e, logits[e] / scale)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shares_are_a_softmax_and_ties_go_to_the_first() {
-        let mut logits = [0.0, 2f32.ln(), 5f32.ln(), 2f32.ln()];
-        let shares = choose(&mut logits.clone(), 2, false);
-        assert_eq!(shares.iter().map(|s| s.0).collect::<Vec<_>>(), [2, 1]);
-        assert!((shares[0].1 - 0.5).abs() < 1e-6 && (shares[1].1 - 0.2).abs() < 1e-6);
-        let shares = choose(&mut logits, 2, true);
-        assert!((shares[0].1 - 5.0 / 7.0).abs() < 1e-6 && (shares[1].1 - 2.0 / 7.0).abs() < 1e-6);
+        outro_kernels::add(x, sum.data());
     }
 }

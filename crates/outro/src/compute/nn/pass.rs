@@ -11,7 +11,7 @@ use outro_media::Cancel;
 
 use super::decoder::{Decoder, Layer};
 use super::rotary::length;
-use super::{Deepstack, LayerCache, Mat, Scratch};
+use super::{Deepstack, LayerCache, Mat, Scratch, ops};
 use crate::error::{Error, Result};
 use crate::hook::{At, Attention, Flow, HeadOutputs, Hidden, Hook, NewQkv, RowMap};
 
@@ -98,16 +98,12 @@ impl Pass {
     /// Each request's rows after the last layer, before the final norm, or why it failed: alone.
     pub(crate) fn finish(mut self) -> Vec<Result<Mat>> {
         let alone = self.shares.len() == 1;
-        let cols = self.x.cols;
         let shares = std::mem::take(&mut self.shares).into_iter();
         shares
             .map(|share| match share.failed {
                 Some(e) => Err(e),
                 None if alone => Ok(std::mem::take(&mut self.x)),
-                None => Ok(Mat {
-                    cols,
-                    data: self.x.data[share.rows.start * cols..share.rows.end * cols].to_vec(),
-                }),
+                None => Ok(self.x.copy_of(share.rows)),
             })
             .collect()
     }
@@ -116,19 +112,11 @@ impl Pass {
 impl Decoder {
     /// Begins a pass; `steps` are those of the rows, in their order.
     pub(crate) fn begin(&self, rows: Vec<NewRows>, steps: &[Step]) -> Pass {
-        let mut x = Mat {
-            cols: self.config.hidden,
-            data: Vec::new(),
-        };
+        let mut x = Mat::empty(self.config.hidden);
         let mut shares = Vec::with_capacity(rows.len());
-        for (mut new, step) in rows.into_iter().zip(steps) {
+        for (new, step) in rows.into_iter().zip(steps) {
             let start = x.rows();
-            if x.data.is_empty() {
-                // Nothing is packed yet: take the first request's rows over without a copy.
-                x = new.x;
-            } else {
-                x.data.append(&mut new.x.data);
-            }
+            x.append(new.x);
             let past = step.caches.first().map_or(0, |c| self.keys(c));
             shares.push(Share {
                 rows: start..x.rows(),
@@ -162,7 +150,7 @@ impl Decoder {
         };
         if pass.stage == Stage::Project && pass.done == 0 {
             self.enter(pass, steps);
-            if pass.x.data.is_empty() {
+            if pass.x.is_empty() {
                 return false;
             }
         }
@@ -205,7 +193,7 @@ impl Decoder {
 
     /// Whether all units were run.
     pub(crate) fn is_done(&self, pass: &Pass) -> bool {
-        pass.layer == self.layers.len() || pass.x.data.is_empty()
+        pass.layer == self.layers.len() || pass.x.is_empty()
     }
 
     /// Keys in a cache.
@@ -254,7 +242,7 @@ impl Decoder {
             if let (Some(hook), None) = (step.hook.as_deref_mut(), &share.failed)
                 && hook.needs(at).input
             {
-                let seen = Hidden::new(&x.data[rows.start * hidden..rows.end * hidden], hidden);
+                let seen = Hidden::new(x.part(rows.clone()), hidden);
                 match hook.layer_input(at, seen) {
                     Ok(wanted) => flow = wanted,
                     Err(e) => share.note(Err(e)),
@@ -266,12 +254,12 @@ impl Decoder {
             share.rows = match flow {
                 _ if share.failed.is_some() => {
                     dropped |= !rows.is_empty();
-                    x.data.drain(rows.start * hidden..rows.end * hidden);
+                    x.remove(rows);
                     share.positions.clear();
                     start..start
                 }
                 Flow::Keep(kept) => {
-                    keep_rows(x, rows, &kept);
+                    x.keep(rows, &kept);
                     share.positions = kept.iter().map(|r| share.positions[*r]).collect();
                     share.deepstack = share.deepstack.kept(&kept);
                     share.map = map.keep((0..past).chain(kept.iter().map(|r| past + r)));
@@ -298,20 +286,20 @@ impl Decoder {
         let (c, shape) = (&self.config, self.shape());
         let decode = pass.decoding().saturating_sub(unit.start).min(unit.len());
         let Scratch { h, q, k, v, .. } = &mut pass.scratch;
-        let x = &pass.x.data[unit.start * c.hidden..unit.end * c.hidden];
+        let x = &pass.x.data()[unit.start * c.hidden..unit.end * c.hidden];
         h.reshape(unit.len(), c.hidden);
-        rms_norm(x, &layer.input_norm, c.norm_eps, &mut h.data);
-        let q = &mut q.data[unit.start * shape.heads * shape.dim..unit.end * shape.heads * shape.dim];
+        rms_norm(x, &layer.input_norm, c.norm_eps, h.data_mut());
+        let q = &mut q.data_mut()[unit.start * shape.heads * shape.dim..unit.end * shape.heads * shape.dim];
         let narrow = unit.start * shape.kv_heads * shape.dim..unit.end * shape.kv_heads * shape.dim;
-        let k = &mut k.data[narrow.clone()];
-        layer.q.step(&h.data, decode, q);
-        layer.k.step(&h.data, decode, k);
-        layer.v.step(&h.data, decode, &mut v.data[narrow]);
+        let k = &mut k.data_mut()[narrow.clone()];
+        layer.q.step(h.data(), decode, q);
+        layer.k.step(h.data(), decode, k);
+        layer.v.step(h.data(), decode, &mut v.data_mut()[narrow]);
         if let Some(norms) = &layer.qk_norm {
             for (x, norm) in [&mut *q, &mut *k].into_iter().zip(norms) {
                 h.reshape(1, x.len());
-                rms_norm(x, norm, c.norm_eps, &mut h.data);
-                x.copy_from_slice(&h.data);
+                rms_norm(x, norm, c.norm_eps, h.data_mut());
+                x.copy_from_slice(h.data());
             }
         }
         let half = shape.dim / 2;
@@ -329,8 +317,8 @@ impl Decoder {
             if share.failed.is_some() {
                 continue;
             }
-            let q_rows = share.rows.start * q.cols..share.rows.end * q.cols;
-            let kv_rows = share.rows.start * k.cols..share.rows.end * k.cols;
+            let q_rows = share.rows.start * q.cols()..share.rows.end * q.cols();
+            let kv_rows = share.rows.start * k.cols()..share.rows.end * k.cols();
             let cache = &mut step.caches[layer];
             let past = self.keys(cache);
             if share.prefill {
@@ -342,21 +330,21 @@ impl Decoder {
                 && hook.needs(at).qkv
             {
                 let mut new = NewQkv {
-                    q: &mut q.data[q_rows.clone()],
-                    k: &mut k.data[kv_rows.clone()],
-                    v: &mut v.data[kv_rows.clone()],
+                    q: &mut q.data_mut()[q_rows.clone()],
+                    k: &mut k.data_mut()[kv_rows.clone()],
+                    v: &mut v.data_mut()[kv_rows.clone()],
                 };
                 share.note(hook.qkv(at, &mut new));
             }
-            cache.k.push(&k.data[kv_rows.clone()]);
-            cache.v.push(&v.data[kv_rows]);
+            cache.k.push(&k.data()[kv_rows.clone()]);
+            cache.v.push(&v.data()[kv_rows]);
             share.rotation = None;
             if let Some(hook) = step.hook.as_deref_mut() {
                 let needs = hook.needs(at);
                 if needs.rotation {
                     let (mut wide_k, mut wide_v) = (Vec::new(), Vec::new());
                     let attention =
-                        self.attention(&q.data[q_rows], cache, needs.cache, &mut wide_k, &mut wide_v);
+                        self.attention(&q.data()[q_rows], cache, needs.cache, &mut wide_k, &mut wide_v);
                     share.rotation = hook.epilogue(at, attention);
                 }
             }
@@ -394,9 +382,9 @@ impl Decoder {
                 skip: r.skip.iter().filter_map(|row| row.checked_sub(before)).collect(),
                 ..r.clone()
             });
-            let elements = rows.start * q.cols..rows.end * q.cols;
+            let elements = rows.start * q.cols()..rows.end * q.cols();
             attend_rotated(
-                &q.data[elements.clone()],
+                &q.data()[elements.clone()],
                 cache.k.view(),
                 cache.v.view(),
                 self.shape(),
@@ -407,7 +395,7 @@ impl Decoder {
                     Phase::Decode
                 },
                 rotation.as_ref(),
-                &mut o.data[elements],
+                &mut o.data_mut()[elements],
             );
         }
     }
@@ -427,11 +415,11 @@ impl Decoder {
             if !needs.outputs {
                 continue;
             }
-            let elements = share.rows.start * q.cols..share.rows.end * q.cols;
+            let elements = share.rows.start * q.cols()..share.rows.end * q.cols();
             let (mut wide_k, mut wide_v) = (Vec::new(), Vec::new());
-            let q = &q.data[elements.clone()];
+            let q = &q.data()[elements.clone()];
             let attention = self.attention(q, cache, needs.cache, &mut wide_k, &mut wide_v);
-            let mut outputs = HeadOutputs::new(self.shape(), &mut o.data[elements]);
+            let mut outputs = HeadOutputs::new(self.shape(), &mut o.data_mut()[elements]);
             let shown = hook.head_outputs(at, attention, &mut outputs, share.rotation.is_some());
             share.note(shown);
         }
@@ -441,12 +429,12 @@ impl Decoder {
     fn output(&self, layer: &Layer, pass: &mut Pass, unit: Range<usize>) {
         let c = &self.config;
         let decode = pass.decoding().saturating_sub(unit.start).min(unit.len());
-        let x = &mut pass.x.data[unit.start * c.hidden..unit.end * c.hidden];
+        let x = &mut pass.x.data_mut()[unit.start * c.hidden..unit.end * c.hidden];
         let Scratch { h, o, .. } = &mut pass.scratch;
         layer
             .o
-            .step_into(&o.data[unit.start * o.cols..unit.end * o.cols], decode, h);
-        outro_kernels::add(x, &h.data);
+            .step_into(&o.data()[unit.start * o.cols()..unit.end * o.cols()], decode, h);
+        outro_kernels::add(x, h.data());
         layer
             .mlp
             .add_to(x, decode, &layer.mlp_norm, c.norm_eps, &mut pass.scratch);
@@ -456,9 +444,9 @@ impl Decoder {
     fn leave(&self, pass: &mut Pass) {
         let hidden = self.config.hidden;
         for share in &mut pass.shares {
-            let rows = &mut pass.x.data[share.rows.start * hidden..share.rows.end * hidden];
+            let rows = &mut pass.x.data_mut()[share.rows.start * hidden..share.rows.end * hidden];
             share.deepstack.add_to(pass.layer, rows);
-            if !rows.iter().all(|x| x.is_finite()) {
+            if !ops::is_finite(rows) {
                 share.note(Err(self.not_finite(pass.layer)));
             }
         }
@@ -475,14 +463,4 @@ fn may_keep(kept: &[usize], rows: usize) -> Result<()> {
         "hook",
         "rows to keep must be ascending, inside the prompt, and not none",
     ))
-}
-
-/// Removes the rows of `span` that are not in `kept` (ascending, relative to the span).
-fn keep_rows(x: &mut Mat, span: Range<usize>, kept: &[usize]) {
-    let cols = x.cols;
-    for (to, from) in kept.iter().enumerate() {
-        let (to, from) = ((span.start + to) * cols, (span.start + from) * cols);
-        x.data.copy_within(from..from + cols, to);
-    }
-    x.data.drain((span.start + kept.len()) * cols..span.end * cols);
 }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::ops::push_angles;
 use crate::spec::config::{Rope, Scaling, TextConfig};
 
 /// A decoder's rotary embedding.
@@ -44,13 +45,7 @@ impl Rotary {
             }
             _ => Cow::Borrowed(&self.frequencies),
         };
-        for position in positions {
-            for (frequency, axis) in frequencies.iter().zip(&self.axes) {
-                let angle = position[*axis] * frequency;
-                cos.push(angle.cos() * self.factor);
-                sin.push(angle.sin() * self.factor);
-            }
-        }
+        push_angles(positions, (&frequencies, &self.axes), self.factor, cos, sin);
     }
 }
 

@@ -1,7 +1,7 @@
 //! A question on its way to its answer, alone or with others that share each pass over the weights.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use outro_media::Cancel;
@@ -64,6 +64,8 @@ pub struct Ask {
     stop: Vec<String>,
     logprobs: usize,
     cancel: Cancel,
+    /// The prompt, once it was asked for.
+    layout: OnceLock<Arc<Layout>>,
 }
 
 impl Ask {
@@ -79,6 +81,7 @@ impl Ask {
             stop: Vec::new(),
             logprobs: 0,
             cancel: Cancel::default(),
+            layout: OnceLock::new(),
         }
     }
 
@@ -110,6 +113,7 @@ impl Ask {
     /// With this system sentence; an empty one is none.
     pub fn system(mut self, text: &str) -> Self {
         self.conversation.system = Some(text.into());
+        self.layout = OnceLock::new();
         self
     }
 
@@ -165,15 +169,19 @@ impl Ask {
     /// # Errors
     /// As [`prepare::Preparer::ids`], and a prompt that is longer than the model takes.
     pub fn ids(&self) -> Result<Vec<u32>> {
-        Ok(self.layout()?.ids)
+        Ok(self.layout()?.ids.clone())
     }
 
-    fn layout(&self) -> Result<Layout> {
+    /// Laid out once, for all strategies that answer it.
+    fn layout(&self) -> Result<&Arc<Layout>> {
+        if let Some(layout) = self.layout.get() {
+            return Ok(layout);
+        }
         let preparer = self.engine.preparer();
         let layout = preparer.layout_about(self.media.media(), &self.conversation)?;
         let limit = preparer.config().text.max_positions;
         prompt_tokens(&layout.ids, &self.media).fit(limit)?;
-        Ok(layout)
+        Ok(self.layout.get_or_init(|| Arc::new(layout)))
     }
 }
 
@@ -282,6 +290,8 @@ struct Live {
     words: tokenizer::TextStream,
     /// Text that may be the beginning of a stop string, and was not given out.
     held: String,
+    /// Whether a stop string or the caller has ended the text.
+    ended: bool,
     max_new: usize,
     answer: Answer,
 }
@@ -291,14 +301,14 @@ impl Live {
     fn begin(number: usize, ask: Ask) -> Result<Self> {
         let (engine, media) = (&ask.engine, &ask.media);
         let model = engine.model();
-        let layout = ask.layout()?;
+        let layout = Arc::clone(ask.layout()?);
         let prompt_tokens = prompt_tokens(&layout.ids, media);
         let sampling = match &ask.sampling {
             Some(sampling) => sampling.clone(),
             None => engine.sampling()?,
         };
         let sampler = Sampler::new(sampling, &layout.ids);
-        let prompt = Arc::new(model.prompt_of(layout.clone(), media.embeds())?);
+        let prompt = Arc::new(model.prompt_of(Layout::clone(&layout), media.embeds())?);
         let by = match &ask.strategy {
             Some(strategy) => strategy.clone(),
             None => Strategy::parse(Strategy::usual(model.config()), engine.method())?,
@@ -343,6 +353,7 @@ impl Live {
             sampler,
             words: tokenizer::TextStream::default(),
             held: String::new(),
+            ended: false,
             max_new: max_new.unwrap_or(MAX_NEW),
             answer,
             ask,
@@ -419,21 +430,25 @@ impl Live {
 
     /// Adds text, but for what may become a stop string; whether the answer ends here.
     fn say(&mut self, piece: &str, on: &mut dyn FnMut(Update<'_>) -> ControlFlow<()>) -> bool {
+        if self.ended {
+            return true;
+        }
         self.held += piece;
         let stops = self.ask.stop.iter();
         if let Some(at) = stops.filter_map(|s| self.held.find(s.as_str())).min() {
             self.held.truncate(at);
             self.give(self.held.len(), on);
+            self.ended = true;
             return true;
         }
         let safe = self.held.len() - beginning(&self.held, &self.ask.stop);
         self.give(safe, on)
     }
 
-    /// Gives out the first bytes of what is held; whether the caller wants no more.
+    /// Gives out the first bytes of what is held; whether the caller wants no more. Who has said so once is not asked again.
     fn give(&mut self, bytes: usize, on: &mut dyn FnMut(Update<'_>) -> ControlFlow<()>) -> bool {
-        if bytes == 0 {
-            return false;
+        if bytes == 0 || self.ended {
+            return self.ended;
         }
         let rest = self.held.split_off(bytes);
         let piece = std::mem::replace(&mut self.held, rest);
@@ -442,7 +457,8 @@ impl Live {
             ask: self.number,
             piece: &piece,
         };
-        on(update).is_break()
+        self.ended = on(update).is_break();
+        self.ended
     }
 
     fn finish(mut self, on: &mut dyn FnMut(Update<'_>) -> ControlFlow<()>) -> Result<Answer> {

@@ -12,7 +12,7 @@ mod vcd;
 pub use avcd::{Avcd, AvcdConfig};
 pub use logits::{entropy, jensen_shannon, keep_plausible, mix};
 pub use mixture::{Mixture, MixtureConfig};
-pub use named::{Contrast, Custom, Extra, KINDS, Strategy, StrategyKind, outro_switches};
+pub use named::{Contrast, Custom, Extra, KINDS, Strategy, StrategyKind, canonical_name, outro_switches};
 pub use noise::{Noise, NoisyMedia};
 pub use request::{Hooks, Noisy, Request, Single};
 pub use vcd::{Vcd, VcdConfig};

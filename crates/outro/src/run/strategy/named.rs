@@ -16,7 +16,7 @@ use crate::hook::Hook;
 use crate::hook::farsight::{FarSight, FarSightConfig};
 use crate::hook::intervene::{Change, Intervention};
 use crate::hook::method::{OutRo, OutRoConfig, Prune, PruneConfig, prunable};
-use crate::hook::settings::{Settings, switches};
+use crate::hook::settings::{Settings, settings_of, switches};
 use crate::hook::var::{Var, VarConfig};
 use crate::prompt::positions::Span;
 use crate::run::stream::Stream;
@@ -26,8 +26,9 @@ use crate::spec::config::{Config, TextConfig};
 pub struct StrategyKind {
     /// Its name.
     pub name: &'static str,
-    /// Its switches with their defaults, or with an example where there is none.
-    pub switches: &'static str,
+    /// What of its switches to show, where that is not each one that has a default: those of `outro` have a page of their own,
+    /// and of others one must be given.
+    shown: Option<&'static str>,
     /// What it does.
     pub about: &'static str,
     /// From the switches; `None` for the plain model and OutRo, which [`Strategy::parse`] reads itself.
@@ -44,77 +45,91 @@ enum Part {
 pub const KINDS: [StrategyKind; 12] = [
     StrategyKind {
         name: "baseline",
-        switches: "",
+        shown: None,
         about: "the plain model",
         read: None,
     },
     StrategyKind {
         name: "outro",
-        switches: "gamma=3,gate_temperature=0.1",
+        shown: Some("gamma=3,gate_temperature=0.1"),
         about: "OutRo; all switches are in docs/settings.md",
         read: None,
     },
     StrategyKind {
         name: "vcd",
-        switches: "alpha=1,beta=0.1,steps=500,seed=0,audio=false",
+        shown: None,
         about: "contrast with noise on frames; two passes",
         read: Some(|s| Ok(Part::Contrast(Contrast::Vcd(VcdConfig::read(s)?)))),
     },
     StrategyKind {
         name: "mod",
-        switches: "keep=0.2,threshold=0.05,complement=4,contrast=1,beta=0.5,audio=false",
+        shown: None,
         about: "contrast with, or complement by, what is attended to; two passes",
         read: Some(|s| Ok(Part::Contrast(Contrast::Mod(MixtureConfig::read(s)?)))),
     },
     StrategyKind {
         name: "avcd",
-        switches: "alpha=0.5,beta=0.2,entropy=0.6",
+        shown: None,
         about: "contrast with modalities silenced; one pass where the model is sure, else four",
         read: Some(|s| Ok(Part::Contrast(Contrast::Avcd(AvcdConfig::read(s)?)))),
     },
     StrategyKind {
         name: "farsight",
-        switches: "sigma=0.8",
+        shown: None,
         about: "attention registers in the prompt",
         read: Some(|s| Ok(Part::Extra(Extra::FarSight(FarSightConfig::read(s)?)))),
     },
     StrategyKind {
         name: "var",
-        switches: "p=0.6,rho=0.5,sum=0.2,start=2,tau=20",
+        shown: None,
         about: "attention from sinks to the rest of the picture; dims=D+D for its own sinks",
         read: Some(|s| Ok(Part::Extra(Extra::Var(VarConfig::read(s)?)))),
     },
     StrategyKind {
         name: "prune",
-        switches: "layer=5,keep=0.2",
+        shown: Some("layer=5,keep=0.2"),
         about: "video and audio tokens dropped by the sinks' queries",
         read: Some(|s| Ok(Part::Extra(Extra::Prune(s.parse()?)))),
     },
     StrategyKind {
         name: "heads",
-        switches: "off=3.0+3.1",
+        shown: Some("off=3.0+3.1"),
         about: "heads switched off: LAYER.HEAD",
         read: Some(|s| change("heads", s)),
     },
     StrategyKind {
         name: "zero-k",
-        switches: "top=8",
+        shown: Some("top=8"),
         about: "largest dimensions of the sinks' keys zeroed",
         read: Some(|s| change("zero-k", s)),
     },
     StrategyKind {
         name: "sink-value",
-        switches: "scale=0",
+        shown: Some("scale=0"),
         about: "the sinks' values multiplied",
         read: Some(|s| change("sink-value", s)),
     },
     StrategyKind {
         name: "sink-attention",
-        switches: "scale=0",
+        shown: Some("scale=0"),
         about: "attention on the sinks multiplied, the rest made up for",
         read: Some(|s| change("sink-attention", s)),
     },
 ];
+
+impl StrategyKind {
+    /// Its switches with their defaults, or with an example where there is none, as a name has them.
+    pub fn switches(&self) -> String {
+        if let Some(shown) = self.shown {
+            return shown.into();
+        }
+        let with_default = settings_of(self.name).filter(|s| !s.default.is_empty());
+        let all: Vec<String> = with_default
+            .map(|s| format!("{}={}", s.name, s.default))
+            .collect();
+        all.join(",")
+    }
+}
 
 fn change(name: &str, switches: &str) -> Result<Part> {
     let change = Change::parse(name, switches)?;
@@ -178,7 +193,7 @@ impl PartialEq for Custom {
 /// A way of answering.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Strategy {
-    /// As it was written.
+    /// As it was written, keys by their names of today ([`canonical_name`]).
     pub name: String,
     /// The method's settings in full; `None` is without OutRo.
     pub method: Option<OutRoConfig>,
@@ -212,7 +227,7 @@ impl Strategy {
     pub fn parse(name: &str, base: &OutRoConfig) -> Result<Self> {
         let bad = |problem: String| Error::setting("strategy", format!("`{name}`: {problem}"));
         let mut strategy = Self {
-            name: name.into(),
+            name: canonical_name(name),
             method: None,
             extras: Vec::new(),
             sinks: None,
@@ -334,6 +349,14 @@ impl Strategy {
         self.method.is_none() && self.extras.is_empty() && !reads_rows
     }
 
+    /// What drops media tokens, if anything does.
+    pub fn pruning(&self) -> Option<PruneConfig> {
+        self.extras.iter().find_map(|extra| match extra {
+            Extra::Prune(p) => Some(*p),
+            _ => None,
+        })
+    }
+
     /// The hooks of one pass of a request whose rows are `spans`, OutRo last.
     pub fn hooks(&self, spans: &[Span]) -> Vec<Box<dyn Hook>> {
         let sinks = self.sinks.clone().unwrap_or_default();
@@ -398,6 +421,30 @@ fn parts(name: &str) -> Vec<&str> {
     }
     parts.push(&name[start..]);
     parts
+}
+
+/// A name with the keys of its `outro` part as they are called today: what was begun under an older key is the same run.
+pub fn canonical_name(name: &str) -> String {
+    let today = |switch: &str| match switch.split_once('=') {
+        Some((key, value)) => format!("{}={value}", OutRoConfig::canonical(key.trim())),
+        None => switch.to_owned(),
+    };
+    let mut out = String::with_capacity(name.len());
+    let mut at = 0;
+    for part in parts(name) {
+        // One byte is between two parts.
+        out.push_str(&name[at..at + usize::from(at > 0)]);
+        at += usize::from(at > 0) + part.len();
+        match part.strip_prefix("outro:") {
+            Some(switches) => {
+                let switches: Vec<String> = switches.split(',').map(today).collect();
+                out.push_str("outro:");
+                out.push_str(&switches.join(","));
+            }
+            None => out.push_str(part),
+        }
+    }
+    out
 }
 
 /// What a name says about OutRo itself: keys and values of its `outro` part.

@@ -7,7 +7,7 @@ use super::decoder::{QWEN2, decoder, tied};
 use super::{Family, Names, siglip_vision};
 use crate::error::Result;
 use crate::spec::config::{
-    AnyRes, Config, FrameRule, Json, PositionRule, SpecialTokens, TextConfig, VisionConfig, VisionNames,
+    AnyRes, Config, FrameRule, Held, Json, PositionRule, SpecialTokens, TextConfig, VisionConfig, VisionNames,
 };
 
 pub(super) const FAMILY: Family = Family {
@@ -85,8 +85,8 @@ fn parse(json: &Json) -> Result<Config> {
             ..FrameRule::default()
         },
         names: NAMES,
-        scheme: None,
         system: "",
+        held: Held::default(),
         text,
     })
 }

@@ -43,6 +43,7 @@ pub const FAMILIES: &[&Family] = &[
     &qwen3::DENSE,
     &qwen3::MOE,
     &qwen3_vl::FAMILY,
+    &qwen3_vl::MOE,
     &qwen3_omni::FAMILY,
     &qwen2_5_omni::THINKER,
     &qwen3_omni::THINKER,
@@ -71,9 +72,10 @@ pub(crate) fn parse(json: &Json, own: &[&Family]) -> Result<Config> {
         ))
     })?;
     let scheme = quantised::scheme(json)?;
-    let config = (family.parse)(json)?;
+    let mut config = (family.parse)(json)?;
     json.unread()?;
-    Ok(Config { scheme, ..config })
+    config.held.scheme = scheme;
+    Ok(config)
 }
 
 /// How far two names are from each other: letters to change, add or remove (Levenshtein), less twice those with which

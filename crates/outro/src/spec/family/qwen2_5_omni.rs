@@ -4,7 +4,7 @@ use super::decoder::{self, Kind, QWEN2_AXES, decoder};
 use super::{Family, Names, qwen2_5_vision, rate};
 use crate::error::Result;
 use crate::spec::config::{
-    AudioConfig, AudioProjector, Config, FrameRule, Json, PositionRule, SpecialTokens, TextConfig,
+    AudioConfig, AudioProjector, Config, FrameRule, Held, Json, PositionRule, SpecialTokens, TextConfig,
 };
 
 pub(super) const FAMILY: Family = Family {
@@ -103,8 +103,8 @@ fn thinker(json: &Json, model_type: &str, names: Names) -> Result<Config> {
             ..FrameRule::default()
         },
         names,
-        scheme: None,
         system: OMNI_SYSTEM,
+        held: Held::default(),
         text,
     })
 }

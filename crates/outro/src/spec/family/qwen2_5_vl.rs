@@ -3,7 +3,7 @@
 use super::decoder::{self, Kind, QWEN2_AXES, decoder, nested, tied};
 use super::{Names, SYSTEM, qwen_vision_tokens, qwen2_5_vision, rate};
 use crate::error::Result;
-use crate::spec::config::{Config, FrameRule, Json, PositionRule, TextConfig};
+use crate::spec::config::{Config, FrameRule, Held, Json, PositionRule, TextConfig};
 
 pub(super) const MODEL_TYPE: &str = "qwen2_5_vl";
 
@@ -34,8 +34,8 @@ pub(super) fn config(json: &Json) -> Result<Config> {
         },
         frames: FrameRule::default(),
         names: NAMES,
-        scheme: None,
         system: SYSTEM,
+        held: Held::default(),
         text,
     })
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::error::Result;
 use crate::spec::config::{
-    Activation, Config, FrameRule, Json, Merger, Norm, PositionRule, TextConfig, VisionConfig,
+    Activation, Config, FrameRule, Held, Json, Merger, Norm, PositionRule, TextConfig, VisionConfig,
 };
 
 pub(super) const FAMILY: Family = Family {
@@ -29,8 +29,8 @@ fn parse(json: &Json) -> Result<Config> {
         positions: PositionRule::Grid,
         frames: FrameRule::default(),
         names: NAMES,
-        scheme: None,
         system: SYSTEM,
+        held: Held::default(),
         text,
     })
 }

@@ -5,7 +5,7 @@ use super::qwen2_5_omni::{THINKER_NAMES, tied, whole};
 use super::{Family, Names, qwen2_5_omni, qwen3_vl, rate};
 use crate::error::Result;
 use crate::spec::config::{
-    AudioConfig, AudioProjector, Config, FrameRule, Json, PositionRule, ResizePolicy, SpecialTokens,
+    AudioConfig, AudioProjector, Config, FrameRule, Held, Json, PositionRule, ResizePolicy, SpecialTokens,
     TextConfig, VisionNames,
 };
 
@@ -77,8 +77,8 @@ fn thinker(json: &Json, model_type: &str, names: Names) -> Result<Config> {
             ..FrameRule::default()
         },
         names,
-        scheme: None,
         system: "",
+        held: Held::default(),
         text,
     })
 }

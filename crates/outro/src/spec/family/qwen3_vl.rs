@@ -1,4 +1,4 @@
-//! Qwen3-VL, dense: rows of some of the tower's blocks go to the decoder's first layers, too; frames stand in the prompt
+//! Qwen3-VL, dense or with experts: rows of some of the tower's blocks go to the decoder's first layers, too; frames stand in the prompt
 //! after their times; the axes take turns among the rotary frequencies.
 
 use outro_media::{Sampling, Spread};
@@ -7,14 +7,33 @@ use super::decoder::{QWEN3_AXES, tied};
 use super::{Family, Names, qwen_vision, qwen_vision_tokens, qwen3};
 use crate::error::Result;
 use crate::spec::config::{
-    Activation, Config, FrameRule, Json, PositionRule, ResizePolicy, TextConfig, Timestamps, VisionConfig,
-    VisionNames,
+    Activation, Config, FrameRule, Held, Json, PositionRule, ResizePolicy, TextConfig, Timestamps,
+    VisionConfig, VisionNames,
 };
 
 pub(super) const FAMILY: Family = Family {
     model_type: "qwen3_vl",
     names: NAMES,
-    parse,
+    parse: |json| {
+        let json = &json.of_class("Qwen3VLConfig");
+        let text = json.object("text_config", "Qwen3VLTextConfig")?;
+        let text = self::text(&text, tied(json, &text)?, None)?;
+        let vision = json.object("vision_config", "Qwen3VLVisionConfig")?;
+        whole(FAMILY.model_type, json, text, &vision)
+    },
+};
+
+/// With experts.
+pub(super) const MOE: Family = Family {
+    model_type: "qwen3_vl_moe",
+    names: NAMES,
+    parse: |json| {
+        let json = &json.of_class("Qwen3VLMoeConfig");
+        let text = json.object("text_config", "Qwen3VLMoeTextConfig")?;
+        let text = self::text(&text, tied(json, &text)?, Some(true))?;
+        let vision = json.object("vision_config", "Qwen3VLMoeVisionConfig")?;
+        whole(MOE.model_type, json, text, &vision)
+    },
 };
 
 const NAMES: Names = Names {
@@ -41,17 +60,13 @@ pub(super) const VISION: VisionNames = VisionNames {
     deepstack: ["deepstack_merger_list.", "norm"],
 };
 
-fn parse(json: &Json) -> Result<Config> {
-    let json = &json.of_class("Qwen3VLConfig");
-    let text = json.object("text_config", "Qwen3VLTextConfig")?;
-    let text = self::text(&text, tied(json, &text)?, None)?;
-    let vision = json.object("vision_config", "Qwen3VLVisionConfig")?;
-    let vision = self::vision(&vision, &text, VISION)?;
+fn whole(model_type: &str, json: &Json, text: TextConfig, vision: &Json) -> Result<Config> {
+    let vision = self::vision(vision, &text, VISION)?;
     // Where the checkpoint does not say: of images the processor's default, in tokens of a picture; of videos what all
     // published sizes have, which is 32 times the processor's default.
     let token = (vision.patch * vision.merge).pow(2);
     Ok(Config {
-        model_type: FAMILY.model_type.into(),
+        model_type: model_type.into(),
         vision: Some(vision),
         audio: None,
         tokens: qwen_vision_tokens(json)?,
@@ -74,8 +89,8 @@ fn parse(json: &Json) -> Result<Config> {
             ..FrameRule::default()
         },
         names: NAMES,
-        scheme: None,
         system: "",
+        held: Held::default(),
         text,
     })
 }
@@ -115,14 +130,6 @@ pub(super) fn vision(json: &Json, text: &TextConfig, names: VisionNames) -> Resu
     let deepstack: Vec<usize> = indexes.list()?;
     if !deepstack.is_sorted_by(|a, b| a < b) || deepstack.last().is_some_and(|l| *l >= depth) {
         let problem = format!("is {deepstack:?}, must ascend and stay below depth = {depth}");
-        return Err(indexes.error(problem));
-    }
-    if deepstack.len() > text.layers {
-        let problem = format!(
-            "has {} blocks, the decoder only {} layers",
-            deepstack.len(),
-            text.layers
-        );
         return Err(indexes.error(problem));
     }
     Ok(VisionConfig {

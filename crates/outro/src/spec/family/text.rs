@@ -3,7 +3,7 @@
 use super::decoder::{self, Kind, decoder, tied};
 use super::{Family, Names, SYSTEM};
 use crate::error::Result;
-use crate::spec::config::{Config, FrameRule, Json, PositionRule, SpecialTokens, TextConfig};
+use crate::spec::config::{Config, FrameRule, Held, Json, PositionRule, SpecialTokens, TextConfig};
 
 pub(super) const NAMES: Names = Names {
     text: "model.",
@@ -44,7 +44,7 @@ pub(super) fn only(model_type: &str, text: TextConfig) -> Config {
         positions: PositionRule::Text,
         frames: FrameRule::default(),
         names: NAMES,
-        scheme: None,
         system: SYSTEM,
+        held: Held::default(),
     }
 }

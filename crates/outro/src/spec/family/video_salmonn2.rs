@@ -7,7 +7,7 @@ use super::qwen2_5_vl::{self, MODEL_TYPE, NAMES};
 use super::{Family, Names, SYSTEM, qwen_vision_tokens, qwen2_5_vision, rate};
 use crate::error::Result;
 use crate::spec::config::{
-    AudioConfig, AudioProjector, Config, FrameRule, Json, PositionRule, QFormerConfig, ResizePolicy,
+    AudioConfig, AudioProjector, Config, FrameRule, Held, Json, PositionRule, QFormerConfig, ResizePolicy,
     SpecialTokens, TextConfig,
 };
 
@@ -75,8 +75,8 @@ fn config(json: &Json) -> Result<Config> {
             audio: "audio.",
             ..NAMES
         },
-        scheme: None,
         system: SYSTEM,
+        held: Held::default(),
         text,
     })
 }

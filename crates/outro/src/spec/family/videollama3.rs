@@ -9,8 +9,8 @@ use super::decoder::{QWEN2, decoder, tied};
 use super::{Family, Names, siglip_vision};
 use crate::error::Result;
 use crate::spec::config::{
-    Config, FrameRule, Json, PositionRule, ResizePolicy, SpecialTokens, TextConfig, Timestamps, VisionConfig,
-    VisionNames,
+    Config, FrameRule, Held, Json, PositionRule, ResizePolicy, SpecialTokens, TextConfig, Timestamps,
+    VisionConfig, VisionNames,
 };
 
 pub(super) const FAMILY: Family = Family {
@@ -128,8 +128,8 @@ fn config(
             ..FrameRule::default()
         },
         names,
-        scheme: None,
         system: "",
+        held: Held::default(),
         text,
     })
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 
 use super::packed::{IDLE, Packed};
-use super::{Checkpoint, Matrix, Stored, gguf};
+use super::{Checkpoint, Matrix, Stored};
 use crate::error::{Error, Result};
 
 /// What is wrong with a checkpoint's tensors, by their headers alone. Names are those in the files.
@@ -63,7 +63,12 @@ const MOST: usize = 1 << 18;
 
 /// Buffers that older releases of transformers and llama.cpp store, and that follow from the configuration or are read
 /// elsewhere.
-const BUFFERS: [&str; 3] = ["rotary_emb.inv_freq", ".position_ids", "rope_freqs.weight"];
+const BUFFERS: [&str; 4] = [
+    "rotary_emb.inv_freq",
+    ".position_ids",
+    "rope_freqs.weight",
+    "a.position_embd.weight",
+];
 
 /// Shapes that were asked for, by name.
 #[derive(Default)]
@@ -123,11 +128,7 @@ impl Checkpoint {
                 }
             }
             let Some(info) = self.tensors.get(name) else {
-                let name = if self.dir.is_file() {
-                    gguf::stored_name(name)
-                } else {
-                    name.clone()
-                };
+                let name = self.stored_name(name);
                 let shape = wanted.clone();
                 audit.missing.push(Tensor { name, shape });
                 continue;
@@ -136,7 +137,7 @@ impl Checkpoint {
             if Stored::of_name(&info.dtype).is_none() {
                 let dtype = info.dtype.clone();
                 audit.unreadable.push(Unreadable { name, dtype });
-            } else if info.shape != *wanted && self.turned(key, wanted).is_none() {
+            } else if !self.fits(&info.shape, wanted) && self.turned(key, wanted).is_none() {
                 let (shape, wanted) = (info.shape.clone(), wanted.clone());
                 audit.misshaped.push(Misshaped { name, shape, wanted });
             }

@@ -8,7 +8,11 @@ use std::sync::Arc;
 use memmap2::Mmap;
 use outro_kernels::QuantType;
 
-use super::{Stored, TensorInfo, map};
+mod names;
+
+pub(crate) use names::Renames;
+
+use super::{Form, Stored, TensorInfo, map};
 use crate::error::{Error, Result};
 
 const MAGIC: [u8; 4] = *b"GGUF";
@@ -38,20 +42,84 @@ enum Meta {
     },
 }
 
-/// An opened file: metadata by key, tensors by the names they have in the original checkpoint.
+/// An opened file, or all parts of a split one: metadata by key, tensors by the names that they have there.
 pub(crate) struct Gguf {
     path: PathBuf,
-    pub(super) map: Arc<Mmap>,
+    /// The metadata's file.
+    map: Arc<Mmap>,
     metadata: BTreeMap<String, Meta>,
+    pub(super) shards: Vec<(PathBuf, Arc<Mmap>)>,
     pub(super) tensors: BTreeMap<String, TensorInfo>,
 }
 
 impl Gguf {
-    /// Reads metadata and the list of tensors; no weights.
+    /// Reads metadata and the list of tensors; no weights. Of a file that was split any part opens all of them.
     ///
     /// # Errors
-    /// Truncated, damaged and lying files, by name and by key or tensor.
+    /// Truncated, damaged, missing and lying files, by name and by key or tensor.
     pub(crate) fn open(path: &Path) -> Result<Self> {
+        let part = Self::open_part(path)?;
+        match part.int(SPLIT_COUNT)? {
+            Some(count) if count > 1 => part.joined(count),
+            _ => Ok(part),
+        }
+    }
+
+    /// The whole of which this is one of `count` parts.
+    fn joined(self, count: i128) -> Result<Self> {
+        let name = self.path.file_name().unwrap_or_default().to_string_lossy();
+        let own = self.int(SPLIT_NO)?.unwrap_or(-1);
+        let Some(prefix) = name.strip_suffix(&split_suffix(own + 1, count)) else {
+            let problem = format!(
+                "is {count}: this is part {} of so many, whose name must end in {}",
+                own + 1,
+                split_suffix(own + 1, count)
+            );
+            return Err(self.error(SPLIT_COUNT, &problem));
+        };
+        let part = |no: i128| -> Result<Self> {
+            let path = self
+                .path
+                .with_file_name(format!("{prefix}{}", split_suffix(no + 1, count)));
+            if !path.is_file() {
+                let problem = format!("part {} of {count} of a split file is missing; fetch it", no + 1);
+                return Err(Error::missing(path, problem));
+            }
+            let part = Self::open_part(&path)?;
+            if part.int(SPLIT_COUNT)? != Some(count) || part.int(SPLIT_NO)? != Some(no) {
+                let problem = format!(
+                    "is not part {} of {count}, as its name says; fetch all parts again",
+                    no + 1
+                );
+                return Err(part.error(SPLIT_NO, &problem));
+            }
+            Ok(part)
+        };
+        let mut whole = part(0)?;
+        for no in 1..count {
+            let part = part(no)?;
+            let shard = whole.shards.len();
+            whole.shards.extend(part.shards);
+            for (name, info) in part.tensors {
+                if whole.tensors.contains_key(&name) {
+                    let problem = format!(
+                        "tensor `{name}` is in an earlier part too; the parts are of different files"
+                    );
+                    return Err(Error::checkpoint(part.path, problem));
+                }
+                whole.tensors.insert(name, TensorInfo { shard, ..info });
+            }
+        }
+        if let Some(all) = whole.int("split.tensors.count")?
+            && all != whole.tensors.len() as i128
+        {
+            let problem = format!("is {all}, the {count} parts hold {} tensors", whole.tensors.len());
+            return Err(whole.error("split.tensors.count", &problem));
+        }
+        Ok(whole)
+    }
+
+    fn open_part(path: &Path) -> Result<Self> {
         let map = map(path)?;
         let mut c = Cursor {
             path,
@@ -88,12 +156,9 @@ impl Gguf {
             path: path.into(),
             map: Arc::clone(&map),
             metadata,
+            shards: vec![(path.into(), Arc::clone(&map))],
             tensors: BTreeMap::new(),
         };
-        if this.int("split.count")?.is_some_and(|n| n > 1) {
-            let problem = "the file is one of several parts; join them with llama.cpp's llama-gguf-split";
-            return Err(this.unsupported("split.count", problem));
-        }
         let alignment = this.int("general.alignment")?.unwrap_or(32);
         if !(1..=1 << 20).contains(&alignment) || alignment.count_ones() != 1 {
             return Err(this.error(
@@ -167,10 +232,12 @@ impl Gguf {
                 name: name.clone(),
                 start,
                 end,
+                form: Form::Rows,
             };
-            if self.tensors.insert(original_name(&name), info).is_some() {
+            if self.tensors.contains_key(&name) {
                 return Err(wrong("is there twice".into()));
             }
+            self.tensors.insert(name.clone(), info);
         }
         Ok(())
     }
@@ -271,6 +338,20 @@ impl Gguf {
         c.string(key)
     }
 
+    /// A list of numbers.
+    pub(crate) fn floats(&self, key: &str) -> Result<Option<Vec<f64>>> {
+        self.array(
+            key,
+            "a list of numbers",
+            |kind| width(kind).is_some(),
+            |c, kind| match c.value(key, kind, DEPTH)? {
+                Meta::Float(x) => Ok(Some(x)),
+                Meta::Int(n) => Ok(Some(n as f64)),
+                _ => Ok(None),
+            },
+        )
+    }
+
     /// A list of whole numbers.
     pub(crate) fn ints(&self, key: &str) -> Result<Option<Vec<i128>>> {
         self.array(
@@ -311,17 +392,17 @@ impl Gguf {
         Ok(Some(out))
     }
 
-    /// Whether there is a tensor, by its original name.
+    /// Whether there is a tensor.
     pub(crate) fn holds(&self, name: &str) -> bool {
         self.tensors.contains_key(name)
     }
 
-    /// A short tensor of floats, by its original name.
+    /// A short tensor of floats.
     pub(crate) fn f32s(&self, name: &str, len: usize) -> Result<Option<Vec<f32>>> {
         let Some(info) = self.tensors.get(name) else {
             return Ok(None);
         };
-        let bytes = &self.map[info.start..info.end];
+        let bytes = &self.shards[info.shard].1[info.start..info.end];
         if info.dtype != "F32" || info.shape != [len] {
             let problem = format!(
                 "tensor `{name}` is {} {:?}, must be F32 [{len}]",
@@ -339,10 +420,45 @@ impl Gguf {
         ))
     }
 
-    /// Rows of a tensor, by its original name.
-    pub(crate) fn rows(&self, name: &str) -> Option<usize> {
-        self.tensors.get(name).map(|t| t.shape[0])
+    /// The dimensions of a tensor, the contiguous one last.
+    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
+        Some(&self.tensors.get(name)?.shape)
     }
+
+    /// All names of tensors.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// How many bits of a number the matrices keep at least, F32 as 32 and BF16 as 17 (its range is wider than that of F16),
+    /// and the type's name: what tells files of one model apart.
+    pub(crate) fn exactness(&self) -> (usize, &str) {
+        let matrices = self.tensors.values().filter(|t| t.shape.len() > 1);
+        let kinds = matrices.map(|t| match t.dtype.as_str() {
+            "F32" => (32, "F32"),
+            "BF16" => (17, "BF16"),
+            "F16" => (16, "F16"),
+            other => (
+                Stored::of_name(other).map_or(0, |s| s.bytes_of(1024).unwrap_or(0) * 8 / 1024),
+                other,
+            ),
+        });
+        // A convolution may stay F16 in a file of F32: what most matrices have counts.
+        let mut found: BTreeMap<(usize, &str), usize> = BTreeMap::new();
+        for kind in kinds {
+            *found.entry(kind).or_default() += 1;
+        }
+        let most = found.into_iter().max_by_key(|(_, n)| *n);
+        most.map_or((0, "nothing"), |(kind, _)| kind)
+    }
+}
+
+const SPLIT_COUNT: &str = "split.count";
+const SPLIT_NO: &str = "split.no";
+
+/// How the name of a part ends; parts are counted from 1.
+fn split_suffix(part: i128, count: i128) -> String {
+    format!("-{part:05}-of-{count:05}.gguf")
 }
 
 /// What is read of a type's number; its name where it is not read.
@@ -370,63 +486,6 @@ fn stored(kind: u32) -> std::result::Result<Stored, &'static str> {
         _ => return Err("unknown"),
     })
 }
-
-/// The name that the tensors of a decoder have in its original checkpoint.
-fn original_name(name: &str) -> String {
-    let (stem, suffix) = name.rsplit_once('.').unwrap_or((name, ""));
-    let renamed = match stem {
-        "token_embd" => "model.embed_tokens".to_owned(),
-        "output_norm" => "model.norm".to_owned(),
-        "output" => "lm_head".to_owned(),
-        _ => {
-            let block = stem.strip_prefix("blk.").and_then(|s| s.split_once('.'));
-            let part = block.and_then(|(n, part)| Some((n, BLOCK.iter().find(|b| b.0 == part)?.1)));
-            let Some((n, part)) = part else {
-                return name.to_owned();
-            };
-            format!("model.layers.{n}.{part}")
-        }
-    };
-    format!("{renamed}.{suffix}")
-}
-
-/// The reverse of [`original_name`], for messages.
-pub(super) fn stored_name(name: &str) -> String {
-    let (stem, suffix) = name.rsplit_once('.').unwrap_or((name, ""));
-    let renamed = match stem {
-        "model.embed_tokens" => "token_embd".to_owned(),
-        "model.norm" => "output_norm".to_owned(),
-        "lm_head" => "output".to_owned(),
-        _ => {
-            let block = stem.strip_prefix("model.layers.").and_then(|s| s.split_once('.'));
-            let part = block.and_then(|(n, part)| Some((n, BLOCK.iter().find(|b| b.1 == part)?.0)));
-            let Some((n, part)) = part else {
-                return name.to_owned();
-            };
-            format!("blk.{n}.{part}")
-        }
-    };
-    format!("{renamed}.{suffix}")
-}
-
-/// Parts of a layer: in GGUF files, in the original checkpoints.
-const BLOCK: [(&str, &str); 15] = [
-    ("attn_norm", "input_layernorm"),
-    ("attn_q", "self_attn.q_proj"),
-    ("attn_k", "self_attn.k_proj"),
-    ("attn_v", "self_attn.v_proj"),
-    ("attn_output", "self_attn.o_proj"),
-    ("ffn_norm", "post_attention_layernorm"),
-    ("ffn_gate", "mlp.gate_proj"),
-    ("ffn_up", "mlp.up_proj"),
-    ("ffn_down", "mlp.down_proj"),
-    ("attn_q_norm", "self_attn.q_norm"),
-    ("attn_k_norm", "self_attn.k_norm"),
-    ("ffn_gate_inp", "mlp.gate"),
-    ("ffn_gate_exps", "mlp.experts.gate_proj"),
-    ("ffn_up_exps", "mlp.experts.up_proj"),
-    ("ffn_down_exps", "mlp.experts.down_proj"),
-];
 
 /// Bytes of a number of this type.
 fn width(kind: u32) -> Option<usize> {

@@ -4,7 +4,7 @@
 //! metadata say what it was made from: the checkpoint's files with sizes and times, the type, the version of the format.
 
 use std::borrow::Cow;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -189,16 +189,24 @@ impl Quantised {
         let Some(kind) = self.plan.get(name) else {
             return checkpoint.matrix(name, shape, dtype);
         };
+        if let (Some(map), Some((start, end)), [rows, cols]) = (&self.cache, self.places.get(name), shape)
+            && kind.bytes_of(rows * cols) == Some(end - start)
+        {
+            return Ok(Matrix {
+                name: name.to_owned(),
+                rows: *rows,
+                cols: *cols,
+                data: Data::Mapped {
+                    map: Arc::clone(map),
+                    start: *start,
+                    end: *end,
+                    stored: Stored::Quant(*kind),
+                },
+                order: None,
+            });
+        }
         let source = checkpoint.matrix(name, shape, Dtype::Auto)?;
-        let data = match (&self.cache, self.places.get(name)) {
-            (Some(map), Some((start, end))) => Data::Mapped {
-                map: Arc::clone(map),
-                start: *start,
-                end: *end,
-                stored: Stored::Quant(*kind),
-            },
-            _ => Data::Quant(*kind, make(&source, *kind).into()),
-        };
+        let data = Data::Quant(*kind, make(&source, *kind).into());
         Ok(Matrix { data, ..source })
     }
 
@@ -257,31 +265,26 @@ impl Quantised {
         path: &Path,
         identity: &str,
     ) -> Result<std::result::Result<(), String>> {
-        let sum = Cell::new(0);
+        let (sum, failed) = (Cell::new(0), RefCell::new(None));
         let mut views = Vec::new();
+        let later = |of, size| Later {
+            checkpoint,
+            of,
+            shape: [size],
+            sum: &sum,
+            failed: &failed,
+        };
         for (name, kind) in &self.plan {
             let Some(info) = checkpoint.tensors().get(name) else {
                 continue;
             };
-            let source = checkpoint.matrix(name, &info.shape, Dtype::Auto)?;
-            let size = kind.bytes_of(source.rows() * source.cols()).unwrap_or(0);
+            let size = kind.bytes_of(info.shape.iter().product()).unwrap_or(0);
             views.push((
                 name.as_str(),
-                Later {
-                    of: Some((source, *kind)),
-                    shape: [size],
-                    sum: &sum,
-                },
+                later(Some((name, info.shape.as_slice(), *kind)), size),
             ));
         }
-        views.push((
-            CHECKSUM,
-            Later {
-                of: None,
-                shape: [8],
-                sum: &sum,
-            },
-        ));
+        views.push((CHECKSUM, later(None, 8)));
         let temporary = path.with_extension(format!("{}.part", std::process::id()));
         let metadata = HashMap::from([("made_from".to_owned(), identity.to_owned())]);
         let written = (|| {
@@ -289,21 +292,29 @@ impl Quantised {
                 std::fs::create_dir_all(dir).map_err(|e| e.to_string())?;
             }
             serialize_to_file(views, Some(metadata), &temporary).map_err(|e| e.to_string())?;
+            if failed.borrow().is_some() {
+                return Ok(());
+            }
             std::fs::rename(&temporary, path).map_err(|e| e.to_string())
         })();
-        if written.is_err() {
+        let failed = failed.take();
+        if written.is_err() || failed.is_some() {
             // It may not even be there.
             let _ = std::fs::remove_file(&temporary);
         }
-        Ok(written)
+        failed.map_or(Ok(written), Err)
     }
 }
 
-/// A tensor of the cache file that is only made when it is written; without a matrix, the checksum of those before.
+/// A tensor of the cache file that is only read and made when it is written; without a matrix, the checksum of those before.
 struct Later<'a> {
-    of: Option<(Matrix, QuantType)>,
+    checkpoint: &'a Checkpoint,
+    /// Name and shape of the source, and what it becomes.
+    of: Option<(&'a str, &'a [usize], QuantType)>,
     shape: [usize; 1],
     sum: &'a Cell<u64>,
+    /// The first source that could not be read.
+    failed: &'a RefCell<Option<Error>>,
 }
 
 impl View for Later<'_> {
@@ -316,12 +327,18 @@ impl View for Later<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(match &self.of {
-            Some((matrix, kind)) => {
-                let bytes = make(matrix, *kind);
-                self.sum.set(together(self.sum.get(), checksum(&bytes)));
-                bytes
-            }
+        Cow::Owned(match self.of {
+            Some((name, shape, kind)) => match self.checkpoint.matrix(name, shape, Dtype::Auto) {
+                Ok(source) => {
+                    let bytes = make(&source, kind);
+                    self.sum.set(together(self.sum.get(), checksum(&bytes)));
+                    bytes
+                }
+                Err(e) => {
+                    self.failed.borrow_mut().get_or_insert(e);
+                    vec![0; self.shape[0]]
+                }
+            },
             None => self.sum.get().to_le_bytes().to_vec(),
         })
     }
@@ -352,6 +369,15 @@ fn make(matrix: &Matrix, kind: QuantType) -> Vec<u8> {
 /// What a cache was made from.
 fn identity(checkpoint: &Checkpoint, to: Quantize) -> String {
     let mut text = format!("outro quantised weights {VERSION}, {to:?}");
+    for adapter in &checkpoint.adapters {
+        let _ = write!(text, "\nadapter {}{}", adapter.weight, files_of(&adapter.weights));
+    }
+    text + &files_of(checkpoint)
+}
+
+/// Its files, their sizes and when they were changed.
+fn files_of(checkpoint: &Checkpoint) -> String {
+    let mut text = String::new();
     for (path, size) in checkpoint.shards() {
         let whole: PathBuf = path.canonicalize().unwrap_or_else(|_| path.into());
         let changed = std::fs::metadata(path)

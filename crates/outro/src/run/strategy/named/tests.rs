@@ -6,7 +6,7 @@ use crate::hook::settings::{Form, SETTINGS, setting, settings_of};
 fn kinds_are_as_they_are_described() {
     let base = OutRoConfig::default();
     for kind in &KINDS {
-        let full = format!("{}:{}", kind.name, kind.switches);
+        let full = format!("{}:{}", kind.name, kind.switches());
         let full = Strategy::parse(full.trim_end_matches(':'), &base).unwrap();
         if let Ok(short) = Strategy::parse(kind.name, &base) {
             let short = Strategy {
@@ -237,4 +237,27 @@ fn names_are_read() {
     ] {
         assert!(Strategy::parse(bad, &base).is_err(), "{bad}");
     }
+}
+
+/// The older key of the gate's temperature is read, and names of runs have today's.
+#[test]
+fn older_keys_are_names_of_today() {
+    for (old, today) in [
+        ("", ""),
+        ("vcd+outro", "vcd+outro"),
+        ("outro:temperature=0.2", "outro:gate_temperature=0.2"),
+        (
+            "vcd:alpha=1+outro:gamma=2, temperature=0.2,layers=0+5/prune:layer=1,keep=0.5",
+            "vcd:alpha=1+outro:gamma=2,gate_temperature=0.2,layers=0+5/prune:layer=1,keep=0.5",
+        ),
+    ] {
+        assert_eq!(canonical_name(old), today);
+        assert_eq!(canonical_name(today), today);
+    }
+    let base = OutRoConfig::default();
+    let parsed = |name| Strategy::parse(name, &base).unwrap();
+    assert_eq!(
+        parsed("outro:temperature=0.2"),
+        parsed("outro:gate_temperature=0.2")
+    );
 }

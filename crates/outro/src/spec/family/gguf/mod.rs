@@ -1,11 +1,18 @@
-//! A GGUF file's metadata as the fields of `config.json`.
+//! A GGUF file's metadata as the fields of `config.json`; the towers of a model that sees or hears are in a file of their own.
+
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
+
+mod beside;
+mod mmproj;
+mod names;
 
 use super::{Family, qwen3, text};
 use crate::error::{Error, Result};
 use crate::spec::config::{Config, Json, Scaling};
 use crate::weights::checkpoint::gguf::Gguf;
+pub(crate) use mmproj::processor;
 
 /// Metadata keys of an architecture, behind its name and a dot, and what config.json calls them.
 const KEYS: [(&str, &str); 12] = [
@@ -23,36 +30,97 @@ const KEYS: [(&str, &str); 12] = [
     ("expert_feed_forward_length", "moe_intermediate_size"),
 ];
 
-/// Architectures of GGUF files.
-const ARCHITECTURES: [(&str, &Family); 4] = [
-    ("qwen2", &text::QWEN2),
-    ("llama", &text::LLAMA),
-    ("qwen3", &qwen3::DENSE),
-    ("qwen3moe", &qwen3::MOE),
+/// An architecture of GGUF files.
+struct Architecture {
+    name: &'static str,
+    /// The decoder alone.
+    text: &'static Family,
+    experts: bool,
+    /// Whether towers belong to it, in a file of their own.
+    sees: bool,
+}
+
+const ARCHITECTURES: [Architecture; 7] = [
+    Architecture::new("qwen2", &text::QWEN2, false, false),
+    Architecture::new("llama", &text::LLAMA, false, false),
+    Architecture::new("qwen3", &qwen3::DENSE, false, false),
+    Architecture::new("qwen3moe", &qwen3::MOE, true, false),
+    Architecture::new("qwen2vl", &text::QWEN2, false, true),
+    Architecture::new("qwen3vl", &qwen3::DENSE, false, true),
+    Architecture::new("qwen3vlmoe", &qwen3::MOE, true, true),
 ];
 
-/// Parts of names of architectures that take pictures or sound, or are the towers alone.
-const MEDIA: [&str; 5] = ["vl", "omni", "clip", "mmproj", "audio"];
+impl Architecture {
+    const fn new(name: &'static str, text: &'static Family, experts: bool, sees: bool) -> Self {
+        Self {
+            name,
+            text,
+            experts,
+            sees,
+        }
+    }
+}
 
-/// Configuration of a GGUF file.
-pub(crate) fn config(file: &Gguf) -> Result<Config> {
+/// The architecture of a file of towers.
+const TOWERS: &str = "clip";
+
+/// Configuration of a GGUF file and of the file of its towers, which is looked for beside it where none is given.
+pub(crate) fn config(path: &Path, towers: Option<&Path>) -> Result<Config> {
+    let file = &Gguf::open(path)?;
     let key = "general.architecture";
-    let architecture = file.text(key)?;
-    let architecture = architecture.ok_or_else(|| file.error(key, "missing; every model's file has it"))?;
-    let family = ARCHITECTURES.iter().find(|a| a.0 == architecture);
-    let (_, family) = family.ok_or_else(|| {
-        let known = ARCHITECTURES.map(|a| a.0).join(", ");
-        let media = if MEDIA.iter().any(|m| architecture.contains(m)) {
-            "; pictures and sound need the safetensors checkpoint"
-        } else {
-            ""
-        };
-        file.unsupported(
-            key,
-            format!("is `{architecture}`; of GGUF files these are read: {known}{media}"),
-        )
+    let name = file.text(key)?;
+    let name = name.ok_or_else(|| file.error(key, "missing; every model's file has it"))?;
+    let architecture = ARCHITECTURES.iter().find(|a| a.name == name).ok_or_else(|| {
+        if name == TOWERS {
+            let problem = "is `clip`: these are the towers of a model (mmproj); give the file of its language model, \
+                           beside which they are found";
+            return file.unsupported(key, problem);
+        }
+        let known = ARCHITECTURES.map(|a| a.name).join(", ");
+        file.unsupported(key, format!("is `{name}`; of GGUF files these are read: {known}"))
     })?;
-    let own = |key: &str| format!("{architecture}.{key}");
+    if !architecture.sees
+        && let Some(towers) = towers
+    {
+        let problem = format!(
+            "is `{name}`, a text model; towers ({}) do not belong to it",
+            towers.display()
+        );
+        return Err(file.error(key, &problem));
+    }
+    if architecture.sees
+        && let Some(found) = beside::find(file, towers)?
+    {
+        return mmproj::config(file, architecture, found);
+    }
+    let mut config = decoder(file, architecture)?;
+    if architecture.sees {
+        config.held.notes.push(format!(
+            "no file of towers (mmproj-*.gguf) lies beside {}: it answers text alone",
+            file_name(path)
+        ));
+    }
+    config.held.renames = names::of(&config, None);
+    Ok(config)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// The configuration of the decoder alone.
+fn decoder(file: &Gguf, architecture: &Architecture) -> Result<Config> {
+    let value = Value::Object(fields(file, architecture)?);
+    let config = (architecture.text.parse)(&Json::new(file.path(), &value));
+    finished(file, architecture, config)
+}
+
+/// The decoder's fields, as config.json has them.
+fn fields(file: &Gguf, architecture: &Architecture) -> Result<Map<String, Value>> {
+    let own = |key: &str| format!("{}.{key}", architecture.name);
     let mut fields = Map::new();
     for (theirs, ours) in KEYS {
         let name = own(theirs);
@@ -65,11 +133,11 @@ pub(crate) fn config(file: &Gguf) -> Result<Config> {
             fields.insert(ours.into(), value);
         }
     }
-    if let Some(vocab) = file.rows("model.embed_tokens.weight") {
+    if let Some([vocab, ..]) = file.shape("token_embd.weight") {
         fields.insert("vocab_size".into(), json!(vocab));
     }
-    fields.insert("tie_word_embeddings".into(), json!(!file.holds("lm_head.weight")));
-    let experts = if architecture == "qwen3moe" {
+    fields.insert("tie_word_embeddings".into(), json!(!file.holds("output.weight")));
+    let experts = if architecture.experts {
         // llama.cpp has no key for it: every released file is so.
         fields.insert("norm_topk_prob".into(), json!(true));
         "expert_shared_count"
@@ -82,13 +150,20 @@ pub(crate) fn config(file: &Gguf) -> Result<Config> {
         }
     }
     scaling(file, &own, &mut fields)?;
-    let value = Value::Object(fields);
-    let mut config = (family.parse)(&Json::new(file.path(), &value)).map_err(|mut e| {
-        // The user's file has other names for the fields.
-        if let Error::Config { field, .. } | Error::Unsupported { field, .. } = &mut e
-            && let Some(key) = KEYS.iter().find(|k| k.1 == field)
+    Ok(fields)
+}
+
+/// What a family read, with what no config.json says; the user's file has other names for the fields.
+fn finished(file: &Gguf, architecture: &Architecture, config: Result<Config>) -> Result<Config> {
+    let own = |key: &str| format!("{}.{key}", architecture.name);
+    let mut config = config.map_err(|mut e| {
+        if let Error::Config { path, field, .. } | Error::Unsupported { path, field, .. } = &mut e
+            && path == file.path()
         {
-            *field = own(key.0);
+            let plain = field.strip_prefix("text_config.").unwrap_or(field);
+            if let Some(key) = KEYS.iter().find(|k| k.1 == plain) {
+                *field = own(key.0);
+            }
         }
         e
     })?;
@@ -110,7 +185,7 @@ pub(crate) fn config(file: &Gguf) -> Result<Config> {
         }
         text.rope.scaling = Scaling::Divided(factors.into_iter().map(f64::from).collect());
     }
-    text.rope_pairs_interleaved = architecture == "llama";
+    text.rope_pairs_interleaved = architecture.name == "llama";
     Ok(config)
 }
 

@@ -107,6 +107,7 @@ impl Weights {
     pub(crate) fn name(&self) -> String {
         let mut parts = vec![format!("{:?}", self.load.dtype).to_lowercase()];
         parts.extend(self.load.quantize.map(|q| q.name().to_owned()));
+        parts.extend(self.load.imitated.map(|i| i.name().to_owned()));
         parts.extend((self.load.activations == Activations::Reduced).then(|| REDUCED.into()));
         parts.extend((self.kv == KvType::F16).then(|| "f16 cache".into()));
         parts.join(", ")
@@ -315,6 +316,7 @@ fn weights(f: &WeightFlags, activations: Activations) -> anyhow::Result<Weights>
             Some(ActivationsFlag::Auto) => Activations::Reduced,
             None => activations,
         },
+        imitated: None,
     };
     Ok(Weights {
         load,

@@ -1,6 +1,7 @@
 //! `outro bench` as it is typed.
 
 use clap::{Args, ValueEnum};
+use outro::checkpoint::Imitated;
 use outro_lab::bench::Work;
 
 use super::flags::{DtypeFlag, ModelFlags, WeightFlags};
@@ -38,9 +39,9 @@ pub(crate) struct BenchFlags {
     /// Also probe the prompt as `outro sinks` does, and tell time and memory beside those of a plain prefill.
     #[arg(long)]
     probe: bool,
-    /// How the decoder's weights are held: --dtype and --quantize in one.
+    /// How the decoder's weights are held: --dtype and --quantize in one, and with --shape as other tools pack them.
     #[arg(long = "weights", value_name = "TYPE", conflicts_with_all = ["dtype", "quantize"],
-        value_parser = ["auto", "f32", "bf16", "f16", "q8_0", "q6_k", "q4_k"])]
+        value_parser = ["auto", "f32", "bf16", "f16", "q8_0", "q6_k", "q4_k", "awq", "gptq", "fp8", "nf4", "mlx4"])]
     held: Option<String>,
     /// A name of `outro eval list`, as in outro:gamma=2 or vcd+outro; may be repeated, ratios are to the first [default:
     /// baseline and outro].
@@ -79,12 +80,23 @@ pub(super) fn bench(f: BenchFlags) -> anyhow::Result<Bench> {
         }
     }
     let mut held = f.weights;
-    if let Some(name) = f.held {
+    let imitated: Option<Imitated> = f.held.as_deref().and_then(|name| name.parse().ok());
+    if let (Some(packed), None) = (imitated, &f.shape) {
+        return Err(Fault::usage(format!(
+            "--weights {}: a checkpoint's weights are as they are",
+            packed.name()
+        ))
+        .hint("give --shape, or a checkpoint that is packed so")
+        .into());
+    }
+    if let Some(name) = f.held.filter(|_| imitated.is_none()) {
         match DtypeFlag::from_str(&name, false) {
             Ok(dtype) => held.dtype = dtype,
             Err(_) => held.quantize = Some(name),
         }
     }
+    let mut weights = weights(&held, outro::Activations::Reduced)?;
+    weights.load.imitated = imitated;
     Ok(Bench {
         model: f.model,
         shape: f.shape,
@@ -98,7 +110,7 @@ pub(super) fn bench(f: BenchFlags) -> anyhow::Result<Bench> {
             requests: f.requests,
             probe: f.probe,
         },
-        weights: weights(&held, outro::Activations::Reduced)?,
+        weights,
         strategies: spelled_out(&f.strategy)?,
         json: f.json,
     })

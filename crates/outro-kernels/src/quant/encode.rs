@@ -53,7 +53,7 @@ fn quantise_body<const FMA: bool>(kind: QuantType, x: &[f32], out: &mut [u8]) {
     clippy::panic,
     reason = "documented: the caller chooses among those that can be made"
 )]
-pub(super) fn unreachable_layout(kind: QuantType) {
+fn unreachable_layout(kind: QuantType) {
     panic!("{} is only read", kind.name());
 }
 

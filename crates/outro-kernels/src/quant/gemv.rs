@@ -206,7 +206,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(40))]
+        #![proptest_config(ProptestConfig::with_cases(100))]
         #[test]
         fn every_level_equals_the_sum_over_dequantised_weights(
             kind in prop::sample::select([&QuantType::ALL[..], &QuantType::GROUPS[..]].concat()),

@@ -227,7 +227,7 @@ pub fn put_group(kind: QuantType, scale: f32, low: f32, codes: &[u8], out: &mut 
         "one block"
     );
     let QuantType::Group { code, head, .. } = kind else {
-        return super::encode::unreachable_layout(kind);
+        return without_head(kind);
     };
     let (start, packed) = out.split_at_mut(head.bytes());
     head.write(scale, low, start);
@@ -242,10 +242,15 @@ pub fn put_group(kind: QuantType, scale: f32, low: f32, codes: &[u8], out: &mut 
     }
 }
 
+#[expect(clippy::panic, reason = "documented: only blocks behind a head are put")]
+fn without_head(kind: QuantType) {
+    panic!("{} has no head", kind.name());
+}
+
 /// Scale, zero point or bias, and codes that are near `x`: not the best, for measurements and tests.
 pub(super) fn quantise(kind: QuantType, x: &[f32], out: &mut [u8]) {
     let QuantType::Group { code, head, .. } = kind else {
-        return super::encode::unreachable_layout(kind);
+        return without_head(kind);
     };
     let largest = x.iter().fold(0f32, |a, b| a.max(b.abs()));
     let (low, high) = x.iter().fold((0f32, 0f32), |(l, h), x| (l.min(*x), h.max(*x)));

@@ -1,4 +1,4 @@
-//! AVX2 and AVX-512 forms of what [`super::group`] does.
+//! AVX-512 products with blocks behind heads, as they lie in memory.
 
 use std::arch::x86_64::{
     __m256, __m256i, __m512, _mm_loadu_si128, _mm_set1_epi32, _mm_setr_ps, _mm_setzero_si128,
@@ -12,54 +12,10 @@ use std::arch::x86_64::{
     _mm512_setzero_ps, _mm512_setzero_si512, _mm512_srli_epi32, _mm512_srlv_epi16,
 };
 
-use super::group::{BELOW, Code, E4M3_SCALE, GroupLen, Head};
+use super::group::{BELOW, E4M3_SCALE, GroupLen, Head};
 use super::int8_rows::Int8Rows;
-use super::x86::{add_chunk, group_lanes, half, load_16, load_32, nibbles, prefetch, store_32};
-use super::{Blocks, CHUNK, GROUP, Open, QuantType, chunks};
-
-/// [`Head::read`] with the processor's own widening of f16.
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-fn head_of(head: Head, b: &[u8]) -> (f32, f32) {
-    match head {
-        Head::F16 => (half(b, 0), 0.0),
-        Head::F16Bias => (half(b, 0), -half(b, 2)),
-        _ => head.read(b),
-    }
-}
-
-/// [`super::group::read`].
-#[target_feature(enable = "avx2,fma,f16c")]
-#[inline]
-pub(super) fn read(open: &mut Open, code: Code, head: Head, len: GroupLen, blocks: &[u8]) {
-    let (len, h) = (len.get(), head.bytes());
-    let size = h + len * code.bits() / 8;
-    for (i, at) in (0..CHUNK).step_by(len).enumerate() {
-        let groups = at / GROUP..(at + len) / GROUP;
-        let Some(b) = blocks.get(i * size..(i + 1) * size) else {
-            open.q[at..at + len].fill(0);
-            open.scale[groups.clone()].fill(0.0);
-            open.min[groups].fill(0.0);
-            continue;
-        };
-        for part in 0..len / 32 {
-            let q = if code.bits() == 4 {
-                nibbles(b, h + 16 * part)
-            } else {
-                load_32(b, h + 32 * part)
-            };
-            store_32(&mut open.q, at + 32 * part, q);
-        }
-        let (scale, min) = head_of(head, b);
-        let scale = if code == Code::E4m3 {
-            scale * E4M3_SCALE
-        } else {
-            scale
-        };
-        open.scale[groups.clone()].fill(scale);
-        open.min[groups].fill(min);
-    }
-}
+use super::x86::{add_chunk, group_lanes, head_of, load_16, prefetch};
+use super::{Blocks, CHUNK, QuantType, chunks};
 
 /// The words at the beginning of the blocks of eight times 32 elements, `skip` bytes behind it.
 ///

@@ -171,6 +171,7 @@ impl QuantType {
     }
 
     /// Whether a code takes all 8 bits, so that two products of it do not fit 16.
+    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     const fn has_bytes(self) -> bool {
         matches!(self, Self::Q8_0 | Self::Group { code: Code::Int8, .. })

@@ -19,6 +19,7 @@ use std::arch::x86_64::{
     _mm512_ternarylogic_epi64,
 };
 
+use super::group::{Code, E4M3_SCALE, GroupLen, Head};
 use super::int8_rows::Int8Rows;
 use super::{Blocks, CHUNK, GROUP, GROUPS, Open, QuantType, chunks};
 
@@ -90,7 +91,7 @@ fn fifth_bits(b: &[u8], at: usize) -> __m256i {
 pub(super) fn read(open: &mut Open, kind: QuantType, blocks: &[u8]) {
     let n = blocks.len() / kind.block_bytes();
     if let QuantType::Group { code, head, len } = kind {
-        return super::group_x86::read(open, code, head, len, blocks);
+        return read_group(open, code, head, len, blocks);
     }
     if kind.block_len() == 32 {
         for i in 0..CHUNK / 32 {
@@ -179,6 +180,50 @@ pub(super) fn read(open: &mut Open, kind: QuantType, blocks: &[u8]) {
                 }
             }
         }
+    }
+}
+
+/// [`Head::read`] with the processor's own widening of f16.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+pub(super) fn head_of(head: Head, b: &[u8]) -> (f32, f32) {
+    match head {
+        Head::F16 => (half(b, 0), 0.0),
+        Head::F16Bias => (half(b, 0), -half(b, 2)),
+        _ => head.read(b),
+    }
+}
+
+/// [`super::group::read`], of blocks behind a head.
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn read_group(open: &mut Open, code: Code, head: Head, len: GroupLen, blocks: &[u8]) {
+    let (len, h) = (len.get(), head.bytes());
+    let size = h + len * code.bits() / 8;
+    for (i, at) in (0..CHUNK).step_by(len).enumerate() {
+        let groups = at / GROUP..(at + len) / GROUP;
+        let Some(b) = blocks.get(i * size..(i + 1) * size) else {
+            open.q[at..at + len].fill(0);
+            open.scale[groups.clone()].fill(0.0);
+            open.min[groups].fill(0.0);
+            continue;
+        };
+        for part in 0..len / 32 {
+            let q = if code.bits() == 4 {
+                nibbles(b, h + 16 * part)
+            } else {
+                load_32(b, h + 32 * part)
+            };
+            store_32(&mut open.q, at + 32 * part, q);
+        }
+        let (scale, min) = head_of(head, b);
+        let scale = if code == Code::E4m3 {
+            scale * E4M3_SCALE
+        } else {
+            scale
+        };
+        open.scale[groups.clone()].fill(scale);
+        open.min[groups].fill(min);
     }
 }
 

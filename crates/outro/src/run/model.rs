@@ -14,7 +14,7 @@ use crate::prompt::positions::{Layout, Positions, Span, layout};
 use crate::run::domain::Domain;
 use crate::spec::anyres::TokenLayout;
 use crate::spec::config::{Config, Scaling};
-use crate::weights::checkpoint::{Audit, Checkpoint, Dtype, Matrix, Quantised, Quantize};
+use crate::weights::checkpoint::{Audit, Checkpoint, Dtype, Imitated, Matrix, Quantised, Quantize};
 
 /// What happens while media are encoded and a prompt is run; for progress displays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub struct LoadOptions {
     pub cache: Option<PathBuf>,
     /// What quantised weights are multiplied with where a few tokens are run: f32 (exact, the default), or 8 bits.
     pub activations: Activations,
+    /// The layout of the decoder's linear layers where weights are made up ([`Model::random`]).
+    pub imitated: Option<Imitated>,
 }
 
 impl From<Dtype> for LoadOptions {
@@ -240,7 +242,9 @@ impl Model {
             cache: None,
             ..options.into()
         };
-        let parts = Parts::build(config, &Checkpoint::random(seed), &options)?;
+        let layers = format!("{}layers.", config.names.text);
+        let checkpoint = Checkpoint::random(seed, options.imitated.map(|i| (i, layers)));
+        let parts = Parts::build(config, &checkpoint, &options)?;
         Ok(Self(Arc::new(parts)))
     }
 

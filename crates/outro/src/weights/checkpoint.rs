@@ -35,6 +35,7 @@ use matrix::{Data, convert, own, widen_bytes};
 pub use packed::{CompressedPart, MlxForm, Scheme};
 pub(crate) use quantise::Quantised;
 pub use quantise::Quantize;
+pub use random::Imitated;
 
 /// How matrices are kept in memory. Vectors (norms, biases) are always f32, and so is all arithmetic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -208,10 +209,10 @@ impl Checkpoint {
     }
 
     /// A checkpoint without files: every tensor that is asked for is there, filled from a fixed random pattern (norms are
-    /// 1, biases 0).
-    pub(crate) fn random(seed: u64) -> Self {
+    /// 1, biases 0); linear layers whose names begin so are packed as a quantiser would.
+    pub(crate) fn random(seed: u64, packed: Option<(Imitated, String)>) -> Self {
         Self {
-            random: Some(random::Pattern::new(seed)),
+            random: Some(random::Pattern::new(seed, packed)),
             ..Self::empty(Path::new("random weights"))
         }
     }
@@ -460,9 +461,7 @@ impl Checkpoint {
         if self.asked.is_some() {
             return Ok(v);
         }
-        for (row, out) in v.chunks_exact_mut(m.cols().max(1)).enumerate() {
-            m.row(row, out);
-        }
+        m.all(&mut v);
         if !v.iter().all(|x| x.is_finite()) {
             return Err(Error::NotFinite {
                 place: format!("{}: tensor `{}`", self.dir.display(), m.name()),

@@ -32,6 +32,11 @@ struct Part {
 }
 
 impl Part {
+    /// Bits of a weight.
+    fn bits(&self) -> f64 {
+        8.0 * self.bytes as f64 / self.parameters.max(1) as f64
+    }
+
     fn add(&mut self, parameters: u64, bytes: u64) {
         self.tensors += 1;
         self.parameters = self.parameters.saturating_add(parameters);
@@ -55,6 +60,8 @@ pub(crate) struct Report {
     parts: BTreeMap<&'static str, Part>,
     skipped: usize,
     dtypes: BTreeMap<String, u64>,
+    /// Matrices that a quantiser packed; their weights and what is beside them.
+    packed: Part,
     audit: Audit,
     /// What the tokenizer was read from.
     tokenizer: Option<String>,
@@ -79,6 +86,7 @@ pub(crate) fn read(source: &Source) -> anyhow::Result<Report> {
         parts: BTreeMap::new(),
         skipped: checkpoint.skipped(),
         dtypes: BTreeMap::new(),
+        packed: Part::default(),
         audit: Model::audit_of(config.clone(), dir)?,
         tokenizer: None,
         template: None,
@@ -106,6 +114,11 @@ pub(crate) fn read(source: &Source) -> anyhow::Result<Report> {
         let parameters = info.shape.iter().try_fold(1_u64, |n, d| n.checked_mul(*d as u64));
         let parameters =
             parameters.with_context(|| format!("{}: tensor {name}: its shape overflows", dir.display()))?;
+        let packed = checkpoint.packed_weights(name);
+        if let Some(weights) = packed {
+            report.packed.add(weights, info.bytes() as u64);
+        }
+        let parameters = packed.unwrap_or(parameters);
         report
             .parts
             .entry(part(name, &names))
@@ -233,6 +246,23 @@ impl Report {
             .saturating_add(TYPICAL_PROMPT * (need.cache_per_token + need.work_per_token))
     }
 
+    /// How matrices are packed, and in what they are multiplied.
+    fn packed(&self) -> Option<String> {
+        let scheme = self
+            .config
+            .held
+            .scheme
+            .as_ref()
+            .filter(|_| self.packed.parameters > 0)?;
+        Some(format!(
+            "{}: {} weights of {:.1} bits, scales included; codes and scales stay as they are, products are in f32, with whole \
+             numbers and `--activations auto` in 8 bits",
+            scheme.name(),
+            thousands(self.packed.parameters),
+            self.packed.bits(),
+        ))
+    }
+
     /// For `--json`.
     pub(crate) fn json(&self) -> Value {
         let (c, t) = (&self.config, &self.config.text);
@@ -273,6 +303,10 @@ impl Report {
             "parts": self.parts.iter().map(|(k, p)| ((*k).to_owned(), json!(p))).collect::<serde_json::Map<_, _>>(),
             "skipped_tensors": self.skipped,
             "dtypes": json!(self.dtypes),
+            "packed": self.config.held.scheme.as_ref().map(|s| json!({
+                "by": s.name(), "parameters": self.packed.parameters, "bytes": self.packed.bytes,
+                "bits_a_weight": self.packed.bits(),
+            })),
             "shards": shards,
             "special_tokens": self.special().into_iter().map(|(k, v)| (k.to_owned(), json!(v))).collect::<serde_json::Map<_, _>>(),
             "memory": {
@@ -350,10 +384,11 @@ impl Report {
         for (name, p) in &self.parts {
             let _ = writeln!(
                 out,
-                "  {name:<12} {} in {} tensors, {}",
+                "  {name:<12} {} in {} tensors, {}, {:.1} bits each",
                 thousands(p.parameters),
                 p.tensors,
-                bytes(p.bytes)
+                bytes(p.bytes),
+                p.bits(),
             );
         }
         if self.skipped > 0 {
@@ -365,6 +400,9 @@ impl Report {
             .map(|(k, n)| format!("{k} {}", thousands(*n)))
             .collect();
         let _ = writeln!(out, "types        {}", types.join(", "));
+        if let Some(packed) = self.packed() {
+            let _ = writeln!(out, "packed       {packed}");
+        }
         for (kind, list) in self.tensors() {
             for (i, tensor) in list.iter().take(SHOWN).enumerate() {
                 let _ = writeln!(out, "{:<12} {tensor}", if i == 0 { kind } else { "" });

@@ -246,9 +246,7 @@ impl VisionTower {
             return Err(Error::input("pixel_values", problem));
         }
         let mut all = vec![0.0; side * side * self.config.hidden];
-        for (row, out) in all.chunks_exact_mut(self.config.hidden).enumerate() {
-            table.row(row, out);
-        }
+        table.all(&mut all);
         let merge = layout.unit.isqrt();
         if [h, w] != [side; 2] || merge > 1 {
             all = picture::resampled(&all, side, layout.grid, merge);

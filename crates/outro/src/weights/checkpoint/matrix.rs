@@ -149,6 +149,13 @@ impl Matrix {
         }
     }
 
+    /// Copies all rows, as [`Matrix::row`] does.
+    pub(crate) fn all(&self, out: &mut [f32]) {
+        for (row, out) in out.chunks_exact_mut(self.cols.max(1)).enumerate() {
+            self.row(row, out);
+        }
+    }
+
     /// Whether all elements are finite. Reads every one of them.
     pub fn is_finite(&self) -> bool {
         let mut row = vec![0f32; self.cols];

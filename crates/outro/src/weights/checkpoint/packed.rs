@@ -264,7 +264,56 @@ pub(super) const IDLE: [&str; 6] = [
     ".input_global_scale",
 ];
 
+/// Ends of the names of what stands beside packed codes.
+const BESIDE: [&str; 15] = [
+    ".qzeros",
+    ".g_idx",
+    ".scales",
+    ".biases",
+    ".weight_scale",
+    ".weight_scale_inv",
+    ".weight_zero_point",
+    ".weight_g_idx",
+    ".weight_shape",
+    ".SCB",
+    ".weight.absmax",
+    ".weight.quant_map",
+    ".weight.nested_absmax",
+    ".weight.nested_quant_map",
+    ".weight_format",
+];
+
 impl Checkpoint {
+    /// How many weights a tensor of a packed matrix stands for: none where it is scales and the like. `None` for plain
+    /// tensors. `key` is one of [`Checkpoint::tensors`].
+    pub fn packed_weights(&self, key: &str) -> Option<u64> {
+        let (scheme, info) = (self.scheme.as_ref()?, self.tensors.get(key)?);
+        let beside = |end: &&str| key.ends_with(*end);
+        if BESIDE.iter().chain(&IDLE).any(beside) || key.contains(layouts::STATE) {
+            return Some(0);
+        }
+        let (stem, part) = key.rsplit_once('.')?;
+        let holds = |part: &str| self.tensors.contains_key(&format!("{stem}.{part}"));
+        let bits = match (scheme, part) {
+            (Scheme::Awq { .. }, "qweight") => 4,
+            (Scheme::Gptq { bits, .. }, "qweight") => *bits,
+            (Scheme::Compressed(parts), "weight_packed") => {
+                parts.iter().find(|p| !p.float).map_or(4, |p| p.bits)
+            }
+            (Scheme::Bitsandbytes, "weight") if holds("weight.absmax") => 4,
+            (Scheme::Bitsandbytes, "weight") if holds("SCB") => 8,
+            (Scheme::Mlx { of_all, of_layers }, "weight") if holds("scales") => {
+                of_layers
+                    .get(info.name.strip_suffix(".weight")?)
+                    .unwrap_or(of_all)
+                    .bits
+            }
+            (_, "weight") if matches!(info.dtype.as_str(), "F8_E4M3" | "I8") => 8,
+            _ => return None,
+        };
+        Some(info.bytes() as u64 * 8 / bits as u64)
+    }
+
     /// Whether there is a tensor or a packed matrix of this name.
     pub(super) fn holds_packed(&self, name: &str) -> bool {
         name.strip_suffix(".weight").is_some_and(|stem| {

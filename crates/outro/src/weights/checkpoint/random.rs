@@ -1,21 +1,83 @@
 //! Weights made up in memory, for measurements of sizes of which no checkpoint is at hand.
 
+use std::str::FromStr;
 use std::sync::Arc;
 
 use half::bf16;
-use outro_kernels::{QuantType, quantise};
+use outro_kernels::{Code, GroupLen, Head, QuantType, quantise};
 
 use super::Dtype;
 use super::matrix::{Data, Matrix};
+use crate::error::{Error, Result};
+
+/// A quantiser whose layout the decoder's linear layers have, where weights are made up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Imitated {
+    /// 4 bits with zero points in groups of 128.
+    Awq,
+    /// 4 bits in groups of 128.
+    Gptq,
+    /// Floats of 8 bits, a scale for 128.
+    Fp8,
+    /// bitsandbytes' table of 4 bits, a scale for 64.
+    Nf4,
+    /// 4 bits with biases in groups of 64.
+    Mlx4,
+}
+
+impl Imitated {
+    /// All.
+    pub const ALL: [Self; 5] = [Self::Awq, Self::Gptq, Self::Fp8, Self::Nf4, Self::Mlx4];
+
+    /// As it is written on a command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Awq => "awq",
+            Self::Gptq => "gptq",
+            Self::Fp8 => "fp8",
+            Self::Nf4 => "nf4",
+            Self::Mlx4 => "mlx4",
+        }
+    }
+
+    const fn layout(self) -> QuantType {
+        let (code, head, len) = match self {
+            Self::Awq => (Code::Int4, Head::Zero, GroupLen::L128),
+            Self::Gptq => (Code::Int4, Head::F16, GroupLen::L128),
+            Self::Fp8 => (Code::E4m3, Head::Bf16, GroupLen::L128),
+            Self::Nf4 => (Code::Nf4, Head::F32, GroupLen::L64),
+            Self::Mlx4 => (Code::Int4, Head::Bf16Bias, GroupLen::L64),
+        };
+        QuantType::Group { code, head, len }
+    }
+}
+
+impl FromStr for Imitated {
+    type Err = Error;
+
+    fn from_str(s: &str) -> Result<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|i| i.name() == s)
+            .ok_or_else(|| Error::Setting {
+                key: "weights".into(),
+                problem: format!("is `{s}`; possible: {}", Self::ALL.map(Self::name).join(", ")),
+            })
+    }
+}
 
 /// Elements of the pattern: whole blocks of every layout, and more than the caches of a core hold.
 const LEN: usize = 1 << 20;
 
 /// Random numbers, uniform with variance 1, of which every matrix is cut.
-pub(super) struct Pattern(Vec<f32>);
+pub(super) struct Pattern {
+    numbers: Vec<f32>,
+    /// The layout of linear layers whose names begin so.
+    packed: Option<(Imitated, String)>,
+}
 
 impl Pattern {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64, packed: Option<(Imitated, String)>) -> Self {
         let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
         let mut next = || {
             state ^= state << 13;
@@ -23,7 +85,10 @@ impl Pattern {
             state ^= state << 17;
             ((state >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * 3f32.sqrt()
         };
-        Self((0..LEN).map(|_| next()).collect())
+        Self {
+            numbers: (0..LEN).map(|_| next()).collect(),
+            packed,
+        }
     }
 
     /// The pattern so scaled that a product with a row of `cols` keeps the size of activations; an embedding has
@@ -34,10 +99,17 @@ impl Pattern {
         } else {
             0.5 / (cols as f32).sqrt()
         };
-        self.0.iter().map(|x| x * scale).collect()
+        self.numbers.iter().map(|x| x * scale).collect()
     }
 
     pub(super) fn matrix(&self, name: &str, rows: usize, cols: usize, dtype: Dtype) -> Matrix {
+        if let Some((kind, layers)) = &self.packed
+            && name.starts_with(layers)
+            && name.ends_with("_proj.weight")
+            && cols.is_multiple_of(kind.layout().block_len())
+        {
+            return self.quantised(name, rows, cols, kind.layout());
+        }
         let (pattern, n) = (self.scaled(name, cols), rows * cols);
         let data = match dtype {
             Dtype::F32 => Data::F32(tiled(&pattern, n)),

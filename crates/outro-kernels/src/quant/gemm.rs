@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Blocks, CHUNK, GROUP, GROUPS, Open, QuantType, open_read};
+use super::{Blocks, CHUNK, GROUP, GROUPS, Open, open_read};
 use crate::simd::{Level, MR, NR};
 
 /// Four elements in a word.
@@ -120,7 +120,7 @@ impl Int8Panel {
         k: usize,
         chunk: usize,
     ) {
-        self.fine = w.kind == QuantType::Q6K;
+        self.fine = w.kind.is_fine();
         self.chunk = chunk;
         let bytes = CHUNK / w.kind.block_len() * w.kind.block_bytes();
         let offset = w.kind.offset() as f32;

@@ -8,6 +8,7 @@
 mod encode;
 #[cfg(target_arch = "x86_64")]
 mod exact;
+mod further;
 mod gemm;
 mod gemv;
 pub(crate) mod group;
@@ -45,6 +46,16 @@ pub enum QuantType {
     Q5K,
     /// 256 elements of 6 bits; 16 groups with 8-bit scales.
     Q6K,
+    /// 256 elements of 2 bits; 16 groups with 4-bit scales and minima.
+    Q2K,
+    /// 256 elements of 3 bits; 16 groups with 6-bit scales.
+    Q3K,
+    /// 32 numbers of a table, one scale.
+    IQ4NL,
+    /// 256 numbers of a table; 8 groups with 6-bit scales.
+    IQ4XS,
+    /// 32 floats of 4 bits (E2M1), one scale that is a power of two.
+    MXFP4,
     /// 32, 64 or 128 elements behind a head; no file has it, loaders make it.
     Group {
         /// What an element is.
@@ -62,7 +73,7 @@ const fn of(code: Code, head: Head, len: GroupLen) -> QuantType {
 
 impl QuantType {
     /// The layouts of GGUF files.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 13] = [
         Self::Q4_0,
         Self::Q4_1,
         Self::Q5_0,
@@ -71,6 +82,11 @@ impl QuantType {
         Self::Q4K,
         Self::Q5K,
         Self::Q6K,
+        Self::Q2K,
+        Self::Q3K,
+        Self::IQ4NL,
+        Self::IQ4XS,
+        Self::MXFP4,
     ];
 
     /// Layouts behind a head, every code, head and length among them: for tests and measurements.
@@ -97,16 +113,16 @@ impl QuantType {
     /// Elements of a block. Rows of a matrix are whole blocks.
     pub const fn block_len(self) -> usize {
         match self {
-            Self::Q4K | Self::Q5K | Self::Q6K => 256,
+            Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K | Self::IQ4XS => 256,
             Self::Group { len, .. } => len.get(),
-            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 => 32,
+            Self::Q4_0 | Self::Q4_1 | Self::Q5_0 | Self::Q5_1 | Self::Q8_0 | Self::IQ4NL | Self::MXFP4 => 32,
         }
     }
 
     /// Bytes of a block.
     pub const fn block_bytes(self) -> usize {
         match self {
-            Self::Q4_0 => 18,
+            Self::Q4_0 | Self::IQ4NL => 18,
             Self::Q4_1 => 20,
             Self::Q5_0 => 22,
             Self::Q5_1 => 24,
@@ -114,6 +130,10 @@ impl QuantType {
             Self::Q4K => 144,
             Self::Q5K => 176,
             Self::Q6K => 210,
+            Self::Q2K => 84,
+            Self::Q3K => 110,
+            Self::IQ4XS => 136,
+            Self::MXFP4 => 17,
             Self::Group { code, head, len } => head.bytes() + len.get() * code.bits() / 8,
         }
     }
@@ -129,6 +149,11 @@ impl QuantType {
             Self::Q4K => "Q4_K",
             Self::Q5K => "Q5_K",
             Self::Q6K => "Q6_K",
+            Self::Q2K => "Q2_K",
+            Self::Q3K => "Q3_K",
+            Self::IQ4NL => "IQ4_NL",
+            Self::IQ4XS => "IQ4_XS",
+            Self::MXFP4 => "MXFP4",
             Self::Group { code, .. } => match code {
                 Code::Int4 => "INT4",
                 Code::Int8 => "INT8",
@@ -155,8 +180,9 @@ impl QuantType {
             Self::Q4_0 => 8,
             Self::Q5_0 => 16,
             Self::Q6K => 32,
-            Self::Q8_0 => 128,
-            Self::Q4_1 | Self::Q5_1 | Self::Q4K | Self::Q5K => 0,
+            Self::Q3K => 4,
+            Self::Q8_0 | Self::IQ4NL | Self::IQ4XS | Self::MXFP4 => 128,
+            Self::Q2K | Self::Q4_1 | Self::Q5_1 | Self::Q4K | Self::Q5K => 0,
             Self::Group { head, .. } if head.has_low() => 0,
             Self::Group { code, .. } => code.middle() as i32,
         }
@@ -174,7 +200,25 @@ impl QuantType {
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     const fn has_bytes(self) -> bool {
-        matches!(self, Self::Q8_0 | Self::Group { code: Code::Int8, .. })
+        matches!(
+            self,
+            Self::Q8_0 | Self::IQ4NL | Self::IQ4XS | Self::MXFP4 | Self::Group { code: Code::Int8, .. }
+        )
+    }
+
+    /// Whether every [`GROUP`] has a scale of its own, and not every two.
+    #[inline(always)]
+    const fn is_fine(self) -> bool {
+        matches!(self, Self::Q2K | Self::Q3K | Self::Q6K)
+    }
+
+    /// Whether [`further`] opens it.
+    #[inline(always)]
+    const fn is_further(self) -> bool {
+        matches!(
+            self,
+            Self::Q2K | Self::Q3K | Self::IQ4NL | Self::IQ4XS | Self::MXFP4
+        )
     }
 
     #[inline(always)]
@@ -326,6 +370,9 @@ impl Open {
     fn read(&mut self, kind: QuantType, blocks: &[u8]) {
         match kind {
             QuantType::Group { code, head, len } => group::read(self, code, head, len, blocks),
+            QuantType::Q2K | QuantType::Q3K | QuantType::IQ4NL | QuantType::IQ4XS | QuantType::MXFP4 => {
+                further::read(self, kind, blocks);
+            }
             QuantType::Q4_0 => self.small(blocks.as_chunks().0, |b: &[u8; 18], q| {
                 nibbles(&b[2..], q);
                 (half(b, 0), 0.0)
@@ -525,6 +572,13 @@ pub(crate) mod tests {
             let d = f16::from_f32(0.001 + (i % 7) as f32 * 0.0004).to_le_bytes();
             match kind {
                 QuantType::Q6K => b[208..].copy_from_slice(&d),
+                QuantType::Q3K => b[108..].copy_from_slice(&d),
+                QuantType::Q2K => {
+                    b[80..82].copy_from_slice(&d);
+                    b[82..].copy_from_slice(&f16::from_f32(-0.01 + 0.004 * (i % 5) as f32).to_le_bytes());
+                }
+                // Some power of two.
+                QuantType::MXFP4 => b[0] = 116 + (i % 5) as u8,
                 QuantType::Q4_1 | QuantType::Q5_1 | QuantType::Q4K | QuantType::Q5K => {
                     b[..2].copy_from_slice(&d);
                     b[2..4].copy_from_slice(&f16::from_f32(-0.01 + 0.004 * (i % 5) as f32).to_le_bytes());

@@ -93,6 +93,9 @@ pub(super) fn read(open: &mut Open, kind: QuantType, blocks: &[u8]) {
     if let QuantType::Group { code, head, len } = kind {
         return read_group(open, code, head, len, blocks);
     }
+    if kind.is_further() {
+        return super::further::read(open, kind, blocks);
+    }
     if kind.block_len() == 32 {
         for i in 0..CHUNK / 32 {
             if i >= n {

@@ -393,7 +393,7 @@ impl Checkpoint {
                 path,
                 "",
                 format!(
-                    "tensor `{}` is of type {}; F32, BF16 and F16 are read, in GGUF files also Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K and Q6_K",
+                    "tensor `{}` is of type {}; F32, BF16 and F16 are read, in GGUF files also Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS and MXFP4",
                     info.name, info.dtype
                 ),
             )

@@ -54,6 +54,7 @@ pub(crate) enum Action {
     Tune(Box<tune::Tune>),
     Bench(Box<bench::Bench>),
     Sinks(Box<sinks::Sinks>),
+    Convert(Convert),
     Demo(Demo),
     /// Whether it prints JSON.
     Doctor(bool),
@@ -74,7 +75,12 @@ impl Action {
             Self::Eval(eval::Eval::Report(r)) => r.data.is_some(),
             Self::Tune(t) => auto(&t.asking.reading),
             Self::Demo(_) => true,
-            Self::Eval(_) | Self::Trace(_) | Self::Synth(_) | Self::Bench(_) | Self::Doctor(_) => false,
+            Self::Eval(_)
+            | Self::Trace(_)
+            | Self::Synth(_)
+            | Self::Bench(_)
+            | Self::Convert(_)
+            | Self::Doctor(_) => false,
         }
     }
 }
@@ -88,6 +94,14 @@ pub(crate) struct Demo {
     pub(crate) out: Option<PathBuf>,
     /// The model; `None` is the program's own.
     pub(crate) model: ModelFlags,
+}
+
+/// `outro convert`.
+#[derive(Debug)]
+pub(crate) struct Convert {
+    pub(crate) model: ModelFlags,
+    pub(crate) out: PathBuf,
+    pub(crate) dtype: outro::Dtype,
 }
 
 /// How weights, and keys and values, are held.
@@ -244,6 +258,11 @@ fn build(cli: Cli, typed: &ArgMatches) -> anyhow::Result<Invocation> {
         Cmd::Sinks(f) => Action::Sinks(Box::new(sinks::sinks(*f, typed)?)),
         Cmd::Synth(f) => Action::Synth(Box::new(synth::synth(f)?)),
         Cmd::Demo { seed, out, model } => Action::Demo(Demo { seed, out, model }),
+        Cmd::Convert(f) => Action::Convert(Convert {
+            model: f.model,
+            out: f.out,
+            dtype: f.dtype.into(),
+        }),
         Cmd::Doctor { json } => Action::Doctor(json),
     };
     if cli.threads > 1024 {

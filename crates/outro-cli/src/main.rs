@@ -74,6 +74,7 @@ fn run(invocation: &Invocation) -> anyhow::Result<()> {
         Action::Tune(a) => cmd::tune::run(a, ui),
         Action::Bench(a) => cmd::bench::run(a, ui),
         Action::Sinks(a) => cmd::sinks::run(a, ui),
+        Action::Convert(a) => cmd::convert::run(a, ui),
         Action::Demo(a) => cmd::demo::run(a, ui),
         Action::Doctor(json) => cmd::doctor::run(*json),
     }

@@ -37,6 +37,6 @@ pub use run::engine::{Answer, Ask, Batch, Engine, EngineOptions, MediaSet, Updat
 pub use run::model::{EncodeProgress, LoadOptions, MediaEmbeds, Model, Prompt};
 pub use run::session::{Prefix, Session};
 pub use run::stream::{Event, Feed, Next, Stream, Turn, step, tick};
-pub use run::{domain, engine, generate, strategy};
+pub use run::{convert, domain, engine, generate, strategy};
 pub use spec::{config, family, settings, shapes};
 pub use weights::checkpoint::{self, Dtype, Quantize};

@@ -7,7 +7,9 @@ use outro::strategy::settings_of;
 
 use super::bench::BenchFlags;
 use super::eval::EvalCommand;
-use super::flags::{MediaFlags, MethodFlags, ModelFlags, ReadingFlags, TraceStrategy, WeightFlags};
+use super::flags::{
+    DtypeFlag, MediaFlags, MethodFlags, ModelFlags, ReadingFlags, TraceStrategy, WeightFlags,
+};
 use super::sampling::SamplingFlags;
 use super::sinks::{PruneFlags, SinksFlags};
 use super::synth::SynthFlags;
@@ -75,6 +77,8 @@ pub(crate) enum Cmd {
     Tune(Box<TuneFlags>),
     /// Measure speed and memory, beside the machine's limits; several strategies alternate.
     Bench(Box<BenchFlags>),
+    /// Write a checkpoint in any form (GGUF, packed, with adapters) as a plain one: config.json, safetensors, tokenizer.
+    Convert(ConvertFlags),
     /// Show what attention sinks are and do on a prompt or a set: an HTML report, tables and JSON.
     Sinks(Box<SinksFlags>),
     /// Render short videos of a synthetic world with questions in the forms of AVHBench and Daily-Omni.
@@ -273,4 +277,16 @@ pub(crate) struct InspectFlags {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) reading: ReadingFlags,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConvertFlags {
+    #[command(flatten)]
+    pub(crate) model: ModelFlags,
+    /// The directory to write; it must not hold a checkpoint.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// What numbers become. auto keeps plain tensors as they are and makes packed ones f32, which changes none.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub(crate) dtype: DtypeFlag,
 }

@@ -36,6 +36,7 @@ const FLOORS: [(&str, &[&str]); 3] = [
         "outro-cli",
         &[
             "cache",
+            "memory",
             "hints",
             "fault",
             "interrupt",

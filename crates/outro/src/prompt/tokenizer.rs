@@ -81,6 +81,18 @@ impl Tokenizer {
         }))
     }
 
+    /// Writes it as a tokenizer.json.
+    ///
+    /// # Errors
+    /// A file that cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let json = self
+            .inner
+            .to_string(true)
+            .map_err(|e| failed(&self.path, e.to_string()))?;
+        std::fs::write(path, json).map_err(Error::io(path))
+    }
+
     /// What it was read from, for displays: file names, or the kind of tokenizer in a GGUF file.
     pub fn form(&self) -> &str {
         &self.form

@@ -1,5 +1,6 @@
 //! Requests on a model: weights with a configuration, sessions, strategies, the loop that makes tokens.
 
+pub mod convert;
 pub mod domain;
 pub mod engine;
 pub mod generate;

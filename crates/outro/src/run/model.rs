@@ -232,6 +232,16 @@ impl Model {
         })
     }
 
+    /// Names and shapes of the tensors that a model of this configuration reads.
+    ///
+    /// # Errors
+    /// As [`Model::audit`].
+    pub(crate) fn tensors(config: Config, dir: &Path) -> Result<Vec<(String, Vec<usize>)>> {
+        let checkpoint = config.checkpoint(dir)?.noting();
+        Parts::build(config, &checkpoint, &LoadOptions::default())?;
+        Ok(checkpoint.asked())
+    }
+
     /// A model of this size with random weights, made in memory: for measurements. `options.cache` is not used, and
     /// `dtype` auto is bf16.
     ///

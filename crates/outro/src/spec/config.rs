@@ -46,6 +46,8 @@ pub struct Held {
     pub scheme: Option<Scheme>,
     /// Adapters to be merged into its weights, in their order.
     pub adapters: Vec<Adapter>,
+    /// Of a GGUF file: the config.json that says the same.
+    pub fields: Option<serde_json::Value>,
     /// What the user should know of it.
     pub notes: Vec<String>,
     /// What the tensors of GGUF files are called.

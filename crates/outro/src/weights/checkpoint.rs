@@ -166,6 +166,7 @@ impl Checkpoint {
                 let names = this.names.clone();
                 this.add_gguf(gguf::Gguf::open(file)?, &names)?;
             }
+            experts::stacked(&mut this.tensors);
             return this.adapted(&reading);
         }
         let key = |name: &str| key(name, renamed);

@@ -6,6 +6,7 @@ mod answers;
 mod checkpoint;
 mod checkpoints;
 mod config;
+mod convert;
 mod engine;
 mod errors;
 mod families;

@@ -35,7 +35,7 @@ impl Weights<'_> {
         })
     }
 
-    /// The gated MLPs of `n` experts under `prefix.experts.`: three matrices each, or three for all together `[n, out, in]`.
+    /// The gated MLPs of `n` experts under `prefix.experts.`, three matrices each.
     pub(crate) fn experts(
         &self,
         prefix: &str,
@@ -43,25 +43,8 @@ impl Weights<'_> {
         hidden: usize,
         wide: usize,
     ) -> Result<Vec<GatedMlp>> {
-        let together = format!("{prefix}.experts.gate_proj.weight");
-        if !self.checkpoint.holds(&together) {
-            let one = |i| GatedMlp::load(*self, &format!("{prefix}.experts.{i}"), hidden, wide, false);
-            return (0..n).map(one).collect();
-        }
-        let all = |name: &str, out: usize, inp: usize| -> Result<Vec<Linear>> {
-            let name = format!("{prefix}.experts.{name}.weight");
-            let all = self.checkpoint.matrix(&name, &[n, out, inp], self.dtype)?;
-            let one = |i| Linear {
-                weight: all.part(i, out),
-                bias: None,
-                activations: self.activations,
-            };
-            Ok((0..n).map(one).collect())
-        };
-        let (gate, up) = (all("gate_proj", wide, hidden)?, all("up_proj", wide, hidden)?);
-        let down = all("down_proj", hidden, wide)?;
-        let one = |((gate, up), down)| GatedMlp { gate, up, down };
-        Ok(gate.into_iter().zip(up).zip(down).map(one).collect())
+        let one = |i| GatedMlp::load(*self, &format!("{prefix}.experts.{i}"), hidden, wide, false);
+        (0..n).map(one).collect()
     }
 
     /// A matrix, quantised where it is to be.

@@ -105,6 +105,19 @@ impl Checkpoint {
         Ok(true)
     }
 
+    /// Names and shapes of all that was asked for.
+    pub(crate) fn asked(&self) -> Vec<(String, Vec<usize>)> {
+        let Some(Asked(asked)) = &self.asked else {
+            return Vec::new();
+        };
+        let asked = asked.lock().unwrap_or_else(PoisonError::into_inner);
+        asked
+            .all
+            .iter()
+            .map(|(name, shape)| (name.clone(), shape.clone()))
+            .collect()
+    }
+
     /// What was asked for beside what is there; `unused` are beginnings of names of the model's tensors that it never needs.
     pub(crate) fn audit(&self, unused: &[&str]) -> Audit {
         let mut audit = Audit::default();

@@ -6,6 +6,37 @@ use super::{Form, Stored, TensorInfo};
 
 const FUSED: [&str; 2] = [".experts.gate_up_proj", ".experts.down_proj"];
 
+/// Replaces tensors `[E, rows, columns]` of all experts of a layer (llama.cpp) by one of each.
+pub(super) fn stacked(tensors: &mut BTreeMap<String, TensorInfo>) {
+    let all: Vec<String> = tensors
+        .iter()
+        .filter(|(name, info)| name.contains(".experts.") && info.shape.len() == 3 && info.form == Form::Rows)
+        .map(|(name, _)| name.clone())
+        .collect();
+    for name in all {
+        let Some((layer, part)) = name
+            .split_once(".experts.")
+            .map(|(a, b)| (a.to_owned(), b.to_owned()))
+        else {
+            continue;
+        };
+        let Some(info) = tensors.remove(&name) else {
+            continue;
+        };
+        let (n, size) = (info.shape[0], (info.end - info.start) / info.shape[0].max(1));
+        for expert in 0..n {
+            let start = info.start + expert * size;
+            let one = TensorInfo {
+                shape: info.shape[1..].to_vec(),
+                start,
+                end: start + size,
+                ..info.clone()
+            };
+            tensors.insert(format!("{layer}.experts.{expert}.{part}"), one);
+        }
+    }
+}
+
 /// Replaces the tensors of all experts of a layer, `gate_up_proj [E, hidden, 2 I]` and `down_proj [E, I, hidden]` (Qwen3-VL-MoE as
 /// published), or both with the last two dimensions the other way round (transformers 5 in memory), by `gate_proj [I, hidden]`,
 /// `up_proj [I, hidden]` and `down_proj [hidden, I]` of each. What does not fit is left as it is: nobody asks for it.

@@ -191,29 +191,6 @@ impl Matrix {
         }
     }
 
-    /// Row `i` as a matrix of `rows` rows, for tensors that hold several. A mapped one stays mapped.
-    pub(crate) fn part(&self, i: usize, rows: usize) -> Self {
-        let n = self.raw().len() / self.rows.max(1);
-        let data = match &self.data {
-            Data::Mapped {
-                map, start, stored, ..
-            } => Data::Mapped {
-                map: Arc::clone(map),
-                start: start + i * n,
-                end: start + (i + 1) * n,
-                stored: *stored,
-            },
-            _ => own(&self.raw()[i * n..(i + 1) * n], self.stored()),
-        };
-        Self {
-            name: self.name.clone(),
-            rows,
-            cols: self.cols / rows,
-            data,
-            order: self.order.clone(),
-        }
-    }
-
     /// Undoes llama.cpp's order of query and key rows: in every head of `dim` rows, row `2 i + j` becomes row
     /// `j * dim / 2 + i`, so that rotary pairs are half a head apart as in the original checkpoint. Exact: rows only move.
     pub(crate) fn deinterleaved(&self, dim: usize) -> Self {

@@ -145,7 +145,7 @@ pub(super) fn config(text: &Gguf, architecture: &Architecture, found: Found) -> 
     for (field, token) in model.tokens {
         whole.insert((*field).into(), json!(id(text, token)?));
     }
-    let value = Value::Object(whole);
+    let mut value = Value::Object(whole);
     let config =
         (model.family.parse)(&Json::of_transformers(text.path(), &value)).map_err(|e| named(e, text, &file));
     let mut config = finished(text, architecture, config)?;
@@ -178,6 +178,8 @@ pub(super) fn config(text: &Gguf, architecture: &Architecture, found: Found) -> 
     if !hears {
         config.audio = None;
     }
+    value["model_type"] = json!(model.family.model_type);
+    config.held.fields = Some(value);
     config.held.notes.extend(note);
     config.held.towers = Some(file.path().to_path_buf());
     config.held.renames = names::of(&config, Some(&file));

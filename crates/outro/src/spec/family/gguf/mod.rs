@@ -113,9 +113,12 @@ fn file_name(path: &Path) -> String {
 
 /// The configuration of the decoder alone.
 fn decoder(file: &Gguf, architecture: &Architecture) -> Result<Config> {
-    let value = Value::Object(fields(file, architecture)?);
+    let mut value = Value::Object(fields(file, architecture)?);
     let config = (architecture.text.parse)(&Json::new(file.path(), &value));
-    finished(file, architecture, config)
+    let mut config = finished(file, architecture, config)?;
+    value["model_type"] = json!(architecture.text.model_type);
+    config.held.fields = Some(value);
+    Ok(config)
 }
 
 /// The decoder's fields, as config.json has them.

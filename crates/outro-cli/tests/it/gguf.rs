@@ -170,3 +170,64 @@ fn damaged_files_are_errors() {
     std::fs::write(&path, b"something else").unwrap();
     outro(args!["ask", "--model", &path, "q"]).fails(1, &["cut.gguf", "not a GGUF file"]);
 }
+
+#[test]
+fn two_files_are_converted_to_a_checkpoint() {
+    let made = tempfile::tempdir().unwrap();
+    let out = made.path().join("plain");
+    let text = tiny().join("../mmproj/qwen2-vl/Qwen2-VL-tiny-BF16.gguf");
+    let line = args!["convert", "--model", &text, "--out", &out];
+    let ran = outro(line.clone()).ok();
+    assert!(
+        ran.stderr.contains("mmproj-Qwen2-VL-tiny-BF16.gguf (BF16)"),
+        "{}",
+        ran.stderr
+    );
+    let ran = outro(args!["inspect", &out]).ok();
+    assert!(ran.stdout.contains("family       qwen2_vl"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("vision       3 blocks"), "{}", ran.stdout);
+    outro(line).fails(1, &["holds a checkpoint already"]);
+}
+
+#[test]
+fn towers_and_adapters_are_a_part_of_the_models_name() {
+    let text = tiny().join("../mmproj/qwen2-vl/Qwen2-VL-tiny-BF16.gguf");
+    let towers = tiny().join("../mmproj/qwen2-vl/mmproj-Qwen2-VL-tiny-Q8_0.gguf");
+    let clip = tiny().join("../shapes.mp4");
+    let media = args![
+        "--decoder",
+        "builtin",
+        "--frames",
+        "2",
+        "--max-pixels",
+        "784",
+        "--max-new-tokens",
+        "2",
+        "--json",
+        "What?"
+    ];
+    let mut line = args!["ask", "--model", &text, "--mmproj", &towers, "--video", &clip].to_vec();
+    line.extend(media.clone());
+    let ran = outro(line).ok();
+    assert!(
+        ran.stdout.contains("mmproj-Qwen2-VL-tiny-Q8_0.gguf"),
+        "{}",
+        ran.stdout
+    );
+    let base = tiny().join("../qwen2-5-vl-tiny");
+    let adapter = format!("{}=0.5", tiny().join("../adapters/vision").display());
+    let mut line = args!["ask", "--model", &base, "--adapter", &adapter, "--video", &clip].to_vec();
+    line.extend(media);
+    let ran = outro(line).ok();
+    assert!(ran.stdout.contains("adapters/vision times 0.5"), "{}", ran.stdout);
+    outro(args![
+        "ask",
+        "--model",
+        &base,
+        "--adapter",
+        &format!("{}=much", base.display()),
+        "x"
+    ])
+    .fails(2, &["is no number"]);
+    outro(args!["ask", "--model", &base, "--mmproj", &towers, "x"]).fails(1, &["belongs to a GGUF file"]);
+}

@@ -288,7 +288,13 @@ fn vision(file: &Gguf, model: &Model) -> Result<Map<String, Value>> {
         v.insert("embed_dim".into(), json!(hidden));
         v.extend(out.map(|out| ("hidden_size".to_owned(), out)));
         if let Some(wide) = wide.filter(|_| hidden > 0) {
-            v.insert("mlp_ratio".into(), json!(wide as f64 / hidden as f64));
+            // A whole number, which all published ones are, is written as one: transformers takes no other.
+            let ratio = if wide.is_multiple_of(hidden) {
+                json!(wide / hidden)
+            } else {
+                json!(wide as f64 / hidden as f64)
+            };
+            v.insert("mlp_ratio".into(), ratio);
         }
     } else {
         v.extend(out.map(|out| ("out_hidden_size".to_owned(), out)));

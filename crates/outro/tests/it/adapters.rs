@@ -242,3 +242,27 @@ fn mistakes_of_loaders_would_be_seen() {
         assert!(worst > 10.0 * LOGITS, "mistake {i}: {worst}");
     }
 }
+
+/// Files with one byte changed, in the configuration or in the weights' header: an error or a model, no panic.
+#[test]
+fn changed_bytes_do_not_panic() {
+    let from = adapters().join("patterns");
+    let files = ["adapter_config.json", "adapter_model.safetensors"]
+        .map(|name| (name, fs::read(from.join(name)).unwrap()));
+    let made = tempfile::tempdir().unwrap();
+    let mut draw = crate::dice(0x2545_F491_4F6C_DD1D);
+    let mut refused = 0;
+    for round in 0..200 {
+        for (i, (name, bytes)) in files.iter().enumerate() {
+            let mut bytes = bytes.clone();
+            if round % 2 == i {
+                let at = draw(bytes.len().min(3000));
+                bytes[at] = draw(256) as u8;
+            }
+            fs::write(made.path().join(name), bytes).unwrap();
+        }
+        refused +=
+            usize::from(load(&base("patterns"), vec![Adapter::new(made.path())], Dtype::Auto).is_err());
+    }
+    assert!(refused > 20, "{refused}");
+}

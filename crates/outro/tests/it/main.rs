@@ -51,3 +51,13 @@ fn shared() -> Option<PathBuf> {
     println!("note: {} is not here, its cases were not run", dir.display());
     None
 }
+
+/// Numbers below another, drawn the same way every time.
+fn dice(mut seed: u64) -> impl FnMut(usize) -> usize {
+    move |below| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        (seed >> 33) as usize % below
+    }
+}

@@ -360,3 +360,20 @@ fn audits_are_clean() {
         assert!(left.is_empty(), "{folder}: {left:?}");
     }
 }
+
+/// Towers with one byte of their header changed: an error or a model, no panic.
+#[test]
+fn changed_bytes_do_not_panic() {
+    let made = folder(&[(TEXT, "m.gguf")]);
+    let towers = fs::read(crate::fixtures().join("mmproj").join(EXACT)).unwrap();
+    let mut draw = crate::dice(0x9E37_79B9_7F4A_7C15);
+    let mut refused = 0;
+    for _ in 0..300 {
+        let mut bytes = towers.clone();
+        bytes[draw(4200)] = draw(256) as u8;
+        fs::write(made.path().join("mmproj.gguf"), bytes).unwrap();
+        let path = made.path().join("m.gguf");
+        refused += usize::from(Model::load(&path, Dtype::Auto).is_err());
+    }
+    assert!(refused > 30, "{refused}");
+}

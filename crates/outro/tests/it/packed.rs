@@ -562,13 +562,7 @@ fn damaged_tensors_are_named() {
 /// Single bytes of headers, settings and small tensors changed at random: an error, or a model, and never a panic.
 #[test]
 fn changed_bytes_are_no_panic() {
-    let mut state = 7u64;
-    let mut draw = |n: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 20) as usize % n
-    };
+    let mut draw = crate::dice(7);
     let to = tempfile::tempdir().unwrap();
     let mut loaded = 0;
     for from in all() {

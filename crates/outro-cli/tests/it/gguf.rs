@@ -186,7 +186,7 @@ fn two_files_are_converted_to_a_checkpoint() {
     let ran = outro(args!["inspect", &out]).ok();
     assert!(ran.stdout.contains("family       qwen2_vl"), "{}", ran.stdout);
     assert!(ran.stdout.contains("vision       3 blocks"), "{}", ran.stdout);
-    outro(line).fails(1, &["holds a checkpoint already"]);
+    outro(line).fails(2, &["holds a checkpoint already"]);
 }
 
 #[test]
@@ -229,5 +229,5 @@ fn towers_and_adapters_are_a_part_of_the_models_name() {
         "x"
     ])
     .fails(2, &["is no number"]);
-    outro(args!["ask", "--model", &base, "--mmproj", &towers, "x"]).fails(1, &["belongs to a GGUF file"]);
+    outro(args!["ask", "--model", &base, "--mmproj", &towers, "x"]).fails(2, &["belongs to a GGUF file"]);
 }

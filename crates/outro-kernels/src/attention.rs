@@ -156,7 +156,7 @@ fn attend_at(
                 many(level, q, k, v, shape, &task, causal, scratch);
             }
             let outputs = &mut scratch.o[..task.rows.len() * groups * dim];
-            v.turn(level, dim, outputs);
+            v.turn_back(level, dim, outputs);
             for (i, row) in outputs.chunks_exact_mut(dim).enumerate() {
                 let (t, h) = (task.rows.start + i / groups, task.head * groups + i % groups);
                 if let Some(directions) = &directions {

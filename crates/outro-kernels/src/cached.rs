@@ -3,7 +3,7 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use crate::kv_quant::{KvBlocks, hadamard};
+use crate::kv_quant::{KvBlocks, turn, turn_back};
 use crate::simd::Level;
 
 /// Numbers of one type.
@@ -159,11 +159,20 @@ impl<'a> Cached<'a> {
         (self.first.is_turned() && !self.first.is_empty()) || (self.rest.is_turned() && !self.rest.is_empty())
     }
 
-    /// Turns rows of `dim` numbers as those of the cache are turned, or back, which is the same.
+    /// Turns rows of `dim` numbers as those of the cache are turned.
     pub(crate) fn turn(self, level: Level, dim: usize, rows: &mut [f32]) {
         if self.is_turned() {
             for row in rows.chunks_exact_mut(dim) {
-                hadamard(level, row);
+                turn(level, row);
+            }
+        }
+    }
+
+    /// Turns rows of `dim` numbers back that are turned as those of the cache.
+    pub(crate) fn turn_back(self, level: Level, dim: usize, rows: &mut [f32]) {
+        if self.is_turned() {
+            for row in rows.chunks_exact_mut(dim) {
+                turn_back(level, row);
             }
         }
     }

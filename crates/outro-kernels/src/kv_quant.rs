@@ -16,7 +16,7 @@ const GROUP: usize = 32;
 pub enum KvQuant {
     /// llama.cpp's blocks of that name: an f16 scale and 32 codes of 8 bits.
     Q8_0,
-    /// The row is turned by a Hadamard matrix, which spreads a few large channels over all of them. Then llama.cpp's blocks
+    /// The row is turned by a Hadamard matrix with signs, which spreads a few large channels over all of them. Then llama.cpp's blocks
     /// of q4_1: an f16 scale, an f16 minimum and 32 codes of 4 bits.
     Q4,
 }
@@ -67,7 +67,7 @@ impl KvQuant {
         {
             turned.copy_from_slice(row);
             if self.turns() {
-                hadamard(level, &mut turned);
+                turn(level, &mut turned);
             }
             close(level, &turned, self, bytes);
         }
@@ -131,20 +131,50 @@ impl<'a> KvBlocks<'a> {
         self.open(level, at, self.dim, out);
         if self.kind.turns() {
             for row in out.chunks_exact_mut(self.dim) {
-                hadamard(level, row);
+                turn_back(level, row);
             }
         }
     }
 }
 
+/// Signs of the channels before they are mixed, 64 bits of pi: without them a row of equal numbers would become one large one.
+const SIGNS: u64 = 0x243F_6A88_85A3_08D3;
+
 multiversion! {
-    /// Multiplies a row by a symmetric orthogonal matrix of Hadamard blocks, the largest powers of two that its length is the
-    /// sum of: twice is the row again, and products of two turned rows are those of the rows.
-    pub(crate) fn hadamard(row: &mut [f32]) = hadamard_body
+    /// Multiplies a row by an orthogonal matrix: signs, then Hadamard blocks of the largest powers of two that its length is the sum
+    /// of. Products of two turned rows are those of the rows.
+    pub(crate) fn turn(row: &mut [f32]) = turn_body
+}
+
+multiversion! {
+    /// What [`turn`] did, undone.
+    pub(crate) fn turn_back(row: &mut [f32]) = turn_back_body
 }
 
 #[inline(always)]
-fn hadamard_body<const FMA: bool>(mut row: &mut [f32]) {
+fn turn_body<const FMA: bool>(row: &mut [f32]) {
+    signs(row);
+    hadamard(row);
+}
+
+#[inline(always)]
+fn turn_back_body<const FMA: bool>(row: &mut [f32]) {
+    hadamard(row);
+    signs(row);
+}
+
+#[inline(always)]
+fn signs(row: &mut [f32]) {
+    for row in row.chunks_mut(64) {
+        for (i, x) in row.iter_mut().enumerate() {
+            *x = f32::from_bits(x.to_bits() ^ ((SIGNS >> i & 1) as u32) << 31);
+        }
+    }
+}
+
+/// Symmetric, and its own inverse.
+#[inline(always)]
+fn hadamard(mut row: &mut [f32]) {
     while !row.is_empty() {
         let n = 1 << row.len().ilog2();
         let (block, rest) = row.split_at_mut(n);

@@ -44,7 +44,7 @@ fn rows_are_rounded_as_defined() {
                 for level in Level::all() {
                     let mut turned = row.to_vec();
                     if kind.turns() {
-                        hadamard(level, &mut turned);
+                        turn(level, &mut turned);
                     }
                     let mut same = vec![0; kind.row_bytes(dim)];
                     close(level, &turned, kind, &mut same);
@@ -88,7 +88,7 @@ fn rows_are_rounded_as_defined() {
     }
 }
 
-/// Turned twice is the row again, and products stay.
+/// Turned back is the row again, and products stay.
 #[test]
 fn a_turn_keeps_products() {
     for dim in [1, 2, 3, 16, 20, 64, 80, 96, 128, 139] {
@@ -96,20 +96,50 @@ fn a_turn_keeps_products() {
         let dot = |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum() };
         for level in Level::all() {
             let (mut x, mut y) = (a.clone(), b.clone());
-            hadamard(level, &mut x);
-            hadamard(level, &mut y);
+            turn(level, &mut x);
+            turn(level, &mut y);
             assert!((dot(&x, &y) - dot(&a, &b)).abs() < 1e-5 * dim as f64, "{dim}");
-            hadamard(level, &mut x);
+            turn_back(level, &mut x);
             assert!(x.iter().zip(&a).all(|(x, a)| (x - a).abs() < 1e-6), "{dim}");
         }
     }
     let mut one = [0.0, 0.0, 8.0, 0.0];
-    hadamard(Level::Portable, &mut one);
-    assert_eq!(
-        one,
-        [4.0, 4.0, -4.0, -4.0],
+    turn(Level::Portable, &mut one);
+    assert!(
+        one.iter().all(|x| x.abs() == 4.0),
         "one large channel is spread over all"
     );
+}
+
+/// Keys as Qwen2.5's biases make them, with two channels that are thirty times as large: what 4 bits cost with the turn and
+/// without it. (Norm of the error over the norm of the other channels.)
+#[test]
+fn a_turn_pays_where_channels_are_large() {
+    let (dim, rows) = (128, 64);
+    let keys = random(5, dim * rows);
+    let (mut turned_error, mut plain_error) = (0.0, 0.0);
+    for row in keys.chunks_exact(dim) {
+        let mut row = row.to_vec();
+        row[17] = 30.0 + row[17];
+        row[81] = -25.0 + row[81];
+        let mut bytes = Vec::new();
+        KvQuant::Q4.push(dim, &row, &mut bytes);
+        let mut wide = vec![0.0; dim];
+        KvBlocks::new(KvQuant::Q4, dim, &bytes).widen(0, &mut wide);
+        close(Level::Portable, &row, KvQuant::Q4, &mut bytes);
+        let mut plain = vec![0.0; dim];
+        KvBlocks::new(KvQuant::Q4, dim, &bytes).open(Level::Portable, 0, dim, &mut plain);
+        let error = |x: &[f32]| {
+            x.iter()
+                .zip(&row)
+                .map(|(a, b)| f64::from(a - b).powi(2))
+                .sum::<f64>()
+        };
+        turned_error += error(&wide);
+        plain_error += error(&plain);
+    }
+    println!("turned {turned_error}, plain {plain_error}");
+    assert!(2.0 * turned_error < plain_error, "{turned_error} {plain_error}");
 }
 
 /// Codes lie where llama.cpp's blocks have them.
@@ -151,7 +181,7 @@ fn odd_numbers() {
             for same in [0.0, -0.0, 1e-30, 3.0, -250.0] {
                 for x in open(&vec![same; dim]) {
                     assert!(
-                        (x - same).abs() <= 0.08 * same.abs() + 1e-7,
+                        (x - same).abs() <= 0.2 * same.abs() + 1e-7,
                         "{kind:?} {dim}: {x} for {same}"
                     );
                 }

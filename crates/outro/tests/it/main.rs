@@ -11,6 +11,7 @@ mod errors;
 mod families;
 mod gguf;
 mod golden;
+mod kv;
 mod laws;
 mod layout;
 mod levels;

@@ -123,7 +123,7 @@ impl Weights {
         parts.extend(self.load.quantize.map(|q| q.name().to_owned()));
         parts.extend(self.load.imitated.map(|i| i.name().to_owned()));
         parts.extend((self.load.activations == Activations::Reduced).then(|| REDUCED.into()));
-        parts.extend((self.kv == KvType::F16).then(|| "f16 cache".into()));
+        parts.extend((self.kv != KvType::F32).then(|| format!("{} cache", self.kv.name())));
         parts.join(", ")
     }
 }

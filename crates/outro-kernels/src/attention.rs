@@ -155,12 +155,9 @@ fn attend_at(
             } else {
                 many(level, q, k, v, shape, &task, causal, scratch);
             }
-            for (i, row) in scratch
-                .o
-                .chunks_exact_mut(dim)
-                .take(task.rows.len() * groups)
-                .enumerate()
-            {
+            let outputs = &mut scratch.o[..task.rows.len() * groups * dim];
+            v.turn_back(level, dim, outputs);
+            for (i, row) in outputs.chunks_exact_mut(dim).enumerate() {
                 let (t, h) = (task.rows.start + i / groups, task.head * groups + i % groups);
                 if let Some(directions) = &directions {
                     directions.rotate(level, t, task.head, row);
@@ -219,6 +216,7 @@ fn many(
     let m = task.rows.len() * group;
     let panels = dim.div_ceil(NR);
     gather(q, shape, task, &mut s.q);
+    k.turn(level, dim, &mut s.q);
     reset(&mut s.kt, dim * NR, 0.0);
     reset(&mut s.wide, dim, 0.0);
     reset(&mut s.vp, panels * KEYS * NR, 0.0);
@@ -236,7 +234,7 @@ fn many(
             }
             for j in 0..n {
                 let at = ((start + p * NR + j) * kv_heads + task.head) * dim;
-                let row = k.row(at, dim, &mut s.wide);
+                let row = k.row(level, at, dim, &mut s.wide);
                 for (kt, x) in s.kt[j..].iter_mut().step_by(NR).zip(row) {
                     *kt = *x;
                 }
@@ -248,7 +246,7 @@ fn many(
         }
         for j in 0..keys {
             let at = ((start + j) * kv_heads + task.head) * dim;
-            for (p, x) in v.row(at, dim, &mut s.wide).chunks(NR).enumerate() {
+            for (p, x) in v.row(level, at, dim, &mut s.wide).chunks(NR).enumerate() {
                 s.vp[(p * KEYS + j) * NR..][..x.len()].copy_from_slice(x);
             }
         }
@@ -346,6 +344,7 @@ fn few(
     let group = heads / kv_heads;
     let m = task.rows.len() * group;
     gather(q, shape, task, &mut s.q);
+    k.turn(level, dim, &mut s.q);
     let n = task.keys.len();
     reset(&mut s.p, m * n, 0.0);
     reset(&mut s.o, m * dim, 0.0);
@@ -357,7 +356,7 @@ fn few(
             (offset + task.rows.start + i / group + 1).min(task.keys.end)
         })
     };
-    for_blocks(k, shape, task, &mut s.wide, |from, rows, stride| {
+    for_blocks(level, k, shape, task, &mut s.wide, |from, rows, stride| {
         for i in 0..m {
             let seen = end(i)
                 .saturating_sub(task.keys.start + from)
@@ -372,7 +371,7 @@ fn few(
         let seen = end(i) - task.keys.start;
         softmax_step(level, &mut s.p[i * n..][..seen], seen, &mut max, &mut s.sum[i]);
     }
-    for_blocks(v, shape, task, &mut s.wide, |from, rows, stride| {
+    for_blocks(level, v, shape, task, &mut s.wide, |from, rows, stride| {
         for i in 0..m {
             let seen = end(i)
                 .saturating_sub(task.keys.start + from)
@@ -388,9 +387,11 @@ fn few(
     }
 }
 
-/// Calls `f` with the task's keys or values: piece by piece where they are f32, else block by block, widened. `f` gets the
+/// Calls `f` with the task's keys or values: piece by piece where they are f32, else block by block, widened (and turned where
+/// they are turned). `f` gets the
 /// first key's place in the task, elements that begin with that key, and the stride from key to key.
 fn for_blocks(
+    level: Level,
     x: Cached,
     shape: AttentionShape,
     task: &Task,
@@ -419,6 +420,15 @@ fn for_blocks(
                     for (key, row) in some.zip(wide.chunks_exact_mut(dim)) {
                         x[place(key)..place(key) + dim].convert_to_f32_slice(row);
                     }
+                    f(start - task.keys.start, wide, dim);
+                }
+            }
+            Stored::Quantised(x) => {
+                for start in keys.clone().step_by(KEYS) {
+                    let some = (start + KEYS).min(keys.end) - start;
+                    // All of it is written.
+                    wide.resize(some * dim, 0.0);
+                    x.open(level, place(start), width, wide);
                     f(start - task.keys.start, wide, dim);
                 }
             }

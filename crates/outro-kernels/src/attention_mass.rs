@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 
+use crate::cached::Cached;
 use crate::linear::linear;
 use crate::shape::AttentionShape;
 use crate::weight::Weight;
@@ -15,7 +16,8 @@ const KEYS: usize = 512;
 ///
 /// # Panics
 /// When a slice does not fit the shape.
-pub fn row_lse(q: &[f32], k: &[f32], shape: AttentionShape, offset: usize) -> Vec<f32> {
+pub fn row_lse<'a>(q: &[f32], k: impl Into<Cached<'a>>, shape: AttentionShape, offset: usize) -> Vec<f32> {
+    let k = k.into();
     let n = q.len() / (shape.heads * shape.dim);
     let heads: Vec<Vec<f32>> = (0..shape.heads)
         .into_par_iter()
@@ -39,15 +41,16 @@ pub fn row_lse(q: &[f32], k: &[f32], shape: AttentionShape, offset: usize) -> Ve
 ///
 /// # Panics
 /// As [`row_lse`].
-pub fn column_sums(
+pub fn column_sums<'a>(
     q: &[f32],
-    k: &[f32],
+    k: impl Into<Cached<'a>>,
     shape: AttentionShape,
     offset: usize,
     lse: &[f32],
     group: &[usize],
     groups: usize,
 ) -> Vec<f32> {
+    let k = k.into();
     let s = k.len() / (shape.kv_heads * shape.dim);
     let heads: Vec<Vec<f64>> = (0..shape.heads)
         .into_par_iter()
@@ -71,7 +74,7 @@ pub fn column_sums(
 /// Scaled scores of one head, block by block: `see(row, first key, scores of the keys from there on that the row sees)`.
 fn scores(
     q: &[f32],
-    k: &[f32],
+    k: Cached,
     shape: AttentionShape,
     offset: usize,
     head: usize,
@@ -79,13 +82,17 @@ fn scores(
 ) {
     let AttentionShape { heads, kv_heads, dim } = shape;
     let scale = 1.0 / (dim as f32).sqrt();
-    let one = |x: &[f32], width: usize, head: usize, scale: f32| -> Vec<f32> {
-        let rows = x.chunks_exact(width * dim);
-        rows.flat_map(|r| r[head * dim..(head + 1) * dim].iter().map(|x| x * scale))
-            .collect()
-    };
-    let q = one(q, heads, head, scale);
-    let k = one(k, kv_heads, head / (heads / kv_heads), 1.0);
+    let rows = q.chunks_exact(heads * dim);
+    let q: Vec<f32> = rows
+        .flat_map(|r| r[head * dim..(head + 1) * dim].iter().map(|x| x * scale))
+        .collect();
+    // One head's keys, whatever they are held in.
+    let (width, group) = (kv_heads * dim, head / (heads / kv_heads));
+    let mut one = vec![0f32; k.len() / kv_heads];
+    for (row, key) in one.chunks_exact_mut(dim).enumerate() {
+        k.widen(row * width + group * dim, key);
+    }
+    let k = one;
     let mut block = vec![0f32; ROWS * KEYS];
     for (b, rows) in q.chunks(ROWS * dim).enumerate() {
         let (start, m) = (b * ROWS, rows.len() / dim);

@@ -19,6 +19,7 @@ mod attention;
 mod attention_mass;
 mod cached;
 mod huge_pages;
+mod kv_quant;
 #[cfg(test)]
 mod laws;
 mod linear;
@@ -36,6 +37,7 @@ pub use attention::{Mask, attend, attend_rotated};
 pub use attention_mass::{column_sums, row_lse};
 pub use cached::{Cached, Stored};
 pub use huge_pages::HugePages;
+pub use kv_quant::{KvBlocks, KvQuant};
 pub use linear::{linear, linear_with};
 pub use math::{add, gelu, gelu_tanh, layer_norm, quick_gelu, rms_norm, rotate_half, silu_mul};
 pub use quant::group::{Code, FP4, GroupLen, Head, NF4, e4m3, put_group};

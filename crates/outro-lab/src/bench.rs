@@ -371,8 +371,7 @@ impl Need {
         let layers = elements as f64 - head;
         let attention = 4.0 * wide * t.layers as f64;
         let steps = s + work.new_tokens as f64 / 2.0;
-        let size = if kv == KvType::F16 { 2.0 } else { 4.0 };
-        let row = (2 * t.layers * t.kv_heads * t.head_dim) as f64 * size;
+        let row = (2 * t.layers * t.kv_heads * kv.head_bytes(t.head_dim)) as f64;
         Self {
             prefill: (2.0 * (s * layers + head) + attention * s * s / 2.0, bytes as f64),
             decode: (

@@ -174,8 +174,9 @@ pub(crate) struct WeightFlags {
     /// What weights are multiplied with [default: auto; f32 in `sinks`].
     #[arg(long, value_enum)]
     pub(crate) activations: Option<ActivationsFlag>,
-    /// How keys and values of past tokens are held; f16 takes half the memory.
-    #[arg(long, value_name = "f32|f16", default_value = "f32")]
+    /// How keys and values of past tokens are held: f16 takes half the memory of f32, q8_0 about a quarter, q4 a sixth;
+    /// docs/generation.md says what it costs.
+    #[arg(long, value_name = "f32|f16|q8_0|q4", default_value = "f32")]
     pub(crate) kv: String,
 }
 

@@ -204,7 +204,7 @@ fn values_that_cannot_be_meant_are_refused_by_name() {
         (&["--quantize", "q5", "q"], "q8_0, q6_k, q4_k"),
         (&["--no-quantize-cache", "q"], "--quantize"),
         (&["--activations", "int3", "q"], "int3"),
-        (&["--kv", "f8", "q"], "f32, f16"),
+        (&["--kv", "f8", "q"], "f32, f16, q8_0, q4"),
         (&["--threads", "99999", "q"], "--threads"),
         (&["--set", "gamma", "q"], "KEY=VALUE"),
         (&["--set", "gama=2", "q"], "gama"),

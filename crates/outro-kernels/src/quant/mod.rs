@@ -532,7 +532,7 @@ fn fifth_bits(b: &[u8], q: &mut [u8; 32]) {
 
 /// The half-precision number at `at`, widened exactly. `half`'s own conversion is a call with a feature test.
 #[inline(always)]
-fn half(b: &[u8], at: usize) -> f32 {
+pub(crate) fn half(b: &[u8], at: usize) -> f32 {
     let h = u32::from(u16::from_le_bytes([b[at], b[at + 1]]));
     let magnitude = f32::from_bits((h & 0x7FFF) << 13) * f32::from_bits(0x7780_0000);
     let bits = magnitude.to_bits() | ((h & 0x8000) << 16);

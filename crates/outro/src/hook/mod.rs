@@ -17,4 +17,5 @@ pub use seam::{
     At, AttentionShape, Chain, Flow, Hook, Mask, Needs, Recorder, Rotation, attend, column_sums, find,
     row_lse,
 };
+pub(crate) use views::Wide;
 pub use views::{Attention, HeadOutputs, Hidden, NewQkv};

@@ -1,7 +1,9 @@
 //! What a hook is shown: activations of one request in one layer, with the reductions that hooks ask for. On the processor
 //! `host` is the memory itself; a hook that asks for reductions alone needs no matrix moved where activations lie elsewhere.
 
-use outro_kernels::{AttentionShape, Mask, attend, column_sums, row_lse};
+use std::sync::OnceLock;
+
+use outro_kernels::{AttentionShape, Cached, Mask, attend, column_sums, row_lse};
 use rayon::prelude::*;
 
 use super::reduce::{dot, median_abs};
@@ -70,14 +72,45 @@ pub struct NewQkv<'a> {
 pub struct Attention<'a> {
     shape: AttentionShape,
     q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
+    k: Cached<'a>,
+    v: Cached<'a>,
+    wide: Option<&'a Wide>,
+}
+
+/// A layer's keys and values in f32, where a hook asked for matrices that do not lie so.
+#[derive(Debug, Default)]
+pub(crate) struct Wide {
+    k: OnceLock<Vec<f32>>,
+    v: OnceLock<Vec<f32>>,
 }
 
 impl<'a> Attention<'a> {
     /// `q` are queries of the new tokens `[new, H * D]`, `k` and `v` all keys and values so far `[all, G * D]`.
     pub fn new(shape: AttentionShape, q: &'a [f32], k: &'a [f32], v: &'a [f32]) -> Self {
-        Self { shape, q, k, v }
+        Self {
+            shape,
+            q,
+            k: k.into(),
+            v: v.into(),
+            wide: None,
+        }
+    }
+
+    /// The same over a cache of any type; `wide` is for who asks for matrices.
+    pub(crate) fn over(
+        shape: AttentionShape,
+        q: &'a [f32],
+        k: Cached<'a>,
+        v: Cached<'a>,
+        wide: &'a Wide,
+    ) -> Self {
+        Self {
+            shape,
+            q,
+            k,
+            v,
+            wide: Some(wide),
+        }
     }
 
     /// How many query rows there are.
@@ -95,8 +128,12 @@ impl<'a> Attention<'a> {
         let AttentionShape { heads, kv_heads, dim } = self.shape;
         let (start, scale) = (head / (heads / kv_heads) * dim, 1.0 / (dim as f32).sqrt());
         let q = &self.q[(row * heads + head) * dim..][..dim];
-        let k = self.k.chunks_exact(kv_heads * dim).take(keys);
-        let mut weights: Vec<f32> = k.map(|k| dot(q, &k[start..start + dim]) * scale).collect();
+        let mut key = vec![0.0; dim];
+        let score = |t: usize| {
+            self.k.widen(t * kv_heads * dim + start, &mut key);
+            dot(q, &key) * scale
+        };
+        let mut weights: Vec<f32> = (0..keys.min(self.keys())).map(score).collect();
         let max = weights.iter().fold(f32::NEG_INFINITY, |m, x| m.max(*x));
         for x in &mut weights {
             *x = (*x - max).exp();
@@ -111,9 +148,10 @@ impl<'a> Attention<'a> {
     /// Mean value `[G * D]` of some keys.
     pub fn mean_value(self, keys: &[usize]) -> Vec<f32> {
         let width = self.shape.kv_heads * self.shape.dim;
-        let mut mean = vec![0.0; width];
+        let (mut mean, mut value) = (vec![0.0; width], vec![0.0; width]);
         for t in keys {
-            for (m, x) in mean.iter_mut().zip(&self.v[t * width..(t + 1) * width]) {
+            self.v.widen(t * width, &mut value);
+            for (m, x) in mean.iter_mut().zip(&value) {
                 *m += x;
             }
         }
@@ -153,14 +191,29 @@ impl<'a> Attention<'a> {
         self.q
     }
 
-    /// All keys so far, `[all, G * D]`.
+    /// All keys so far, `[all, G * D]`. A cache that is not in f32 is widened for it, once a call of the hook; the reductions above
+    /// do without.
     pub fn k(self) -> &'a [f32] {
-        self.k
+        matrix(self.k, self.wide.map(|w| &w.k))
     }
 
-    /// All values so far, `[all, G * D]`.
+    /// All values so far, `[all, G * D]`; as [`Attention::k`].
     pub fn v(self) -> &'a [f32] {
-        self.v
+        matrix(self.v, self.wide.map(|w| &w.v))
+    }
+}
+
+/// Rows in f32, in `wide` where they do not lie so. Rows of [`Attention::new`], which come without `wide`, do.
+fn matrix<'a>(rows: Cached<'a>, wide: Option<&'a OnceLock<Vec<f32>>>) -> &'a [f32] {
+    let open = || {
+        let mut out = vec![0.0; rows.len()];
+        rows.widen(0, &mut out);
+        out
+    };
+    match (rows.as_f32(), wide) {
+        (Some(x), _) => x,
+        (None, Some(wide)) => wide.get_or_init(open),
+        (None, None) => &[],
     }
 }
 

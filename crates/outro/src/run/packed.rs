@@ -28,7 +28,7 @@ const STRATEGIES: usize = 4;
 impl Request {
     fn new(model: &Model, prompt: &Prompt, strategy: usize, kv: KvType) -> Self {
         let rows = prompt.embeds.rows();
-        let layers = model.config().text.layers;
+        let (layers, dim) = (model.config().text.layers, model.config().text.head_dim);
         let hook: Option<Box<dyn Hook>> = match strategy {
             0 => None,
             1 => Some(Box::new(OutRo::new(OutRoConfig::default()))),
@@ -44,7 +44,7 @@ impl Request {
             _ => Some(Box::new(FarSight::new(FarSightConfig::default()))),
         };
         Self {
-            caches: (0..layers).map(|_| LayerCache::new(kv)).collect(),
+            caches: (0..layers).map(|_| LayerCache::new(kv, dim)).collect(),
             hook,
             prompt: prompt.clone(),
             next: prompt.positions.next,
@@ -202,7 +202,7 @@ fn packed_is_alone() {
                 let model = Model::load(&fixture(name), options).unwrap();
                 let files = files.map(|f| fixture(name).join(format!("{f}.safetensors")));
                 let prompts = files.map(|f| prompt(&model, &f));
-                for kv in [KvType::F32, KvType::F16] {
+                for kv in KvType::ALL {
                     law(
                         &format!("{name} {dtype:?} {quantize:?} {activations:?} {kv:?}"),
                         &model,

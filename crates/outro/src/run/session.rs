@@ -36,10 +36,11 @@ impl Session {
 
     /// As [`Session::new`], with keys and values kept as `kv`.
     pub fn with_kv(model: &Model, hook: Option<Box<dyn Hook>>, kv: KvType) -> Self {
-        let layers = 0..model.config().text.layers;
+        let text = &model.config().text;
+        let (layers, dim) = (0..text.layers, text.head_dim);
         Self {
             model: model.clone(),
-            caches: layers.map(|_| LayerCache::new(kv)).collect(),
+            caches: layers.map(|_| LayerCache::new(kv, dim)).collect(),
             hook,
             cancel: None,
             next: 0.0,

@@ -88,7 +88,7 @@ fn a_declared_rotation_equals_the_tensor_form_and_keeps_the_order_of_hooks() {
             assert!((a - b).abs() < 1e-4 * b.abs().max(1.0), "{a} for {b}");
         }
     };
-    for kv in [KvType::F32, KvType::F16] {
+    for kv in KvType::ALL {
         let (fused, _) = steps(Some(outro()), kv);
         let (after, rotated) = steps(Some(Box::new(Chain(vec![outro(), recorder()]))), kv);
         let (before, raw) = steps(Some(Box::new(Chain(vec![recorder(), outro()]))), kv);
@@ -109,22 +109,24 @@ fn a_declared_rotation_equals_the_tensor_form_and_keeps_the_order_of_hooks() {
 fn a_forked_prefix_equals_the_whole() {
     let ids: Vec<u32> = (0..150).map(|i| 20 + i * 7 % 60).collect();
     let all = prompt(ids.clone());
-    let mut whole = Session::new(&MODEL, None);
-    let want = whole.prefill(&all, 5, &mut |_| {}).unwrap().into_data();
-    let next = whole.decode(30).unwrap();
-    for cut in [1, 64, 149] {
-        let prefix = Prefix::run(&MODEL, KvType::F32, &all, cut).unwrap();
-        for _ in 0..2 {
-            let mut s = prefix.session();
-            let got = s.prefill(&all, 5, &mut |_| {}).unwrap().into_data();
-            let last = want.len() - got.len();
-            assert!(got == want[last..], "cut at {cut}");
-            assert!(s.decode(30).unwrap() == next, "cut at {cut}");
+    for kv in KvType::ALL {
+        let mut whole = Session::with_kv(&MODEL, None, kv);
+        let want = whole.prefill(&all, 5, &mut |_| {}).unwrap().into_data();
+        let next = whole.decode(30).unwrap();
+        for cut in [1, 64, 149] {
+            let prefix = Prefix::run(&MODEL, kv, &all, cut).unwrap();
+            for _ in 0..2 {
+                let mut s = prefix.session();
+                let got = s.prefill(&all, 5, &mut |_| {}).unwrap().into_data();
+                let last = want.len() - got.len();
+                assert!(got == want[last..], "{kv:?} cut at {cut}");
+                assert!(s.decode(30).unwrap() == next, "{kv:?} cut at {cut}");
+            }
+            let mut other = ids.clone();
+            other[0] += 1;
+            let refused = prefix.session().prefill(&prompt(other), 1, &mut |_| {});
+            assert!(refused.unwrap_err().to_string().contains("does not begin"));
         }
-        let mut other = ids.clone();
-        other[0] += 1;
-        let refused = prefix.session().prefill(&prompt(other), 1, &mut |_| {});
-        assert!(refused.unwrap_err().to_string().contains("does not begin"));
     }
     for rows in [0, all.embeds.rows()] {
         assert!(Prefix::run(&MODEL, KvType::F32, &all, rows).is_err());
@@ -278,10 +280,10 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
     /// A prefill in units of any number of rows, with other requests' tokens between the units, is the prefill in one piece: with
-    /// OutRo, with rows that are dropped on the way, and with a cache of half precision.
+    /// OutRo, with rows that are dropped on the way, and with every type of cache.
     #[test]
     fn units_are_the_whole(
-        n in 2usize..150, units in prop::collection::vec(0usize..40, 1..6), on: bool, prunes: bool, half: bool, seed in 0u32..300,
+        n in 2usize..150, units in prop::collection::vec(0usize..40, 1..6), on: bool, prunes: bool, kv in 0usize..4, seed in 0u32..300,
     ) {
         let ids: Vec<u32> = (0..n as u32).map(|i| if i % 50 == 7 { 5 } else { 10 + (seed * 31 + i * 17) % 360 }).collect();
         let prompt = prompt(ids);
@@ -292,7 +294,7 @@ proptest! {
                 hooks.push(Box::new(Prune { layer: 3, every: 2, told: Vec::new(), rows_after: 0 }));
             }
             let hook: Option<Box<dyn Hook>> = (!hooks.is_empty()).then(|| Box::new(Chain(hooks)) as _);
-            Session::with_kv(&MODEL, hook, if half { KvType::F16 } else { KvType::F32 })
+            Session::with_kv(&MODEL, hook, KvType::ALL[kv])
         };
         let mut whole = session();
         let want = whole.prefill(&prompt, 1, &mut |_| {}).unwrap();
@@ -326,9 +328,9 @@ fn requests_in_threads_share_one_model() {
     }
 }
 
-/// An f16 cache is close, half as large, and hooks that ask for keys and values get them.
+/// A smaller cache is close and as small as it should be, and hooks that ask for keys and values get them.
 #[test]
-fn a_cache_of_half_precision() {
+fn a_smaller_cache() {
     /// Checks what it is shown.
     struct Sees {
         asks: bool,
@@ -359,22 +361,25 @@ fn a_cache_of_half_precision() {
         }
         (all, s.cache_bytes())
     };
-    for hook in [|| None, || Some(outro())] {
-        let ((wide, bytes), (half, half_bytes)) = (run(KvType::F32, hook()), run(KvType::F16, hook()));
-        assert_eq!(bytes, 2 * half_bytes);
-        assert_ne!(wide, half);
-        let largest = wide.iter().fold(0f32, |a, b| a.max(b.abs()));
-        for (w, h) in wide.iter().zip(&half) {
-            assert!((w - h).abs() < 5e-3 * largest, "{h} for {w}");
+    // A row of 16 numbers of f32 is 64 bytes; its only group has a scale of two bytes, and a minimum of two.
+    for (kv, of_64, tolerance) in [
+        (KvType::F16, 32, 5e-3),
+        (KvType::Q8_0, 18, 2e-2),
+        (KvType::Q4, 12, 0.2),
+    ] {
+        assert_eq!(kv.head_bytes(16), of_64);
+        for hook in [|| None, || Some(outro())] {
+            let ((wide, bytes), (small, small_bytes)) = (run(KvType::F32, hook()), run(kv, hook()));
+            assert_eq!(bytes / 64 * of_64, small_bytes);
+            assert_ne!(wide, small);
+            let largest = wide.iter().fold(0f32, |a, b| a.max(b.abs()));
+            for (w, h) in wide.iter().zip(&small) {
+                assert!((w - h).abs() < tolerance * largest, "{kv:?}: {h} for {w}");
+            }
         }
     }
-    let plain = run(KvType::F16, None).0;
-    for (asks, kv, rows) in [
-        (true, KvType::F16, ids.len() + 1),
-        (false, KvType::F16, 0),
-        (true, KvType::F32, ids.len() + 1),
-        (false, KvType::F32, 0),
-    ] {
+    for (asks, kv) in KvType::ALL.into_iter().flat_map(|kv| [(true, kv), (false, kv)]) {
+        let (plain, rows) = (run(kv, None).0, if asks { ids.len() + 1 } else { 0 });
         let mut s = Session::with_kv(&MODEL, Some(Box::new(Sees { asks, rows: 0 })), kv);
         let mut all = s
             .prefill(&prompt(ids.clone()), 1, &mut |_| {})
@@ -382,9 +387,7 @@ fn a_cache_of_half_precision() {
             .into_data();
         all.extend(s.decode(30).unwrap());
         assert_eq!(s.hook::<Sees>().unwrap().rows, rows);
-        if kv == KvType::F16 {
-            assert_eq!(all, plain[..all.len()], "a hook that changes nothing");
-        }
+        assert_eq!(all, plain[..all.len()], "a hook that changes nothing");
     }
 }
 

@@ -12,6 +12,7 @@ mod errors;
 mod families;
 mod gguf;
 mod golden;
+mod kv;
 mod laws;
 mod layout;
 mod levels;

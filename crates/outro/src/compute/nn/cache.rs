@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
-use outro_kernels::{Cached, Stored};
+use outro_kernels::{Cached, KvBlocks, KvQuant, Stored};
 
 use crate::error::{Error, Result};
 use crate::hook::RowMap;
 
-/// How keys and values are kept.
+/// How keys and values are kept. What is rounded is rounded when it is written, and everybody reads the same rows: attention of
+/// the prompt itself, of other requests behind a shared prefix, and hooks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum KvType {
     /// As they are computed.
@@ -18,20 +19,55 @@ pub enum KvType {
     F32,
     /// Half the memory, rounded to 11 bits of precision; what is beyond 65,504 becomes infinite and is noticed.
     F16,
+    /// 8.5 bits a number: 8 bits and a scale for 32 numbers of a head.
+    Q8_0,
+    /// 5 bits a number: each head's row is turned by a Hadamard matrix, then 4 bits, a scale and a minimum for 32 numbers.
+    Q4,
+}
+
+impl KvType {
+    /// All of them, the most exact first.
+    pub const ALL: [Self; 4] = [Self::F32, Self::F16, Self::Q8_0, Self::Q4];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Q8_0 => "q8_0",
+            Self::Q4 => "q4",
+        }
+    }
+
+    /// How rows are quantised, if they are.
+    fn quantised(self) -> Option<KvQuant> {
+        match self {
+            Self::F32 | Self::F16 => None,
+            Self::Q8_0 => Some(KvQuant::Q8_0),
+            Self::Q4 => Some(KvQuant::Q4),
+        }
+    }
+
+    /// Bytes of the keys, or of the values, of one token in one head of `dim` numbers.
+    pub fn head_bytes(self, dim: usize) -> usize {
+        match self.quantised() {
+            Some(kind) => kind.row_bytes(dim),
+            None => dim * if self == Self::F16 { 2 } else { 4 },
+        }
+    }
 }
 
 impl FromStr for KvType {
     type Err = Error;
 
     fn from_str(s: &str) -> Result<Self> {
-        match s {
-            "f32" => Ok(Self::F32),
-            "f16" => Ok(Self::F16),
-            _ => Err(Error::Setting {
+        Self::ALL
+            .into_iter()
+            .find(|kv| kv.name() == s)
+            .ok_or_else(|| Error::Setting {
                 key: "kv".into(),
-                problem: format!("is `{s}`; possible: f32, f16"),
-            }),
-        }
+                problem: format!("is `{s}`; possible: {}", Self::ALL.map(Self::name).join(", ")),
+            })
     }
 }
 
@@ -40,21 +76,36 @@ impl FromStr for KvType {
 enum Block {
     F32(Vec<f32>),
     F16(Vec<f16>),
+    Quantised {
+        kind: KvQuant,
+        dim: usize,
+        bytes: Vec<u8>,
+    },
 }
 
 impl Block {
-    fn new(kv: KvType) -> Self {
-        match kv {
-            KvType::F32 => Self::F32(Vec::new()),
-            KvType::F16 => Self::F16(Vec::new()),
+    fn new(kv: KvType, dim: usize) -> Self {
+        match (kv, kv.quantised()) {
+            (_, Some(kind)) => Self::Quantised {
+                kind,
+                dim,
+                bytes: Vec::new(),
+            },
+            (KvType::F16, None) => Self::F16(Vec::new()),
+            (_, None) => Self::F32(Vec::new()),
         }
     }
 
     /// An empty one of the same type.
     fn like(&self) -> Self {
         match self {
-            Self::F32(_) => Self::new(KvType::F32),
-            Self::F16(_) => Self::new(KvType::F16),
+            Self::F32(_) => Self::F32(Vec::new()),
+            Self::F16(_) => Self::F16(Vec::new()),
+            Self::Quantised { kind, dim, .. } => Self::Quantised {
+                kind: *kind,
+                dim: *dim,
+                bytes: Vec::new(),
+            },
         }
     }
 
@@ -62,6 +113,7 @@ impl Block {
         match self {
             Self::F32(x) => Stored::F32(x),
             Self::F16(x) => Stored::F16(x),
+            Self::Quantised { kind, dim, bytes } => Stored::Quantised(KvBlocks::new(*kind, *dim, bytes)),
         }
     }
 
@@ -73,6 +125,7 @@ impl Block {
                 x.resize(old + rows.len(), f16::ZERO);
                 x[old..].convert_from_f32_slice(rows);
             }
+            Self::Quantised { kind, dim, bytes } => kind.push(*dim, rows, bytes),
         }
     }
 }
@@ -85,10 +138,10 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    fn new(kv: KvType) -> Self {
+    fn new(kv: KvType, dim: usize) -> Self {
         Self {
             shared: None,
-            own: Block::new(kv),
+            own: Block::new(kv, dim),
         }
     }
 
@@ -105,22 +158,12 @@ impl Rows {
         self.own.push(rows);
     }
 
-    /// For attention.
+    /// For attention and hooks.
     pub(crate) fn view(&self) -> Cached<'_> {
         match &self.shared {
             None => self.own.stored().into(),
             Some(shared) => Cached::two(shared.stored(), self.own.stored()),
         }
-    }
-
-    /// For hooks: all rows in f32, in `wide` where they do not lie so.
-    pub(crate) fn wide<'a>(&'a self, wide: &'a mut Vec<f32>) -> &'a [f32] {
-        if let (None, Block::F32(x)) = (&self.shared, &self.own) {
-            return x;
-        }
-        wide.resize(self.len(), 0.0);
-        self.view().widen(wide);
-        wide
     }
 
     /// These rows, to be shared from now on.
@@ -152,10 +195,11 @@ pub(crate) struct LayerCache {
 }
 
 impl LayerCache {
-    pub(crate) fn new(kv: KvType) -> Self {
+    /// An empty one for heads of `dim` numbers.
+    pub(crate) fn new(kv: KvType, dim: usize) -> Self {
         Self {
-            k: Rows::new(kv),
-            v: Rows::new(kv),
+            k: Rows::new(kv, dim),
+            v: Rows::new(kv, dim),
             rows: RowMap::default(),
         }
     }

@@ -13,7 +13,7 @@ use super::decoder::{Decoder, Layer};
 use super::rotary::length;
 use super::{Deepstack, LayerCache, Mat, Scratch, ops};
 use crate::error::{Error, Result};
-use crate::hook::{At, Attention, Flow, HeadOutputs, Hidden, Hook, NewQkv, RowMap};
+use crate::hook::{At, Attention, Flow, HeadOutputs, Hidden, Hook, NewQkv, RowMap, Wide};
 
 /// What belongs to one request of a pass.
 pub(crate) struct Step<'a> {
@@ -342,9 +342,8 @@ impl Decoder {
             if let Some(hook) = step.hook.as_deref_mut() {
                 let needs = hook.needs(at);
                 if needs.rotation {
-                    let (mut wide_k, mut wide_v) = (Vec::new(), Vec::new());
-                    let attention =
-                        self.attention(&q.data()[q_rows], cache, needs.cache, &mut wide_k, &mut wide_v);
+                    let wide = Wide::default();
+                    let attention = self.attention(&q.data()[q_rows], cache, needs.cache, &wide);
                     share.rotation = hook.epilogue(at, attention);
                 }
             }
@@ -357,11 +356,10 @@ impl Decoder {
         q: &'a [f32],
         cache: &'a LayerCache,
         reads: bool,
-        wide_k: &'a mut Vec<f32>,
-        wide_v: &'a mut Vec<f32>,
+        wide: &'a Wide,
     ) -> Attention<'a> {
         if reads {
-            Attention::new(self.shape(), q, cache.k.wide(wide_k), cache.v.wide(wide_v))
+            Attention::over(self.shape(), q, cache.k.view(), cache.v.view(), wide)
         } else {
             Attention::new(self.shape(), q, &[], &[])
         }
@@ -416,9 +414,9 @@ impl Decoder {
                 continue;
             }
             let elements = share.rows.start * q.cols()..share.rows.end * q.cols();
-            let (mut wide_k, mut wide_v) = (Vec::new(), Vec::new());
+            let wide = Wide::default();
             let q = &q.data()[elements.clone()];
-            let attention = self.attention(q, cache, needs.cache, &mut wide_k, &mut wide_v);
+            let attention = self.attention(q, cache, needs.cache, &wide);
             let mut outputs = HeadOutputs::new(self.shape(), &mut o.data_mut()[elements]);
             let shown = hook.head_outputs(at, attention, &mut outputs, share.rotation.is_some());
             share.note(shown);

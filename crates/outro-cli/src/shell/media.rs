@@ -32,6 +32,7 @@ pub(crate) fn decoding() -> outro_media::Options {
 pub(crate) fn options_over(reading: &Reading, mut options: MediaOptions) -> MediaOptions {
     options.sampling = sampling(reading, &options.sampling);
     options.max_pixels = reading.max_pixels.or(options.max_pixels);
+    options.max_video_tokens = reading.max_video_tokens.or(options.max_video_tokens);
     options.audio_in_video = reading.audio_in_video;
     options.media = reading.options.clone();
     options

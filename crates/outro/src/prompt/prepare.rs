@@ -156,6 +156,7 @@ impl Preparer {
         options.sampling.fps = own.fps.unwrap_or(options.sampling.fps);
         options.sampling.frames = own.frames;
         options.max_pixels = own.max_pixels;
+        options.max_video_tokens = own.max_video_tokens;
         options
     }
 
@@ -207,7 +208,7 @@ impl Preparer {
     /// What is looked at of a video.
     ///
     /// # Errors
-    /// A part of it that holds too few frames, and pictures that are too narrow.
+    /// A part of it that holds too few frames, pictures that are too narrow, and a limit on tokens below the fewest.
     pub fn plan_video(&self, v: &VideoInfo, options: &MediaOptions) -> Result<VideoPlan> {
         self.planner().video(v, options)
     }

@@ -296,6 +296,18 @@ impl Processor {
         Ok([size; 2])
     }
 
+    /// Pixels of a frame below which a limit on a video's tokens takes frames instead: the fewest that the family has for one,
+    /// and where all frames share the fewest, what the authors' utils take (128 tokens).
+    pub(crate) fn least_pixels(&self) -> usize {
+        let utils = FrameLimits::default().min_pixels;
+        match self.pixels {
+            ResizePolicy::PerFrame => utils.max(self.frame.0),
+            ResizePolicy::TwoStep((least, _)) => utils.max(least),
+            ResizePolicy::TotalBudget { video, .. } | ResizePolicy::Fixed { video, .. } => video.0,
+            ResizePolicy::Volume { .. } => 128 * (self.patches.patch * self.patches.merge).pow(2),
+        }
+    }
+
     /// Resizes an image and cuts it into patches.
     pub(crate) fn image(&self, picture: &Frames, alone: bool, max: Option<usize>) -> Result<Patches> {
         if let Some(tiles) = &self.anyres {

@@ -3,6 +3,7 @@
 
 mod adapters;
 mod answers;
+mod budget;
 mod checkpoint;
 mod checkpoints;
 mod config;

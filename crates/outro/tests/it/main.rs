@@ -26,6 +26,7 @@ mod rope;
 mod sampling;
 mod sparse;
 mod strategies;
+mod streamed;
 mod text;
 mod videollama3;
 

@@ -7,7 +7,9 @@ use outro_media::{Note, NoteKind};
 fn flags(hint: Hint) -> &'static str {
     use outro_media::Hint as Media;
     match hint {
-        Hint::ShorterVideo => "lower it with --fps, --frames, --max-pixels or --start/--end",
+        Hint::ShorterVideo => {
+            "lower it with --max-tokens-per-video, --fps, --frames, --max-pixels or --start/--end"
+        }
         Hint::SmallerImages => "lower it with --max-pixels, or give fewer images",
         Hint::ShorterAudio => "lower it with --start/--end",
         Hint::ShorterText => "ask a shorter question",
@@ -54,6 +56,7 @@ pub(crate) fn told(error: &outro_lab::Error) -> String {
 pub(crate) fn of_note(note: &Note) -> &'static str {
     match note.kind {
         NoteKind::Turned => "; --no-exif leaves it as it is stored",
+        NoteKind::Reduced => "; --max-tokens-per-video says how many",
         NoteKind::Cut => "; --start/--end take another part",
         _ => "",
     }

@@ -24,6 +24,8 @@ pub enum NoteKind {
     SoundOffset,
     /// The model hears or sees only a part.
     Cut,
+    /// Fewer pixels or frames than the processor would take, so that the caller's limit on tokens is kept.
+    Reduced,
     /// The picture was turned as its EXIF orientation says.
     Turned,
     /// It is unlike what the model was trained on.

@@ -60,6 +60,10 @@ pub(crate) struct ReadingFlags {
     /// Most pixels of a frame after resizing [default: the model's, mostly 602112 for a video].
     #[arg(long, value_name = "N")]
     pub(crate) max_pixels: Option<usize>,
+    /// Most tokens of a video's frames: frames get fewer pixels first, then there are fewer of them [default: the model's own,
+    /// else no limit].
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens_per_video: Option<usize>,
     /// Ignore the sound of videos.
     #[arg(long)]
     pub(crate) no_audio_in_video: bool,

@@ -30,6 +30,7 @@ pub(crate) struct Reading {
     pub(crate) start: Option<f64>,
     pub(crate) end: Option<f64>,
     pub(crate) max_pixels: Option<usize>,
+    pub(crate) max_video_tokens: Option<usize>,
     pub(crate) audio_in_video: bool,
     pub(crate) options: outro_media::Options,
 }
@@ -216,6 +217,11 @@ pub(super) fn reading(f: &ReadingFlags) -> anyhow::Result<Reading> {
             .hint("one token covers 28 x 28 = 784 pixels; 602112 is usual")
             .into());
     }
+    if f.max_tokens_per_video == Some(0) {
+        return Err(Fault::usage("--max-tokens-per-video is 0")
+            .hint("a video of two frames takes some hundred tokens at least")
+            .into());
+    }
     if !(f.deadline.is_finite() && f.deadline > 0.0 && f.deadline <= 1e6) {
         return Err(Fault::usage(format!("--deadline is {}", f.deadline))
             .hint("give seconds above 0 and up to 1000000")
@@ -232,6 +238,7 @@ pub(super) fn reading(f: &ReadingFlags) -> anyhow::Result<Reading> {
         start,
         end,
         max_pixels: f.max_pixels,
+        max_video_tokens: f.max_tokens_per_video,
         audio_in_video: !f.no_audio_in_video,
         options: outro_media::Options {
             decoder,

@@ -2,7 +2,6 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -13,7 +12,7 @@ use outro_media::{Note, NoteKind};
 
 use crate::args::Ask as AskArgs;
 use crate::shell::answer::{Record, Shared, side_by_side};
-use crate::shell::{encode, media, sampling, source, weights};
+use crate::shell::{media, sampling, source, weights};
 use crate::ui::{Ui, Unit};
 
 /// Answers every question.
@@ -35,25 +34,24 @@ pub(crate) fn ask(args: &AskArgs, ui: &Ui) -> anyhow::Result<()> {
 
     let mut shared = Shared::default();
     let since = Instant::now();
-    let loaded = media::load(&preparer, &plan, &options, ui)?;
-    shared.media = since.elapsed().as_secs_f64();
-
-    let since = Instant::now();
     let model = weights(&source, &args.weights, ui)?;
     shared.load = since.elapsed().as_secs_f64();
 
     let engine = Engine::of(&source.dir, preparer, model, args.weights.kv)?;
-    let since = Instant::now();
-    let media = encode(&engine, loaded, ui)?;
-    shared.encode = since.elapsed().as_secs_f64();
-    let unfamiliar = engine.model().unfamiliar(media.embeds());
-    source::introduce(&source, unfamiliar.as_deref(), ui);
     let file = plan
         .items
         .first()
-        .map_or(Path::new(""), |i| i.info.path.as_path());
+        .map(|i| i.info.path.clone())
+        .unwrap_or_default();
+    let since = Instant::now();
+    let media = media::read(&engine, plan, &options, ui)?;
+    // The towers run while files are decoded.
+    shared.encode = media.encode_seconds();
+    shared.media = (since.elapsed().as_secs_f64() - shared.encode).max(0.0);
+    let unfamiliar = engine.model().unfamiliar(media.embeds());
+    source::introduce(&source, unfamiliar.as_deref(), ui);
     let mut notes = media.notes().to_vec();
-    notes.extend(unfamiliar.map(|text| Note::new(NoteKind::Unfamiliar, file, text)));
+    notes.extend(unfamiliar.map(|text| Note::new(NoteKind::Unfamiliar, &file, text)));
 
     let asks: Vec<Ask> = conversations
         .into_iter()

@@ -12,7 +12,7 @@ use outro::{Answer, Engine, MediaSet, OutRoConfig};
 use super::ask::{emit, run, spent};
 use crate::args::Chat;
 use crate::shell::sampling::{self, Chosen};
-use crate::shell::{encode, media, source, weights};
+use crate::shell::{media, source, weights};
 use crate::ui::Ui;
 
 const HELP: &str = "\
@@ -164,8 +164,7 @@ impl Talk<'_> {
                 std::slice::from_ref(&asked),
                 &self.options,
             )?;
-            let loaded = media::load(self.engine.preparer(), &plan, &self.options, self.ui)?;
-            encode(&self.engine, loaded, self.ui)?
+            media::read(&self.engine, plan, &self.options, self.ui)?
         };
         let answer = self.answer(&media, asked)?;
         emit("\n")?;

@@ -6,13 +6,15 @@ use outro::chat::{Conversation, Part};
 use outro::inputs::Inputs;
 use outro::prepare::{self, MediaOptions, MediaProgress, Plan, Preparer};
 use outro::tokenizer::Tokenizer;
-use outro_media::Sampling;
+use outro::{Engine, MediaSet, Update};
+use outro_media::{Note, Sampling};
 
 use crate::args::{Media, Reading};
 use crate::fault::Fault;
 use crate::hints;
 use crate::shell::source::Source;
-use crate::ui::{Ui, Unit};
+use crate::shell::{encoded, show};
+use crate::ui::{Bar, Ui, Unit};
 
 /// How the preparation reads media: what was typed, else what the model's outro.json says, else the defaults.
 pub(crate) fn options(reading: &Reading, preparer: &Preparer) -> MediaOptions {
@@ -32,6 +34,7 @@ pub(crate) fn decoding() -> outro_media::Options {
 pub(crate) fn options_over(reading: &Reading, mut options: MediaOptions) -> MediaOptions {
     options.sampling = sampling(reading, &options.sampling);
     options.max_pixels = reading.max_pixels.or(options.max_pixels);
+    options.max_video_tokens = reading.max_video_tokens.or(options.max_video_tokens);
     options.audio_in_video = reading.audio_in_video;
     options.media = reading.options.clone();
     options
@@ -118,21 +121,50 @@ pub(crate) fn load(
         return Ok(prepare::DecodedMedia::default());
     }
     let bar = ui.bar("reading media", 0, Unit::Count);
-    let loaded = preparer.load_planned(plan, options, &mut |p| {
-        bar.label(&match p {
-            MediaProgress::Frames { path, frames } => {
-                format!("decoding {frames} frames of {}", path.display())
-            }
-            MediaProgress::Image { path } => format!("decoding {}", path.display()),
-            MediaProgress::Audio { path } => format!("decoding the sound of {}", path.display()),
-        });
+    let loaded = preparer.load_planned(plan, options, &mut |p| reads(&bar, &p))?;
+    let seconds = bar.done();
+    told(plan.items.len(), &loaded.notes, seconds, ui);
+    Ok(loaded)
+}
+
+/// Decodes and encodes the planned media, videos frame by frame, with progress and notes.
+pub(crate) fn read(engine: &Engine, plan: Plan, options: &MediaOptions, ui: &Ui) -> anyhow::Result<MediaSet> {
+    let count = plan.items.len();
+    let bar = ui.bar("reading media", 0, Unit::Count);
+    let media = engine.media_planned(plan, options, &mut |update| match update {
+        Update::Media(p) => reads(&bar, &p),
+        Update::Encode(p) => show(&bar, p),
+        Update::Prefill { .. } | Update::Text { .. } => {}
     })?;
     let seconds = bar.done();
-    for note in &loaded.notes {
+    if count > 0 {
+        told(
+            count,
+            media.notes(),
+            (seconds - media.encode_seconds()).max(0.0),
+            ui,
+        );
+        encoded(media.embeds(), media.encode_seconds(), ui);
+    }
+    Ok(media)
+}
+
+fn reads(bar: &Bar, progress: &MediaProgress) {
+    bar.label(&match progress {
+        MediaProgress::Frames { path, frames } => {
+            format!("decoding {frames} frames of {}", path.display())
+        }
+        MediaProgress::Image { path } => format!("decoding {}", path.display()),
+        MediaProgress::Audio { path } => format!("decoding the sound of {}", path.display()),
+    });
+}
+
+/// What is to be known of media that were read.
+fn told(count: usize, notes: &[Note], seconds: f64, ui: &Ui) {
+    for note in notes {
         ui.note(&format!("{note}{}", hints::of_note(note)));
     }
-    ui.line(&format!("read {} media in {seconds:.1} s", plan.items.len()));
-    Ok(loaded)
+    ui.line(&format!("read {count} media in {seconds:.1} s"));
 }
 
 /// All of the preparation; without a tokenizer the media's part of it, with a note.

@@ -95,14 +95,14 @@ impl Engine {
     fn decode_frames(&self, sample: &Sample, options: &MediaOptions) -> Result<Decoded> {
         let clip = Clip::open(&sample.video, &options.media)?;
         let video = &clip.video;
-        let indices = options.sampling.indices(video)?;
+        let preparer = self.engine.preparer();
+        let indices = preparer.plan_video(video, options)?.indices;
         // The preparation resizes them once more, to what the model takes.
         let picks = Picks {
             indices: indices.clone(),
             size: None,
         };
         let frames = clip.take(&mut |_| Ok(picks.clone()))?.frames;
-        let preparer = self.engine.preparer();
         let media = preparer.media_of(video, |_| frames, &[], options)?;
         Ok(Decoded {
             frames: indices.len(),

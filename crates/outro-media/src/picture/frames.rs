@@ -82,6 +82,14 @@ impl Default for Sampling {
 const PAIR: usize = 2;
 
 impl Sampling {
+    /// Fewest frames that can be taken.
+    pub fn fewest(&self) -> usize {
+        match self.spread {
+            Spread::Ends | Spread::Even => PAIR,
+            Spread::Starts | Spread::Floor => 1,
+        }
+    }
+
     /// Numbers of the frames to take, in presentation order.
     ///
     /// # Errors
@@ -90,12 +98,9 @@ impl Sampling {
         if v.frames == 0 {
             return Err(Error::range("video", "holds no frame that could be decoded"));
         }
-        // How many they come in, and the fewest.
-        let (unit, least) = match self.spread {
-            Spread::Ends => (PAIR, PAIR),
-            Spread::Even => (1, PAIR),
-            Spread::Starts | Spread::Floor => (1, 1),
-        };
+        // How many they come in.
+        let unit = if self.spread == Spread::Ends { PAIR } else { 1 };
+        let least = self.fewest();
         if v.frames < least {
             return Err(Error::OneFrame);
         }

@@ -66,8 +66,10 @@ pub struct PatchCutter {
     expected: usize,
     /// Frames that wait for the rest of their patches: fewer than `temporal`.
     waiting: Frames,
-    /// Temporal steps that are cut.
+    /// Temporal steps that are cut and were not given away.
     steps: usize,
+    /// Temporal steps that were given away.
+    given: usize,
     /// Longer than `steps` fill where more are expected.
     data: Vec<f32>,
 }
@@ -82,6 +84,7 @@ impl PatchCutter {
             expected,
             waiting: Frames::default(),
             steps: 0,
+            given: 0,
             data: Vec::new(),
         }
     }
@@ -134,7 +137,29 @@ impl PatchCutter {
         Ok(())
     }
 
-    /// The patches of all frames. The last is repeated until the count is a multiple of `temporal`.
+    /// Gives the first `steps` temporal steps away, once as many are cut.
+    pub fn drain(&mut self, steps: usize) -> Option<Patches> {
+        if steps == 0 || self.steps < steps {
+            return None;
+        }
+        let filled = steps * self.step();
+        let rest = if self.data.len() > filled {
+            self.data.split_off(filled)
+        } else {
+            Vec::with_capacity(filled)
+        };
+        self.steps -= steps;
+        self.given += steps;
+        let [h, w] = [self.waiting.height, self.waiting.width].map(|n| n / self.config.patch);
+        Some(Patches {
+            grid_thw: [steps, h, w],
+            cols: self.cols(),
+            data: std::mem::replace(&mut self.data, rest),
+        })
+    }
+
+    /// The patches of all frames that were not given away, of none where all were. The last frame is repeated until the count is
+    /// a multiple of `temporal`.
     ///
     /// # Errors
     /// No frames.
@@ -154,7 +179,7 @@ impl PatchCutter {
             }
             self.cut(&filled);
         }
-        if self.steps == 0 {
+        if self.steps + self.given == 0 {
             return Err(Error::range("frames", "there are none"));
         }
         self.data.truncate(self.steps * self.step());
@@ -261,6 +286,25 @@ mod tests {
                     from = *to;
                 }
                 assert_eq!(cutter.finish().unwrap(), whole);
+            }
+            // Given away in groups.
+            for (group, expected) in [(1, 0), (2, 2 * temporal), (2, 50), (9, 7)] {
+                let mut cutter = PatchCutter::new(&config, expected);
+                let (mut steps, mut data) = (0, Vec::new());
+                for from in 0..count {
+                    cutter.push(&part(from, from + 1)).unwrap();
+                    while let Some(given) = cutter.drain(group) {
+                        assert_eq!(given.grid_thw[0], group);
+                        steps += group;
+                        data.extend(given.data);
+                    }
+                }
+                let rest = cutter.finish().unwrap();
+                data.extend(rest.data);
+                assert_eq!(
+                    (steps + rest.grid_thw[0], data),
+                    (whole.grid_thw[0], whole.data.clone())
+                );
             }
             assert!(PatchCutter::new(&config, 1).finish().is_err());
             let mut cutter = PatchCutter::new(&config, 2);

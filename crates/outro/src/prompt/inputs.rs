@@ -120,7 +120,7 @@ impl Pixels {
         Ok(())
     }
 
-    fn validate(&self, key: &str, grid_key: &str, v: &VisionConfig, merge: usize) -> Result<()> {
+    pub(crate) fn validate(&self, key: &str, grid_key: &str, v: &VisionConfig, merge: usize) -> Result<()> {
         let cols = v.channels * v.temporal * v.patch * v.patch;
         if self.whole || self.cols != cols {
             let problem = format!(
@@ -425,15 +425,7 @@ impl Inputs {
                 format!("gives {expected} {name} tokens, input_ids holds {found} placeholders (id {id})");
             Err(Error::input(key, problem))
         };
-        if t.image.is_some()
-            && t.image == t.video
-            && self.pixel_values.is_some()
-            && self.pixel_values_videos.is_some()
-        {
-            let problem =
-                "images and videos have the same placeholder in this checkpoint: ask about one kind only";
-            return Err(Error::input("pixel_values_videos", problem));
-        }
+        one_kind(t, self.pixel_values.is_some(), self.pixel_values_videos.is_some())?;
         for (key, grid_key, name, id, pixels) in [
             (
                 "pixel_values",
@@ -519,6 +511,16 @@ impl Inputs {
         }
         count("feature_attention_mask", "audio", t.audio, expected)
     }
+}
+
+/// Refuses images beside videos where their tokens cannot be told apart.
+pub(crate) fn one_kind(t: &SpecialTokens, images: bool, videos: bool) -> Result<()> {
+    if t.image.is_some() && t.image == t.video && images && videos {
+        let problem =
+            "images and videos have the same placeholder in this checkpoint: ask about one kind only";
+        return Err(Error::input("pixel_values_videos", problem));
+    }
+    Ok(())
 }
 
 /// Key, type, shape and bytes of a tensor to be written.

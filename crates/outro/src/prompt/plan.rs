@@ -1,5 +1,7 @@
 //! How media are read, and what a conversation will cost, from the files' headers.
 
+mod budget;
+
 use std::path::Path;
 
 use outro_media::{Kind, MAX_SECONDS, MediaInfo, Note, NoteKind, SAMPLE_RATE, Sampling, VideoInfo};
@@ -17,6 +19,9 @@ pub struct MediaOptions {
     pub sampling: Sampling,
     /// Most pixels of a frame and of an image; `None` is the processors' own limit.
     pub max_pixels: Option<usize>,
+    /// Most tokens of a video's frames: they get fewer pixels, down to the fewest that the family has, then there are fewer of
+    /// them, and a note says so. `None` is no limit.
+    pub max_video_tokens: Option<usize>,
     /// Whether a video's sound is used.
     pub audio_in_video: bool,
     /// Decoder, deadline and worker.
@@ -28,6 +33,7 @@ impl Default for MediaOptions {
         Self {
             sampling: Sampling::default(),
             max_pixels: None,
+            max_video_tokens: None,
             audio_in_video: true,
             media: outro_media::Options::default(),
         }
@@ -308,7 +314,10 @@ impl Planner<'_> {
         options: &MediaOptions,
         notes: &mut Vec<Note>,
     ) -> Result<MediaPlan> {
-        let view = self.video(picture(&info)?, options)?;
+        let (view, whole) = self.within(picture(&info)?, options)?;
+        if let (Some(whole), Some(most)) = (&whole, options.max_video_tokens) {
+            notes.push(self.reduced(&info.path, most, [&view, whole]));
+        }
         let listens = options.audio_in_video && self.config.audio.is_some();
         let uses_audio = listens && info.audio.is_some();
         if listens && !uses_audio {
@@ -375,8 +384,13 @@ impl Planner<'_> {
     /// What is looked at of a video.
     ///
     /// # Errors
-    /// A part of it that holds too few frames, and pictures that are too narrow.
+    /// A part of it that holds too few frames, pictures that are too narrow, and a limit on tokens below the fewest.
     pub(crate) fn video(&self, v: &VideoInfo, options: &MediaOptions) -> Result<VideoPlan> {
+        Ok(self.within(v, options)?.0)
+    }
+
+    /// [`Planner::video`] without a limit on tokens.
+    fn unbounded(&self, v: &VideoInfo, options: &MediaOptions) -> Result<VideoPlan> {
         let p = &self.processor.patches;
         let indices = options.sampling.indices(v)?;
         let count = indices.len();

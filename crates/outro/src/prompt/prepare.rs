@@ -3,19 +3,18 @@
 //! [`Preparer::plan`] does the arithmetic from the files' headers; [`Preparer::load_media`] decodes;
 //! [`Preparer::assemble`] puts a question to decoded media, so that many questions cost one decoding.
 
-use std::path::{Path, PathBuf};
-use std::thread::{self, ScopedJoinHandle};
+mod video;
 
-use outro_media::{
-    Frames, MAX_SECONDS, MediaInfo, Note, PatchConfig, PatchCutter, Patches, Picks, Sound, VideoInfo,
-};
+use std::path::{Path, PathBuf};
+
+use outro_media::{Frames, MAX_SECONDS, MediaInfo, Note, PatchConfig, Sound, VideoInfo};
 
 use crate::error::{Error, Result};
 use crate::prompt::chat::{Conversation, MediaTokens, Part, Template};
 use crate::prompt::expand::{Chunk, expand, lay_out, write_timestamps};
 use crate::prompt::inputs::{AudioFeatures, Inputs, Pixels};
 pub use crate::prompt::plan::{MediaOptions, MediaPlan, Plan, VideoPlan};
-use crate::prompt::plan::{Planner, one_image, silent};
+use crate::prompt::plan::{Planner, one_image};
 use crate::prompt::positions::Layout;
 use crate::prompt::preprocessor::{self, Processor};
 use crate::prompt::tokenizer::Tokenizer;
@@ -23,6 +22,7 @@ use crate::spec::config::{AudioProjector, Config};
 use crate::spec::generation::{GenerationConfig, GenerationFile};
 use crate::spec::settings::Settings;
 use crate::spec::shapes;
+pub(crate) use video::TakePatches;
 
 /// What is being done; for progress displays.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,6 +156,7 @@ impl Preparer {
         options.sampling.fps = own.fps.unwrap_or(options.sampling.fps);
         options.sampling.frames = own.frames;
         options.max_pixels = own.max_pixels;
+        options.max_video_tokens = own.max_video_tokens;
         options
     }
 
@@ -207,7 +208,7 @@ impl Preparer {
     /// What is looked at of a video.
     ///
     /// # Errors
-    /// A part of it that holds too few frames, and pictures that are too narrow.
+    /// A part of it that holds too few frames, pictures that are too narrow, and a limit on tokens below the fewest.
     pub fn plan_video(&self, v: &VideoInfo, options: &MediaOptions) -> Result<VideoPlan> {
         self.planner().video(v, options)
     }
@@ -307,27 +308,6 @@ impl Preparer {
         Ok(())
     }
 
-    /// Patches of a video and how it stands in the prompt; `sound` is the tokens of its track.
-    fn push_video(&self, patches: Patches, plan: VideoPlan, sound: usize, media: &mut DecodedMedia) {
-        let mask = if self.processor.drops_static_patches {
-            self.processor.token_mask(&patches)
-        } else {
-            Vec::new()
-        };
-        let inputs = &mut media.inputs;
-        inputs.second_per_grid.push(plan.second_per_grid as f32);
-        inputs.use_audio_in_video |= sound > 0;
-        inputs.token_mask.extend(&mask);
-        let plan = VideoPlan {
-            grid: patches.grid_thw,
-            ..plan
-        };
-        let place = inputs.pixel_values_videos.get_or_insert_with(Pixels::default);
-        place.push(patches.grid_thw, patches.cols, patches.data);
-        let sound = Some(sound).filter(|n| *n > 0);
-        media.items.push(plan.chunk(&self.config, sound, mask));
-    }
-
     /// Decodes media. Their tokens are counted from the headers first.
     ///
     /// # Errors
@@ -352,6 +332,18 @@ impl Preparer {
         options: &MediaOptions,
         progress: &mut dyn FnMut(MediaProgress),
     ) -> Result<DecodedMedia> {
+        self.load_into(plan, options, None, progress)
+    }
+
+    /// [`Preparer::load_planned`], where the patches of videos go to `taker` instead, with what belongs to them in
+    /// [`Inputs`]: `second_per_grid` and `token_mask`.
+    pub(crate) fn load_into(
+        &self,
+        plan: &Plan,
+        options: &MediaOptions,
+        mut taker: Option<&mut (dyn TakePatches + '_)>,
+        progress: &mut dyn FnMut(MediaProgress),
+    ) -> Result<DecodedMedia> {
         plan.check()?;
         let mut media = DecodedMedia {
             parts: plan.items.iter().map(MediaPlan::part).collect(),
@@ -365,7 +357,8 @@ impl Preparer {
             let path = item.info.path.clone();
             match item.chunk {
                 Chunk::Frames { .. } | Chunk::Video { .. } => {
-                    self.load_video(place, options, &mut media, &mut sounds, progress)?;
+                    let taker = taker.as_mut().map(|t| &mut **t as &mut dyn TakePatches);
+                    self.load_video(place, options, &mut media, &mut sounds, taker, progress)?;
                 }
                 Chunk::Image { .. } => {
                     progress(MediaProgress::Image { path: path.clone() });
@@ -438,71 +431,6 @@ impl Preparer {
             end = Some(end.map_or(last, |end| end.min(last)));
         }
         Ok(read(file, s.start, end, &options.media)?)
-    }
-
-    /// Decodes a video and its sound, which also goes to `sounds`.
-    fn load_video(
-        &self,
-        place: usize,
-        options: &MediaOptions,
-        media: &mut DecodedMedia,
-        sounds: &mut Vec<Vec<f32>>,
-        progress: &mut dyn FnMut(MediaProgress),
-    ) -> Result<()> {
-        let item = &mut media.taken[place];
-        let path = item.info.path.clone();
-        progress(MediaProgress::Frames {
-            path: path.clone(),
-            frames: item.view.indices.len(),
-        });
-        if item.uses_audio {
-            progress(MediaProgress::Audio { path: path.clone() });
-        }
-        let processor = &self.processor;
-        // Pictures and sound are decoded by programs of their own, so at the same time. Patches are cut as frames come: what a
-        // long video's decoder leaves idle is enough for it.
-        let (pictures, samples) = thread::scope(|scope| {
-            let samples = item
-                .uses_audio
-                .then(|| scope.spawn(|| self.read_sound(outro_media::read_track, &item.info, options)));
-            let mut pick = |video: &VideoInfo| -> Result<(Picks, _)> {
-                let plan = self.plan_video(video, options)?;
-                let cutter = PatchCutter::new(&processor.patches, plan.indices.len());
-                let picks = Picks {
-                    indices: plan.indices.clone(),
-                    size: Some(plan.first_size.into()),
-                };
-                Ok((picks, (cutter, plan)))
-            };
-            let mut take = |(cutter, plan): &mut (PatchCutter, VideoPlan), frame| {
-                cutter.push(&processor.fitted(frame, plan.size))
-            };
-            let (resize, media) = (processor.resize, &options.media);
-            let pictures = outro_media::fold_video(&item.info, &mut pick, &mut take, resize, media);
-            (pictures, samples.map(ScopedJoinHandle::join))
-        });
-        let pictures = pictures?;
-        // As it was planned unless another number of frames came than was expected.
-        let (cutter, plan) = pictures.frames;
-        item.view.clone_from(&plan);
-        item.info.video = Some(pictures.video);
-        media.notes.extend(pictures.notes);
-        let mut tokens = 0;
-        if let Some(sound) = samples {
-            let sound = sound.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-            let Sound { samples, notes } = sound?;
-            item.seconds = samples.len() as f64 / f64::from(outro_media::SAMPLE_RATE);
-            tokens = self.tokens_of(&samples);
-            if tokens == 0 && notes.is_empty() {
-                media.notes.push(silent(&path));
-            }
-            media.notes.extend(notes);
-            if tokens > 0 {
-                sounds.push(samples);
-            }
-        }
-        self.push_video(cutter.finish()?, plan, tokens, media);
-        Ok(())
     }
 
     /// The prompt's token ids, placeholders expanded; empty without a tokenizer.

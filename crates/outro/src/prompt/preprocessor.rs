@@ -296,6 +296,18 @@ impl Processor {
         Ok([size; 2])
     }
 
+    /// Pixels of a frame below which a limit on a video's tokens takes frames instead: the fewest that the family has for one,
+    /// and where all frames share the fewest, what the authors' utils take (128 tokens).
+    pub(crate) fn least_pixels(&self) -> usize {
+        let utils = FrameLimits::default().min_pixels;
+        match self.pixels {
+            ResizePolicy::PerFrame => utils.max(self.frame.0),
+            ResizePolicy::TwoStep((least, _)) => utils.max(least),
+            ResizePolicy::TotalBudget { video, .. } | ResizePolicy::Fixed { video, .. } => video.0,
+            ResizePolicy::Volume { .. } => 128 * (self.patches.patch * self.patches.merge).pow(2),
+        }
+    }
+
     /// Resizes an image and cuts it into patches.
     pub(crate) fn image(&self, picture: &Frames, alone: bool, max: Option<usize>) -> Result<Patches> {
         if let Some(tiles) = &self.anyres {
@@ -344,34 +356,44 @@ impl Processor {
         }
     }
 
-    /// Which tokens of a video differ from those of the frame before by more than a twentieth of a step of 255 on average
-    /// (0.1 of the normalised range's 510); where none of a frame does, its first stays.
-    pub(crate) fn token_mask(&self, patches: &Patches) -> Vec<bool> {
+    /// Which tokens of a video's next steps differ from those of the frame before by more than a twentieth of a step of 255 on
+    /// average (0.1 of the normalised range's 510); where none of a frame does, its first stays.
+    pub(crate) fn mark(&self, patches: &Patches, mask: &mut TokenMask) {
         const LEAST: f64 = 0.1;
-        let [steps, h, w] = patches.grid_thw;
+        let [_, h, w] = patches.grid_thw;
         let unit = self.patches.merge * self.patches.merge;
         let (tokens, size) = (h * w / unit, patches.cols * unit);
-        let mut kept = vec![true; tokens];
-        for step in 1..steps {
-            let frame = |s: usize| &patches.data[s * tokens * size..(s + 1) * tokens * size];
-            let pairs = frame(step)
-                .chunks_exact(size)
-                .zip(frame(step - 1).chunks_exact(size));
-            let start = kept.len();
-            kept.extend(pairs.map(|(now, before)| {
-                let sum: f64 = now
-                    .iter()
-                    .zip(before)
-                    .map(|(a, b)| f64::from((a - b).abs()))
-                    .sum();
-                sum / size as f64 * 255.0 > LEAST
-            }));
-            if !kept[start..].contains(&true) {
-                kept[start] = true;
+        for frame in patches.data.chunks_exact((tokens * size).max(1)) {
+            let start = mask.kept.len();
+            if mask.before.len() == frame.len() {
+                let pairs = frame.chunks_exact(size).zip(mask.before.chunks_exact(size));
+                mask.kept.extend(pairs.map(|(now, before)| {
+                    let sum: f64 = now
+                        .iter()
+                        .zip(before)
+                        .map(|(a, b)| f64::from((a - b).abs()))
+                        .sum();
+                    sum / size as f64 * 255.0 > LEAST
+                }));
+            } else {
+                mask.kept.resize(start + tokens, true);
             }
+            if !mask.kept[start..].contains(&true) {
+                mask.kept[start] = true;
+            }
+            mask.before.clear();
+            mask.before.extend_from_slice(frame);
         }
-        kept
     }
+}
+
+/// Which tokens of a video stay, as far as its frames have come.
+#[derive(Default)]
+pub(crate) struct TokenMask {
+    /// One a token.
+    pub(crate) kept: Vec<bool>,
+    /// The last frame's patches.
+    before: Vec<f32>,
 }
 
 /// Pictures without the last rows and columns that are fewer than a patch's.

@@ -3,9 +3,11 @@
 mod answer;
 mod ask;
 mod media;
+mod streamed;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 pub use answer::{Answer, Candidate, Finish, Spent};
 pub use ask::{Ask, Batch, Update, answer_all};
@@ -17,7 +19,7 @@ use crate::compute::nn::KvType;
 use crate::error::{Error, Result};
 use crate::hook::method::OutRoConfig;
 use crate::prompt::chat::{Conversation, Part};
-use crate::prompt::prepare::{DecodedMedia, MediaOptions, Preparer};
+use crate::prompt::prepare::{DecodedMedia, MediaOptions, Plan, Preparer};
 use crate::prompt::tokenizer::Tokenizer;
 use crate::run::model::{LoadOptions, Model};
 use crate::spec::config::Config;
@@ -159,13 +161,25 @@ impl Engine {
         on: &mut dyn FnMut(Update<'_>),
     ) -> Result<MediaSet> {
         let plan = self.0.preparer.plan_media(parts.iter(), options)?;
-        plan.check()?;
-        let read = &mut |p| on(Update::Media(p));
-        let media = self.0.preparer.load_planned(&plan, options, read)?;
-        self.encode(media, &options.media.cancel, on)
+        self.media_planned(plan, options, on)
     }
 
-    /// Runs the encoders over decoded media.
+    /// [`Engine::media_with`] of files that were planned with the same options ([`Preparer::plan_media`]). A video's frames go
+    /// through the tower while later ones are decoded, and their patches are not kept: where a strategy distorts them, the
+    /// file is read once more.
+    ///
+    /// # Errors
+    /// As [`Engine::media_with`].
+    pub fn media_planned(
+        &self,
+        plan: Plan,
+        options: &MediaOptions,
+        on: &mut dyn FnMut(Update<'_>),
+    ) -> Result<MediaSet> {
+        streamed::read(self, plan, options, on)
+    }
+
+    /// Runs the encoders over decoded media, whose tensors are kept.
     ///
     /// # Errors
     /// As [`Model::encode`]; [`Error::Cancelled`].
@@ -175,11 +189,12 @@ impl Engine {
         cancel: &outro_media::Cancel,
         on: &mut dyn FnMut(Update<'_>),
     ) -> Result<MediaSet> {
+        let since = Instant::now();
         let embeds = self
             .0
             .model
             .encode_until(&media.inputs, cancel, &mut |p| on(Update::Encode(p)))?;
-        Ok(MediaSet::new(media, embeds))
+        Ok(MediaSet::new(media, embeds, since.elapsed().as_secs_f64(), None))
     }
 
     /// A question about media, before words in the user's turn.

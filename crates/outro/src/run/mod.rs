@@ -11,3 +11,4 @@ mod random;
 pub(crate) mod session;
 pub mod strategy;
 pub(crate) mod stream;
+pub(crate) mod videos;

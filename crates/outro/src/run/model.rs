@@ -186,6 +186,29 @@ pub struct MediaEmbeds {
     pub deepstack: Arc<Vec<Mat>>,
 }
 
+impl MediaEmbeds {
+    /// Of tokens of images and of videos, each before what is added behind the first decoder layers.
+    fn of(mut image: Vec<Mat>, mut video: Vec<Mat>, audio: Mat) -> Self {
+        let mut deepstack = image.split_off(1);
+        for (all, video) in deepstack.iter_mut().zip(video.split_off(1)) {
+            all.append(video);
+        }
+        Self {
+            image: image.swap_remove(0),
+            video: video.swap_remove(0),
+            audio,
+            deepstack: Arc::new(deepstack),
+        }
+    }
+
+    /// With videos that were encoded apart, where there were none.
+    pub(crate) fn with_videos(self, video: Vec<Mat>) -> Self {
+        let deepstack = Arc::try_unwrap(self.deepstack).unwrap_or_else(|shared| (*shared).clone());
+        let image = std::iter::once(self.image).chain(deepstack).collect();
+        Self::of(image, video, self.audio)
+    }
+}
+
 impl Model {
     /// Opens the checkpoint in the directory, or the GGUF file, `dir`. Matrices stay memory-mapped where the options
     /// allow it.
@@ -294,6 +317,11 @@ impl Model {
             .unfamiliar(&kinds, self.0.config.text.hidden)
     }
 
+    /// The vision tower, where there is one.
+    pub(crate) fn vision(&self) -> Option<&VisionTower> {
+        self.0.vision.as_ref()
+    }
+
     pub(crate) fn decoder(&self) -> &Decoder {
         &self.0.decoder
     }
@@ -390,7 +418,7 @@ impl Model {
             patches(&inputs.pixel_values_videos),
         );
         let total = images + videos;
-        let mut image = self.encode_vision(inputs, false, &mut |done| {
+        let image = self.encode_vision(inputs, false, &mut |done| {
             progress(EncodeProgress::Vision { done, total })
         })?;
         let mut video = self.encode_vision(inputs, true, &mut |done| {
@@ -404,16 +432,11 @@ impl Model {
                 *video = ops::masked(video, &inputs.token_mask);
             }
         }
-        let mut deepstack = image.split_off(1);
-        for (all, video) in deepstack.iter_mut().zip(video.split_off(1)) {
-            all.append(video);
-        }
-        Ok(MediaEmbeds {
-            image: image.swap_remove(0),
-            video: video.swap_remove(0),
-            audio: self.encode_audio(inputs, progress)?,
-            deepstack: Arc::new(deepstack),
-        })
+        Ok(MediaEmbeds::of(
+            image,
+            video,
+            self.encode_audio(inputs, progress)?,
+        ))
     }
 
     /// Tokens of all images or of all videos, then what is added to them behind the first decoder layers.

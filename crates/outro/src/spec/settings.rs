@@ -10,7 +10,8 @@
 //! }
 //! ```
 //! Every key but `format` may be missing. `method` takes the fields of [`OutRoConfig`]; `media` takes `fps` (frames a
-//! second), `frames` (a fixed number instead) and `max_pixels` (of a frame or image); `system` replaces the family's
+//! second), `frames` (a fixed number instead) and `max_pixels` (of a frame or image) and
+//! `max_video_tokens` (of a video's frames); `system` replaces the family's
 //! system sentence, and an empty one means none; `profile` is how questions with options are put; `tuned` lists what the
 //! method's settings were chosen on. What a caller sets explicitly wins over the file.
 //!
@@ -79,6 +80,9 @@ pub struct MediaSettings {
     /// Most pixels of a frame and of an image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_pixels: Option<usize>,
+    /// Most tokens of a video's frames.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_video_tokens: Option<usize>,
 }
 
 impl Settings {
@@ -125,6 +129,9 @@ impl Settings {
         }
         if let Some(n) = m.max_pixels.filter(|n| *n < 784) {
             return Err(bad("media.max_pixels", format!("is {n}, must be at least 784")));
+        }
+        if m.max_video_tokens == Some(0) {
+            return Err(bad("media.max_video_tokens", "is 0, must be at least 1".into()));
         }
         Ok(Some(settings))
     }

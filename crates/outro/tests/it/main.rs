@@ -3,6 +3,7 @@
 
 mod adapters;
 mod answers;
+mod budget;
 mod checkpoint;
 mod checkpoints;
 mod config;
@@ -27,6 +28,7 @@ mod rope;
 mod sampling;
 mod sparse;
 mod strategies;
+mod streamed;
 mod text;
 mod videollama3;
 

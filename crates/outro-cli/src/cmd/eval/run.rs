@@ -276,6 +276,15 @@ impl Questions {
                 (Some(answerer.clone()), model.clone(), "unknown".into())
             }
         };
+        let mut media = json!({
+            "fps": options.sampling.fps, "frames": options.sampling.frames, "start": options.sampling.start,
+            "end": options.sampling.end, "max_pixels": options.max_pixels, "audio_in_video": options.audio_in_video,
+            "exif": options.media.exif,
+        });
+        // Logs from before there was such a limit are of runs without.
+        if let Some(most) = options.max_video_tokens {
+            media["max_video_tokens"] = most.into();
+        }
         Header {
             outro_eval: log::FORM,
             version: self.version.clone(),
@@ -294,11 +303,7 @@ impl Questions {
             weights,
             strategies: strategies.to_vec(),
             ablation: "none".into(),
-            media: json!({
-                "fps": options.sampling.fps, "frames": options.sampling.frames, "start": options.sampling.start,
-                "end": options.sampling.end, "max_pixels": options.max_pixels, "audio_in_video": options.audio_in_video,
-                "exif": options.media.exif,
-            }),
+            media,
             max_new_tokens: asking.max_new_tokens,
         }
     }

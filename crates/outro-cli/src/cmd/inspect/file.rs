@@ -91,6 +91,8 @@ impl Report {
         let Some(item) = plan.items.first().filter(|i| i.visual_tokens > 0) else {
             return;
         };
+        let reduced = plan.notes.iter().filter(|n| n.kind == NoteKind::Reduced);
+        self.notes.extend(reduced.cloned());
         let (b, view) = (&mut self.becomes, &item.view);
         (b.height, b.width, b.grid) = (Some(view.size[0]), Some(view.size[1]), Some(view.grid));
         b.frames = Some(view.indices.len().max(1));
@@ -163,7 +165,7 @@ impl Report {
         self.limit = Some(plan.limit);
         if self.tokens() > plan.limit as u64 {
             let text = format!(
-                "too long for the model, which takes {} tokens: use less with --frames, --fps, --max-pixels, --start, --end",
+                "too long for the model, which takes {} tokens: use less with --max-tokens-per-video, --frames, --fps, --max-pixels, --start, --end",
                 thousands(plan.limit as u64),
             );
             self.note(NoteKind::Other, &text);

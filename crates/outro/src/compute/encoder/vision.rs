@@ -54,7 +54,7 @@ enum BlockMlp {
 }
 
 /// Patches that go through the tower at once: whole frames, at least one.
-const PATCHES: usize = 8192;
+pub(crate) const PATCHES: usize = 8192;
 
 impl VisionTower {
     pub(crate) fn load(w: Weights, names: &Names, c: &VisionConfig) -> Result<Self> {
@@ -207,24 +207,23 @@ impl VisionTower {
         let [frames, h, w] = grid;
         let frame = h * w * self.patch.weight.cols();
         let group = (PATCHES / (h * w)).max(1);
-        let layout = FrameLayout::new(&self.config, merge, h, w);
-        let positions = self.positions_of(&layout)?;
-        let mut all = vec![Mat::empty(self.config.out); 1 + self.deepstack.len()];
+        let mut run = self.begin([h, w], merge)?;
         for (i, pixels) in pixels.chunks(frame * group).enumerate() {
-            let made = self.group(pixels, pixels.len() / frame, &layout, &positions);
-            for (out, made) in all.iter_mut().zip(made) {
-                out.append(made);
-            }
+            run.push(pixels);
             progress(((i + 1) * group).min(frames) * h * w)?;
         }
-        if all.iter().all(|m| ops::is_finite(m.data())) {
-            let arranged = all.into_iter().map(|m| arrange(m, tokens, h, &self.newline));
-            Ok(arranged.collect())
-        } else {
-            Err(Error::NotFinite {
-                place: self.culprit(),
-            })
-        }
+        run.finish(tokens)
+    }
+
+    /// Begins with a picture or video whose frames have this many patches down and across.
+    pub(crate) fn begin(&self, [h, w]: [usize; 2], merge: usize) -> Result<TowerRun<'_>> {
+        let layout = FrameLayout::new(&self.config, merge, h, w);
+        Ok(TowerRun {
+            positions: self.positions_of(&layout)?,
+            all: vec![Mat::empty(self.config.out); 1 + self.deepstack.len()],
+            layout,
+            tower: self,
+        })
     }
 
     fn culprit(&self) -> String {
@@ -323,6 +322,43 @@ impl VisionTower {
             Merger::Mean => self.merge.forward(&picture::means(&h, c.hidden, unit)),
         };
         std::iter::once(in_order(&merged)).chain(deep).collect()
+    }
+}
+
+/// A picture or video on its way through the tower.
+pub(crate) struct TowerRun<'a> {
+    tower: &'a VisionTower,
+    layout: FrameLayout,
+    positions: Vec<f32>,
+    all: Vec<Mat>,
+}
+
+impl TowerRun<'_> {
+    /// Runs further whole frames; those of a group of at most [`PATCHES`] come together.
+    pub(crate) fn push(&mut self, pixels: &[f32]) {
+        let [h, w] = self.layout.grid;
+        let frame = h * w * self.tower.patch.weight.cols();
+        let made = self
+            .tower
+            .group(pixels, pixels.len() / frame, &self.layout, &self.positions);
+        for (out, made) in self.all.iter_mut().zip(made) {
+            out.append(made);
+        }
+    }
+
+    /// What [`VisionTower::forward`] gives of all frames.
+    pub(crate) fn finish(self, tokens: &TokenLayout) -> Result<Vec<Mat>> {
+        let tower = self.tower;
+        if !self.all.iter().all(|m| ops::is_finite(m.data())) {
+            return Err(Error::NotFinite {
+                place: tower.culprit(),
+            });
+        }
+        let side = self.layout.grid[0];
+        let arranged = self.all.into_iter();
+        Ok(arranged
+            .map(|m| arrange(m, tokens, side, &tower.newline))
+            .collect())
     }
 }
 

@@ -321,13 +321,13 @@ impl Live {
         {
             (prefix, seconds.shared) = (Some(rows), spent);
         }
-        let (of, with) = (model.clone(), media.clone());
+        let (of, with, until) = (engine.clone(), media.clone(), ask.cancel.clone());
         let request = Request {
             model: model.clone(),
             kv: engine.kv(),
             prompt,
             prefix,
-            noisy: Arc::new(move |noise| with.noisy(&of, &layout, noise)),
+            noisy: Arc::new(move |noise| with.noisy(&of, &layout, noise, &until)),
             cancel: ask.cancel.clone(),
         };
         let since = Instant::now();

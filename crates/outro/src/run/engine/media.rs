@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use outro_media::{Cancel, Note};
 
+use super::Engine;
+use super::streamed::{self, Source};
 use crate::compute::nn::KvType;
 use crate::error::Result;
 use crate::prompt::chat::Part;
@@ -22,6 +24,10 @@ struct Inner {
     media: DecodedMedia,
     embeds: MediaEmbeds,
     noisy: NoisyMedia,
+    /// Seconds in which the towers ran.
+    seconds: f64,
+    /// Where videos come from whose patches are not kept.
+    source: Option<Source>,
     shared: Mutex<Shared>,
 }
 
@@ -38,11 +44,18 @@ enum Shared {
 }
 
 impl MediaSet {
-    pub(super) fn new(media: DecodedMedia, embeds: MediaEmbeds) -> Self {
+    pub(super) fn new(
+        media: DecodedMedia,
+        embeds: MediaEmbeds,
+        seconds: f64,
+        source: Option<Source>,
+    ) -> Self {
         Self(Arc::new(Inner {
             media,
             embeds,
             noisy: NoisyMedia::default(),
+            seconds,
+            source,
             shared: Mutex::default(),
         }))
     }
@@ -52,7 +65,8 @@ impl MediaSet {
         &self.0.media.parts
     }
 
-    /// The tensors, and what was taken of each file.
+    /// The tensors, and what was taken of each file. Patches of videos, and what belongs to them in
+    /// [`Inputs`](crate::inputs::Inputs), are there only where the media were decoded apart ([`super::Engine::encode`]).
     pub fn media(&self) -> &DecodedMedia {
         &self.0.media
     }
@@ -60,6 +74,11 @@ impl MediaSet {
     /// What the towers made of them.
     pub fn embeds(&self) -> &MediaEmbeds {
         &self.0.embeds
+    }
+
+    /// Seconds in which the towers ran.
+    pub fn encode_seconds(&self) -> f64 {
+        self.0.seconds
     }
 
     /// What is to be known about the files.
@@ -101,8 +120,20 @@ impl MediaSet {
     }
 
     /// The prompt of a layout of these media with noise on them.
-    pub(super) fn noisy(&self, model: &Model, layout: &Layout, noise: &Noise) -> Result<Prompt> {
-        let embeds = self.0.noisy.encode(model, &self.0.media.inputs, noise)?;
+    pub(super) fn noisy(
+        &self,
+        engine: &Engine,
+        layout: &Layout,
+        noise: &Noise,
+        cancel: &Cancel,
+    ) -> Result<Prompt> {
+        let (inputs, model) = (&self.0.media.inputs, engine.model());
+        let embeds = match &self.0.source {
+            Some(source) => self.0.noisy.made(noise, || {
+                streamed::distorted(engine, source, inputs, noise, cancel)
+            })?,
+            None => self.0.noisy.encode(model, inputs, noise)?,
+        };
         model.prompt_of(layout.clone(), &embeds)
     }
 }

@@ -3,10 +3,10 @@
 
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
-use half::bf16;
+use half::{bf16, f16};
 use outro_kernels::{
-    Activations, AttentionShape, Blocks, Code, GroupLen, Head, Mask, Phase, QuantType, Rotation, Weight,
-    attend_rotated, linear_with, quantise, rms_norm, rotate_half,
+    Activations, AttentionShape, Blocks, Cached, Code, GroupLen, Head, KvBlocks, KvQuant, Mask, Phase,
+    QuantType, Rotation, Stored, Weight, attend_rotated, linear_with, quantise, rms_norm, rotate_half,
 };
 
 const HIDDEN: usize = 2048;
@@ -140,6 +140,59 @@ fn attention_prefill(bencher: Bencher, rotated: bool) {
 #[divan::bench(args = [false, true])]
 fn attention_decode(bencher: Bencher, rotated: bool) {
     attention(bencher, 1, rotated);
+}
+
+/// One row, or those of a prompt, behind a cache of 8,000 in each of its types. Bytes are those of keys and values.
+fn cached(bencher: Bencher, rows: usize, kv: &str) {
+    let (q_width, kv_width) = (SHAPE.heads * SHAPE.dim, SHAPE.kv_heads * SHAPE.dim);
+    let seen = 8000 + rows;
+    let q = numbers(rows * q_width);
+    let all = numbers(2 * seen * kv_width);
+    let halves: Vec<f16> = all.iter().map(|x| f16::from_f32(*x)).collect();
+    let kind = if kv == "q4" { KvQuant::Q4 } else { KvQuant::Q8_0 };
+    let mut codes = Vec::new();
+    kind.push(SHAPE.dim, &all, &mut codes);
+    // Keys lie before values.
+    let of = |i: usize| -> Cached {
+        let part = i * seen * kv_width..(i + 1) * seen * kv_width;
+        match kv {
+            "f32" => Stored::F32(&all[part]).into(),
+            "f16" => Stored::F16(&halves[part]).into(),
+            _ => {
+                let half = codes.len() / 2;
+                Stored::Quantised(KvBlocks::new(kind, SHAPE.dim, &codes[i * half..(i + 1) * half])).into()
+            }
+        }
+    };
+    let (k, v) = (of(0), of(1));
+    let mut out = vec![0.0; q.len()];
+    let phase = if rows == 1 { Phase::Decode } else { Phase::Prefill };
+    let mask = Mask::Causal { offset: 8000 };
+    bencher
+        .counter(BytesCount::new(k.bytes() + v.bytes()))
+        .bench_local(|| attend_rotated(black_box(&q), k, v, SHAPE, mask, phase, None, &mut out));
+}
+
+#[divan::bench(args = ["f32", "f16", "q8_0", "q4"])]
+fn attention_decode_cached(bencher: Bencher, kv: &str) {
+    cached(bencher, 1, kv);
+}
+
+#[divan::bench(args = ["f32", "f16", "q8_0", "q4"])]
+fn attention_prefill_cached(bencher: Bencher, kv: &str) {
+    cached(bencher, 128, kv);
+}
+
+/// Writing a prompt's rows into the cache, by token.
+#[divan::bench(args = ["q8_0", "q4"])]
+fn cache_rows(bencher: Bencher, kv: &str) {
+    let rows = numbers(1000 * SHAPE.kv_heads * SHAPE.dim);
+    let kind = if kv == "q4" { KvQuant::Q4 } else { KvQuant::Q8_0 };
+    let mut out = Vec::new();
+    bencher.counter(ItemsCount::new(1000usize)).bench_local(|| {
+        out.clear();
+        kind.push(SHAPE.dim, black_box(&rows), &mut out);
+    });
 }
 
 /// What is done to each row beside products and attention.

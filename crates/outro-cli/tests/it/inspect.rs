@@ -37,6 +37,10 @@ fn a_checkpoint() {
     assert_eq!(report["special_tokens"]["video"], 392);
     // 15 layers x 2 x 2 heads x 16 values of 4 bytes.
     assert_eq!(report["memory"]["cache_per_token"], 15 * 2 * 2 * 16 * 4);
+    let by = &report["memory"]["cache_per_token_by"];
+    for (kv, head) in [("f32", 64), ("f16", 32), ("q8_0", 18), ("q4", 12)] {
+        assert_eq!(by[kv], 15 * 2 * 2 * head, "{kv}");
+    }
     let text = outro(args!["inspect", tiny()]).ok().stdout;
     for part in [
         "qwen2_5_omni",

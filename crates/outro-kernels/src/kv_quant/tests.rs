@@ -120,8 +120,8 @@ fn a_turn_pays_where_channels_are_large() {
     let (mut turned_error, mut plain_error) = (0.0, 0.0);
     for row in keys.chunks_exact(dim) {
         let mut row = row.to_vec();
-        row[17] = 30.0 + row[17];
-        row[81] = -25.0 + row[81];
+        row[17] += 30.0;
+        row[81] -= 25.0;
         let mut bytes = Vec::new();
         KvQuant::Q4.push(dim, &row, &mut bytes);
         let mut wide = vec![0.0; dim];
@@ -138,7 +138,6 @@ fn a_turn_pays_where_channels_are_large() {
         turned_error += error(&wide);
         plain_error += error(&plain);
     }
-    println!("turned {turned_error}, plain {plain_error}");
     assert!(2.0 * turned_error < plain_error, "{turned_error} {plain_error}");
 }
 

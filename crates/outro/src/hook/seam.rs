@@ -62,7 +62,8 @@ pub struct Needs {
     pub rotation: bool,
     /// Head outputs ([`Hook::head_outputs`]).
     pub outputs: bool,
-    /// With the last two: all keys and values so far. A cache of half precision is widened for it.
+    /// With the last two: all keys and values so far. Reductions read them as they are held; a cache that is not in f32 is widened
+    /// for who asks for the matrices.
     pub cache: bool,
 }
 

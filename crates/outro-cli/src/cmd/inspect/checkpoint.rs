@@ -7,11 +7,11 @@ use std::path::PathBuf;
 use crate::shell::source::Source;
 
 use anyhow::Context;
-use outro::Model;
 use outro::checkpoint::Audit;
 use outro::config::{Config, TextConfig};
 use outro::family::Names;
 use outro::prepare::Preparer;
+use outro::{KvType, Model};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -172,16 +172,17 @@ fn mlp(t: &TextConfig) -> String {
     )
 }
 
+/// Keys and values of one token in a cache of a type.
+fn cache_per_token(t: &TextConfig, kv: KvType) -> u64 {
+    2 * t.layers as u64 * t.kv_heads as u64 * kv.head_bytes(t.head_dim) as u64
+}
+
 /// From the sizes of the decoder alone.
 pub(crate) fn need(config: &Config) -> Need {
     let t = &config.text;
-    let (layers, kv, q) = (
-        t.layers as u64,
-        (t.kv_heads * t.head_dim) as u64,
-        (t.heads * t.head_dim) as u64,
-    );
+    let (kv, q) = ((t.kv_heads * t.head_dim) as u64, (t.heads * t.head_dim) as u64);
     Need {
-        cache_per_token: 2 * layers * kv * 4,
+        cache_per_token: cache_per_token(t, KvType::F32),
         // Residual stream, its norm, the embeddings and an output; q twice (head outputs); k, v; both halves of the MLP.
         work_per_token: (4 * t.hidden as u64 + 2 * q + 2 * kv + 2 * t.intermediate as u64) * 4,
     }
@@ -313,6 +314,8 @@ impl Report {
                 "weights": self.weight_bytes(),
                 "weights_f32": self.parameters().saturating_mul(4),
                 "cache_per_token": need.cache_per_token,
+                "cache_per_token_by": KvType::ALL.into_iter()
+                    .map(|kv| (kv.name().to_owned(), json!(cache_per_token(t, kv)))).collect::<serde_json::Map<_, _>>(),
                 "prefill_per_token": need.work_per_token,
                 "at_10000_tokens": self.typical(),
             },
@@ -436,12 +439,17 @@ impl Report {
             special.join(", ")
         };
         let _ = writeln!(out, "tokens       {special}");
+        let small = KvType::ALL.into_iter().filter(|kv| *kv != KvType::F32);
+        let small: Vec<String> = small
+            .map(|kv| format!("{} {}", kv.name(), bytes(cache_per_token(t, kv))))
+            .collect();
         let _ = writeln!(
             out,
-            "memory       weights {} as stored ({} in f32); a prompt token {} of cache and {} of work; about {} for {} tokens",
+            "memory       weights {} as stored ({} in f32); a prompt token {} of cache ({}) and {} of work; about {} for {} tokens",
             bytes(self.weight_bytes()),
             bytes(self.parameters().saturating_mul(4)),
             bytes(need.cache_per_token),
+            small.join(", "),
             bytes(need.work_per_token),
             bytes(self.typical()),
             thousands(TYPICAL_PROMPT),

@@ -1,13 +1,14 @@
 //! Videos that are encoded while their frames are decoded: the same bits as when all patches are there first.
 
+use std::fs;
 use std::path::PathBuf;
 
 use outro::chat::Part;
 use outro::engine::MediaSet;
 use outro::prepare::MediaOptions;
-use outro::strategy::{Noise, NoisyMedia};
 use outro::{Cancel, Engine, EngineOptions, Error, MediaEmbeds, Update};
 use outro_media::{Decoder, Frames, VideoToWrite, write_mp4};
+use serde_json::Value;
 
 const FAMILIES: [&str; 9] = [
     "omni-tiny",
@@ -58,8 +59,37 @@ fn clip(dir: &tempfile::TempDir, count: usize) -> PathBuf {
     path
 }
 
-fn engine(family: &str) -> Engine {
-    Engine::open(crate::fixtures().join(family), EngineOptions::default()).unwrap()
+/// A fixture with a context and limits on videos that are wide enough for several groups of patches.
+fn wide(dir: &tempfile::TempDir, family: &str) -> Engine {
+    let (from, to) = (crate::fixtures().join(family), dir.path().join(family));
+    fs::create_dir_all(&to).unwrap();
+    for file in fs::read_dir(from)
+        .unwrap()
+        .flatten()
+        .filter(|f| f.path().is_file())
+    {
+        let name = file.file_name().into_string().unwrap();
+        if !name.ends_with(".json") {
+            fs::copy(file.path(), to.join(name)).unwrap();
+            continue;
+        }
+        let text = fs::read_to_string(file.path()).unwrap();
+        let mut text = text.replace(
+            "\"max_position_embeddings\": 4096",
+            "\"max_position_embeddings\": 65536",
+        );
+        if name.ends_with("preprocessor_config.json") {
+            let mut value: Value = serde_json::from_str(&text).unwrap();
+            for most in ["/size/longest_edge", "/max_pixels"] {
+                if let Some(n) = value.pointer_mut(most) {
+                    *n = 1_000_000.into();
+                }
+            }
+            text = value.to_string();
+        }
+        fs::write(to.join(name), text).unwrap();
+    }
+    Engine::open(to, EngineOptions::default()).unwrap()
 }
 
 fn options(engine: &Engine) -> MediaOptions {
@@ -92,20 +122,12 @@ fn streamed_is_whole() {
     let made = tempfile::tempdir().unwrap();
     let (long, short) = (clip(&made, 66), clip(&made, 62));
     for family in FAMILIES {
-        let engine = engine(family);
-        let mut options = options(&engine);
-        // Some contexts of the fixtures are short.
-        let parts = [
+        let engine = wide(&made, family);
+        let options = options(&engine);
+        let parts = &[
             Part::Video(long.clone().into()),
             Part::Video(short.clone().into()),
         ];
-        let mut parts = &parts[..];
-        if engine.media_with(parts, &options, &mut |_| {}).is_err() {
-            parts = &parts[..1];
-        }
-        if engine.media_with(parts, &options, &mut |_| {}).is_err() {
-            options.sampling.frames = Some(8);
-        }
         let (mut groups, mut last) = (0, 0);
         let streamed = engine
             .media_with(parts, &options, &mut |update| {
@@ -120,17 +142,17 @@ fn streamed_is_whole() {
         same(streamed.embeds(), all.embeds(), family);
         assert_eq!(streamed.media().items, all.media().items, "{family}");
         assert_eq!(streamed.notes(), all.notes(), "{family}");
-        eprintln!(
-            "{family}: {} videos, {groups} groups, {} of {} tokens",
-            parts.len(),
-            streamed.embeds().video.rows(),
-            all.media().taken.iter().map(|t| t.visual_tokens).sum::<usize>()
-        );
+        // Patches of 14 pixels, and pictures of a fixed small size, are too few for a second group.
+        let few = ["omni-tiny", "llava-onevision-tiny"].contains(&family);
+        assert!(groups > 2 || few, "{family}: {groups} groups");
         if family == "videollama3-tiny" {
             let planned: usize = all.media().taken.iter().map(|t| t.visual_tokens).sum();
             assert!(streamed.embeds().video.rows() < planned, "no token stands still");
         }
         // With noise, for which the files are read once more: as on the patches that were kept.
+        if !["omni-tiny", "videollama3-tiny", "qwen3-vl-tiny"].contains(&family) {
+            continue;
+        }
         let ask = |media: &MediaSet| {
             let ask = engine.ask(media, "What is it?").max_new(2);
             let answer = ask.strategy("vcd").unwrap().run().unwrap();
@@ -141,14 +163,6 @@ fn streamed_is_whole() {
                 .collect::<Vec<u32>>()
         };
         assert_eq!(ask(&streamed), ask(&all), "{family}");
-        let noise = Noise {
-            steps: 900,
-            ..Noise::default()
-        };
-        let noisy = NoisyMedia::default()
-            .encode(engine.model(), &all.media().inputs, &noise)
-            .unwrap();
-        assert!(noisy.video.data() != all.embeds().video.data(), "{family}");
     }
 }
 
@@ -157,7 +171,7 @@ fn a_stream_ends_where_it_is_cancelled_or_refused() {
     let made = tempfile::tempdir().unwrap();
     let path = clip(&made, 66);
     let parts = [Part::Video(path.clone().into())];
-    let engine = engine("qwen3-vl-tiny");
+    let engine = wide(&made, "qwen3-vl-tiny");
     let mut options = options(&engine);
     let cancel = Cancel::default();
     options.media.cancel = cancel.clone();
@@ -168,14 +182,14 @@ fn a_stream_ends_where_it_is_cancelled_or_refused() {
     });
     assert!(matches!(error.err(), Some(Error::Cancelled)));
     // A file that ends early fails as it does when it is decoded apart.
-    let bytes = std::fs::read(&path).unwrap();
+    let bytes = fs::read(&path).unwrap();
     let cut = made.path().join("cut.mp4");
     let moov = bytes.windows(4).position(|w| w == b"moov").unwrap();
     let mut damaged = bytes.clone();
     let mdat = bytes.windows(4).position(|w| w == b"mdat").unwrap() + 4;
     let end = if moov > mdat { moov - 8 } else { bytes.len() };
     damaged[mdat + (end - mdat) / 3..end].fill(0xff);
-    std::fs::write(&cut, damaged).unwrap();
+    fs::write(&cut, damaged).unwrap();
     options.media.cancel = Cancel::default();
     let parts = [Part::Video(cut.into())];
     let told = |r: outro::Result<()>| r.err().map(|e| e.to_string());

@@ -365,7 +365,7 @@ fn a_smaller_cache() {
     for (kv, of_64, tolerance) in [
         (KvType::F16, 32, 5e-3),
         (KvType::Q8_0, 18, 2e-2),
-        (KvType::Q4, 12, 0.2),
+        (KvType::Q4, 12, 0.4),
     ] {
         assert_eq!(kv.head_bytes(16), of_64);
         for hook in [|| None, || Some(outro())] {

@@ -176,7 +176,8 @@ impl Engine {
         options: &MediaOptions,
         on: &mut dyn FnMut(Update<'_>),
     ) -> Result<MediaSet> {
-        streamed::read(self, plan, options, on)
+        let (media, embeds, seconds, source) = streamed::read(self, plan, options, on)?;
+        Ok(MediaSet::new(media, embeds, seconds, source))
     }
 
     /// Runs the encoders over decoded media, whose tensors are kept.

@@ -69,7 +69,7 @@ fn wide(dir: &tempfile::TempDir, family: &str) -> Engine {
         .filter(|f| f.path().is_file())
     {
         let name = file.file_name().into_string().unwrap();
-        if !name.ends_with(".json") {
+        if !name.ends_with("config.json") {
             fs::copy(file.path(), to.join(name)).unwrap();
             continue;
         }

@@ -75,25 +75,23 @@ impl Planner<'_> {
 
     /// What the limit has changed.
     pub(super) fn reduced(&self, v: &std::path::Path, most: usize, [now, before]: [&VideoPlan; 2]) -> Note {
-        let mut text = format!(
-            "{} tokens are cut to {}, so that they are at most {most}:",
-            self.tokens(before),
-            self.tokens(now)
-        );
+        let mut changes = Vec::new();
         if now.size != before.size {
             let [[h, w], [height, width]] = [now.size, before.size];
-            text += &format!(" frames of {h} x {w} pixels instead of {height} x {width}");
+            changes.push(format!(
+                "frames of {h} x {w} pixels instead of {height} x {width}"
+            ));
         }
-        if now.indices.len() != before.indices.len() {
-            if now.size != before.size {
-                text.push(',');
-            }
-            text += &format!(
-                " {} frames instead of {}",
-                now.indices.len(),
-                before.indices.len()
-            );
+        let [few, many] = [now.indices.len(), before.indices.len()];
+        if few != many {
+            changes.push(format!("{few} frames instead of {many}"));
         }
+        let text = format!(
+            "{} tokens are cut to {}, so that they are at most {most}: {}",
+            self.tokens(before),
+            self.tokens(now),
+            changes.join(", ")
+        );
         Note::new(NoteKind::Reduced, v, text)
     }
 }

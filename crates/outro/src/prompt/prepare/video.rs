@@ -142,7 +142,7 @@ impl Preparer {
             }
         }
         match mask {
-            Some(mask) => self.place_video(plan, mask, tokens, media),
+            Some(mask) => self.place_video(&plan, mask, tokens, media),
             None => self.push_video(cutter.finish()?, plan, tokens, media),
         }
         Ok(())
@@ -169,11 +169,11 @@ impl Preparer {
         };
         let place = inputs.pixel_values_videos.get_or_insert_with(Pixels::default);
         place.push(patches.grid_thw, patches.cols, patches.data);
-        self.place_video(plan, mask.kept, sound, media);
+        self.place_video(&plan, mask.kept, sound, media);
     }
 
     /// How a video stands in the prompt.
-    fn place_video(&self, plan: VideoPlan, mask: Vec<bool>, sound: usize, media: &mut DecodedMedia) {
+    fn place_video(&self, plan: &VideoPlan, mask: Vec<bool>, sound: usize, media: &mut DecodedMedia) {
         media.inputs.use_audio_in_video |= sound > 0;
         let sound = Some(sound).filter(|n| *n > 0);
         media.items.push(plan.chunk(&self.config, sound, mask));

@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use outro_media::Cancel;
 
-use super::media::MediaSet;
 use super::{Engine, Update};
 use crate::compute::nn::Mat;
 use crate::error::{Error, Result};
@@ -22,13 +21,13 @@ pub(super) struct Source {
     options: MediaOptions,
 }
 
-/// Decodes and encodes planned media.
+/// Decodes and encodes planned media. Beside them: the seconds in which the towers ran, and where videos came from.
 pub(super) fn read(
     engine: &Engine,
     plan: Plan,
     options: &MediaOptions,
     on: &mut dyn FnMut(Update<'_>),
-) -> Result<MediaSet> {
+) -> Result<(DecodedMedia, MediaEmbeds, f64, Option<Source>)> {
     plan.check()?;
     let [mut images, mut videos] = [0; 2];
     for item in &plan.items {
@@ -58,7 +57,7 @@ pub(super) fn read(
         plan,
         options: options.clone(),
     });
-    Ok(MediaSet::new(media, rest.with_videos(made), seconds, source))
+    Ok((media, rest.with_videos(made), seconds, source))
 }
 
 /// The media with noise on them. Videos are decoded once more.

@@ -7,7 +7,7 @@ use std::path::Path;
 use outro_media::{Kind, MAX_SECONDS, MediaInfo, Note, NoteKind, SAMPLE_RATE, Sampling, VideoInfo};
 
 use crate::error::{Error, PromptTokens, Result};
-use crate::prompt::chat::Part;
+use crate::prompt::chat::{MediaFile, Part};
 use crate::prompt::expand::Chunk;
 use crate::prompt::preprocessor::Processor;
 use crate::spec::config::{AudioProjector, Config};
@@ -43,6 +43,8 @@ impl Default for MediaOptions {
 /// One medium before decoding.
 #[derive(Clone, Debug)]
 pub struct MediaPlan {
+    /// The file; of bytes it is there as long as this.
+    pub file: MediaFile,
     /// What its header says.
     pub info: MediaInfo,
     /// What is looked at; of an image one step of time without numbers of frames, of sound nothing.
@@ -70,11 +72,11 @@ impl MediaPlan {
 
     /// What a caller said to get it.
     pub(crate) fn part(&self) -> Part {
-        let path = self.info.path.clone();
+        let file = self.file.clone();
         match self.chunk {
-            Chunk::Image { .. } => Part::Image(path.into()),
-            Chunk::Video { .. } | Chunk::Frames { .. } => Part::Video(path.into()),
-            Chunk::Audio { .. } => Part::Audio(path.into()),
+            Chunk::Image { .. } => Part::Image(file),
+            Chunk::Video { .. } | Chunk::Frames { .. } => Part::Video(file),
+            Chunk::Audio { .. } => Part::Audio(file),
         }
     }
 }
@@ -248,7 +250,11 @@ impl Planner<'_> {
         } else {
             outro_media::probe(path, &options.media)?
         };
-        self.medium(kind, info, alone, options, notes)
+        let planned = self.medium(kind, info, alone, options, notes)?;
+        Ok(MediaPlan {
+            file: path.clone(),
+            ..planned
+        })
     }
 
     /// Refuses what the model has no tower for, before the file is opened.
@@ -297,6 +303,7 @@ impl Planner<'_> {
             ..VideoPlan::default()
         };
         Ok(MediaPlan {
+            file: info.path.clone().into(),
             info,
             view,
             uses_audio: false,
@@ -331,6 +338,7 @@ impl Planner<'_> {
         let sound = Some(audio_tokens).filter(|n| *n > 0);
         let chunk = view.chunk(self.config, sound, Vec::new());
         Ok(MediaPlan {
+            file: info.path.clone().into(),
             info,
             view,
             uses_audio,
@@ -348,6 +356,7 @@ impl Planner<'_> {
         }
         let (seconds, mel_frames, audio_tokens) = self.heard(&info, options, notes);
         Ok(MediaPlan {
+            file: info.path.clone().into(),
             info,
             view: VideoPlan::default(),
             uses_audio: true,

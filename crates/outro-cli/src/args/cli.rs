@@ -287,6 +287,6 @@ pub(crate) struct ConvertFlags {
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
     /// What numbers become. auto keeps plain tensors as they are and makes packed ones f32, which changes none.
-    #[arg(long, value_enum, default_value = "auto")]
+    #[arg(long, value_enum, default_value = "auto", help_heading = "Memory")]
     pub(crate) dtype: DtypeFlag,
 }

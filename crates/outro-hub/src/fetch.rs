@@ -258,9 +258,17 @@ impl Hub<'_, '_> {
                     .hint(format!("say which, as in {}/{}:{example}", id.org, id.name))
             }
         })?;
-        let entries = self.entries(commit)?;
+        let dir = self.repo.snapshot(commit);
+        let chosen = id.quant.is_none() && found.all.len() > 1;
+        let whole = found.files.iter().all(|name| dir.join(name).exists());
+        // The listing has the sizes; where nothing is fetched and nothing told nobody needs it.
+        let entries = if whole && !chosen {
+            Vec::new()
+        } else {
+            self.entries(commit)?
+        };
         let size = |name: &String| entries.iter().find(|e| e.name == *name).map_or(0, |e| e.size);
-        if id.quant.is_none() && found.all.len() > 1 {
+        if chosen {
             let all: Vec<(String, u64)> = found
                 .all
                 .iter()
@@ -275,7 +283,6 @@ impl Hub<'_, '_> {
         }
         self.large(commit, &entries, &found.files)?;
         self.repo.remember(&id.revision, commit)?;
-        let dir = self.repo.snapshot(commit);
         Ok(found.opened.map_or(dir.clone(), |file| dir.join(file)))
     }
 

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use outro::checkpoint::{Adapter, adapter_base};
 use outro::config::Config;
@@ -57,6 +58,8 @@ pub(crate) struct Source {
     pub(crate) towers: Option<PathBuf>,
     /// Adapters that are merged into its weights.
     pub(crate) adapters: Vec<Adapter>,
+    /// Its configuration, once it was read.
+    read: OnceLock<Config>,
     /// Whether it is the program's own demonstration model.
     pub(crate) tiny: bool,
     /// Whether it is that because no other was named.
@@ -82,9 +85,12 @@ impl Source {
 
     /// Its configuration.
     pub(crate) fn config(&self) -> outro::Result<Config> {
+        if let Some(config) = self.read.get() {
+            return Ok(config.clone());
+        }
         let mut config = Config::load_held(&self.dir, self.towers.as_deref())?;
         config.held.adapters.clone_from(&self.adapters);
-        Ok(config)
+        Ok(self.read.get_or_init(|| config).clone())
     }
 
     /// What makes its prompts.
@@ -217,6 +223,7 @@ fn named(model: &str, ui: &Ui) -> anyhow::Result<Source> {
         dir,
         towers: None,
         adapters: Vec::new(),
+        read: OnceLock::new(),
         tiny: false,
         unasked: false,
     })
@@ -308,6 +315,7 @@ fn tiny() -> anyhow::Result<Source> {
                     dir,
                     towers: None,
                     adapters: Vec::new(),
+                    read: OnceLock::new(),
                     tiny: true,
                     unasked: false,
                 });

@@ -142,8 +142,13 @@ pub(super) fn config(text: &Gguf, architecture: &Architecture, found: Found) -> 
     if let Some((field, n)) = model.published.filter(|_| model.hears) {
         whole.insert(field.into(), json!(n));
     }
+    let key = "tokenizer.ggml.tokens";
+    let listed = text.texts(key)?.unwrap_or_default();
     for (field, token) in model.tokens {
-        whole.insert((*field).into(), json!(id(text, token)?));
+        let id = listed.iter().position(|t| t == token).ok_or_else(|| {
+            text.error(key, &format!("has no `{token}`, with which media stand in a prompt; the file is of another model than its towers"))
+        })?;
+        whole.insert((*field).into(), json!(id));
     }
     let mut value = Value::Object(whole);
     let config =
@@ -244,15 +249,6 @@ fn sections(text: &Gguf, architecture: &Architecture, fields: &mut Map<String, V
         .or_insert_with(|| json!({"type": "default"}));
     rope["mrope_section"] = json!(list);
     Ok(())
-}
-
-/// The id of a token by its text.
-fn id(text: &Gguf, token: &str) -> Result<usize> {
-    let key = "tokenizer.ggml.tokens";
-    let tokens = text.texts(key)?.unwrap_or_default();
-    tokens.iter().position(|t| t == token).ok_or_else(|| {
-        text.error(key, &format!("has no `{token}`, with which media stand in a prompt; the file is of another model than its towers"))
-    })
 }
 
 /// The keys of a tower that the file has.

@@ -47,6 +47,13 @@ fn naive(
     out
 }
 
+fn attended(level: Level, q: &[f32], k: Cached, v: Cached, shape: AttentionShape, mask: Mask) -> Vec<f32> {
+    let mut out = vec![f32::NAN; q.len()];
+    let n = q.len() / (shape.heads * shape.dim);
+    attend_at(level, q, k, v, shape, mask, phase_of(n), None, &mut out);
+    out
+}
+
 #[test]
 fn every_level_equals_the_definition() {
     for (heads, kv_heads, dim, n, s) in [
@@ -121,11 +128,7 @@ fn half_precision_equals_its_widened_values() {
         let (k32, v32) = (wide(&k), wide(&v));
         for level in Level::all() {
             for mask in [Mask::Full, Mask::Causal { offset: s - n }] {
-                let run = |k: Cached, v: Cached| {
-                    let mut out = vec![f32::NAN; q.len()];
-                    attend_at(level, &q, k, v, shape, mask, phase_of(n), None, &mut out);
-                    out
-                };
+                let run = |k, v| attended(level, &q, k, v, shape, mask);
                 let want = run((&k32).into(), (&v32).into());
                 let got = run(k.as_slice().into(), v.as_slice().into());
                 assert_eq!(got, want, "{level:?} {shape:?} {mask:?}");
@@ -158,11 +161,7 @@ fn quantised_rows_equal_their_widened_values() {
             let stored = |x| Cached::from(Stored::Quantised(KvBlocks::new(kind, dim, x)));
             for level in Level::all() {
                 for mask in [Mask::Full, Mask::Causal { offset: s - n }] {
-                    let run = |k: Cached, v: Cached| {
-                        let mut out = vec![f32::NAN; q.len()];
-                        attend_at(level, &q, k, v, shape, mask, phase_of(n), None, &mut out);
-                        out
-                    };
+                    let run = |k, v| attended(level, &q, k, v, shape, mask);
                     let want = run((&k32).into(), (&v32).into());
                     let got = run(stored(&k), stored(&v));
                     for (a, b) in got.iter().zip(&want) {

@@ -31,6 +31,15 @@ impl Code {
         }
     }
 
+    /// What opened codes are multiplied with, for a scale in the head: bytes of e4m3 are opened as halves of less.
+    #[inline(always)]
+    pub(super) fn scaled(self, scale: f32) -> f32 {
+        match self {
+            Self::E4m3 => scale * E4M3_SCALE,
+            _ => scale,
+        }
+    }
+
     /// Half of the range of an integer, which is zero where the head says nothing else.
     pub const fn middle(self) -> u8 {
         match self {
@@ -205,12 +214,7 @@ pub(super) fn read(open: &mut Open, code: Code, head: Head, len: GroupLen, block
             q.copy_from_slice(&b[h..]);
         }
         let (scale, min) = head.read(b);
-        let scale = if code == Code::E4m3 {
-            scale * E4M3_SCALE
-        } else {
-            scale
-        };
-        open.scale[groups.clone()].fill(scale);
+        open.scale[groups.clone()].fill(code.scaled(scale));
         open.min[groups].fill(min);
     }
     debug_assert!(CHUNK.is_multiple_of(len), "blocks of a chunk");

@@ -19,7 +19,7 @@ use std::arch::x86_64::{
     _mm512_ternarylogic_epi64,
 };
 
-use super::group::{Code, E4M3_SCALE, GroupLen, Head};
+use super::group::{Code, GroupLen, Head};
 use super::int8_rows::Int8Rows;
 use super::{Blocks, CHUNK, GROUP, GROUPS, Open, QuantType, chunks};
 
@@ -220,12 +220,7 @@ fn read_group(open: &mut Open, code: Code, head: Head, len: GroupLen, blocks: &[
             store_32(&mut open.q, at + 32 * part, q);
         }
         let (scale, min) = head_of(head, b);
-        let scale = if code == Code::E4m3 {
-            scale * E4M3_SCALE
-        } else {
-            scale
-        };
-        open.scale[groups.clone()].fill(scale);
+        open.scale[groups.clone()].fill(code.scaled(scale));
         open.min[groups].fill(min);
     }
 }

@@ -6,7 +6,7 @@ use minijinja::{Value as Jinja, context};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
-use crate::prompt::tokenizer::{adds_bos, named_tokens};
+use crate::prompt::tokenizer::{adds_bos, named_tokens, special_tokens};
 use crate::spec::config::Config;
 use crate::weights::checkpoint::gguf::Gguf;
 use crate::weights::json::{absent, read_json};
@@ -167,18 +167,11 @@ impl Template {
 
     fn read_gguf(&mut self, file: &Gguf) -> Result<()> {
         self.source = file.text("tokenizer.chat_template")?.map(str::to_owned);
-        for (name, key) in [
-            ("bos_token", "bos"),
-            ("eos_token", "eos"),
-            ("pad_token", "padding"),
-        ] {
-            if let Some(id) = file.id(&format!("tokenizer.ggml.{key}_token_id"))? {
-                let token = file.text_at("tokenizer.ggml.tokens", id as usize)?;
-                if name == "bos_token" && adds_bos(file)? {
-                    self.first = Some(token.clone());
-                }
-                self.tokens.push((name.into(), token.into()));
+        for (name, token) in special_tokens(file)? {
+            if name == "bos_token" && adds_bos(file)? {
+                self.first = Some(token.clone());
             }
+            self.tokens.push((name.into(), token.into()));
         }
         Ok(())
     }

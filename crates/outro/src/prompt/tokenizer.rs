@@ -19,7 +19,7 @@ mod words;
 
 use added::Listed;
 pub(crate) use added::named_tokens;
-pub(crate) use gguf::adds_bos;
+pub(crate) use gguf::{adds_bos, special_tokens};
 
 /// A checkpoint's tokenizer. `Send + Sync`.
 pub struct Tokenizer {

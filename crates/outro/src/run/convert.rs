@@ -10,7 +10,7 @@ use safetensors::tensor::{Dtype as FileType, View};
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
-use crate::prompt::tokenizer::Tokenizer;
+use crate::prompt::tokenizer::{Tokenizer, special_tokens};
 use crate::run::model::Model;
 use crate::spec::config::{Config, Scaling};
 use crate::spec::family;
@@ -33,14 +33,6 @@ pub struct Converted {
 
 /// Bytes of a file of weights at most, as transformers has it.
 const SHARD: u64 = 5_000_000_000;
-
-/// Fields of config.json that say how weights are packed.
-const PACKED: [&str; 4] = [
-    "quantization_config",
-    "compression_config",
-    "quantization",
-    "quant_config",
-];
 
 /// Writes the checkpoint in `dir`, of which `config` is the configuration (with adapters and towers, as it says), to the directory
 /// `out`, which must not hold one: every tensor that the model reads under the name of the original, unpacked, adapters merged. With
@@ -126,6 +118,9 @@ impl Part {
     }
 }
 
+/// Projections that some families have in one tensor, and files of towers in three.
+const THIRDS: [&str; 3] = [".attn.q.", ".attn.k.", ".attn.v."];
+
 /// What the original checkpoint of the family has, of what the model reads.
 fn parts(
     config: &Config,
@@ -139,9 +134,7 @@ fn parts(
     let together = config.model_type == "qwen3_vl_moe";
     let mut groups: BTreeMap<String, Vec<(usize, String, Vec<usize>)>> = BTreeMap::new();
     for (name, shape) in asked {
-        let third = [".attn.q.", ".attn.k.", ".attn.v."]
-            .into_iter()
-            .position(|part| fused && name.contains(part));
+        let third = THIRDS.into_iter().position(|part| fused && name.contains(part));
         let expert = name
             .split_once(".experts.")
             .filter(|_| together)
@@ -150,10 +143,7 @@ fn parts(
                 Some((head, number.parse::<usize>().ok()?, part))
             });
         let (target, order) = match (third, expert) {
-            (Some(i), _) => (
-                name.replacen([".attn.q.", ".attn.k.", ".attn.v."][i], ".attn.qkv.", 1),
-                i,
-            ),
+            (Some(i), _) => (name.replacen(THIRDS[i], ".attn.qkv.", 1), i),
             (None, Some((head, n, "gate_proj.weight"))) => (format!("{head}.experts.gate_up_proj"), 2 * n),
             (None, Some((head, n, "up_proj.weight"))) => (format!("{head}.experts.gate_up_proj"), 2 * n + 1),
             (None, Some((head, n, _))) => (format!("{head}.experts.down_proj"), n),
@@ -165,12 +155,7 @@ fn parts(
         from.sort();
         let from: Vec<(String, Vec<usize>)> =
             from.into_iter().map(|(_, name, shape)| (name, shape)).collect();
-        let stored = match dtype {
-            Dtype::Auto => plain(checkpoint, &from),
-            Dtype::F32 => Stored::F32,
-            Dtype::Bf16 => Stored::Bf16,
-            Dtype::F16 => Stored::F16,
-        };
+        let stored = dtype.stored().unwrap_or_else(|| plain(checkpoint, &from));
         let turned = match name.rsplit_once(".experts.") {
             Some((_, "gate_up_proj")) => Some(2),
             Some((_, "down_proj")) => Some(1),
@@ -229,11 +214,7 @@ struct State<'a> {
 impl From<'_> {
     /// The bytes of a part, as the file has them.
     fn read(&self, part: &Part) -> Result<Vec<u8>> {
-        let dtype = match part.stored {
-            Stored::Bf16 => Dtype::Bf16,
-            Stored::F16 => Dtype::F16,
-            _ => Dtype::F32,
-        };
+        let dtype = part.stored.dtype().unwrap_or(Dtype::F32);
         let mut out = Vec::with_capacity(part.bytes());
         let mut group: Vec<Vec<f32>> = Vec::new();
         for (name, shape) in &part.from {
@@ -375,7 +356,7 @@ fn copied(dir: &Path, out: &Path) -> Result<()> {
 
 fn unpacked(value: &mut Value) {
     if let Some(fields) = value.as_object_mut() {
-        for key in PACKED {
+        for key in family::quantised::KEYS {
             fields.remove(key);
         }
         fields.values_mut().for_each(unpacked);
@@ -423,19 +404,10 @@ fn gguf_files(config: &Config, dir: &Path, out: &Path) -> Result<()> {
         return Ok(());
     };
     tokenizer.save(&out.join(files::TOKENIZER))?;
-    let mut settings = Map::new();
-    for (name, key) in [
-        ("bos_token", "bos"),
-        ("eos_token", "eos"),
-        ("pad_token", "padding"),
-    ] {
-        if let Some(id) = file.id(&format!("tokenizer.ggml.{key}_token_id"))? {
-            settings.insert(
-                name.into(),
-                json!(file.text_at("tokenizer.ggml.tokens", id as usize)?),
-            );
-        }
-    }
+    let named = special_tokens(&file)?.into_iter();
+    let mut settings: Map<String, Value> = named
+        .map(|(name, token)| (name.to_owned(), json!(token)))
+        .collect();
     if let Some(template) = file.text("tokenizer.chat_template")? {
         settings.insert("chat_template".into(), json!(template));
     }

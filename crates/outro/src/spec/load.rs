@@ -2,12 +2,10 @@
 
 use std::path::Path;
 
-use serde_json::Value;
-
 use crate::error::{Error, Result};
 use crate::spec::config::Config;
 use crate::spec::family::{self, Family};
-use crate::weights::checkpoint::{Checkpoint, Reading, Scheme};
+use crate::weights::checkpoint::{Checkpoint, Reading, Scheme, base_of, files};
 use crate::weights::json::{Json, read_json};
 
 impl Config {
@@ -87,15 +85,19 @@ impl Config {
 
 /// What a directory without config.json may be.
 fn without_config(dir: &Path) -> Error {
-    let adapter = dir.join("adapter_config.json");
-    if adapter.is_file() {
-        return match read_json(&adapter) {
-            Ok(json) => adapter_alone(&adapter, &json.unwrap_or_default()),
-            Err(e) => e,
-        };
+    match base_of(dir) {
+        Ok(None) => {}
+        Ok(Some(base)) => {
+            let problem = format!(
+                "is {base}: this is an adapter of it, which alone is no model: give the model, and \
+                 the adapter beside it"
+            );
+            return Error::unsupported(dir.join(files::ADAPTER), "base_model_name_or_path", problem);
+        }
+        Err(e) => return e,
     }
-    let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    let mut ggufs: Vec<_> = files
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let mut ggufs: Vec<_> = entries
         .map(|f| f.path())
         .filter(|p| p.extension().is_some_and(|e| e == "gguf"))
         .collect();
@@ -112,17 +114,5 @@ fn without_config(dir: &Path) -> Error {
             dir,
             "holds no config.json; give a checkpoint directory as the hub stores it",
         ),
-    }
-}
-
-/// A complaint about a LoRA adapter (peft) that stands where a model is needed.
-fn adapter_alone(path: &Path, value: &Value) -> Error {
-    let base = Json::new(path, value).at("base_model_name_or_path");
-    match base.str() {
-        Ok(name) => base.unsupported(format!(
-            "is {name}: this is an adapter of it, which alone is no model: give the model, and \
-             the adapter beside it"
-        )),
-        Err(e) => e,
     }
 }

@@ -24,6 +24,7 @@ mod packed;
 mod quantise;
 mod random;
 
+pub(crate) use adapter::base_of;
 pub use adapter::{Adapter, adapter_base};
 pub use audit::{Audit, Misshaped, Tensor, Unreadable};
 use forms::Form;
@@ -49,6 +50,18 @@ pub enum Dtype {
     Bf16,
     /// Half precision; values beyond 65,504 are refused.
     F16,
+}
+
+impl Dtype {
+    /// How elements are stored then; `None` for as they are.
+    pub(crate) fn stored(self) -> Option<Stored> {
+        match self {
+            Self::Auto => None,
+            Self::F32 => Some(Stored::F32),
+            Self::Bf16 => Some(Stored::Bf16),
+            Self::F16 => Some(Stored::F16),
+        }
+    }
 }
 
 impl FromStr for Dtype {
@@ -129,7 +142,7 @@ pub struct Reading<'a> {
 /// Files that have weights in a form that is not read, and the way out.
 const OTHERS: [(&str, &str); 3] = [
     (
-        "adapter_model.safetensors",
+        files::ADAPTER_WEIGHTS,
         "an adapter; give the model that it changes, and this beside it as its adapter",
     ),
     (
@@ -163,8 +176,7 @@ impl Checkpoint {
         };
         if dir.is_file() {
             for file in [Some(dir), reading.towers].into_iter().flatten() {
-                let names = this.names.clone();
-                this.add_gguf(gguf::Gguf::open(file)?, &names)?;
+                this.add_gguf(gguf::Gguf::open(file)?)?;
             }
             experts::stacked(&mut this.tensors);
             return this.adapted(&reading);
@@ -409,12 +421,7 @@ impl Checkpoint {
                 ),
             ));
         }
-        let wanted = match dtype {
-            Dtype::Auto => stored,
-            Dtype::F32 => Stored::F32,
-            Dtype::Bf16 => Stored::Bf16,
-            Dtype::F16 => Stored::F16,
-        };
+        let wanted = dtype.stored().unwrap_or(stored);
         let aligned = bytes.as_ptr().align_offset(4) == 0 || matches!(stored, Stored::Quant(_));
         let data = if wanted != stored {
             convert(widen_bytes(bytes, stored), dtype).ok_or_else(|| Error::Narrow {

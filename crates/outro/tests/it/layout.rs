@@ -10,22 +10,13 @@ use outro::prepare::Preparer;
 use outro::prompt::Chunk;
 use proptest::prelude::*;
 
-const FAMILIES: [&str; 8] = [
-    "omni-tiny",
-    "qwen2-vl-tiny",
-    "qwen2-5-vl-tiny",
-    "videollama3-tiny",
-    "llava-onevision-tiny",
-    "video-salmonn2-tiny",
-    "qwen3-vl-tiny",
-    "qwen3-omni-tiny",
-];
+use crate::families::with_towers;
 
 fn preparers() -> &'static [Preparer] {
     static ALL: OnceLock<Vec<Preparer>> = OnceLock::new();
     ALL.get_or_init(|| {
         let open = |name| Preparer::open(&crate::fixtures().join(name)).unwrap();
-        FAMILIES.map(open).into()
+        with_towers().map(open).collect()
     })
 }
 
@@ -157,7 +148,7 @@ proptest! {
         turns in prop::collection::vec(prop::collection::vec(seed(), 0..3), 1..4),
         sounding in any::<bool>(),
     ) {
-        for (preparer, name) in preparers().iter().zip(FAMILIES) {
+        for (preparer, name) in preparers().iter().zip(with_towers()) {
             let c = preparer.config();
             let mut inputs = Inputs::default();
             let (mut chunks, mut history) = (Vec::new(), Vec::new());

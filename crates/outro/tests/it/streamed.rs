@@ -10,17 +10,7 @@ use outro::{Cancel, Engine, EngineOptions, Error, MediaEmbeds, Update};
 use outro_media::{Decoder, Frames, VideoToWrite, write_mp4};
 use serde_json::Value;
 
-const FAMILIES: [&str; 9] = [
-    "omni-tiny",
-    "qwen2-vl-tiny",
-    "qwen2-5-vl-tiny",
-    "videollama3-tiny",
-    "llava-onevision-tiny",
-    "video-salmonn2-tiny",
-    "qwen3-vl-tiny",
-    "qwen3-vl-moe-tiny",
-    "qwen3-omni-tiny",
-];
+use crate::families::with_towers;
 
 /// A square that moves now and then over a still ground, with sound.
 fn clip(dir: &tempfile::TempDir, count: usize) -> PathBuf {
@@ -121,7 +111,7 @@ fn same(a: &MediaEmbeds, b: &MediaEmbeds, what: &str) {
 fn streamed_is_whole() {
     let made = tempfile::tempdir().unwrap();
     let (long, short) = (clip(&made, 66), clip(&made, 62));
-    for family in FAMILIES {
+    for family in with_towers() {
         let engine = wide(&made, family);
         let options = options(&engine);
         let parts = &[

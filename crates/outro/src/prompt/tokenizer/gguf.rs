@@ -98,6 +98,21 @@ pub(crate) fn adds_bos(file: &Gguf) -> Result<bool> {
     Ok(file.flag("tokenizer.ggml.add_bos_token")?.unwrap_or_else(default))
 }
 
+/// Special tokens that a file names, by the names that `tokenizer_config.json` gives them.
+pub(crate) fn special_tokens(file: &Gguf) -> Result<Vec<(&'static str, String)>> {
+    let mut found = Vec::new();
+    for (name, key) in [
+        ("bos_token", "bos"),
+        ("eos_token", "eos"),
+        ("pad_token", "padding"),
+    ] {
+        if let Some(id) = file.id(&format!("tokenizer.ggml.{key}_token_id"))? {
+            found.push((name, file.text_at(TOKENS, id as usize)?));
+        }
+    }
+    Ok(found)
+}
+
 /// Pairs of tokens in the order in which they are merged; each pair and what it makes are in the vocabulary.
 fn merges(file: &Gguf, tokens: &[String]) -> Result<Vec<(String, String)>> {
     let list = file

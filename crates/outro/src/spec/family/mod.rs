@@ -3,7 +3,7 @@
 mod decoder;
 pub(crate) mod gguf;
 mod llava_onevision;
-mod quantised;
+pub(crate) mod quantised;
 mod qwen2_5_omni;
 mod qwen2_5_vl;
 mod qwen2_vl;

@@ -7,7 +7,7 @@ use crate::error::{Error, Hint, Result};
 use crate::weights::checkpoint::{CompressedPart, MlxForm, Scheme};
 
 /// Where each quantiser says what it did.
-const KEYS: [&str; 4] = [
+pub(crate) const KEYS: [&str; 4] = [
     "quantization_config",
     "compression_config",
     "quantization",

@@ -36,12 +36,17 @@ impl Adapter {
 /// # Errors
 /// An `adapter_config.json` that cannot be read or does not say it.
 pub fn adapter_base(dir: &Path) -> Result<Option<String>> {
-    let path = dir.join(files::ADAPTER);
     // Some training scripts save the model's config.json beside the adapter.
     let whole = [files::SINGLE, files::INDEX]
         .iter()
         .any(|f| dir.join(f).is_file());
-    if whole || !path.is_file() {
+    if whole { Ok(None) } else { base_of(dir) }
+}
+
+/// The model that the adapter in a directory changes, if there is one.
+pub(crate) fn base_of(dir: &Path) -> Result<Option<String>> {
+    let path = dir.join(files::ADAPTER);
+    if !path.is_file() {
         return Ok(None);
     }
     let value = read_json(&path)?.unwrap_or_default();
@@ -286,15 +291,13 @@ fn plain(name: &str) -> String {
 
 /// The model's tensor by any of the names that releases of transformers gave it.
 fn found(model: &Checkpoint, reading: &Reading, name: &str) -> Option<String> {
-    let renamed = super::key(name, reading.renamed);
     let thinker = name.strip_prefix("thinker.").map(str::to_owned);
     let longer = [format!("thinker.{name}"), format!("model.{name}")];
     // Before transformers 4.52 the decoder stood below `model`, and now below `model.language_model`.
     let deeper = name
         .strip_prefix("model.")
         .map(|rest| format!("model.language_model.{rest}"));
-    let all = [name.to_owned(), renamed]
-        .into_iter()
+    let all = std::iter::once(name.to_owned())
         .chain(thinker)
         .chain(longer)
         .chain(deeper);
@@ -335,17 +338,13 @@ impl Checkpoint {
         }
         let base = self.base(name, shape, Dtype::Auto)?;
         let mut values = vec![0f32; base.rows() * base.cols()];
-        for (row, out) in values.chunks_exact_mut(base.cols().max(1)).enumerate() {
-            base.row(row, out);
-        }
+        base.all(&mut values);
         for adapter in &self.adapters {
             adapter.merge(name, shape, &mut values)?;
         }
-        let dtype = match (dtype, base.stored()) {
-            (Dtype::Auto, super::Stored::F32) => Dtype::F32,
-            (Dtype::Auto, super::Stored::F16) => Dtype::F16,
-            (Dtype::Auto, _) => Dtype::Bf16,
-            (other, _) => other,
+        let dtype = match dtype {
+            Dtype::Auto => base.stored().dtype().unwrap_or(Dtype::Bf16),
+            other => other,
         };
         let data: Data = convert(values, dtype).ok_or_else(|| Error::Narrow {
             path: self.dir.clone(),

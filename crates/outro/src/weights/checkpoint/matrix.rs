@@ -37,6 +37,16 @@ impl Stored {
         }
     }
 
+    /// What holds matrices so; `None` for blocks.
+    pub(crate) fn dtype(self) -> Option<Dtype> {
+        match self {
+            Self::F32 => Some(Dtype::F32),
+            Self::Bf16 => Some(Dtype::Bf16),
+            Self::F16 => Some(Dtype::F16),
+            Self::Quant(_) => None,
+        }
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::F32 => "F32",

@@ -36,7 +36,7 @@ impl Renames {
 impl Checkpoint {
     /// Adds the tensors of a file under their original names. The two times of a patch embedding (Conv3d), which are two tensors
     /// there, `NAME.weight` and `NAME.weight.1`, are one here.
-    pub(in super::super) fn add_gguf(&mut self, file: Gguf, names: &Renames) -> Result<()> {
+    pub(in super::super) fn add_gguf(&mut self, file: Gguf) -> Result<()> {
         let first = self.shards.len();
         self.shards.extend(file.shards);
         for (name, info) in &file.tensors {
@@ -61,7 +61,7 @@ impl Checkpoint {
                 info.shape.insert(2, 2);
                 info.form = Form::Pair(first + second.shard, second.start, second.end);
             }
-            let key = names.original(name).unwrap_or_else(|| name.clone());
+            let key = self.names.original(name).unwrap_or_else(|| name.clone());
             self.tensors.insert(key, info);
         }
         Ok(())

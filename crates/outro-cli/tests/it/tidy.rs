@@ -11,13 +11,17 @@ mod words;
 use modules::Uses;
 
 /// Workspace crates, and the workspace crates that each may depend on.
-const CRATES: [(&str, &[&str]); 6] = [
+const CRATES: [(&str, &[&str]); 7] = [
     ("outro-kernels", &[]),
     ("outro-media", &[]),
     ("outro", &["outro-kernels", "outro-media"]),
     ("outro-hub", &["outro"]),
     ("outro-lab", &["outro", "outro-media"]),
-    ("outro-cli", &["outro", "outro-hub", "outro-lab", "outro-media"]),
+    ("outro-server", &["outro", "outro-hub", "outro-media"]),
+    (
+        "outro-cli",
+        &["outro", "outro-hub", "outro-lab", "outro-media", "outro-server"],
+    ),
 ];
 
 /// Folders of a crate, from the lowest up; none names a higher one.

@@ -1,0 +1,3 @@
+//! `outro serve`: an OpenAI-compatible server over [`outro::Engine`].
+
+pub mod door;

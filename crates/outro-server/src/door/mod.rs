@@ -96,7 +96,11 @@ impl Door {
     ///
     /// # Errors
     /// [`Refused`]; status 499 where `cancel` was set.
-    pub fn take(&self, wanted: &[(Option<Kind>, Reference)], cancel: &Cancel) -> Result<Vec<Medium>, Refused> {
+    pub fn take(
+        &self,
+        wanted: &[(Option<Kind>, Reference)],
+        cancel: &Cancel,
+    ) -> Result<Vec<Medium>, Refused> {
         let _ = (wanted, cancel);
         Err(Refused {
             status: 501,

@@ -7,6 +7,7 @@ pub(crate) mod eval;
 pub(crate) mod flags;
 mod media;
 pub(crate) mod sampling;
+pub(crate) mod serve;
 pub(crate) mod sinks;
 mod strategies;
 pub(crate) mod synth;
@@ -46,6 +47,7 @@ pub(crate) struct Invocation {
 pub(crate) enum Action {
     Ask(Box<Ask>),
     Chat(Box<Chat>),
+    Serve(Box<serve::Serve>),
     Trace(Box<Trace>),
     Prepare(Box<Prepare>),
     Inspect(Box<Inspect>),
@@ -74,7 +76,7 @@ impl Action {
             Self::Eval(eval::Eval::Check(c)) => auto(&c.reading),
             Self::Eval(eval::Eval::Report(r)) => r.data.is_some(),
             Self::Tune(t) => auto(&t.asking.reading),
-            Self::Demo(_) => true,
+            Self::Demo(_) | Self::Serve(_) => true,
             Self::Eval(_)
             | Self::Trace(_)
             | Self::Synth(_)
@@ -213,6 +215,7 @@ fn build(cli: Cli, typed: &ArgMatches) -> anyhow::Result<Invocation> {
     let action = match cli.command {
         Cmd::Ask(f) => Action::Ask(Box::new(ask(*f, typed)?)),
         Cmd::Chat(f) => Action::Chat(Box::new(chat(*f, typed)?)),
+        Cmd::Serve(f) => Action::Serve(Box::new(serve::serve(*f)?)),
         Cmd::Trace(f) => {
             let switches = Switches::new(pairs(&f.set)?)?;
             let outro = match f.strategy {

@@ -66,6 +66,7 @@ fn run(invocation: &Invocation) -> anyhow::Result<()> {
     match &invocation.action {
         Action::Ask(a) => cmd::ask::ask(a, ui),
         Action::Chat(a) => cmd::chat::chat(a, ui),
+        Action::Serve(a) => cmd::serve::run(a, ui),
         Action::Trace(a) => cmd::trace::run(a, ui),
         Action::Prepare(a) => cmd::prepare::run(a, ui),
         Action::Inspect(a) => cmd::inspect::run(a, ui),

@@ -11,6 +11,7 @@ use super::flags::{
     DtypeFlag, MediaFlags, MethodFlags, ModelFlags, ReadingFlags, TraceStrategy, WeightFlags,
 };
 use super::sampling::SamplingFlags;
+use super::serve::ServeFlags;
 use super::sinks::{PruneFlags, SinksFlags};
 use super::synth::SynthFlags;
 use super::tune::TuneFlags;
@@ -59,6 +60,11 @@ pub(crate) enum Cmd {
     /// Lines of stdin are turns. Every turn runs the whole conversation, for OutRo looks at all of it. Lines that begin with / are
     /// commands; /help lists them.
     Chat(Box<ChatFlags>),
+    /// Serve models to OpenAI's clients: conversations with text, pictures, videos and their sound, with OutRo or without it.
+    ///
+    /// POST /v1/chat/completions and /v1/completions, streamed or not; /v1/models, /v1/files, /tokenize, /metrics and others
+    /// (docs/server.md). Requests of many clients are computed together.
+    Serve(Box<ServeFlags>),
     /// Run prepared inputs in f32 and write logits, tokens, sinks and activations, to compare with another implementation.
     #[command(long_about = trace_help())]
     Trace(TraceFlags),

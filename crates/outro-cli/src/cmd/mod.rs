@@ -9,6 +9,7 @@ pub(crate) mod doctor;
 pub(crate) mod eval;
 pub(crate) mod inspect;
 pub(crate) mod prepare;
+pub(crate) mod serve;
 pub(crate) mod sinks;
 pub(crate) mod synth;
 pub(crate) mod trace;

@@ -115,6 +115,11 @@ impl Ask {
         self
     }
 
+    /// Whose question it is.
+    pub fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
     /// With a hook of the caller's own, made anew for each pass, behind those of the strategy.
     pub fn hook<F>(mut self, make: F) -> Self
     where

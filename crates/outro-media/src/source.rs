@@ -44,9 +44,10 @@ fn by_kind(path: &Path, kind: Sniffed, o: &Options) -> Result<MediaInfo> {
         o.limits.allow(&info)?;
         return Ok(info);
     }
-    let info = match use_ffmpeg(path, o, &kind)? {
-        true => ffmpeg::probe(path, o)?,
-        false => worker::probe(path, o)?,
+    let info = if use_ffmpeg(path, o, &kind)? {
+        ffmpeg::probe(path, o)?
+    } else {
+        worker::probe(path, o)?
     };
     o.limits.allow(&info)?;
     Ok(info)

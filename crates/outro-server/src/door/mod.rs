@@ -9,6 +9,7 @@ mod routes;
 mod spool;
 #[cfg(test)]
 mod tests;
+mod url;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -293,7 +294,7 @@ impl Door {
             let ending = upload.name.rsplit_once('.').and_then(|(_, e)| Said::of_format(e));
             // A name is only a name.
             let said = ending.map(|s| Said { words: None, ..s });
-            return self.settled(upload.content, said, stated);
+            return Self::settled(&upload.content, said, stated);
         }
         let mut spool = Spool::new(&*self.directory()?, "medium-", room)?;
         let said = match reference {
@@ -304,7 +305,7 @@ impl Door {
             Reference::Url(url) => self.url(url, room, cancel, &mut spool)?,
             Reference::File(_) => None,
         };
-        self.settled(spool.finish(), said, stated)
+        Self::settled(&spool.finish(), said, stated)
     }
 
     fn url(
@@ -339,7 +340,7 @@ impl Door {
     }
 
     /// What has come is looked at: its first bytes say what it may be, heads and names which of those it is.
-    fn settled(&self, content: Spooled, said: Option<Said>, stated: Option<Kind>) -> Result<Medium, Refused> {
+    fn settled(content: &Spooled, said: Option<Said>, stated: Option<Kind>) -> Result<Medium, Refused> {
         let path = content.path();
         let kinds: Vec<Kind> = outro_media::kinds(&path)
             .map_err(|e| Refused::undecodable(&e))?

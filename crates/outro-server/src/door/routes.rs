@@ -233,7 +233,7 @@ async fn content(State(door): State<Arc<Door>>, Path(id): Path<String>) -> Resul
         let opened = std::fs::File::open(upload.content.path());
         let mut piece = vec![0; 1 << 16];
         let mut read = || -> std::io::Result<Option<Bytes>> {
-            let n = opened.as_ref().map_err(|e| e.kind())?.read(&mut piece)?;
+            let n = opened.as_ref().map_err(std::io::Error::kind)?.read(&mut piece)?;
             Ok((n > 0).then(|| Bytes::copy_from_slice(&piece[..n])))
         };
         while let Some(next) = read().transpose() {

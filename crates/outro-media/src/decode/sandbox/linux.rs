@@ -86,7 +86,7 @@ fn restrict(file: &Path, program: Option<&Path>) -> io::Result<()> {
     let Some(version) = landlock() else { return Ok(()) };
     let since = |first: u32, bits: u64| if version >= first { bits } else { 0 };
     let attr = Ruleset {
-        files: (1 << 13) - 1 | since(2, 1 << 13) | since(3, 1 << 14) | since(5, 1 << 15),
+        files: ((1 << 13) - 1) | since(2, 1 << 13) | since(3, 1 << 14) | since(5, 1 << 15),
         // To bind and to connect over TCP.
         network: since(4, 3),
         // Abstract sockets, and signals to who is outside.

@@ -33,7 +33,7 @@ fn lower(resource: Resource, most: u64) -> io::Result<()> {
         if libc::getrlimit(resource, &raw mut limit) != 0 {
             return Err(io::Error::last_os_error());
         }
-        let most = most.try_into().unwrap_or(limit.rlim_max).min(limit.rlim_max);
+        let most = most.min(limit.rlim_max);
         limit.rlim_cur = most;
         limit.rlim_max = most;
         libc::setrlimit(resource, &raw const limit)

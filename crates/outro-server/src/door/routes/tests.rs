@@ -1,5 +1,4 @@
 //! Uploads over HTTP, as clients send them and as they should not.
-#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};

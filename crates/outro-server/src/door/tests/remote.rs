@@ -1,6 +1,5 @@
 //! Hosts that should not be asked, and answers that should not be taken. The host that answers is on the loopback interface, where
 //! [`Network`]'s dial leads in place of the public addresses that were checked.
-#![expect(clippy::unwrap_used, reason = "tests fail by panicking")]
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};

@@ -2,10 +2,10 @@
 //! allocation does. The corpora run as plain tests too (`crates/outro-cli/tests/it/corpus.rs`).
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use outro::chat::Conversation;
-use outro::checkpoint::{Checkpoint, Reading};
+use outro::checkpoint::{Adapter, Checkpoint, Reading};
 use outro::config::Config;
 use outro::prepare::Preparer;
 
@@ -13,10 +13,12 @@ use outro::prepare::Preparer;
 type Target = (&'static str, fn(&[u8]));
 
 /// Every target by its name, which is that of its corpus.
-pub(crate) const TARGETS: [Target; 8] = [
+pub(crate) const TARGETS: [Target; 10] = [
     ("gguf", gguf),
     ("safetensors", safetensors),
     ("config", config),
+    ("packed", packed),
+    ("adapter", adapter),
     ("processor", processor),
     ("template", template),
     ("mp4", mp4),
@@ -67,11 +69,65 @@ pub(crate) fn config(bytes: &[u8]) {
     });
 }
 
+fn fixture(name: &str) -> Option<PathBuf> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
+    let mut found = here.map(|d| d.join("fixtures").join(name));
+    found.find(|d| d.is_dir())
+}
+
+/// A directory of `fixtures/FOLDER` with other bytes for one of its files: the first line names the directory, the second is
+/// `config` or `header` (of the safetensors file, whose data stay), the rest takes its place.
+fn replaced(folder: &str, [config, weights]: [&str; 2], bytes: &[u8], run: impl Fn(&Path)) {
+    let mut lines = bytes.splitn(3, |b| *b == b'\n');
+    let (Some(name), Some(which), Some(rest)) = (lines.next(), lines.next(), lines.next()) else {
+        return;
+    };
+    let Ok(name) = std::str::from_utf8(name) else {
+        return;
+    };
+    if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+        return;
+    }
+    let Some(from) = fixture(folder).map(|d| d.join(name)).filter(|d| d.is_dir()) else {
+        return;
+    };
+    let read = |name: &str| fs::read(from.join(name)).unwrap();
+    let made = tempfile::tempdir().unwrap();
+    let (mut says, mut holds) = (read(config), read(weights));
+    if which == b"config" {
+        says = rest.to_vec();
+    } else {
+        let head = u64::from_le_bytes(holds[..8].try_into().unwrap()) as usize;
+        let data = holds.split_off(8 + head);
+        holds = [&(rest.len() as u64).to_le_bytes(), rest, &data].concat();
+    }
+    fs::write(made.path().join(config), says).unwrap();
+    fs::write(made.path().join(weights), holds).unwrap();
+    run(made.path());
+}
+
+/// A checkpoint that a quantiser packed.
+pub(crate) fn packed(bytes: &[u8]) {
+    replaced("packed", ["config.json", "model.safetensors"], bytes, |dir| {
+        let _ = outro::Model::audit(dir);
+        let _ = outro::Model::load(dir, outro::Dtype::Auto);
+    });
+}
+
+/// A LoRA adapter of a tiny model.
+pub(crate) fn adapter(bytes: &[u8]) {
+    let files = ["adapter_config.json", "adapter_model.safetensors"];
+    replaced("adapters", files, bytes, |dir| {
+        let base = fixture("qwen3-tiny").unwrap();
+        let mut config = Config::load(&base).unwrap();
+        config.held.adapters = vec![Adapter::new(dir)];
+        let _ = outro::Model::open(config, &base, outro::Dtype::Auto);
+    });
+}
+
 /// The file beside others of a tiny checkpoint.
 fn of_tiny(name: &str, bytes: &[u8], run: impl Fn(&Path)) {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors();
-    let mut tiny = here.map(|d| d.join("fixtures/omni-tiny")).filter(|d| d.is_dir());
-    let tiny = tiny.next().unwrap();
+    let tiny = fixture("omni-tiny").unwrap();
     file(name, bytes, |path| {
         let Some(dir) = path.parent() else { return };
         for other in [

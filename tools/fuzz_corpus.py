@@ -72,6 +72,24 @@ for family in ["omni-tiny", "qwen3-omni-tiny", "llava-onevision-tiny"]:
 put("config", "deep", "[" * 2000)
 put("config", "numbers", '{"model_type": "qwen2", "hidden_size": 1e400, "num_hidden_layers": -1}')
 
+def replaced(target, folder, name, config, weights):
+    """A directory of fixtures: its configuration and the header of its weights, damaged."""
+    place = ROOT / "fixtures" / folder / name
+    says = json.dumps(json.loads((place / config).read_text()), separators=(",", ":")).encode()
+    holds = (place / weights).read_bytes()
+    head = holds[8 : 8 + struct.unpack("<Q", holds[:8])[0]]
+    for which, data in (("config", says), ("header", head)):
+        start = f"{name}\n{which}\n".encode()
+        put(target, f"{name}-{which}-cut", start + data[: len(data) * 2 // 3])
+        for place in (len(data) // 3, len(data) // 2, len(data) * 3 // 4):
+            put(target, f"{name}-{which}-{place}", start + data[:place] + bytes([data[place] ^ 7]) + data[place + 1 :])
+
+
+for name in ["awq-text", "gptq-order", "ct-w4-order", "ct-fp8-block", "bnb-nf4", "bnb-int8", "mlx-experts"]:
+    replaced("packed", "packed", name, "config.json", "model.safetensors")
+replaced("adapter", "adapters", "text", "adapter_config.json", "adapter_model.safetensors")
+replaced("adapter", "adapters", "vision", "adapter_config.json", "adapter_model.safetensors")
+
 processor = (ROOT / "fixtures/omni-tiny/preprocessor_config.json").read_bytes()
 damaged("processor", "omni", processor)
 put("processor", "zero", '{"patch_size": 0, "merge_size": 0, "min_pixels": -1, "max_pixels": 0}')

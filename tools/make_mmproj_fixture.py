@@ -2,14 +2,15 @@
 """Writes fixtures/mmproj: the tiny checkpoints of fixtures/ as llama.cpp's converter writes such models, the language model in one GGUF
 file (or parts of one), the towers in another (mmproj).
 
-    python tools/make_mmproj_fixture.py            (numpy, gguf 0.19.0, safetensors, torch for bf16)
+    python tools/make_mmproj_fixture.py [FOLDER...]  (numpy, gguf 0.19.0, safetensors, torch for bf16)
 
 Tensors have the numbers of the checkpoints, so answers are the same. Two things have no place in these files: layers without experts
-among others with (layers 1 and 4 of qwen3-omni-tiny get those of layer 0 here), and `n_window_infer` (800 here)."""
+among others with (layers 1 and 4 of qwen3-omni-tiny and qwen3-vl-moe-tiny get those of layer 0 here), and `n_window_infer` (800 here)."""
 import json
 import pathlib
 import re
 import shutil
+import sys
 
 import numpy as np
 import torch
@@ -111,6 +112,21 @@ def tokens(writer, source):
         writer.add_chat_template(settings["chat_template"])
 
 
+def apart(state):
+    """Experts that a checkpoint keeps in two tensors of a layer, by columns, each with matrices of its own."""
+    out = {}
+    for name, value in state.items():
+        prefix, found, part = name.partition("mlp.experts.")
+        if not found or part not in ("gate_up_proj", "down_proj"):
+            out[name] = value
+            continue
+        for i, expert in enumerate(value):
+            halves = expert.T.chunk(2) if part == "gate_up_proj" else [expert.T]
+            for half, called in zip(halves, ["gate_proj", "up_proj"] if part == "gate_up_proj" else ["down_proj"]):
+                out[f"{prefix}mlp.experts.{i}.{called}.weight"] = half.contiguous()
+    return out
+
+
 def language(path, arch, source, config, state, kind, parts=1, deep=None):
     per = -(-len([n for n in state if text_name(n)]) // parts) if parts > 1 else 0
     writer = GGUFWriter(path, arch, split_max_tensors=per, small_first_shard=False)
@@ -129,8 +145,8 @@ def language(path, arch, source, config, state, kind, parts=1, deep=None):
         writer.add_key_length(config["head_dim"])
         writer.add_value_length(config["head_dim"])
     writer.add_rope_dimension_sections([*rope["mrope_section"], 0])
-    if config.get("num_experts"):
-        writer.add_expert_count(config["num_experts"])
+    if count := config.get("num_experts") or config.get("num_local_experts"):
+        writer.add_expert_count(count)
         writer.add_expert_used_count(config["num_experts_per_tok"])
         writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
     if deep is not None:
@@ -224,7 +240,9 @@ def towers(path, projectors, vision, audio, source, state, kind, out):
 
 
 def main():
-    shutil.rmtree(OUT, ignore_errors=True)
+    wanted = sys.argv[1:]
+    if not wanted:
+        shutil.rmtree(OUT, ignore_errors=True)
     # Folder, checkpoint, architecture, projectors, type of the language model, its parts, types of the towers.
     plain = "clip.projector_type"
     both = {"clip.vision.projector_type": "qwen3vl_merger", "clip.audio.projector_type": "qwen3a"}
@@ -233,21 +251,25 @@ def main():
         ("qwen2-vl", "qwen2-vl-tiny", "qwen2vl", {plain: "qwen2vl_merger"}, T.BF16, 1, [T.BF16, T.Q8_0]),
         ("qwen2.5-vl", "qwen2-5-vl-tiny", "qwen2vl", {plain: "qwen2.5vl_merger"}, T.BF16, 1, [T.F32]),
         ("qwen3-vl", "qwen3-vl-tiny", "qwen3vl", {plain: "qwen3vl_merger"}, T.BF16, 1, [T.BF16]),
+        ("qwen3-vl-moe", "qwen3-vl-moe-tiny", "qwen3vlmoe", {plain: "qwen3vl_merger"}, T.BF16, 1, [T.BF16]),
         ("qwen3-omni", "qwen3-omni-tiny", "qwen3vlmoe", both, T.BF16, 1, [T.BF16]),
     ]:
+        if wanted and folder not in wanted:
+            continue
         out, source = OUT / folder, FIXTURES / source
-        out.mkdir(parents=True)
+        out.mkdir(parents=True, exist_ok=True)
         config = json.loads((source / "config.json").read_text())
         config = config.get("thinker_config", config)
-        state = load_file(source / "model.safetensors")
+        state = apart(load_file(source / "model.safetensors"))
         text, vision, audio = config.get("text_config", config), config["vision_config"], config.get("audio_config")
         if text.get("mlp_only_layers"):
-            layer = lambda i: f"thinker.model.layers.{i}.mlp."
+            top = "thinker.model." if audio else "model.language_model."
+            layer = lambda i: f"{top}layers.{i}.mlp."
             for i in text["mlp_only_layers"]:
                 state = {k: v for k, v in state.items() if not k.startswith(layer(i))}
                 state |= {k.replace(layer(0), layer(i)): v for k, v in state.items() if k.startswith(layer(0))}
         deep = vision.get("deepstack_visual_indexes")
-        name = folder.title().replace("Vl", "VL")
+        name = folder.title().replace("Vl", "VL").replace("Moe", "MoE")
         listed = None if deep is None else 0 if audio else len(deep)
         language(out / f"{name}-tiny-{kind.name}.gguf", arch, source, text, state, kind, parts, listed)
         for kind in kinds:

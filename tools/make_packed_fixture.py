@@ -325,6 +325,7 @@ MADE = {
     "bnb-fp4": (text_model, 75, bnb4("fp4", False), BNB4 | {"bnb_4bit_quant_type": "fp4", "bnb_4bit_use_double_quant": False}, BF16),
     "bnb-int8": (text_model, 96, bnb8, {"quant_method": "bitsandbytes", "load_in_8bit": True, "llm_int8_skip_modules": ["lm_head"]}, F16),
     "mlx-4": (vision_model, 96, mlx(4, 32), MLX, BF16),
+    "mlx-experts": (moe_model, 0, mlx(4, 32), MLX, BF16),
     "mlx-8": (text_model, 128, mlx(8, 64), {"group_size": 64, "bits": 8}, BF16),
 }  # fmt: skip
 
@@ -333,8 +334,20 @@ def is_packed(name, key, value):
     if value.dim() != 2 or not key.endswith(".weight"):
         return False
     if name.startswith("mlx"):
-        return value.shape[1] % 64 == 0 and "experts" not in key
+        return value.shape[1] % (32 if "experts" in key else 64) == 0
     return ".layers." in key and key.endswith("_proj.weight")
+
+
+def stacked(file):
+    """Experts as MLX keeps them: those of a layer in one tensor."""
+    together, pattern = {}, re.compile(r"(.*)\.experts\.(\d+)\.(.*)")
+    for key, value in file.items():
+        found = pattern.fullmatch(key)
+        if found:
+            together.setdefault(f"{found[1]}.switch_mlp.{found[3]}", {})[int(found[2])] = value
+        else:
+            together[key] = value
+    return {k: torch.stack([v[i] for i in sorted(v)]) if isinstance(v, dict) else v for k, v in together.items()}
 
 
 def save(name, made, names, pack, says, dtype, out):
@@ -351,6 +364,7 @@ def save(name, made, names, pack, says, dtype, out):
     config = config_of(made)
     if name.startswith("mlx"):
         config |= {"quantization": says, "quantization_config": says}
+        file = stacked(file)
         if "vision_config" in config:
             turned = {}
             for key, value in file.items():

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import qwen2_vl
 import torch
+import video_salmonn2
 from method import attach, both
 from peft import LoraConfig, get_peft_model
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
@@ -37,6 +39,52 @@ def text():
     return made, made.model, FIXTURES / "qwen3-tiny/cases/text-1.inputs.safetensors"
 
 
+class Salmonn(torch.nn.Module):
+    """video-SALMONN 2+ with its parts under the authors' names."""
+
+    def __init__(self, whole):
+        super().__init__()
+        self.model, self.visual = whole.vl.model.language_model, whole.vl.model.visual
+        self.audio, self.lm_head = whole.audio, whole.vl.lm_head
+
+
+@torch.no_grad()
+def salmonn(name, seed):
+    """An adapter as the authors' train_qwen.py makes and saves one: Whisper's layers are taken out while peft looks for modules, and
+    merger, Q-Former and projection are saved whole."""
+    made = video_salmonn2.model()
+    names = (("model.", "vl.model.language_model."), ("visual.", "vl.model.visual."), ("lm_head.", "vl.lm_head."))
+    state = load_file(FIXTURES / "video-salmonn2-tiny/model.safetensors")
+    made.load_state_dict({next((new + k[len(old) :] for old, new in names if k.startswith(old)), k): v.float() for k, v in state.items()})
+    shell, layers = Salmonn(made), made.audio.layers
+    del made.audio.layers
+    saved = ["visual.merger", "audio.qformer", "audio.q_tokens", "audio.audio_proj"]
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "k_proj", "v_proj"], "modules_to_save": saved}
+    model = get_peft_model(shell, LoraConfig(**settings))
+    made.audio.layers = layers
+    draw(model, seed)
+    model.peft_config["default"].base_model_name_or_path = "output/audio_align"
+    model.save_pretrained(OUT / name)
+    (OUT / name / "README.md").unlink(missing_ok=True)
+    path = FIXTURES / "video-salmonn2-tiny/cases/audio-in-video-2.safetensors"
+    stored = load_file(path)
+    with safe_open(path, "pt") as f:
+        meta = {k: v for k, v in f.metadata().items() if k not in ("sinks", "relaxed")}
+    tensors = {k: v for k, v in stored.items() if k.startswith("input") or k == "position_ids"}
+    inputs = {k.removeprefix("input."): v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+    frames = video_salmonn2.FRAMES
+    mel = inputs["input_features"][0].unflatten(1, (-1, frames)).transpose(0, 1)
+    given = {k: v for k, v in inputs.items() if "pixel" in k or "grid_thw" in k} | {"mel": mel}
+
+    def ask(input_ids, attention_mask, **kw):
+        x, _ = made.embeds(input_ids, **(given if input_ids.shape[1] > 1 else {}))
+        return made.vl(inputs_embeds=x, attention_mask=attention_mask, **kw)
+
+    shown = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+    assert both(ask, made.vl.model.language_model, shown, tensors, meta, positions=tensors["position_ids"][:, None])
+    save_file({k: v.contiguous() for k, v in tensors.items()}, OUT / f"{name}.safetensors", metadata=meta)
+
+
 def case(made, decoder, path, out):
     """What the model makes of a case of its base."""
     stored = load_file(path)
@@ -51,18 +99,23 @@ def case(made, decoder, path, out):
     save_file({k: v.contiguous() for k, v in tensors.items()}, out, metadata=meta)
 
 
+def draw(model, seed):
+    """Random values for what an adapter changes."""
+    random = torch.Generator().manual_seed(seed)
+    for key, p in sorted(model.named_parameters()):
+        if "lora_" in key:
+            p.copy_(torch.randn(p.shape, generator=random) * (0.3 if "lora_A" in key else 0.02))
+        elif "modules_to_save" in key:
+            p.mul_(1 + 0.1 * torch.randn(p.shape, generator=random))
+
+
 @torch.no_grad()
 def adapter(name, base, seed, **settings):
     """A random adapter, and the case."""
     made, decoder, path = base()
     saved = settings.get("modules_to_save") or []
     model = get_peft_model(made, LoraConfig(**settings))
-    draw = torch.Generator().manual_seed(seed)
-    for key, p in sorted(model.named_parameters()):
-        if "lora_" in key:
-            p.copy_(torch.randn(p.shape, generator=draw) * (0.3 if "lora_A" in key else 0.02))
-        elif "modules_to_save" in key:
-            p.mul_(1 + 0.1 * torch.randn(p.shape, generator=draw))
+    draw(model, seed)
     config = model.peft_config["default"]
     config.base_model_name_or_path = str(path.parents[1].name)
     model.save_pretrained(OUT / name)
@@ -115,6 +168,8 @@ def main():
     adapter("second", vision, 7, r=3, lora_alpha=3, target_modules=["q_proj", "o_proj"])
     together("two", "vision", "second", 0.5)
     adapter("text", text, 8, r=5, lora_alpha=10, target_modules=LINEAR, task_type="CAUSAL_LM")
+    salmonn("salmonn", 9)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -206,6 +206,7 @@ def family(name):
     tiny.manifest(out, "tools/families/qwen2_vl.py")
 
 
-torch.set_num_threads(1)
-for name in FAMILIES:
-    family(name)
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    for name in FAMILIES:
+        family(name)

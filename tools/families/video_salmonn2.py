@@ -309,4 +309,5 @@ def main():
     tiny.manifest(OUT, "tools/families/video_salmonn2.py")
 
 
-main()
+if __name__ == "__main__":
+    main()

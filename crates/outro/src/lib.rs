@@ -33,7 +33,7 @@ pub use hook::method::{self, OutRo, OutRoConfig, Prune, PruneConfig};
 pub use outro_kernels::{Activations, HugePages, Level, f32_operations_per_second, read_bytes_per_second};
 pub use outro_media::Cancel;
 pub use prompt::{chat, inputs, positions, prepare, tokenizer};
-pub use run::engine::{Answer, Ask, Batch, Engine, EngineOptions, MediaSet, Update, answer_all};
+pub use run::engine::{Answer, Ask, Batch, Ends, Engine, EngineOptions, MediaSet, Update, answer_all};
 pub use run::model::{EncodeProgress, LoadOptions, MediaEmbeds, Model, Prompt};
 pub use run::session::{Prefix, Session};
 pub use run::stream::{Event, Feed, Next, Stream, Turn, step, tick};

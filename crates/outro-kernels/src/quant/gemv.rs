@@ -4,10 +4,11 @@ use rayon::prelude::*;
 
 #[cfg(target_arch = "x86_64")]
 use super::group::Code;
+use super::group::Halves;
 use super::int8_rows::{Int8Rows, pad};
 use super::{Blocks, CHUNK, GROUP, GROUPS, Open, chunks};
 #[cfg(target_arch = "x86_64")]
-use super::{QuantType, exact, group_x86, x86};
+use super::{QuantType, exact, group_x86, products_256, x86};
 use crate::arithmetic::Activations;
 use crate::shared::Shared;
 use crate::simd::{Level, sum_lanes};
@@ -31,9 +32,11 @@ pub(crate) fn gemv(
     out: &mut [f32],
 ) {
     let group = |x: &[f32]| match activations {
-        Activations::Reduced if w.kind.is_integer() => Rows::Int8(Int8Rows::new(x, k)),
+        Activations::Reduced if w.kind.is_integer() || w.kind.halves().is_some() => {
+            Rows::Int8(Int8Rows::new(x, k))
+        }
         #[cfg(target_arch = "x86_64")]
-        Activations::F32 | Activations::Reduced
+        Activations::F32
             if level == Level::Avx512 && has_table(w.kind) && k.is_multiple_of(group_x86::SPREAD) =>
         {
             Rows::Spread(group_x86::spread(x))
@@ -111,6 +114,7 @@ fn strip<const M: usize>(level: Level, x: &Rows, k: usize, w: Blocks, n0: usize,
                     group_x86::e4m3_512::<M>(x, k, w, n0, y);
                 }
                 Rows::F32(x) if level == Level::Avx512 => exact::exact_512::<M>(x, k, w, n0, y),
+                Rows::F32(x) if has_floats(w.kind()) => products_256::e4m3_256::<M>(x, k, w, n0, y),
                 Rows::F32(x) => exact::exact_256::<M>(x, k, w, n0, y),
                 Rows::Int8(x) if vnni && w.kind() == QuantType::Q8_0 && k.is_multiple_of(CHUNK) => {
                     x86::q8_512::<M>(x, k, w, n0, y);
@@ -121,7 +125,7 @@ fn strip<const M: usize>(level: Level, x: &Rows, k: usize, w: Blocks, n0: usize,
                     group_x86::integers_512::<M>(x, k, w, n0, y);
                 }
                 Rows::Int8(x) if vnni => x86::int8_512::<M>(x, k, w, n0, y),
-                Rows::Int8(x) => x86::int8_256::<M>(x, k, w, n0, y),
+                Rows::Int8(x) => products_256::int8_256::<M>(x, k, w, n0, y),
             }
         };
     }
@@ -162,7 +166,15 @@ fn strip_f32<const M: usize>(x: &[f32], k: usize, w: Blocks, n0: usize, y: &mut 
 
 fn strip_int8<const M: usize>(x: &Int8Rows, k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
     let wide = k.next_multiple_of(CHUNK);
-    let offset = w.kind.offset() as f32;
+    let halves = w.kind.halves();
+    let (offset, unit) = match halves {
+        Some(_) => (Halves::OFFSET as f32, 1.0 / Halves::ONE),
+        None => (w.kind.offset() as f32, 1.0),
+    };
+    let code = |q: u8| match &halves {
+        Some(t) => i32::from(t.high[usize::from(q & 15)]) << 7 | i32::from(t.low[usize::from(q & 15)]),
+        None => i32::from(q),
+    };
     let mut open = Open::new();
     for (j, y) in y.iter_mut().enumerate() {
         *y = [0.0; 4];
@@ -172,9 +184,10 @@ fn strip_int8<const M: usize>(x: &Int8Rows, k: usize, w: Blocks, n0: usize, y: &
                 for g in 0..GROUPS {
                     let at = (i * wide + c * CHUNK) / GROUP + g;
                     let (q, x8) = (&open.q[g * GROUP..], &x.q[at * GROUP..(at + 1) * GROUP]);
-                    let products = x8.iter().zip(q).map(|(x, q)| i32::from(*x) * i32::from(*q));
-                    *y += products.sum::<i32>() as f32 * open.scale[g] * x.scale[at]
-                        - (open.scale[g] * offset + open.min[g]) * x.sum[at];
+                    let products = x8.iter().zip(q).map(|(x, q)| i32::from(*x) * code(*q));
+                    let scale = open.scale[g] * unit;
+                    *y += products.sum::<i32>() as f32 * scale * x.scale[at]
+                        - (scale * offset + open.min[g]) * x.sum[at];
                 }
             }
         }

@@ -1,87 +1,19 @@
 //! AVX-512 products with blocks behind heads, as they lie in memory.
 
 use std::arch::x86_64::{
-    __m256, __m256i, __m512, _mm_loadu_si128, _mm_set1_epi32, _mm_setr_ps, _mm_setzero_si128,
-    _mm256_and_si256, _mm256_andnot_si256, _mm256_broadcastsi128_si256, _mm256_castsi256_ps,
-    _mm256_cvtepi8_epi16, _mm256_cvtepi32_epi16, _mm256_cvtepi32_ps, _mm256_cvtph_ps, _mm256_loadu_si256,
-    _mm256_mul_ps, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setr_epi32,
-    _mm256_setr_m128i, _mm256_setzero_ps, _mm256_slli_epi16, _mm256_slli_epi32, _mm256_srli_epi32,
-    _mm256_xor_ps, _mm512_and_si512, _mm512_castps128_ps512, _mm512_castps256_ps512, _mm512_castsi256_si512,
-    _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_inserti64x4, _mm512_loadu_ps, _mm512_permutexvar_ps,
-    _mm512_reduce_add_ps, _mm512_set1_epi8, _mm512_set1_ps, _mm512_setr_epi32, _mm512_setr_epi64,
-    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_srli_epi32, _mm512_srlv_epi16,
+    __m512, _mm_loadu_si128, _mm_setr_ps, _mm_setzero_si128, _mm256_and_si256, _mm256_broadcastsi128_si256,
+    _mm256_cvtepi8_epi16, _mm256_loadu_si256, _mm256_set1_epi16, _mm256_setr_m128i, _mm256_slli_epi16,
+    _mm512_and_si512, _mm512_castps128_ps512, _mm512_castps256_ps512, _mm512_castsi256_si512,
+    _mm512_cvtph_ps, _mm512_fmadd_ps, _mm512_inserti64x4, _mm512_loadu_ps, _mm512_mul_ps,
+    _mm512_permutexvar_ps, _mm512_reduce_add_ps, _mm512_set1_epi8, _mm512_set1_ps, _mm512_setr_epi32,
+    _mm512_setr_epi64, _mm512_setzero_ps, _mm512_setzero_si512, _mm512_srli_epi32, _mm512_srlv_epi16,
 };
 
-use super::group::{BELOW, E4M3_SCALE, GroupLen, Head};
+use super::group::{E4M3_SCALE, GroupLen, Head};
+use super::heads::heads_of;
 use super::int8_rows::Int8Rows;
-use super::x86::{add_chunk, group_lanes, head_of, load_16, prefetch};
+use super::x86::{add_chunk, group_lanes, halves_of, head_of, load_16, prefetch, table_of};
 use super::{Blocks, CHUNK, QuantType, chunks};
-
-/// The words at the beginning of the blocks of eight times 32 elements, `skip` bytes behind it.
-///
-/// # Safety
-/// There are 256 elements in blocks of LEN and `size` bytes at `blocks`, the first `skip + 4` of each readable.
-#[target_feature(enable = "avx2")]
-#[inline]
-unsafe fn words<const LEN: usize>(blocks: *const u8, size: usize, skip: usize) -> __m256i {
-    // SAFETY: the caller's contract.
-    unsafe {
-        let at = blocks.add(skip);
-        if LEN == 128 {
-            let (a, b) = (
-                at.cast::<i32>().read_unaligned(),
-                at.add(size).cast::<i32>().read_unaligned(),
-            );
-            return _mm256_setr_m128i(_mm_set1_epi32(a), _mm_set1_epi32(b));
-        }
-        let a = at.cast::<i32>().read_unaligned();
-        let b = at.add(32 / LEN * size).cast::<i32>().read_unaligned();
-        let c = at.add(64 / LEN * size).cast::<i32>().read_unaligned();
-        let d = at.add(96 / LEN * size).cast::<i32>().read_unaligned();
-        let e = at.add(128 / LEN * size).cast::<i32>().read_unaligned();
-        let f = at.add(160 / LEN * size).cast::<i32>().read_unaligned();
-        let g = at.add(192 / LEN * size).cast::<i32>().read_unaligned();
-        let h = at.add(224 / LEN * size).cast::<i32>().read_unaligned();
-        _mm256_setr_epi32(a, b, c, d, e, f, g, h)
-    }
-}
-
-/// Eight heads at once: scales, and what is taken away.
-///
-/// # Safety
-/// As [`words`], of all bytes of the heads.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma,f16c")]
-#[inline]
-unsafe fn heads_of<const LEN: usize>(head: Head, blocks: *const u8, size: usize) -> (__m256, __m256) {
-    // SAFETY: the caller's contract; a head of 2 bytes has codes behind it.
-    let w = unsafe { words::<LEN>(blocks, size, 0) };
-    let zero = _mm256_setzero_ps();
-    let halves = |w: __m256i| _mm256_cvtph_ps(_mm256_cvtepi32_epi16(w));
-    let minus = |x: __m256| _mm256_xor_ps(x, _mm256_set1_ps(-0.0));
-    match head {
-        Head::F32 => (_mm256_castsi256_ps(w), zero),
-        Head::Bf16 => (_mm256_castsi256_ps(_mm256_slli_epi32::<16>(w)), zero),
-        Head::F16 => (halves(w), zero),
-        Head::Zero => {
-            let scale = _mm256_castsi256_ps(_mm256_andnot_si256(_mm256_set1_epi32(BELOW as i32), w));
-            let point = _mm256_cvtepi32_ps(_mm256_and_si256(w, _mm256_set1_epi32(255)));
-            (scale, _mm256_mul_ps(scale, point))
-        }
-        Head::F32Bias => {
-            // SAFETY: such a head has 8 bytes.
-            let bias = unsafe { words::<LEN>(blocks, size, 4) };
-            (_mm256_castsi256_ps(w), minus(_mm256_castsi256_ps(bias)))
-        }
-        Head::Bf16Bias => {
-            let bias = _mm256_andnot_si256(_mm256_set1_epi32(0xFFFF), w);
-            (
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(w)),
-                minus(_mm256_castsi256_ps(bias)),
-            )
-        }
-        Head::F16Bias => (halves(w), minus(halves(_mm256_srli_epi32::<16>(w)))),
-    }
-}
 
 /// [`super::x86::int8_512`] for integers behind heads in rows of whole chunks, without the way through memory.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
@@ -112,7 +44,8 @@ fn integers_of<const M: usize, const BITS: usize, const LEN: usize>(
     x.check(M * k);
     let (h, size) = (head.bytes(), head.bytes() + LEN * BITS / 8);
     let (lanes, low) = (group_lanes(), _mm512_set1_epi8(15));
-    let offset = _mm512_set1_ps(w.kind().offset() as f32);
+    let (table, offset, unit) = table_of(w.kind());
+    let (offset, unit) = (_mm512_set1_ps(offset), _mm512_set1_ps(unit));
     // Low halves of 16 bytes, then high halves.
     let four = 0x0004_0004_0004_0004;
     let shifts = _mm512_setr_epi64(0, 0, four, four, 0, 0, four, four);
@@ -145,8 +78,9 @@ fn integers_of<const M: usize, const BITS: usize, const LEN: usize>(
             }
             let scale = _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(scale));
             let min = _mm512_permutexvar_ps(twice, _mm512_castps256_ps512(min));
+            let scale = _mm512_mul_ps(scale, unit);
             let min = _mm512_fmadd_ps(scale, offset, min);
-            add_chunk(&mut acc, q, (scale, min), x, k, c, &lanes);
+            add_chunk(&mut acc, halves_of(table, q), (scale, min), x, k, c, &lanes);
         }
         for (y, acc) in y.iter_mut().zip(acc) {
             *y = _mm512_reduce_add_ps(acc[0]) + _mm512_reduce_add_ps(acc[1]);
@@ -227,15 +161,15 @@ pub(super) fn table_512<const M: usize>(x: &[f32], k: usize, w: Blocks, n0: usiz
     };
     let Some(table) = code.table() else { return };
     match len {
-        GroupLen::L32 => table_of::<M, 32>(table, head, x, k, w, n0, y),
-        GroupLen::L64 => table_of::<M, 64>(table, head, x, k, w, n0, y),
-        GroupLen::L128 => table_of::<M, 128>(table, head, x, k, w, n0, y),
+        GroupLen::L32 => table_products::<M, 32>(table, head, x, k, w, n0, y),
+        GroupLen::L64 => table_products::<M, 64>(table, head, x, k, w, n0, y),
+        GroupLen::L128 => table_products::<M, 128>(table, head, x, k, w, n0, y),
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
 #[inline]
-fn table_of<const M: usize, const LEN: usize>(
+fn table_products<const M: usize, const LEN: usize>(
     table: &[f32; 16],
     head: Head,
     x: &[f32],

@@ -14,7 +14,11 @@ mod gemv;
 pub(crate) mod group;
 #[cfg(target_arch = "x86_64")]
 mod group_x86;
+#[cfg(target_arch = "x86_64")]
+mod heads;
 mod int8_rows;
+#[cfg(target_arch = "x86_64")]
+mod products_256;
 #[cfg(target_arch = "x86_64")]
 mod tile;
 #[cfg(target_arch = "x86_64")]
@@ -25,7 +29,7 @@ pub(crate) use gemm::{Int8Panel, Int8Tiles};
 pub(crate) use gemv::gemv;
 
 use crate::simd::Level;
-use group::{Code, GroupLen, Head, Values};
+use group::{Code, GroupLen, Halves, Head, Values};
 
 /// A block layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -193,6 +197,14 @@ impl QuantType {
         match self {
             Self::Group { code, .. } => matches!(code, Code::Int4 | Code::Int8),
             _ => true,
+        }
+    }
+
+    /// The table of a layout whose codes are indices into one, for products with activations of 8 bits.
+    fn halves(self) -> Option<Halves> {
+        match self.values() {
+            Values::Table(table) => Some(Halves::of(table)),
+            _ => None,
         }
     }
 

@@ -3,25 +3,25 @@
 use std::arch::x86_64::{
     __m128i, __m256, __m256i, __m512, __m512i, _MM_HINT_T1, _mm_and_si128, _mm_cvtph_ps, _mm_cvtsi32_si128,
     _mm_cvtsi64_si128, _mm_cvtss_f32, _mm_loadl_epi64, _mm_loadu_si128, _mm_prefetch, _mm_set1_epi8,
-    _mm_setr_epi16, _mm_srli_epi16, _mm_srli_si128, _mm_unpacklo_epi8, _mm256_abs_epi8, _mm256_and_si256,
+    _mm_setr_epi16, _mm_srli_epi16, _mm_srli_si128, _mm_unpacklo_epi8, _mm256_and_si256,
     _mm256_castsi128_si256, _mm256_cmpeq_epi8, _mm256_cvtepi8_epi32, _mm256_cvtepi32_ps,
-    _mm256_cvtepu8_epi32, _mm256_fmadd_ps, _mm256_fnmadd_ps, _mm256_loadu_ps, _mm256_loadu_si256,
-    _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_mul_ps, _mm256_or_si256, _mm256_permutevar8x32_ps,
-    _mm256_set1_epi8, _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_set1_ps,
-    _mm256_setr_epi32, _mm256_setr_epi64x, _mm256_setr_m128i, _mm256_setzero_ps, _mm256_shuffle_epi8,
-    _mm256_sign_epi8, _mm256_slli_epi16, _mm256_srl_epi16, _mm256_srli_epi16, _mm256_storeu_ps,
-    _mm256_storeu_si256, _mm256_xor_si256, _mm512_abs_epi8, _mm512_and_si512, _mm512_broadcast_i64x4,
-    _mm512_castsi256_si512, _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtph_ps,
-    _mm512_dpbusd_epi32, _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_inserti64x4, _mm512_loadu_ps,
-    _mm512_loadu_si512, _mm512_mask_sub_epi8, _mm512_movepi8_mask, _mm512_mul_ps, _mm512_permutexvar_ps,
-    _mm512_reduce_add_ps, _mm512_set1_epi8, _mm512_set1_ps, _mm512_setr_epi32, _mm512_setr_epi64,
-    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_sllv_epi16, _mm512_srli_epi16, _mm512_srlv_epi16,
-    _mm512_ternarylogic_epi64,
+    _mm256_cvtepu8_epi32, _mm256_loadu_si256, _mm256_mul_ps, _mm256_or_si256, _mm256_permutevar8x32_ps,
+    _mm256_set1_epi8, _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_set1_ps, _mm256_setr_epi32,
+    _mm256_setr_epi64x, _mm256_setr_m128i, _mm256_shuffle_epi8, _mm256_slli_epi16, _mm256_srl_epi16,
+    _mm256_srli_epi16, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_xor_si256, _mm512_abs_epi8,
+    _mm512_and_si512, _mm512_broadcast_i32x4, _mm512_broadcast_i64x4, _mm512_castsi256_si512,
+    _mm512_cvtepi8_epi32, _mm512_cvtepi32_ps, _mm512_cvtepu8_epi32, _mm512_cvtph_ps, _mm512_dpbusd_epi32,
+    _mm512_fmadd_ps, _mm512_fnmadd_ps, _mm512_inserti64x4, _mm512_loadu_ps, _mm512_loadu_si512,
+    _mm512_mask_sub_epi8, _mm512_movepi8_mask, _mm512_mul_ps, _mm512_permutexvar_ps, _mm512_reduce_add_ps,
+    _mm512_set1_epi8, _mm512_set1_ps, _mm512_setr_epi32, _mm512_setr_epi64, _mm512_setzero_ps,
+    _mm512_setzero_si512, _mm512_shuffle_epi8, _mm512_slli_epi32, _mm512_sllv_epi16, _mm512_srli_epi16,
+    _mm512_srlv_epi16, _mm512_ternarylogic_epi64,
 };
 
-use super::group::{Code, GroupLen, Head};
+use super::group::{Code, GroupLen, Halves, Head};
+use super::heads::heads_of;
 use super::int8_rows::Int8Rows;
-use super::{Blocks, CHUNK, GROUP, GROUPS, Open, QuantType, chunks};
+use super::{Blocks, CHUNK, GROUP, Open, QuantType, chunks};
 
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
@@ -201,27 +201,52 @@ pub(super) fn head_of(head: Head, b: &[u8]) -> (f32, f32) {
 #[target_feature(enable = "avx2,fma,f16c")]
 #[inline]
 fn read_group(open: &mut Open, code: Code, head: Head, len: GroupLen, blocks: &[u8]) {
-    let (len, h) = (len.get(), head.bytes());
-    let size = h + len * code.bits() / 8;
-    for (i, at) in (0..CHUNK).step_by(len).enumerate() {
-        let groups = at / GROUP..(at + len) / GROUP;
-        let Some(b) = blocks.get(i * size..(i + 1) * size) else {
-            open.q[at..at + len].fill(0);
-            open.scale[groups.clone()].fill(0.0);
-            open.min[groups].fill(0.0);
-            continue;
+    // What a loop has as a constant, it does not ask for each block.
+    match (code.bits(), len) {
+        (4, GroupLen::L32) => read_blocks::<4, 32>(open, code, head, blocks),
+        (4, GroupLen::L64) => read_blocks::<4, 64>(open, code, head, blocks),
+        (4, GroupLen::L128) => read_blocks::<4, 128>(open, code, head, blocks),
+        (_, GroupLen::L32) => read_blocks::<8, 32>(open, code, head, blocks),
+        (_, GroupLen::L64) => read_blocks::<8, 64>(open, code, head, blocks),
+        (_, GroupLen::L128) => read_blocks::<8, 128>(open, code, head, blocks),
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+#[inline]
+fn read_blocks<const BITS: usize, const LEN: usize>(open: &mut Open, code: Code, head: Head, blocks: &[u8]) {
+    let h = head.bytes();
+    let size = h + LEN * BITS / 8;
+    if blocks.len() != CHUNK / LEN * size {
+        let Some(len) = GroupLen::ALL.into_iter().find(|l| l.get() == LEN) else {
+            return;
         };
-        for part in 0..len / 32 {
-            let q = if code.bits() == 4 {
+        return super::group::read(open, code, head, len, blocks);
+    }
+    let q = open.q.as_chunks_mut::<LEN>().0;
+    for (q, b) in q.iter_mut().zip(blocks.chunks_exact(size)) {
+        for part in 0..LEN / 32 {
+            let bits = if BITS == 4 {
                 nibbles(b, h + 16 * part)
             } else {
                 load_32(b, h + 32 * part)
             };
-            store_32(&mut open.q, at + 32 * part, q);
+            store_32(q, 32 * part, bits);
         }
-        let (scale, min) = head_of(head, b);
-        open.scale[groups.clone()].fill(code.scaled(scale));
-        open.min[groups].fill(min);
+    }
+    // SAFETY: a chunk's blocks, by the test above; every one has codes behind its head.
+    let (scales, minima) = unsafe { heads_of::<LEN>(head, blocks.as_ptr(), size) };
+    let scales = _mm256_mul_ps(scales, _mm256_set1_ps(code.scaled(1.0)));
+    // A number for 32 elements serves two groups of 16.
+    let twice = [
+        _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3),
+        _mm256_setr_epi32(4, 4, 5, 5, 6, 6, 7, 7),
+    ];
+    for (all, to) in [(scales, &mut open.scale), (minima, &mut open.min)] {
+        for (half, lanes) in to.as_chunks_mut::<8>().0.iter_mut().zip(twice) {
+            // SAFETY: 8 floats.
+            unsafe { _mm256_storeu_ps(half.as_mut_ptr(), _mm256_permutevar8x32_ps(all, lanes)) };
+        }
     }
 }
 
@@ -353,7 +378,7 @@ pub(super) fn q4k_512<const M: usize>(x: &Int8Rows, k: usize, w: Blocks, n0: usi
                 let q = _mm512_castsi256_si512(_mm256_and_si256(bits, low));
                 _mm512_inserti64x4::<1>(q, _mm256_and_si256(_mm256_srli_epi16::<4>(bits), low))
             });
-            add_chunk(&mut acc, q, (scale, min), x, k, c, &lanes);
+            add_chunk(&mut acc, (q, None), (scale, min), x, k, c, &lanes);
         }
         for (y, acc) in y.iter_mut().zip(acc) {
             *y = _mm512_reduce_add_ps(acc[0]) + _mm512_reduce_add_ps(acc[1]);
@@ -376,7 +401,7 @@ pub(super) fn q6k_512<const M: usize>(x: &Int8Rows, k: usize, w: Blocks, n0: usi
             let [q0, q1] = sixes(chunk, 0);
             let [q2, q3] = sixes(chunk, 1);
             let low = _mm512_mul_ps(scale, offset);
-            add_chunk(&mut acc, [q0, q1, q2, q3], (scale, low), x, k, c, &lanes);
+            add_chunk(&mut acc, ([q0, q1, q2, q3], None), (scale, low), x, k, c, &lanes);
         }
         for (y, acc) in y.iter_mut().zip(acc) {
             *y = _mm512_reduce_add_ps(acc[0]) + _mm512_reduce_add_ps(acc[1]);
@@ -407,13 +432,44 @@ fn sixes(chunk: &[u8; 210], part: usize) -> [__m512i; 2] {
     ]
 }
 
-/// Adds the products of chunk `c` of every row of `x` with the 256 numbers `q`; scale and what is taken away are by group
-/// of 16.
+/// Codes of a table as both halves of their numbers; where there is no table, themselves.
+#[target_feature(enable = "avx512f,avx512bw")]
+#[inline]
+pub(super) fn halves_of(
+    table: Option<[__m512i; 2]>,
+    q: [__m512i; 4],
+) -> ([__m512i; 4], Option<[__m512i; 4]>) {
+    let Some([high, low]) = table else {
+        return (q, None);
+    };
+    let (mut highs, mut lows) = (q, q);
+    for (a, b) in highs.iter_mut().zip(&mut lows) {
+        *a = _mm512_shuffle_epi8(high, *a);
+        *b = _mm512_shuffle_epi8(low, *b);
+    }
+    (highs, Some(lows))
+}
+
+/// A table's halves in every lane of 16 bytes, the offset of its numbers and what a scale is multiplied with.
+#[target_feature(enable = "avx512f,avx512bw,avx2")]
+#[inline]
+pub(super) fn table_of(kind: QuantType) -> (Option<[__m512i; 2]>, f32, f32) {
+    match kind.halves() {
+        Some(t) => {
+            let table = [t.high, t.low].map(|half| _mm512_broadcast_i32x4(load_16(&half, 0)));
+            (Some(table), Halves::OFFSET as f32, 1.0 / Halves::ONE)
+        }
+        None => (None, kind.offset() as f32, 1.0),
+    }
+}
+
+/// Adds the products of chunk `c` of every row of `x` with the 256 numbers `q`, or with `128 q + low`; scale and what is taken away
+/// are by group of 16.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
 #[inline]
 pub(super) fn add_chunk<const M: usize>(
     acc: &mut [[__m512; 2]; M],
-    q: [__m512i; 4],
+    (q, low): ([__m512i; 4], Option<[__m512i; 4]>),
     (of_scale, of_min): (__m512, __m512),
     x: &Int8Rows,
     k: usize,
@@ -428,7 +484,10 @@ pub(super) fn add_chunk<const M: usize>(
             let sums = _mm512_loadu_ps(x.sum.as_ptr().add(at / GROUP));
             for (p, (q, lanes)) in q.iter().zip(lanes).enumerate() {
                 let x8 = _mm512_loadu_si512(x.q.as_ptr().add(at + 64 * p).cast());
-                let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), *q, x8);
+                let mut dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), *q, x8);
+                if let Some(low) = &low {
+                    dots = _mm512_dpbusd_epi32(_mm512_slli_epi32::<7>(dots), low[p], x8);
+                }
                 let scale = _mm512_permutexvar_ps(*lanes, scale);
                 acc[p % 2] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots), scale, acc[p % 2]);
             }
@@ -452,7 +511,8 @@ pub(super) fn group_lanes() -> [__m512i; 4] {
 pub(super) fn int8_512<const M: usize>(x: &Int8Rows, k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
     let wide = k.next_multiple_of(CHUNK);
     x.check(M * wide);
-    let offset = _mm512_set1_ps(w.kind().offset() as f32);
+    let (table, offset, unit) = table_of(w.kind());
+    let (offset, unit) = (_mm512_set1_ps(offset), _mm512_set1_ps(unit));
     let lanes = group_lanes();
     let mut open = Open::new();
     for (j, y) in y.iter_mut().enumerate() {
@@ -468,60 +528,12 @@ pub(super) fn int8_512<const M: usize>(x: &Int8Rows, k: usize, w: Blocks, n0: us
                     [0, 64, 128, 192].map(|at| _mm512_loadu_si512(open.q.as_ptr().add(at).cast())),
                 )
             };
+            let scale = _mm512_mul_ps(scale, unit);
             let min = _mm512_fmadd_ps(scale, offset, min);
-            add_chunk(&mut acc, q, (scale, min), x, wide, c, &lanes);
+            add_chunk(&mut acc, halves_of(table, q), (scale, min), x, wide, c, &lanes);
         }
         for (y, acc) in y.iter_mut().zip(acc) {
             *y = _mm512_reduce_add_ps(acc[0]) + _mm512_reduce_add_ps(acc[1]);
-        }
-    }
-}
-
-/// Products with quantised activations, `y[j][i] = x[i] . w[n0 + j]`.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn int8_256<const M: usize>(x: &Int8Rows, k: usize, w: Blocks, n0: usize, y: &mut [[f32; 4]]) {
-    let wide = k.next_multiple_of(CHUNK);
-    x.check(M * wide);
-    // Two products of 255 and 127 would not fit 16 bits: there the sign goes to the activation instead.
-    let signed = w.kind().has_bytes();
-    let flipped = if signed { 128 } else { 0 };
-    let offset = _mm256_set1_ps((w.kind().offset() - flipped) as f32);
-    let (ones, flip) = (_mm256_set1_epi16(1), _mm256_set1_epi8(-128));
-    let lanes = [0, 2, 4, 6].map(|p| _mm256_setr_epi32(p, p, p, p, p + 1, p + 1, p + 1, p + 1));
-    let mut open = Open::new();
-    for (j, y) in y.iter_mut().enumerate() {
-        let mut acc: [__m256; M] = [_mm256_setzero_ps(); M];
-        for (c, blocks) in chunks(w, w.row(n0 + j, k)).enumerate() {
-            read(&mut open, w.kind(), blocks);
-            for half in 0..2 {
-                // SAFETY: `open` holds a chunk; row i of x has a chunk at c by the check above.
-                unsafe {
-                    let scale = _mm256_loadu_ps(open.scale.as_ptr().add(half * GROUPS / 2));
-                    let min = _mm256_loadu_ps(open.min.as_ptr().add(half * GROUPS / 2));
-                    let min = _mm256_fmadd_ps(scale, offset, min);
-                    for (i, acc) in acc.iter_mut().enumerate() {
-                        let at = i * wide + c * CHUNK + half * CHUNK / 2;
-                        let scale = _mm256_mul_ps(scale, _mm256_loadu_ps(x.scale.as_ptr().add(at / GROUP)));
-                        let sums = _mm256_loadu_ps(x.sum.as_ptr().add(at / GROUP));
-                        for (p, lanes) in lanes.iter().enumerate() {
-                            let q = open.q.as_ptr().add(half * CHUNK / 2 + 32 * p);
-                            let mut q = _mm256_loadu_si256(q.cast());
-                            let mut x8 = _mm256_loadu_si256(x.q.as_ptr().add(at + 32 * p).cast());
-                            if signed {
-                                q = _mm256_xor_si256(q, flip);
-                                (q, x8) = (_mm256_abs_epi8(q), _mm256_sign_epi8(x8, q));
-                            }
-                            let dots = _mm256_madd_epi16(_mm256_maddubs_epi16(q, x8), ones);
-                            let scale = _mm256_permutevar8x32_ps(scale, *lanes);
-                            *acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots), scale, *acc);
-                        }
-                        *acc = _mm256_fnmadd_ps(min, sums, *acc);
-                    }
-                }
-            }
-        }
-        for (y, acc) in y.iter_mut().zip(acc) {
-            *y = sum_256(acc);
         }
     }
 }

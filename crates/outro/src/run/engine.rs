@@ -2,6 +2,8 @@
 
 mod answer;
 mod ask;
+mod batch;
+mod live;
 mod media;
 mod streamed;
 
@@ -10,7 +12,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use answer::{Answer, Candidate, Finish, Spent};
-pub use ask::{Ask, Batch, Update, answer_all};
+pub use ask::{Ask, Ends, Update};
+pub use batch::{Batch, answer_all};
 pub use media::MediaSet;
 
 use outro_kernels::Activations;
@@ -207,6 +210,15 @@ impl Engine {
     /// conversation: the method looks at all of the prompt.
     pub fn chat(&self, media: &MediaSet, conversation: Conversation) -> Ask {
         Ask::new(self.clone(), media.clone(), conversation)
+    }
+
+    /// What follows a prompt of these ids, which no chat template makes.
+    ///
+    /// # Errors
+    /// None yet: an empty prompt, and one with placeholders of media, is refused when it runs.
+    pub fn complete(&self, ids: Vec<u32>) -> Result<Ask> {
+        let media = self.media(&[])?;
+        Ok(Ask::new(self.clone(), media, Conversation::default()).raw(ids))
     }
 
     /// How tokens are chosen where nobody says otherwise: as `generation_config.json` says, with seed 0.

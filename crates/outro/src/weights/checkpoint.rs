@@ -178,7 +178,7 @@ impl Checkpoint {
             for file in [Some(dir), reading.towers].into_iter().flatten() {
                 this.add_gguf(gguf::Gguf::open(file)?)?;
             }
-            experts::stacked(&mut this.tensors);
+            experts::stacked(&mut this.tensors, experts::LLAMA);
             return this.adapted(&reading);
         }
         let key = |name: &str| key(name, renamed);
@@ -217,6 +217,7 @@ impl Checkpoint {
                 ),
             ));
         }
+        experts::stacked(&mut this.tensors, experts::MLX);
         experts::apart(&mut this.tensors);
         this.adapted(&reading)
     }

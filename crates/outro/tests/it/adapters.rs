@@ -17,10 +17,10 @@ fn adapters() -> PathBuf {
 }
 
 fn base(name: &str) -> PathBuf {
-    crate::fixtures().join(if name == "text" {
-        "qwen3-tiny"
-    } else {
-        "qwen2-5-vl-tiny"
+    crate::fixtures().join(match name {
+        "text" => "qwen3-tiny",
+        "salmonn" => "video-salmonn2-tiny",
+        _ => "qwen2-5-vl-tiny",
     })
 }
 
@@ -41,6 +41,8 @@ fn adapted_models_compute_what_peft_computes() {
         ("vision-older", "vision"),
         ("patterns", "patterns"),
         ("text", "text"),
+        // As the authors of video-SALMONN 2+ save theirs: no adapters in Whisper's layers, Q-Former and merger whole.
+        ("salmonn", "salmonn"),
     ] {
         let model = load(&base(name), vec![adapter(name)], Dtype::F32).unwrap();
         answers(&model, &adapters().join(format!("{case}.safetensors")), LOGITS);
@@ -156,6 +158,17 @@ fn what_is_not_merged_is_named() {
         ("init_lora_weights", json!("pissa_niter_4"), "pissa"),
         ("peft_type", json!("IA3"), "only LORA is merged"),
         ("layer_replication", json!([[0, 2]]), "repeats layers"),
+        ("init_lora_weights", json!("lora_ga"), "lora_ga"),
+        ("alora_invocation_tokens", json!([1, 2]), "activated"),
+        ("arrow_config", json!({"arrow_top_k": 3}), "Arrow"),
+        ("kasa_config", json!({"beta": 1e-4}), "singular"),
+        ("monteclora_config", json!({"n": 4}), "samples"),
+        ("use_bdlora", json!({"nblocks": 2}), "block-diagonal"),
+        (
+            "target_parameters",
+            json!(["mlp.experts.gate_up_proj"]),
+            "experts",
+        ),
         ("alpha_pattern", json!({"(": 3}), "is no pattern"),
         ("lora_alpha", json!("much"), "lora_alpha"),
     ] {

@@ -14,7 +14,7 @@ use safetensors::tensor::TensorView;
 use crate::families::{answer, cases, golden, hook, prompt};
 
 /// Folders, language models, towers, and the checkpoints with the same numbers.
-const PAIRS: [(&str, &str, &str, &str); 5] = [
+const PAIRS: [(&str, &str, &str, &str); 6] = [
     (
         "qwen2.5-omni",
         "Qwen2.5-Omni-tiny-F32-00001-of-00003.gguf",
@@ -38,6 +38,12 @@ const PAIRS: [(&str, &str, &str, &str); 5] = [
         "Qwen3-VL-tiny-BF16.gguf",
         "mmproj-Qwen3-VL-tiny-BF16.gguf",
         "qwen3-vl-tiny",
+    ),
+    (
+        "qwen3-vl-moe",
+        "Qwen3-VL-MoE-tiny-BF16.gguf",
+        "mmproj-Qwen3-VL-MoE-tiny-BF16.gguf",
+        "qwen3-vl-moe-tiny",
     ),
     (
         "qwen3-omni",
@@ -121,7 +127,7 @@ fn parts_are_one_file() {
 /// have no experts, how many chunks of sound attention sees together. Both forms get those values here.
 #[test]
 fn others_equal_the_checkpoint_with_the_same_numbers() {
-    for (folder, count) in [("qwen2.5-vl", 15), ("qwen3-omni", 25)] {
+    for (folder, count) in [("qwen2.5-vl", 15), ("qwen3-vl-moe", 15), ("qwen3-omni", 25)] {
         let (text, _, from) = pair(folder);
         let made = tempfile::tempdir().unwrap();
         usual(&from, made.path());
@@ -160,17 +166,27 @@ fn usual(from: &Path, to: &Path) {
     files(from, to);
     let mut config: serde_json::Value =
         serde_json::from_slice(&fs::read(from.join("config.json")).unwrap()).unwrap();
-    if config["thinker_config"].is_null() {
+    let thinker = !config["thinker_config"].is_null();
+    let experts = !config["text_config"]["num_local_experts"].is_null();
+    if thinker {
+        config["thinker_config"]["position_id_per_seconds"] = serde_json::json!(13);
+        config["thinker_config"]["text_config"]["mlp_only_layers"] = serde_json::json!([]);
+        config["thinker_config"]["audio_config"]["n_window_infer"] = serde_json::json!(800);
+    } else if experts {
+        config["text_config"]["mlp_only_layers"] = serde_json::json!([]);
+    } else {
         config["vision_config"]["tokens_per_second"] = serde_json::json!(2);
         return fs::write(to.join("config.json"), config.to_string()).unwrap();
     }
-    config["thinker_config"]["position_id_per_seconds"] = serde_json::json!(13);
-    config["thinker_config"]["text_config"]["mlp_only_layers"] = serde_json::json!([]);
-    config["thinker_config"]["audio_config"]["n_window_infer"] = serde_json::json!(800);
     fs::write(to.join("config.json"), config.to_string()).unwrap();
     let bytes = fs::read(from.join("model.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
-    let mlp = |layer: usize| format!("thinker.model.layers.{layer}.mlp.");
+    let top = if thinker {
+        "thinker.model"
+    } else {
+        "model.language_model"
+    };
+    let mlp = |layer: usize| format!("{top}.layers.{layer}.mlp.");
     let mut tensors: Vec<(String, TensorView)> = Vec::new();
     for (name, view) in file.tensors() {
         let dense = [1, 4].iter().any(|l| name.starts_with(&mlp(*l)));

@@ -256,8 +256,8 @@ impl Report {
             .as_ref()
             .filter(|_| self.packed.parameters > 0)?;
         Some(format!(
-            "{}: {} weights of {:.1} bits, scales included; codes and scales stay as they are, products are in f32, with whole \
-             numbers and `--activations auto` in 8 bits",
+            "{}: {} weights of {:.1} bits, scales included; codes and scales stay as they are, products are in f32, with \
+             `--activations auto` and codes that are no floats in 8 bits",
             scheme.name(),
             thousands(self.packed.parameters),
             self.packed.bits(),

@@ -102,7 +102,7 @@ impl Scaling {
 }
 
 /// Fields that make other changes than `scale * B A`, with the values that are none.
-const REFUSED: [(&str, &str); 6] = [
+const REFUSED: [(&str, &str); 12] = [
     (
         "use_dora",
         "is true: DoRA scales columns by magnitudes of their own",
@@ -115,10 +115,25 @@ const REFUSED: [(&str, &str); 6] = [
     ),
     ("layer_replication", "repeats layers of the model"),
     ("megatron_config", "is of a model in parts"),
+    (
+        "alora_invocation_tokens",
+        "is given: an activated LoRA acts only behind these tokens",
+    ),
+    (
+        "arrow_config",
+        "is given: Arrow chooses among adapters token by token",
+    ),
+    ("kasa_config", "is given: KaSA has singular values of its own"),
+    ("monteclora_config", "is given: MonteCLoRA samples its matrices"),
+    ("use_bdlora", "is true: BD-LoRA's matrices are block-diagonal"),
+    (
+        "target_parameters",
+        "is given: it changes stacks of matrices (experts)",
+    ),
 ];
 
 /// Ways to begin the training that change the model's own weights, so that the adapter is none of the published model's.
-const CHANGED_BASE: [&str; 4] = ["pissa", "olora", "corda", "loftq"];
+const CHANGED_BASE: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
 
 /// Refuses what is not merged.
 fn check(json: &Json) -> Result<()> {

@@ -6,18 +6,19 @@ use super::{Form, Stored, TensorInfo};
 
 const FUSED: [&str; 2] = [".experts.gate_up_proj", ".experts.down_proj"];
 
-/// Replaces tensors `[E, rows, columns]` of all experts of a layer (llama.cpp) by one of each.
-pub(super) fn stacked(tensors: &mut BTreeMap<String, TensorInfo>) {
+/// What stands between a layer and its experts' part in names of llama.cpp's tensors, as we call them, and of MLX's.
+pub(super) const LLAMA: &str = ".experts.";
+pub(super) const MLX: &str = ".switch_mlp.";
+
+/// Replaces tensors `[E, rows, columns]` of all experts of a layer (MLX's are codes, scales and biases) by one of each.
+pub(super) fn stacked(tensors: &mut BTreeMap<String, TensorInfo>, mark: &str) {
     let all: Vec<String> = tensors
         .iter()
-        .filter(|(name, info)| name.contains(".experts.") && info.shape.len() == 3 && info.form == Form::Rows)
+        .filter(|(name, info)| name.contains(mark) && info.shape.len() == 3 && info.form == Form::Rows)
         .map(|(name, _)| name.clone())
         .collect();
     for name in all {
-        let Some((layer, part)) = name
-            .split_once(".experts.")
-            .map(|(a, b)| (a.to_owned(), b.to_owned()))
-        else {
+        let Some((layer, part)) = name.split_once(mark).map(|(a, b)| (a.to_owned(), b.to_owned())) else {
             continue;
         };
         let Some(info) = tensors.remove(&name) else {

@@ -132,8 +132,13 @@ fn fields(file: &Gguf, architecture: &Architecture) -> Result<Map<String, Value>
             // Out of range is for the reader of the field to say.
             _ => file.int(&name)?.map(|n| json!(i64::try_from(n).unwrap_or(-1))),
         };
-        if let Some(value) = value {
-            fields.insert(ours.into(), value);
+        match value {
+            Some(value) => _ = fields.insert(ours.into(), value),
+            // A class of transformers would have a default for it.
+            None if architecture.experts && theirs.starts_with("expert_") => {
+                return Err(file.error(&name, "is missing; a model with experts says it"));
+            }
+            None => {}
         }
     }
     if let Some([vocab, ..]) = file.shape("token_embd.weight") {

@@ -62,8 +62,70 @@ pub struct Options {
     pub worker: Option<PathBuf>,
     /// Whether pictures are turned as their EXIF orientation says.
     pub exif: bool,
+    /// What a file may cost, and whether its decoders are confined.
+    pub limits: Limits,
     /// Ends decoding when it is set.
     pub cancel: Cancel,
+}
+
+/// What a file may cost. The defaults let everything pass that can be decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Every decoder runs in a child process that has given up all but its file ([`crate::isolation`]), for files of strangers.
+    /// [`Options::worker`] must name a program.
+    pub isolate: bool,
+    /// Most bytes of address space of such a child.
+    pub memory: u64,
+    /// Longest time that decoders may work on one reading of a file. Time in which nobody takes what they give is not counted.
+    pub decode: Duration,
+    /// Most pixels of a picture or a frame.
+    pub pixels: u64,
+    /// Longest video or sound.
+    pub length: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            isolate: false,
+            memory: 8 << 30,
+            decode: Duration::MAX,
+            pixels: u64::MAX,
+            length: Duration::MAX,
+        }
+    }
+}
+
+impl Limits {
+    /// # Errors
+    /// A file that is larger or longer than may be.
+    pub(crate) fn allow(&self, info: &MediaInfo) -> Result<()> {
+        let pixels = info
+            .video
+            .as_ref()
+            .map_or(0, |v| v.width as u64 * v.height as u64);
+        if pixels > self.pixels {
+            let problem = format!("has {pixels} pixels a picture; at most {} are read", self.pixels);
+            return Err(Error::unusable(&info.path, problem, None));
+        }
+        let (video, audio) = (&info.video, &info.audio);
+        let (video, audio) = (
+            video.as_ref().map(|v| v.duration),
+            audio.as_ref().map(|a| a.duration),
+        );
+        self.lasting(&info.path, video.unwrap_or(0.0).max(audio.unwrap_or(0.0)))
+    }
+
+    /// # Errors
+    /// A video or sound that lasts longer than may be.
+    pub(crate) fn lasting(&self, path: &Path, seconds: f64) -> Result<()> {
+        let most = self.length.as_secs_f64();
+        if seconds > most {
+            let problem = format!("lasts {seconds:.1} s or more; at most {most} s are read");
+            return Err(Error::unusable(path, problem, None));
+        }
+        Ok(())
+    }
 }
 
 impl Default for Options {
@@ -73,6 +135,7 @@ impl Default for Options {
             deadline: Duration::from_mins(2),
             worker: None,
             exif: true,
+            limits: Limits::default(),
             cancel: Cancel::default(),
         }
     }

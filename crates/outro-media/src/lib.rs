@@ -13,10 +13,11 @@ mod source;
 mod write;
 
 pub use decode::ffmpeg::{prober_found as ffprobe_found, version as ffmpeg_version};
-pub use decode::sniff::guess;
+pub use decode::sandbox::{Isolation, isolation};
+pub use decode::sniff::{guess, kinds};
 pub use decode::worker;
 pub use error::{Error, ErrorKind, Hint, Result};
-pub use info::{AudioInfo, Cancel, Decoder, Kind, MediaInfo, Options, VideoInfo};
+pub use info::{AudioInfo, Cancel, Decoder, Kind, Limits, MediaInfo, Options, VideoInfo};
 pub use note::{Note, NoteKind};
 pub use picture::frames::{
     FrameLimits, Frames, Sampling, Spread, image_size, shared_size, smart_resize, video_size, volume_size,

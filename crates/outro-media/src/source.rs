@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::decode::sniff::{Sniffed, sniff};
-use crate::decode::{ffmpeg, image, worker};
+use crate::decode::{ffmpeg, worker};
 use crate::error::{Error, Hint, Result};
 use crate::info::{Decoded, Decoder, MediaInfo, Options, VideoInfo};
 use crate::note::{Note, NoteKind};
@@ -40,13 +40,17 @@ pub fn probe_video(path: &Path, o: &Options) -> Result<MediaInfo> {
 
 fn by_kind(path: &Path, kind: Sniffed, o: &Options) -> Result<MediaInfo> {
     if matches!(kind, Sniffed::Image | Sniffed::Gif | Sniffed::Foreign(_)) {
-        return image::probe(path, o);
+        let info = worker::picture_info(path, o)?;
+        o.limits.allow(&info)?;
+        return Ok(info);
     }
-    match use_ffmpeg(path, o, &kind) {
-        Ok(true) => ffmpeg::probe(path, o),
-        Ok(false) => worker::probe(path, o),
-        Err(e) => Err(e),
-    }
+    let info = if use_ffmpeg(path, o, &kind)? {
+        ffmpeg::probe(path, o)?
+    } else {
+        worker::probe(path, o)?
+    };
+    o.limits.allow(&info)?;
+    Ok(info)
 }
 
 fn use_ffmpeg(path: &Path, o: &Options, kind: &Sniffed) -> Result<bool> {
@@ -228,7 +232,7 @@ fn decode(
 /// # Errors
 /// Damaged, truncated or enormous pictures; other formats without ffmpeg.
 pub fn read_image(path: &Path, o: &Options) -> Result<Frames> {
-    image::read(path, o)
+    worker::picture(path, o)
 }
 
 /// Sound of a file.

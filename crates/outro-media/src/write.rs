@@ -4,7 +4,6 @@ use std::fs;
 use std::io;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::PngEncoder;
@@ -13,7 +12,7 @@ use image::{ExtendedColorType, ImageEncoder};
 use crate::decode::ffmpeg::{self, url};
 use crate::decode::process::{More, run};
 use crate::error::{Error, Result};
-use crate::info::Cancel;
+use crate::info::Options;
 use crate::picture::frames::Frames;
 use crate::sound::resample::SAMPLE_RATE;
 
@@ -134,13 +133,9 @@ pub fn write_mp4(path: &Path, video: &VideoToWrite) -> Result<()> {
         .map_err(io);
     let made = written
         .and_then(|()| {
-            run(
-                command,
-                path,
-                (Duration::from_mins(2), &Cancel::default()),
-                1 << 16,
-                &mut |_| Ok(More::Yes),
-            )?
+            run(command, path, &Options::default(), 1 << 16, &mut |_| {
+                Ok(More::Yes)
+            })?
             .ok()
         })
         .and_then(|_| fs::rename(&whole, path).map_err(io));

@@ -41,10 +41,10 @@ pub struct Options {
     pub max_queue: usize,
     /// Where media may come from.
     pub rules: Rules,
-    /// Longest video or sound, in seconds.
-    pub max_media_seconds: f64,
-    /// Most pixels of a frame, as it lies in the file.
-    pub max_pixels: u64,
+    /// What a file may cost, and whether its decoders are confined; that needs `worker`.
+    pub limits: outro_media::Limits,
+    /// Bounds of what is kept of uploads.
+    pub files: door::FileLimits,
     /// How long a decoder may be silent.
     pub decode: Duration,
     /// Bytes of encoded media that are kept.
@@ -80,7 +80,7 @@ pub fn serve(
     let sizes = (options.max_loaded.max(1), options.max_num_seqs.max(1));
     let models = Models::new(options.models, load, sizes, Arc::clone(&metrics));
     models.get(None).map_err(|e| io::Error::other(e.message))?;
-    let door = Arc::new(Door::new(options.rules));
+    let door = Arc::new(Door::new(options.rules).with_files(options.files));
     let app = Arc::new(App {
         models,
         preparing: Preparing {
@@ -89,8 +89,7 @@ pub fn serve(
             metrics: Arc::clone(&metrics),
             strategy: options.strategy,
             max_model_len: options.max_model_len,
-            max_media_seconds: options.max_media_seconds,
-            max_pixels: options.max_pixels,
+            limits: options.limits,
             decode: options.decode,
             worker: options.worker,
         },
@@ -115,7 +114,8 @@ pub fn serve(
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let stop = stopped()?;
         ready(bound);
-        http::listen(listener, http::router(&app), &app, stop, options.patience).await;
+        let router = http::router(&app, door.routes());
+        http::listen(listener, router, &app, stop, options.patience).await;
         Ok(())
     })
 }

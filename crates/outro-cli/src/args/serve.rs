@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::Args;
 use outro::Activations;
-use outro_server::door::Rules;
+use outro_media::Limits;
+use outro_server::door::{FileLimits, Rules};
 use outro_server::{ModelSpec, Options};
 
 use super::flags::{ModelFlags, WeightFlags};
@@ -209,8 +210,16 @@ pub(super) fn serve(f: ServeFlags) -> anyhow::Result<Serve> {
                 count: counts(f.limit_mm_per_prompt.as_deref())?,
                 fetch: Duration::from_secs(f.fetch_timeout),
             },
-            max_media_seconds: f.max_media_seconds,
-            max_pixels: MAX_PIXELS,
+            limits: Limits {
+                isolate: true,
+                pixels: MAX_PIXELS,
+                length: Duration::try_from_secs_f64(f.max_media_seconds).map_err(|_| {
+                    Fault::usage("--max-media-seconds is no time").hint("give a number of seconds above 0")
+                })?,
+                decode: Duration::from_secs(f.decode_timeout.saturating_mul(20)),
+                ..Limits::default()
+            },
+            files: FileLimits::default(),
             decode: Duration::from_secs(f.decode_timeout),
             cache_memory: f.cache_memory.saturating_mul(MIB),
             max_body: usize::try_from(f.max_body_size.saturating_mul(MIB)).unwrap_or(usize::MAX),

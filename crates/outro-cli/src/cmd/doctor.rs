@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use outro_media::{Decoder, Options};
+use outro_media::{Decoder, Limits, Options};
 use serde_json::{Value, json};
 
 use crate::fault::Fault;
@@ -61,6 +61,7 @@ pub(crate) fn run(as_json: bool) -> anyhow::Result<()> {
         fits::models(available)?,
         ffmpeg(),
         builtin(),
+        isolation(),
         cache(),
         own_cache(),
         hub(),
@@ -293,7 +294,7 @@ fn works(path: &Path, version: &str) -> Line {
     let beside = if probes { "" } else { ", without ffprobe" };
     let what = format!("{version} at {}{beside}", path.display());
     let mut value = json!({"path": path.display().to_string(), "version": version, "ffprobe": probes});
-    let decoded = decode(Decoder::Ffmpeg);
+    let decoded = decode(Decoder::Ffmpeg, false);
     value["works"] = decoded.is_ok().into();
     match decoded {
         Ok(_) => Line::new("ffmpeg", format!("works: {what}"), value),
@@ -360,7 +361,7 @@ fn first_line(program: &Path) -> anyhow::Result<String> {
 /// Decodes a clip that this binary carries, in a child process as `outro ask` does.
 fn builtin() -> Line {
     let since = Instant::now();
-    match decode(Decoder::Builtin) {
+    match decode(Decoder::Builtin, false) {
         Ok((w, h)) => {
             let seconds = since.elapsed().as_secs_f64();
             let text = format!(
@@ -383,8 +384,35 @@ fn builtin() -> Line {
     }
 }
 
-fn decode(decoder: Decoder) -> anyhow::Result<(usize, usize)> {
-    let path = std::env::temp_dir().join(format!("outro-doctor-{}-{decoder}.mp4", std::process::id()));
+/// What keeps decoders of strangers' files apart: tried, where a kernel may know a call and still refuse it.
+fn isolation() -> Line {
+    let has = outro_media::isolation();
+    let mut parts = Vec::new();
+    parts.extend(has.limits.then(|| "limits of memory, time and files".to_owned()));
+    parts.extend(has.network.then(|| "no network (seccomp)".to_owned()));
+    parts.push(match has.landlock {
+        Some(version) => format!("one file only (Landlock {version})"),
+        None => "no Landlock here, so all files that this user may read".into(),
+    });
+    let tried = decode(Decoder::Builtin, true);
+    let text = match &tried {
+        Ok(_) => format!("decoders of a server: {}", parts.join(", ")),
+        Err(e) => format!("decoders of a server cannot be kept apart: {e:#}"),
+    };
+    let value = json!({
+        "works": tried.is_ok(),
+        "limits": has.limits,
+        "network": has.network,
+        "landlock": has.landlock,
+    });
+    Line::new("isolation", text, value)
+}
+
+fn decode(decoder: Decoder, isolate: bool) -> anyhow::Result<(usize, usize)> {
+    let path = std::env::temp_dir().join(format!(
+        "outro-doctor-{}-{decoder}-{isolate}.mp4",
+        std::process::id()
+    ));
     let _gone_after = Remove(&path);
     fs::write(&path, CLIP).with_context(|| format!("{}: cannot be written", path.display()))?;
     let worker = std::env::current_exe().context("this program's own path")?;
@@ -392,6 +420,10 @@ fn decode(decoder: Decoder) -> anyhow::Result<(usize, usize)> {
         decoder,
         deadline: LIMIT * 3,
         worker: Some(worker),
+        limits: Limits {
+            isolate,
+            ..Limits::default()
+        },
         ..Options::default()
     };
     let file = outro_media::probe(&path, &options)?;

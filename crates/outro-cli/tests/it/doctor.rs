@@ -21,6 +21,7 @@ fn a_sound_machine() {
         "memory ",
         "ffmpeg ",
         "decoder ",
+        "isolation ",
         "hub cache ",
         "own cache ",
         "models ",

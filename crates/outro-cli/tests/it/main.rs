@@ -26,6 +26,7 @@ mod lab;
 mod parsers;
 mod published;
 mod sampling;
+mod sandbox;
 mod settings;
 mod sinks;
 mod support;

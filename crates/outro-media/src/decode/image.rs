@@ -2,7 +2,6 @@
 
 use std::io::Cursor;
 use std::path::Path;
-use std::process::Command;
 
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
@@ -40,14 +39,11 @@ fn open(path: &Path, o: &Options) -> Result<(Vec<u8>, &'static str)> {
     if !ffmpeg::found() {
         return Err(missing(Error::NOT_FOUND));
     }
-    let mut command = Command::new(ffmpeg::program());
-    command
-        .args(["-v", "error", "-nostdin", "-i"])
-        .arg(ffmpeg::url(path));
+    let mut command = ffmpeg::input(path, &[], o)?;
     // PNG keeps what there is: alpha, 16 bits, and the size.
     command.args(["-frames:v", "1", "-c:v", "png", "-f", "image2pipe", "-"]);
     let mut png = Vec::new();
-    process::run(command, path, (o.deadline, &o.cancel), 1 << 16, &mut |piece| {
+    process::run(command, path, o, 1 << 16, &mut |piece| {
         png.extend(piece);
         Ok(process::More::Yes)
     })?
@@ -63,11 +59,12 @@ fn decoder(path: &Path, bytes: &[u8], o: &Options) -> Result<(Box<dyn ImageDecod
         .map_err(Error::io(path))?;
     let mut decoder = reader.into_decoder().map_err(damaged)?;
     let (w, h) = decoder.dimensions();
-    if u64::from(w) * u64::from(h) > MAX_PIXELS {
-        let megapixels = u64::from(w) * u64::from(h) / 1_000_000;
-        let most = MAX_PIXELS / 1_000_000;
-        let problem =
-            format!("is {w} x {h}, {megapixels} megapixels; at most {most} are read, make it smaller first");
+    let most = MAX_PIXELS.min(o.limits.pixels);
+    if u64::from(w) * u64::from(h) > most {
+        let [megapixels, most] = [u64::from(w) * u64::from(h), most].map(|n| n as f64 / 1e6);
+        let problem = format!(
+            "is {w} x {h}, {megapixels:.1} megapixels; at most {most:.1} are read, make it smaller first"
+        );
         return Err(Error::unusable(path, problem, None));
     }
     // What cannot be read of it does not spoil the picture.

@@ -10,6 +10,7 @@ pub(crate) mod h264;
 pub(crate) mod image;
 pub(crate) mod mp4;
 pub(crate) mod process;
+pub(crate) mod sandbox;
 pub(crate) mod sniff;
 pub(crate) mod wave;
 pub mod worker;

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::decode::sandbox::UNSTARTED;
 use crate::error::{Error, Result};
-use crate::info::Cancel;
+use crate::info::Options;
 
 /// How often a silent command is checked.
 const POLL: Duration = Duration::from_millis(50);
@@ -47,7 +48,8 @@ impl Ended {
 }
 
 /// Runs a command and hands its output to `sink` in pieces of `size` bytes (the last may be shorter). A command that
-/// neither writes anything nor reports a further frame for `deadline` is killed, as one is when `cancel` is set.
+/// neither writes anything nor reports a further frame for the deadline of `o` is killed, as one is that works longer than its
+/// limits say, and when its cancel is set.
 ///
 /// # Errors
 /// Commands that cannot be started, hang or crash; what `sink` refuses. That a command says by its exit status that it failed
@@ -55,11 +57,14 @@ impl Ended {
 pub(crate) fn run(
     mut command: Command,
     path: &Path,
-    (deadline, cancel): (Duration, &Cancel),
+    o: &Options,
     size: usize,
     sink: &mut dyn FnMut(Vec<u8>) -> Result<More>,
 ) -> Result<Ended> {
-    let name = command.get_program().to_string_lossy().into_owned();
+    let (deadline, cancel) = (o.deadline, &o.cancel);
+    let program = Path::new(command.get_program());
+    let name = program.file_name().unwrap_or(program.as_os_str());
+    let name = name.to_string_lossy().into_owned();
     let started = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -94,13 +99,18 @@ pub(crate) fn run(
         messages.end(&progress);
         messages
     });
-    let (mut known, mut waited) = (0, Duration::ZERO);
+    let (mut known, mut waited, mut worked) = (0, Duration::ZERO, Duration::ZERO);
     let outcome = loop {
         if cancel.is_set() {
             break Err(Error::Cancelled);
         }
-        let a_while = POLL.min(deadline);
+        let (a_while, since) = (POLL.min(deadline), Instant::now());
         let received = receive.recv_timeout(a_while);
+        worked += since.elapsed();
+        if worked > o.limits.decode {
+            let problem = format!("takes more than {} s to decode", o.limits.decode.as_secs_f32());
+            break Err(Error::unusable(path, problem, None));
+        }
         waited = match received {
             Err(RecvTimeoutError::Timeout) => waited + a_while,
             _ => Duration::ZERO,
@@ -153,6 +163,10 @@ pub(crate) fn run(
     };
     let failed = match status.code() {
         _ if stopped || status.success() => None,
+        Some(code) if code == i32::from(UNSTARTED) => {
+            let problem = format!("{name} cannot be started: {}", messages.last);
+            return Err(Error::decoder(path, problem));
+        }
         Some(_) => {
             let last = if messages.last.is_empty() {
                 "(no error output)"

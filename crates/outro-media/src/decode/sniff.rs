@@ -36,7 +36,7 @@ pub(crate) fn sniff(path: &Path) -> Result<Sniffed> {
     let mut head = Vec::new();
     File::open(path)
         .map_err(Error::io(path))?
-        .take(16)
+        .take(HEAD)
         .read_to_end(&mut head)
         .map_err(Error::io(path))?;
     if head.is_empty() {
@@ -46,7 +46,34 @@ pub(crate) fn sniff(path: &Path) -> Result<Sniffed> {
         let problem = "is a list of other files, not a media file; give one of those that it names";
         return Err(Error::unusable(path, problem, None));
     }
+    let start = head.iter().take_while(|b| b.is_ascii_whitespace()).count();
+    if head[start..]
+        .get(..4)
+        .is_some_and(|s| s.eq_ignore_ascii_case(b"<svg"))
+    {
+        let problem = "is an SVG drawing, which is not rendered; give a picture in PNG";
+        return Err(Error::unusable(path, problem, None));
+    }
     Ok(kind_of(&head))
+}
+
+/// What a file may be, by its first bytes, the likeliest first: containers of video may hold sound alone, and a gif may be a
+/// video. Nothing is decoded.
+///
+/// # Errors
+/// Files that cannot be read, empty ones, lists of other files, and what begins as no medium does.
+pub fn kinds(path: &Path) -> Result<&'static [Kind]> {
+    Ok(match sniff(path)? {
+        Sniffed::Image | Sniffed::Foreign(_) => &[Kind::Image],
+        Sniffed::Gif => &[Kind::Image, Kind::Video],
+        Sniffed::Other(name) if SOUNDS.contains(&name) => &[Kind::Audio],
+        Sniffed::Audio => &[Kind::Audio, Kind::Video],
+        Sniffed::Other(NAMELESS) => {
+            let problem = "is in no known format of pictures, video or sound";
+            return Err(Error::unusable(path, problem, None));
+        }
+        Sniffed::Mp4 | Sniffed::Matroska | Sniffed::Other(_) => &[Kind::Video, Kind::Audio],
+    })
 }
 
 /// What a file is, by its first bytes and, where they leave it open, its ending; `None` of what is no medium. Nothing is decoded.
@@ -59,7 +86,8 @@ pub fn guess(path: &Path) -> Option<Kind> {
     ]);
     Some(match sniff(path).ok()? {
         Sniffed::Image | Sniffed::Gif | Sniffed::Foreign(_) => Kind::Image,
-        Sniffed::Audio | Sniffed::Other("AIFF") => Kind::Audio,
+        Sniffed::Audio => Kind::Audio,
+        Sniffed::Other(name) if SOUNDS.contains(&name) => Kind::Audio,
         _ if sound => Kind::Audio,
         Sniffed::Other(NAMELESS) => {
             return is(&[
@@ -73,6 +101,12 @@ pub fn guess(path: &Path) -> Option<Kind> {
 
 /// What cannot be told by its first bytes.
 const NAMELESS: &str = "this format";
+
+/// Formats of sound that only ffmpeg reads.
+const SOUNDS: [&str; 6] = ["AIFF", "AMR", "CAF", "AU", "WavPack", "Monkey's Audio"];
+
+/// Bytes that are looked at: three packets of a transport stream.
+const HEAD: u64 = 400;
 
 /// How lists begin: what these name would be opened, wherever it is.
 const LISTS: [&[u8]; 7] = [
@@ -125,6 +159,14 @@ const MAGIC: &[(&[u8], usize, &[u8], Sniffed)] = &[
     (b"\x30\x26\xB2\x75", 0, b"", Sniffed::Other("Windows Media")),
     (b"\0\0\x01\xBA", 0, b"", Sniffed::Other("MPEG")),
     (b"\0\0\x01\xB3", 0, b"", Sniffed::Other("MPEG")),
+    (b"DKIF", 0, b"", Sniffed::Other("IVF")),
+    (b"YUV4MPEG2 ", 0, b"", Sniffed::Other("YUV4MPEG2")),
+    (b"\x06\x0E\x2B\x34", 0, b"", Sniffed::Other("MXF")),
+    (b"#!AMR", 0, b"", Sniffed::Other("AMR")),
+    (b"caff", 0, b"", Sniffed::Other("CAF")),
+    (b".snd", 0, b"", Sniffed::Other("AU")),
+    (b"wvpk", 0, b"", Sniffed::Other("WavPack")),
+    (b"MAC ", 0, b"", Sniffed::Other("Monkey's Audio")),
 ];
 
 fn kind_of(head: &[u8]) -> Sniffed {
@@ -139,6 +181,14 @@ fn kind_of(head: &[u8]) -> Sniffed {
         // Portable maps: a number from 1 to 7 and white space.
         [b'P', b'1'..=b'7', b' ' | b'\t' | b'\n' | b'\r', ..] => Sniffed::Foreign("PNM"),
         [0xFF, b, ..] if b & 0xE0 == 0xE0 => Sniffed::Audio,
+        // Packets of 188 bytes, on Blu-ray behind 4 more.
+        _ if [(0, 188), (4, 192)].iter().any(|(from, step)| {
+            let all = [0, 1, 2].map(|i| head.get(from + i * step));
+            all == [Some(&0x47); 3]
+        }) =>
+        {
+            Sniffed::Other("an MPEG transport stream")
+        }
         _ => Sniffed::Other(NAMELESS),
     }
 }
@@ -180,6 +230,9 @@ mod tests {
             (b"\xFF\xFB\x90\0", Sniffed::Audio),
             (b"\xFF\x0A\0\0", Sniffed::Foreign("JPEG XL")),
             (b"B", Sniffed::Other("this format")),
+            (&[0x47; 400], Sniffed::Other("an MPEG transport stream")),
+            (&[0x47; 300], Sniffed::Other("this format")),
+            (b"#!AMR\n", Sniffed::Other("AMR")),
         ] {
             assert_eq!(kind_of(head), kind, "{head:?}");
         }

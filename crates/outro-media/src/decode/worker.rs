@@ -4,7 +4,8 @@
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,15 +13,16 @@ use crate::decode::audio;
 use crate::decode::builtin;
 use crate::decode::guard::guarded;
 use crate::decode::process;
+use crate::decode::sandbox::{self, Confined};
+use crate::decode::{ffmpeg, image};
 use crate::error::{Error, ErrorKind, Hint, Result};
-use crate::info::{Decoded, MediaInfo, Options};
+use crate::info::{Decoded, Decoder, Limits, MediaInfo, Options};
 use crate::note::Note;
 use crate::picture::frames::Frames;
 
-/// First argument of a program that is asked to be a worker; hand all arguments after it to [`run`].
-pub const ARG: &str = "__media-worker";
+pub use crate::decode::sandbox::ARG;
 
-/// What a worker is asked for, as JSON in its first argument; the file is its second.
+/// What a worker is asked for, as JSON in its second argument; the first says how it is confined, the file is its third.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Job {
     /// JSON of a [`MediaInfo`].
@@ -31,6 +33,43 @@ pub(crate) enum Job {
     /// The rate and the number of f32 samples in 8 bytes each, then the samples, piece after piece; a number of 0 and JSON
     /// of a [`Decoded`] are the end.
     Audio,
+    /// JSON of a [`MediaInfo`].
+    ProbePicture(Look),
+    /// As [`Job::Frames`], one frame.
+    Picture(Look),
+}
+
+/// How a picture is read: what [`Options`] say of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Look {
+    decoder: Decoder,
+    exif: bool,
+    pixels: u64,
+    deadline: Duration,
+}
+
+impl Look {
+    fn of(o: &Options) -> Self {
+        Self {
+            decoder: o.decoder,
+            exif: o.exif,
+            pixels: o.limits.pixels,
+            deadline: o.deadline,
+        }
+    }
+
+    fn options(&self) -> Options {
+        Options {
+            decoder: self.decoder,
+            exif: self.exif,
+            deadline: self.deadline,
+            limits: Limits {
+                pixels: self.pixels,
+                ..Limits::default()
+            },
+            ..Options::default()
+        }
+    }
 }
 
 /// An error without its file, which the parent knows, as a child's last line.
@@ -122,13 +161,31 @@ impl Told {
 
 /// The child's side: does the job and writes the result to standard output.
 pub fn run(args: &[OsString]) -> ExitCode {
-    let [job, path] = args else {
-        return fail("two arguments are needed");
+    let [confined, job, path, rest @ ..] = args else {
+        return fail("three arguments are needed");
     };
+    let Some(confined) = confined.to_str().and_then(|c| serde_json::from_str(c).ok()) else {
+        return fail("unknown limits");
+    };
+    let path = PathBuf::from(path);
+    if let (Some((program, args)), true) = (rest.split_first(), job == sandbox::EXEC) {
+        let became = confine(confined, &path, Some(Path::new(program)));
+        return became
+            .and_then(|()| sandbox::exec(program, args))
+            .unwrap_or_else(|e| {
+                fail(&e.to_string());
+                ExitCode::from(sandbox::UNSTARTED)
+            });
+    }
     let Some(job) = job.to_str().and_then(|j| serde_json::from_str(j).ok()) else {
         return fail("unknown job");
     };
-    let path = PathBuf::from(path);
+    // Pictures of some formats are brought into another by ffmpeg, which is confined with its parent.
+    let program = matches!(job, Job::ProbePicture(_) | Job::Picture(_)).then(ffmpeg::program);
+    if let Err(e) = confine(confined, &path, program.as_deref()) {
+        fail(&e.to_string());
+        return ExitCode::from(sandbox::UNSTARTED);
+    }
     let mut out = io::stdout().lock();
     let done = perform(&job, &path, &mut |bytes| {
         out.write_all(bytes).map_err(Error::io(&path))
@@ -137,6 +194,10 @@ pub fn run(args: &[OsString]) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => fail(&serde_json::to_string(&Told::of(e)).unwrap_or_default()),
     }
+}
+
+fn confine(confined: Option<Confined>, path: &Path, program: Option<&Path>) -> io::Result<()> {
+    confined.map_or(Ok(()), |c| sandbox::enter(c, path, program))
 }
 
 fn fail(message: &str) -> ExitCode {
@@ -167,6 +228,14 @@ fn perform(job: &Job, path: &Path, write: &mut dyn FnMut(&[u8]) -> Result<()>) -
             write(&head(0, 0))?;
             write(&json(path, &Decoded { total: None, notes })?)
         }
+        Job::ProbePicture(look) => write(&json(path, &image::probe(path, &look.options())?)?),
+        Job::Picture(look) => {
+            let f = image::read(path, &look.options())?;
+            write(&head(f.height, f.width))?;
+            write(&f.data)?;
+            write(&head(0, 0))?;
+            write(&json(path, &Decoded::default())?)
+        }
     })
 }
 
@@ -182,13 +251,12 @@ fn head(a: usize, b: usize) -> [u8; 16] {
 /// The parent's side: starts a worker, or does the job in this process when there is none.
 fn output(path: &Path, job: &Job, o: &Options, sink: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<()> {
     builtin::readable(path)?;
-    let Some(program) = &o.worker else {
+    if o.worker.is_none() && !o.limits.isolate {
         return perform(job, path, sink);
-    };
+    }
     let json = serde_json::to_string(job).map_err(|e| Error::decoder(path, e.to_string()))?;
-    let mut command = Command::new(program);
-    command.arg(ARG).arg(json).arg(path);
-    let ended = process::run(command, path, (o.deadline, &o.cancel), 1 << 16, &mut |piece| {
+    let command = sandbox::child(sandbox::worker(path, o)?, &json, path, o)?;
+    let ended = process::run(command, path, o, 1 << 16, &mut |piece| {
         sink(&piece)?;
         Ok(process::More::Yes)
     })?;
@@ -236,8 +304,33 @@ fn no_answer(path: &Path, e: &serde_json::Error) -> Error {
 }
 
 pub(crate) fn probe(path: &Path, o: &Options) -> Result<MediaInfo> {
+    info(path, &Job::Probe, o)
+}
+
+/// What a picture is: in this process unless decoders are to be isolated.
+pub(crate) fn picture_info(path: &Path, o: &Options) -> Result<MediaInfo> {
+    if o.limits.isolate {
+        return info(path, &Job::ProbePicture(Look::of(o)), o);
+    }
+    image::probe(path, o)
+}
+
+/// One picture: in this process unless decoders are to be isolated.
+pub(crate) fn picture(path: &Path, o: &Options) -> Result<Frames> {
+    if !o.limits.isolate {
+        return image::read(path, o);
+    }
+    let mut all = Frames::default();
+    one_by_one(path, &Job::Picture(Look::of(o)), o, &mut |f| {
+        all = f;
+        Ok(())
+    })?;
+    Ok(all)
+}
+
+fn info(path: &Path, job: &Job, o: &Options) -> Result<MediaInfo> {
     let mut json = Vec::new();
-    output(path, &Job::Probe, o, &mut |b| {
+    output(path, job, o, &mut |b| {
         json.extend_from_slice(b);
         Ok(())
     })?;
@@ -255,21 +348,25 @@ pub(crate) fn frames(
     o: &Options,
     sink: &mut dyn FnMut(Frames) -> Result<()>,
 ) -> Result<Decoded> {
+    one_by_one(path, &Job::Frames(indices.to_vec()), o, sink)
+}
+
+/// Frames of a job, as they come.
+fn one_by_one(
+    path: &Path,
+    job: &Job,
+    o: &Options,
+    sink: &mut dyn FnMut(Frames) -> Result<()>,
+) -> Result<Decoded> {
     let bytes = |height: usize, width: usize| height.saturating_mul(width).saturating_mul(3);
-    pieces(
-        path,
-        &Job::Frames(indices.to_vec()),
-        o,
-        bytes,
-        &mut |height, width, data| {
-            sink(Frames {
-                count: 1,
-                height,
-                width,
-                data,
-            })
-        },
-    )
+    pieces(path, job, o, bytes, &mut |height, width, data| {
+        sink(Frames {
+            count: 1,
+            height,
+            width,
+            data,
+        })
+    })
 }
 
 /// Mono samples, their rate, and notes.
@@ -283,7 +380,8 @@ pub(crate) fn audio(path: &Path, o: &Options) -> Result<(Vec<f32>, u32, Vec<Note
         &mut |rate, _, bytes| {
             at = u32::try_from(rate).unwrap_or(0);
             samples.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)));
-            Ok(())
+            o.limits
+                .lasting(path, samples.len() as f64 / f64::from(at.max(1)))
         },
     )?;
     Ok((samples, at, decoded.notes))

@@ -144,7 +144,7 @@ impl App {
 pub(crate) const DESKS: usize = 4;
 
 /// Every route, with what it is for. Uploads have their own.
-pub(crate) const ROUTES: [(&str, &str, &str); 16] = [
+pub(crate) const ROUTES: [(&str, &str, &str); 18] = [
     (
         "post",
         "/v1/chat/completions",
@@ -177,9 +177,12 @@ pub(crate) const ROUTES: [(&str, &str, &str); 16] = [
     ),
     ("get", "/v1/files", "List uploads"),
     ("get", "/v1/files/{id}", "One upload"),
+    ("delete", "/v1/files/{id}", "Delete an upload"),
+    ("get", "/v1/files/{id}/content", "The bytes of an upload"),
 ];
 
-pub(crate) fn router(app: &Arc<App>) -> Router {
+/// All routes, those of uploads included.
+pub(crate) fn router(app: &Arc<App>, uploads: Router) -> Router {
     Router::new()
         .route("/v1/chat/completions", post(answer::chat))
         .route("/v1/chat/completions/input_tokens", post(tokens::input_tokens))
@@ -197,6 +200,7 @@ pub(crate) fn router(app: &Arc<App>) -> Router {
         .fallback(nothing)
         .method_not_allowed_fallback(other_method)
         .with_state(Arc::clone(app))
+        .merge(uploads)
         .layer(middleware::from_fn_with_state(Arc::clone(app), guard::guard))
 }
 

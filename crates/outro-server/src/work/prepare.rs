@@ -9,7 +9,7 @@ use outro::chat::Conversation;
 use outro::positions::Span;
 use outro::prepare::{MediaOptions, Plan};
 use outro::{Ask, Cancel, Engine, MediaSet};
-use outro_media::NoteKind;
+use outro_media::{Limits, NoteKind};
 
 use super::cache::{Cache, Key};
 use super::explain::Watch;
@@ -30,10 +30,8 @@ pub(crate) struct Preparing {
     pub(crate) strategy: Option<String>,
     /// Most tokens of prompt and answer.
     pub(crate) max_model_len: Option<usize>,
-    /// Longest video or sound, in seconds.
-    pub(crate) max_media_seconds: f64,
-    /// Most pixels of a picture or frame, as it lies in the file.
-    pub(crate) max_pixels: u64,
+    /// What a file may cost, and that its decoders are confined.
+    pub(crate) limits: Limits,
     /// How long a decoder may be silent.
     pub(crate) decode: Duration,
     /// The program that decodes in a process of its own.
@@ -96,6 +94,7 @@ impl Preparing {
         options.max_video_tokens = looking.max_video_tokens.or(options.max_video_tokens);
         options.media.cancel = cancel.clone();
         options.media.deadline = self.decode;
+        options.media.limits = self.limits;
         options.media.worker.clone_from(&self.worker);
         let plan = preparer.plan(&conversation, &options).map_err(|e| self.told(e))?;
         self.check(&plan)?;
@@ -115,36 +114,11 @@ impl Preparing {
     }
 
     fn without_paths(&self, text: &str) -> String {
-        text.replace(
-            &format!("{}{}", std::env::temp_dir().display(), std::path::MAIN_SEPARATOR),
-            "",
-        )
+        self.door.without_paths(text)
     }
 
-    /// The limits of this server, before anything is decoded.
+    /// The limits on tokens, before anything is decoded.
     fn check(&self, plan: &Plan) -> Result<(), ApiError> {
-        for (i, item) in plan.items.iter().enumerate() {
-            let info = &item.info;
-            let video = info.video.as_ref();
-            let seconds = video.map_or(item.seconds, |v| v.duration.max(item.seconds));
-            if seconds > self.max_media_seconds {
-                let text = format!(
-                    "medium {} lasts {seconds:.0} s; this server takes at most {:.0} s",
-                    i + 1,
-                    self.max_media_seconds
-                );
-                return Err(ApiError::new(413, text));
-            }
-            let pixels = video.map_or(0, |v| v.width as u64 * v.height as u64);
-            if pixels > self.max_pixels {
-                let text = format!(
-                    "medium {} has {pixels} pixels a frame; this server takes at most {}",
-                    i + 1,
-                    self.max_pixels
-                );
-                return Err(ApiError::new(413, text));
-            }
-        }
         self.fits(plan.prompt_tokens)?;
         plan.check().map_err(ApiError::from)
     }

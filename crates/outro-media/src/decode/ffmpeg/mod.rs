@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use crate::decode::process::{Ended, More, run};
+use crate::decode::sandbox;
 use crate::error::{Error, Result};
 use crate::info::{Decoded, MediaInfo, Options};
 use crate::note::{Note, NoteKind};
@@ -102,14 +103,14 @@ pub(crate) fn url(path: &Path) -> OsString {
 }
 
 /// ffmpeg with a file as its input, and what comes before that.
-fn input(path: &Path, options: &[&str]) -> Command {
-    let mut command = Command::new(program());
+pub(crate) fn input(path: &Path, options: &[&str], o: &Options) -> Result<Command> {
+    let mut command = sandbox::program(&program(), path, o)?;
     command
         .args(["-v", "error", "-nostdin"])
         .args(options)
         .args(["-protocol_whitelist", PROTOCOLS, "-i"])
         .arg(url(path));
-    command
+    Ok(command)
 }
 
 /// Refuses formats that are a list of other files, and text that ffmpeg would draw.
@@ -163,7 +164,7 @@ fn pass(
     let limit = (last + step.max(1) < promised).then_some(last + 1);
     let comb = Comb::new(indices);
     // A change of size within the file must not begin the filters, and so the numbers, anew.
-    let mut command = input(path, &["-progress", "pipe:2", "-reinit_filter", "0"]);
+    let mut command = input(path, &["-progress", "pipe:2", "-reinit_filter", "0"], o)?;
     let filters = format!(
         "[0:{}]split=2[all][some];[some]select='{}'[picked]",
         file.streams.video,
@@ -181,7 +182,7 @@ fn pass(
         .args(["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"]);
     let (mut numbers, mut wanted) = (comb.numbers(), indices.iter().peekable());
     let mut ppm = Ppm::default();
-    let ended = run(command, path, (o.deadline, &o.cancel), 1 << 20, &mut |piece| {
+    let ended = run(command, path, o, 1 << 20, &mut |piece| {
         ppm.push(path, &piece, &mut |frame| {
             let number = numbers.next();
             if wanted.next_if(|w| Some(**w) == number).is_some() {
@@ -241,7 +242,7 @@ pub(crate) fn audio(file: &MediaInfo, end: Option<f64>, o: &Options) -> Result<(
     let mut problem = None;
     for track in &file.streams.audio {
         let mut sound = Wav::default();
-        let mut command = input(path, &[]);
+        let mut command = input(path, &[], o)?;
         command.args([
             "-map",
             &format!("0:{track}"),
@@ -251,8 +252,11 @@ pub(crate) fn audio(file: &MediaInfo, end: Option<f64>, o: &Options) -> Result<(
             "pcm_f32le",
             "-",
         ]);
-        let ended = run(command, path, (o.deadline, &o.cancel), 1 << 16, &mut |piece| {
-            sound.push(path, &piece, end)
+        let ended = run(command, path, o, 1 << 16, &mut |piece| {
+            let more = sound.push(path, &piece, end)?;
+            let seconds = sound.samples.len() as f64 / f64::from(sound.rate.max(1));
+            o.limits.lasting(path, seconds)?;
+            Ok(more)
         })?;
         if sound.samples.is_empty() {
             let why = match ended.ok() {

@@ -100,7 +100,7 @@ const DISCARD: u32 = 4;
 /// # Errors
 /// Files that cannot be read to their end.
 pub(super) fn list(path: &Path, streams: &[usize], o: &Options) -> Result<Vec<Packets>> {
-    let mut command = super::input(path, &["-copyts"]);
+    let mut command = super::input(path, &["-copyts"], o)?;
     for stream in streams {
         command.args(["-map", &format!("0:{stream}")]);
     }
@@ -110,7 +110,7 @@ pub(super) fn list(path: &Path, streams: &[usize], o: &Options) -> Result<Vec<Pa
     command.args(["-flush_packets", "0", "-"]);
     let mut all = vec![Packets::default(); streams.len()];
     let mut rest = Vec::new();
-    let ended = run(command, path, (o.deadline, &o.cancel), 1 << 16, &mut |piece| {
+    let ended = run(command, path, o, 1 << 16, &mut |piece| {
         rest.extend(piece);
         let whole = rest.iter().rposition(|b| *b == b'\n').map_or(0, |i| i + 1);
         for line in String::from_utf8_lossy(&rest[..whole]).lines() {

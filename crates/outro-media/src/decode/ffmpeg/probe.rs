@@ -2,13 +2,13 @@
 //! packets.
 
 use std::path::Path;
-use std::process::Command;
 
 use serde_json::Value;
 
 use super::packets::{self, Packets};
 use super::{input, names_others, prober, url};
 use crate::decode::process::{More, run};
+use crate::decode::sandbox;
 use crate::error::{Error, Result};
 use crate::info::{AudioInfo, Decoder, Kind, MediaInfo, Options, Streams, VideoInfo};
 use crate::note::{Note, NoteKind};
@@ -187,13 +187,13 @@ fn notes(path: &Path, tracks: &[&Stream]) -> Vec<Note> {
 }
 
 fn by_ffprobe(program: &Path, path: &Path, o: &Options) -> Result<Header> {
-    let mut command = Command::new(program);
+    let mut command = sandbox::program(program, path, o)?;
     command
         .args(["-v", "error", "-protocol_whitelist", super::PROTOCOLS])
         .args(["-show_streams", "-show_format", "-of", "json", "-i"])
         .arg(url(path));
     let mut out = Vec::new();
-    run(command, path, (o.deadline, &o.cancel), 1 << 16, &mut |piece| {
+    run(command, path, o, 1 << 16, &mut |piece| {
         out.extend(piece);
         Ok(More::Yes)
     })?
@@ -260,10 +260,8 @@ fn ratio(v: &Value) -> Option<f64> {
 
 /// ffmpeg asked for no output prints what it was given, and fails.
 fn by_ffmpeg(path: &Path, o: &Options) -> Result<Header> {
-    let command = input(path, &["-hide_banner", "-v", "info"]);
-    let ended = run(command, path, (o.deadline, &o.cancel), 1 << 16, &mut |_| {
-        Ok(More::Yes)
-    })?;
+    let command = input(path, &["-hide_banner", "-v", "info"], o)?;
+    let ended = run(command, path, o, 1 << 16, &mut |_| Ok(More::Yes))?;
     if !ended.lines.iter().any(|l| l.starts_with("Input #0, ")) {
         ended.ok()?;
         return Err(Error::decoder(path, "ffmpeg does not say what this file is"));

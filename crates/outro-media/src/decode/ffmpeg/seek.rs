@@ -99,7 +99,7 @@ fn one(file: &MediaInfo, pts: i64, at: f64, o: &Options) -> Result<Option<Frames
     if at > 0.0 {
         options.extend(["-ss", &seconds]);
     }
-    let mut command = input(&file.path, &options);
+    let mut command = input(&file.path, &options, o)?;
     command
         .args(["-map", &format!("0:{}", file.streams.video)])
         .args(["-vf", &format!("trim=start_pts={pts}:end_pts={}", pts + 1)])
@@ -107,7 +107,7 @@ fn one(file: &MediaInfo, pts: i64, at: f64, o: &Options) -> Result<Option<Frames
         .args(["-f", "image2pipe", "-c:v", "ppm", "-pix_fmt", "rgb24", "-"]);
     let (mut ppm, mut got) = (Ppm::default(), None);
     let path = &file.path;
-    let ended = run(command, path, (o.deadline, &o.cancel), 1 << 20, &mut |piece| {
+    let ended = run(command, path, o, 1 << 20, &mut |piece| {
         ppm.push(path, &piece, &mut |frame| {
             got.get_or_insert(frame);
             Ok(())

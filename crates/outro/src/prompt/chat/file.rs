@@ -1,20 +1,20 @@
 //! Files of media, and bytes that become one.
 
+use std::any::Any;
+use std::fmt;
 use std::io::Write;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tempfile::TempPath;
-
 use crate::error::{Error, Result};
 
 /// A file of media: one that is there, or bytes ([`MediaFile::from_bytes`]), which lie in a temporary file until the last
 /// clone is dropped. Decoders take files: ffmpeg seeks in them.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct MediaFile {
     path: PathBuf,
-    _held: Option<Arc<TempPath>>,
+    _held: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl MediaFile {
@@ -31,10 +31,21 @@ impl MediaFile {
             .map_err(|e| failed(&dir, e))?;
         file.write_all(bytes).map_err(|e| failed(file.path(), e))?;
         let held = file.into_temp_path();
-        Ok(Self {
-            path: held.to_path_buf(),
-            _held: Some(Arc::new(held)),
-        })
+        Ok(Self::held(held.to_path_buf(), Arc::new(held)))
+    }
+
+    /// A file that is there as long as `held` is: whatever removes it when it is dropped.
+    pub fn held(path: PathBuf, held: Arc<dyn Any + Send + Sync>) -> Self {
+        Self {
+            path,
+            _held: Some(held),
+        }
+    }
+}
+
+impl fmt::Debug for MediaFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("MediaFile").field(&self.path).finish()
     }
 }
 

@@ -45,12 +45,19 @@ pub(crate) fn run(args: &Serve, ui: &Ui) -> anyhow::Result<()> {
         Ok(Engine::of(&source.dir, preparer, model, held.kv)?)
     };
     let load: Arc<Load> = Arc::new(move |name| load(name).map_err(|e| format!("{e:#}")));
-    let shown = ui.clone();
-    let log = Arc::new(move |line: &str| shown.line(line));
-    let ready = |address: std::net::SocketAddr| {
-        let text = format!("listening on http://{address} (POST http://{address}/v1/chat/completions)\n");
-        // Scripts wait for it; who closed stderr does not.
-        let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    // Who closed stderr reads no log.
+    let line = |text: &str| _ = std::io::stderr().lock().write_all(format!("{text}\n").as_bytes());
+    let quiet = !ui.shows_notes();
+    let log = Arc::new(move |text: &str| {
+        if !quiet {
+            line(text);
+        }
+    });
+    // Scripts wait for it.
+    let ready = |address| {
+        line(&format!(
+            "listening on http://{address} (POST http://{address}/v1/chat/completions)"
+        ))
     };
     outro_server::serve(args.address, options, load, log, ready)
         .with_context(|| format!("{}", args.address))?;

@@ -4,7 +4,7 @@ use outro::chat::{Conversation, Part, Role, Turn};
 use serde_json::Value;
 
 use super::{ApiError, Choosing, Fields};
-use crate::door::{Kind, Medium, Reference};
+use crate::door::{Kind, Reference};
 
 type Result<T> = std::result::Result<T, ApiError>;
 
@@ -159,12 +159,12 @@ enum Piece {
 }
 
 impl Turns {
-    /// With the media that came.
-    pub(crate) fn with(&self, media: &[Medium]) -> Conversation {
+    /// With the media that came, or those of an earlier request with the same content.
+    pub(crate) fn with(&self, media: &[Part]) -> Conversation {
         let parts = |pieces: &[Piece]| -> Vec<Part> {
             let part = |piece: &Piece| match piece {
                 Piece::Text(text) => Some(Part::Text(text.clone())),
-                Piece::Medium(i) => media.get(*i).map(|m| m.part.clone()),
+                Piece::Medium(i) => media.get(*i).cloned(),
             };
             pieces.iter().filter_map(part).collect()
         };

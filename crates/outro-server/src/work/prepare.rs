@@ -79,7 +79,8 @@ impl Preparing {
         cancel: &Cancel,
     ) -> Result<Planned, ApiError> {
         let media = self.door.take(&request.turns.media, cancel)?;
-        let conversation = request.turns.with(&media);
+        let parts: Vec<_> = media.iter().map(|m| m.part.clone()).collect();
+        let conversation = request.turns.with(&parts);
         let preparer = model.engine.preparer();
         let mut options = preparer.media_options();
         let looking = &request.looking;
@@ -162,7 +163,7 @@ impl Preparing {
             warnings,
             media: media.clone(),
         };
-        let base = model.engine.chat(&media, planned.conversation);
+        let base = model.engine.chat(&media, request.turns.with(media.parts()));
         let prompt = base.prompt_tokens().map_err(|e| self.told(e))?;
         self.fits(prompt.total)?;
         if let Some(key) = &key {

@@ -128,6 +128,14 @@ pub(crate) struct EvalFlags {
     /// name that is sent, OUTRO_API_KEY the key. Frames go as image_url, sound as input_audio.
     #[arg(long, value_name = "URL", requires = "model", conflicts_with_all = ENGINE_ONLY)]
     endpoint: Option<String>,
+    /// With --endpoint: send every video as its file (video_url) instead of frames and sound, so that the server's own rules say
+    /// what is looked at, as `outro serve` takes it.
+    #[arg(
+        long,
+        requires = "endpoint",
+        conflicts_with_all = ["ablate", "fps", "frames", "start", "end", "max_pixels", "max_tokens_per_video", "no_audio_in_video"]
+    )]
+    endpoint_videos: bool,
     /// With --endpoint: how often a question is sent before a server that is busy, ill or away is given up; pauses double
     /// from a quarter of a second to half a minute.
     #[arg(long, value_name = "N", requires = "endpoint", default_value_t = 9)]
@@ -306,6 +314,8 @@ pub(crate) struct Endpoint {
     /// Without a slash at its end.
     pub(crate) url: String,
     pub(crate) model: String,
+    /// Whether videos go as files.
+    pub(crate) videos: bool,
     pub(crate) attempts: u32,
     pub(crate) timeout: Duration,
 }
@@ -359,6 +369,7 @@ pub(super) fn eval(command: EvalCommand) -> anyhow::Result<Eval> {
         (Some(url), _) => Who::Endpoint(Endpoint {
             url: url_of(&url)?,
             model: f.model.model.unwrap_or_default(),
+            videos: f.endpoint_videos,
             attempts: f.attempts.max(1),
             timeout: timeout(f.request_timeout)?,
         }),

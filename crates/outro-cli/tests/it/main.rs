@@ -27,6 +27,7 @@ mod parsers;
 mod published;
 mod sampling;
 mod sandbox;
+mod serve;
 mod settings;
 mod sinks;
 mod support;

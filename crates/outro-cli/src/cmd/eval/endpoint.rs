@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
+use base64::Engine as _;
 use outro_lab::run::{Refusal, RemoteMedia, Reply};
 use outro_lab::task::Sample;
 use serde_json::{Value, json};
@@ -75,7 +76,15 @@ impl<'a> Client<'a> {
 
     /// Puts a question until it is answered or it is clear why it is not.
     pub(super) fn send(&self, sample: &Sample, shown: &RemoteMedia) -> Result<Reply, Refusal> {
-        let body = request(&self.endpoint.model, &sample.prompt, shown, self.max_new_tokens);
+        let content = if self.endpoint.videos {
+            file(sample)?
+        } else {
+            pieces(shown)
+        };
+        let mut body = request(&self.endpoint.model, &sample.prompt, content, self.max_new_tokens);
+        if let Some((start, end)) = sample.clip.filter(|_| self.endpoint.videos) {
+            body["mm_processor_kwargs"] = json!({"start": start, "end": end});
+        }
         let url = format!("{}/chat/completions", self.endpoint.url);
         let mut pause = PAUSE;
         for attempt in 1.. {
@@ -159,6 +168,8 @@ impl<'a> Client<'a> {
         );
         Err(match status.as_u16() {
             429 => Trouble::Busy(why, wait),
+            // A full queue.
+            503 if wait.is_some() => Trouble::Busy(why, wait),
             // Bad request, too large, of an unknown type, not to be processed.
             400 | 413 | 415 | 422 => Trouble::Question(why),
             // Timed out there, or an error of the server's own.
@@ -209,8 +220,8 @@ impl<'a> Client<'a> {
     }
 }
 
-/// A chat completion: frames in their order, the sound, then the words; greedy.
-fn request(model: &str, prompt: &str, shown: &RemoteMedia, max_new_tokens: usize) -> Value {
+/// Frames in their order, and the sound.
+fn pieces(shown: &RemoteMedia) -> Vec<Value> {
     let mut content: Vec<Value> = shown
         .frames
         .iter()
@@ -219,6 +230,20 @@ fn request(model: &str, prompt: &str, shown: &RemoteMedia, max_new_tokens: usize
     if !shown.wav.is_empty() {
         content.push(json!({"type": "input_audio", "input_audio": {"data": shown.wav, "format": "wav"}}));
     }
+    content
+}
+
+/// The video as it is.
+fn file(sample: &Sample) -> Result<Vec<Value>, Refusal> {
+    let bytes = std::fs::read(&sample.video)
+        .map_err(|e| Refusal::Question(format!("{}: {e}", sample.video.display())))?;
+    let data = base64::engine::general_purpose::STANDARD.encode(bytes);
+    let url = format!("data:video/mp4;base64,{data}");
+    Ok(vec![json!({"type": "video_url", "video_url": {"url": url}})])
+}
+
+/// A chat completion: media, then the words; greedy.
+fn request(model: &str, prompt: &str, mut content: Vec<Value>, max_new_tokens: usize) -> Value {
     content.push(json!({"type": "text", "text": prompt}));
     json!({
         "model": model,

@@ -152,9 +152,14 @@ impl<'a> Asked<'a> {
             Who::Endpoint(endpoint) => {
                 let client = Client::new(endpoint, args.asking.max_new_tokens)?;
                 Ok(Self::Remote {
-                    answerer: format!("endpoint {}", endpoint.url),
+                    answerer: if endpoint.videos {
+                        format!("endpoint {} (video files)", endpoint.url)
+                    } else {
+                        format!("endpoint {}", endpoint.url)
+                    },
                     model: endpoint.model.clone(),
-                    shows: true,
+                    // Files are sent as they are.
+                    shows: !endpoint.videos,
                     send: Box::new(move |sample, _, shown| client.send(sample, shown)),
                 })
             }

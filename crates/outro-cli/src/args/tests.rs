@@ -352,7 +352,7 @@ fn global_flags_may_follow_the_command() {
 /// Every flag stands under the heading of its kind, whatever is flattened before it.
 #[test]
 fn help_has_every_flag_under_its_heading() {
-    const HEADINGS: [(&str, &[&str]); 4] = [
+    const HEADINGS: [(&str, &[&str]); 5] = [
         (
             "Media",
             &[
@@ -369,6 +369,26 @@ fn help_has_every_flag_under_its_heading() {
                 "no_exif",
                 "decoder",
                 "deadline",
+                "allowed_local_media_path",
+                "allowed_media_domains",
+                "allow_plain_http",
+                "limit_mm_per_prompt",
+                "max_media_size",
+                "max_body_size",
+                "max_media_seconds",
+                "fetch_timeout",
+                "decode_timeout",
+            ],
+        ),
+        (
+            "Limits",
+            &[
+                "max_model_len",
+                "max_num_seqs",
+                "max_queue",
+                "max_loaded_models",
+                "cache_memory",
+                "shutdown_timeout",
             ],
         ),
         (

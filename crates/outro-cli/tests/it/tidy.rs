@@ -25,7 +25,7 @@ const CRATES: [(&str, &[&str]); 7] = [
 ];
 
 /// Folders of a crate, from the lowest up; none names a higher one.
-const FLOORS: [(&str, &[&str]); 3] = [
+const FLOORS: [(&str, &[&str]); 4] = [
     (
         "outro-media",
         &[
@@ -36,6 +36,7 @@ const FLOORS: [(&str, &[&str]); 3] = [
         "outro",
         &["error", "weights", "spec", "prompt", "hook", "compute", "run"],
     ),
+    ("outro-server", &["door", "api", "work", "http"]),
     (
         "outro-cli",
         &[

@@ -253,7 +253,10 @@ mod tests {
             }
             // The integer sums are exact, so only the order of the floats differs between levels and phases.
             let portable = run(Level::Portable, Phase::Decode, Activations::Reduced);
-            let reduced = |(level, phase): &(Level, Phase)| *phase == Phase::Decode || level.has_vnni();
+            // Prompts are multiplied so with whole numbers alone.
+            let reduced = |(level, phase): &(Level, Phase)| {
+                *phase == Phase::Decode || level.has_vnni() && kind.is_integer()
+            };
             for (level, phase) in Level::all().flat_map(|level| phases.map(|phase| (level, phase))).filter(reduced) {
                 for ((a, b), (_, size)) in run(level, phase, Activations::Reduced).iter().zip(&portable).zip(&want) {
                     // Minima and offsets are taken away from larger sums than the terms' own.

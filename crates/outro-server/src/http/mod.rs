@@ -5,6 +5,7 @@ mod body;
 mod guard;
 mod listen;
 mod openapi;
+mod page;
 mod tokens;
 
 use std::sync::Arc;
@@ -144,7 +145,8 @@ impl App {
 pub(crate) const DESKS: usize = 4;
 
 /// Every route, with what it is for. Uploads have their own.
-pub(crate) const ROUTES: [(&str, &str, &str); 18] = [
+pub(crate) const ROUTES: [(&str, &str, &str); 19] = [
+    ("get", "/", "A page to ask on"),
     (
         "post",
         "/v1/chat/completions",
@@ -184,6 +186,7 @@ pub(crate) const ROUTES: [(&str, &str, &str); 18] = [
 /// All routes, those of uploads included.
 pub(crate) fn router(app: &Arc<App>, uploads: Router) -> Router {
     Router::new()
+        .route("/", get(page::page))
         .route("/v1/chat/completions", post(answer::chat))
         .route("/v1/chat/completions/input_tokens", post(tokens::input_tokens))
         .route("/v1/completions", post(answer::completion))

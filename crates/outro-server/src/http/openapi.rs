@@ -144,6 +144,6 @@ mod tests {
                 );
             }
         }
-        assert_eq!(super::made()["paths"].as_object().unwrap().len(), 16);
+        assert_eq!(super::made()["paths"].as_object().unwrap().len(), 17);
     }
 }

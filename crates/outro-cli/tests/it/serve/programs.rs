@@ -83,6 +83,35 @@ fn openai_s_python_client() {
     assert_eq!(String::from_utf8_lossy(&ran.stdout).trim(), "fine", "{said}");
 }
 
+/// The page, used by headless Chromium: both answers, the timeline, labels, keyboard, contrast and widths, no request elsewhere.
+#[test]
+fn the_page_in_a_browser() {
+    let Some(python) = python("websocket") else { return };
+    let browser = std::env::var("CHROMIUM").unwrap_or_else(|_| "chromium".into());
+    if Command::new(&browser).arg("--version").output().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "there is no {browser}");
+        println!("skipped: there is no {browser}");
+        return;
+    }
+    let server = Server::start(&[]);
+    let head = server.get("/");
+    assert!(
+        head.head.contains("content-security-policy: default-src 'none'"),
+        "{}",
+        head.head
+    );
+    let script = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tools/try_page.py");
+    let shots = std::env::var("OUTRO_SCREENSHOTS").ok();
+    let ran = Command::new(python)
+        .arg(script)
+        .args([format!("http://{}", server.address), fixture("shapes.mp4")])
+        .args(shots)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert_eq!(String::from_utf8_lossy(&ran.stdout).trim(), "fine", "{said}");
+}
+
 /// `eval run --endpoint` on a server gives exactly the answers of `eval run --model`.
 #[test]
 fn a_benchmark_over_the_server_has_the_answers_of_the_model() {

@@ -57,7 +57,7 @@ pub(crate) fn run(args: &Serve, ui: &Ui) -> anyhow::Result<()> {
     let ready = |address| {
         line(&format!(
             "listening on http://{address} (POST http://{address}/v1/chat/completions)"
-        ))
+        ));
     };
     outro_server::serve(args.address, options, load, log, ready)
         .with_context(|| format!("{}", args.address))?;

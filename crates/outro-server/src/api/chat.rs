@@ -146,7 +146,7 @@ impl Looking {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Turns {
     system: Option<String>,
-    turns: Vec<(Role, Vec<Piece>)>,
+    said: Vec<(Role, Vec<Piece>)>,
     /// The media of all turns, in their order, with the kind that each part's name says.
     pub(crate) media: Vec<(Option<Kind>, Reference)>,
 }
@@ -169,7 +169,7 @@ impl Turns {
             pieces.iter().filter_map(part).collect()
         };
         let mut history: Vec<Turn> = self
-            .turns
+            .said
             .iter()
             .map(|(role, pieces)| Turn {
                 role: *role,
@@ -212,13 +212,13 @@ pub(crate) fn turns(f: &Fields) -> Result<Turns> {
                     None => words,
                 });
             }
-            "user" => out.turns.push((Role::User, pieces)),
-            "assistant" => out.turns.push((Role::Assistant, pieces)),
+            "user" => out.said.push((Role::User, pieces)),
+            "assistant" => out.said.push((Role::Assistant, pieces)),
             _ => return Err(m.wrong("role", "must be system, developer, user or assistant")),
         }
         m.end()?;
     }
-    match out.turns.last() {
+    match out.said.last() {
         Some((Role::User, pieces)) if !pieces.is_empty() => Ok(out),
         Some((Role::User, _)) => Err(ApiError::field("messages", "ends with a message without content")),
         Some(_) => Err(ApiError::field("messages", "must end with a message of the user")),
@@ -255,8 +255,7 @@ fn content(m: &Fields, media: &mut Vec<(Option<Kind>, Reference)>) -> Result<Vec
                 p.end()?;
                 continue;
             }
-            "image_url" => (Some(Kind::Image), url(&p, "image_url")?),
-            "input_image" => (Some(Kind::Image), url(&p, "image_url")?),
+            "image_url" | "input_image" => (Some(Kind::Image), url(&p, "image_url")?),
             "video_url" => (Some(Kind::Video), url(&p, "video_url")?),
             "audio_url" => (Some(Kind::Audio), url(&p, "audio_url")?),
             "input_audio" => (Some(Kind::Audio), data(&p, "input_audio")?),
@@ -466,14 +465,14 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn chat(content: Value) -> Result<ChatRequest> {
+    fn chat(content: &Value) -> Result<ChatRequest> {
         ChatRequest::read(&json!({"model": "m", "messages": [{"role": "user", "content": content}]}))
     }
 
     /// Parts as LibreChat, vLLM's clients, llama.cpp's page, Dify and OpenAI's clients send them.
     #[test]
     fn parts_of_other_programs() {
-        let read = chat(json!([
+        let read = chat(&json!([
             {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA==", "detail": "auto"}},
             {"type": "video_url", "video_url": {"url": "data:video/mp4;base64,AA=="}},
             {"video_url": "https://a.example/b.mp4"},

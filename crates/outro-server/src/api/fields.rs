@@ -84,7 +84,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    pub(crate) fn object(&self, key: &'static str) -> Result<Option<Fields<'a>>> {
+    pub(crate) fn object(&self, key: &'static str) -> Result<Option<Self>> {
         self.get(key).map(|v| Fields::new(&self.name(key), v)).transpose()
     }
 

@@ -152,13 +152,13 @@ pub(super) async fn completion(State(app): State<Arc<App>>, body: Body) -> Reply
     answer(running, common.stream).await
 }
 
+/// What is to be asked, whom, what the model is called, and the request's place.
+type Held = (Asked, std::sync::mpsc::Sender<Work>, String, (Place, Gone));
+/// The same with the model kept loaded.
 type Ready = (Asked, std::sync::mpsc::Sender<Work>, String, crate::work::InUse);
 
 /// A request that failed on the way is over, and nobody went away.
-fn over(
-    ready: Result<Ready, ApiError>,
-    (place, mut gone): (Place, Gone),
-) -> Result<(Asked, std::sync::mpsc::Sender<Work>, String, (Place, Gone)), ApiError> {
+fn over(ready: Result<Ready, ApiError>, (place, mut gone): (Place, Gone)) -> Result<Held, ApiError> {
     match ready {
         Ok((asked, work, name, used)) => Ok((asked, work, name, (place.with(used), gone))),
         Err(e) => {

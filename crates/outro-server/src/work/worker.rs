@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -86,11 +86,8 @@ impl Worker {
                     Err(_) => return,
                 }
             }
-            loop {
-                match receive.try_recv() {
-                    Ok(work) => self.waiting.push_back(work),
-                    Err(TryRecvError::Empty | TryRecvError::Disconnected) => break,
-                }
+            while let Ok(work) = receive.try_recv() {
+                self.waiting.push_back(work);
             }
             self.waiting.retain(|work| !work.cancel.is_set());
             self.join();

@@ -30,21 +30,22 @@ fn options(decoder: Decoder, isolate: bool) -> Options {
 fn all(path: &Path, o: &Options) -> Result<String, String> {
     let said = |e: outro_media::Error| e.to_string();
     let info = probe(path, o).map_err(said)?;
-    let mut told = format!("{info:?}");
+    let mut told = vec![format!("{info:?}")];
     if info.kind == outro_media::Kind::Image {
         let f = read_image(path, o).map_err(said)?;
-        return Ok(format!("{told} {:?}", (f.height, f.width, f.data)));
+        told.push(format!("{:?}", (f.height, f.width, f.data)));
+        return Ok(told.concat());
     }
     if let Some(video) = &info.video {
         let f = read_frames(&info, &(0..video.frames).collect::<Vec<_>>(), o).map_err(said)?;
-        told += &format!("{:?}", (f.count, f.height, f.width, f.data));
+        told.push(format!("{:?}", (f.count, f.height, f.width, f.data)));
     }
     if info.audio.is_some() {
         let sound = read_audio(&info, None, None, o).map_err(said)?;
         let bits: Vec<u32> = sound.samples.iter().map(|x| x.to_bits()).collect();
-        told += &format!("{bits:?} {:?}", sound.notes);
+        told.push(format!("{bits:?} {:?}", sound.notes));
     }
-    Ok(told)
+    Ok(told.concat())
 }
 
 #[test]

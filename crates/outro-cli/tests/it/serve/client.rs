@@ -26,7 +26,10 @@ impl Server {
             .unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let address = loop {
-            let line = lines.next().expect("the server ended").unwrap();
+            let line = lines
+                .next()
+                .unwrap_or_else(|| panic!("the server ended"))
+                .unwrap();
             if let Some(rest) = line.strip_prefix("listening on http://") {
                 break rest.split(' ').next().unwrap().parse().unwrap();
             }
@@ -63,7 +66,7 @@ impl Server {
             body.len()
         );
         for (name, value) in headers {
-            head += &format!("{name}: {value}\r\n");
+            head.extend([name, ": ", value, "\r\n"]);
         }
         stream.write_all(format!("{head}\r\n").as_bytes()).unwrap();
         stream.write_all(body).unwrap();

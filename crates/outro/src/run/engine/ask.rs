@@ -187,7 +187,7 @@ impl Ask {
         self
     }
 
-    /// What each row of the prompt is, [S].
+    /// What each row of the prompt is, `[S]`.
     ///
     /// # Errors
     /// As [`Ask::ids`].

@@ -51,7 +51,7 @@ fn together_is_alone() {
     asks.insert(2, ENGINE.ask(&MEDIA, " "));
     let mut pieces = vec![String::new(); asks.len()];
     let mut made = answer_all(&asks, &mut |update| {
-        if let Update::Text { ask, piece } = update {
+        if let Update::Text { ask, piece, .. } = update {
             pieces[ask] += piece;
         }
         ControlFlow::Continue(())

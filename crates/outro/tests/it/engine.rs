@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use outro::chat::{Conversation, MediaFile, Part, Role, Turn};
-use outro::engine::Finish;
+use outro::engine::{Ends, Finish};
 use outro::generate::Sampling;
 use outro::prepare::MediaOptions;
 use outro::{Answer, Ask, Batch, Cancel, Engine, EngineOptions, Error, MediaSet, Update, answer_all};
@@ -342,4 +342,53 @@ fn cancelled_at_any_moment() {
     assert!(matches!(whole(&set), Err(Error::Cancelled)));
     let asked = ENGINE.ask(&MEDIA, QUESTION).cancelled_by(&set).stream(&mut go_on);
     assert!(matches!(asked, Err(Error::Cancelled)));
+}
+
+/// One of several texts, however unlikely; the longer of two where one begins with the other only if the model goes on.
+#[test]
+fn answers_that_are_one_of_several_texts() {
+    let one = |texts: &[&str]| {
+        let ask = ENGINE.ask(&MEDIA, QUESTION).choices(texts.iter().copied());
+        ask.unwrap().run().unwrap().text
+    };
+    assert_eq!(one(&["purple elephants"]), "purple elephants");
+    let two = ["I see", "I see a blue"];
+    assert!(two.contains(&one(&two).as_str()));
+    assert!(ENGINE.ask(&MEDIA, QUESTION).choices([]).is_err());
+    assert!(ENGINE.ask(&MEDIA, QUESTION).choices([""]).is_err());
+}
+
+#[test]
+fn other_ends() {
+    let usual = ENGINE.ask(&MEDIA, QUESTION).max_new(60).run().unwrap();
+    let with = |ends: Ends| ENGINE.ask(&MEDIA, QUESTION).max_new(60).ends(ends).run().unwrap();
+    let on = with(Ends {
+        ignore: true,
+        ..Ends::default()
+    });
+    assert_eq!((on.tokens, on.finish), (60, Finish::Length));
+    assert_eq!(on.ids[..usual.tokens], usual.ids);
+    let longer = with(Ends {
+        min_tokens: usual.tokens + 3,
+        ..Ends::default()
+    });
+    assert!(longer.tokens >= usual.tokens + 3);
+    let third = usual.ids[2];
+    let short = with(Ends {
+        tokens: vec![third],
+        ..Ends::default()
+    });
+    let before = usual.ids.iter().take_while(|id| **id != third).count();
+    assert_eq!(short.ids, usual.ids[..before]);
+}
+
+/// A prompt without a template: the ids that a template would have made give the same answer.
+#[test]
+fn prompts_by_their_ids() {
+    let media = ENGINE.media(&[]).unwrap();
+    let asked = ENGINE.ask(&media, "hello").max_new(5);
+    let ids = asked.ids().unwrap();
+    let plain = ENGINE.complete(ids).unwrap().max_new(5);
+    assert_eq!(bits(&plain.run().unwrap()), bits(&asked.run().unwrap()));
+    assert!(ENGINE.complete(Vec::new()).unwrap().run().is_err());
 }

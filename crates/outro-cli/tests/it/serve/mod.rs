@@ -355,3 +355,23 @@ fn several_models_one_at_a_time() {
     assert_eq!(loaded(), [false, true]);
     assert_eq!(content(&ask("first")), content(&before));
 }
+
+/// What boards and scalers of deploy/serve ask for is what the server counts.
+#[test]
+fn boards_ask_for_what_is_counted() {
+    let server = Server::start(&[]);
+    let counted = server.get("/metrics").text();
+    let deploy = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/serve");
+    let mut seen = 0;
+    for file in ["grafana.json", "keda.yaml"] {
+        let text = std::fs::read_to_string(deploy.join(file))
+            .unwrap()
+            .replace("\\\"", "\"");
+        for name in text.split("__name__=\"").skip(1) {
+            let name = name.split('"').next().unwrap();
+            assert!(counted.contains(name), "{file}: {name}");
+            seen += 1;
+        }
+    }
+    assert!(seen > 12, "{seen}");
+}

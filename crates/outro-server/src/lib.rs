@@ -62,24 +62,39 @@ pub struct Options {
 /// A line of the log.
 pub type Log = dyn Fn(&str) + Send + Sync;
 
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The address cannot be bound, or the system refuses threads or signals.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(SocketAddr, io::Error),
+    /// The first model cannot be opened.
+    #[error("{0}")]
+    Model(String),
+}
+
+/// How long work of nobody may take to notice that the server ends.
+const LAST: Duration = Duration::from_secs(5);
+
 /// Binds, loads the first model, serves until SIGTERM or Ctrl-C. `ready` is told the address.
 ///
 /// # Errors
-/// An address that cannot be bound; a first model that cannot be opened.
+/// As [`enum@Error`] says.
 pub fn serve(
     address: SocketAddr,
     options: Options,
     load: Arc<Load>,
     log: Arc<Log>,
     ready: impl FnOnce(SocketAddr),
-) -> io::Result<()> {
-    let listener = TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    let bound = listener.local_addr()?;
+) -> Result<(), Error> {
+    let refused = |e| Error::Listen(address, e);
+    let listener = TcpListener::bind(address).map_err(refused)?;
+    listener.set_nonblocking(true).map_err(refused)?;
+    let bound = listener.local_addr().map_err(refused)?;
     let metrics = Arc::new(Metrics::default());
     let sizes = (options.max_loaded.max(1), options.max_num_seqs.max(1));
     let models = Models::new(options.models, load, sizes, Arc::clone(&metrics));
-    models.get(None).map_err(|e| io::Error::other(e.message))?;
+    models.get(None).map_err(|e| Error::Model(e.message))?;
     let door = Arc::new(Door::new(options.rules).with_files(options.files));
     let app = Arc::new(App {
         models,
@@ -94,7 +109,8 @@ pub fn serve(
             worker: options.worker,
         },
         metrics,
-        desks: Semaphore::new(http::DESKS),
+        desks: Arc::new(Semaphore::new(http::DESKS)),
+        body_bytes: AtomicUsize::new(0),
         taken: AtomicUsize::new(0),
         most_taken: options.max_num_seqs.max(1) + options.max_queue,
         stopping: AtomicBool::new(false),
@@ -109,15 +125,19 @@ pub fn serve(
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
-        .build()?;
-    runtime.block_on(async {
+        .build()
+        .map_err(refused)?;
+    let served: io::Result<()> = runtime.block_on(async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let stop = stopped()?;
         ready(bound);
         let router = http::router(&app, door.routes());
         http::listen(listener, router, &app, stop, options.patience).await;
         Ok(())
-    })
+    });
+    // Requests that are still there are dropped, which stops their work.
+    runtime.shutdown_timeout(LAST);
+    served.map_err(refused)
 }
 
 /// Resolves at SIGTERM or Ctrl-C.

@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::sync::Arc;
 
-use anyhow::Context;
 use outro::Engine;
 use outro::strategy::Strategy;
 use outro_server::Load;
@@ -59,7 +58,5 @@ pub(crate) fn run(args: &Serve, ui: &Ui) -> anyhow::Result<()> {
             "listening on http://{address} (POST http://{address}/v1/chat/completions)"
         ));
     };
-    outro_server::serve(args.address, options, load, log, ready)
-        .with_context(|| format!("{}", args.address))?;
-    Ok(())
+    Ok(outro_server::serve(args.address, options, load, log, ready)?)
 }

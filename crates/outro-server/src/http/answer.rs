@@ -97,7 +97,7 @@ fn begin(
 
 /// `POST /v1/chat/completions`.
 pub(super) async fn chat(State(app): State<Arc<App>>, body: Body) -> Reply {
-    let value = body::json(body, app.max_body).await?;
+    let value = body::json(body, &app).await?;
     let request = ChatRequest::read(&value)?;
     drop(value);
     let held = app.admit()?;
@@ -129,7 +129,7 @@ pub(super) async fn chat(State(app): State<Arc<App>>, body: Body) -> Reply {
 
 /// `POST /v1/completions`.
 pub(super) async fn completion(State(app): State<Arc<App>>, body: Body) -> Reply {
-    let value = body::json(body, app.max_body).await?;
+    let value = body::json(body, &app).await?;
     let request = CompletionRequest::read(&value)?;
     let held = app.admit()?;
     let common = request.common.clone();

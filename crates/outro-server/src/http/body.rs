@@ -1,6 +1,7 @@
 //! A request's body: bounded, in time, as JSON.
 
 use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -8,13 +9,43 @@ use futures_core::Stream;
 use serde_json::Value;
 use tokio::time::timeout;
 
+use super::App;
 use crate::api::ApiError;
 
 /// A sender that sends nothing for this long is gone.
 const STALL: Duration = Duration::from_secs(30);
 
+/// Bytes that count among those of all bodies until they are read.
+struct Counted<'a> {
+    all: &'a AtomicUsize,
+    own: usize,
+}
+
+impl Counted<'_> {
+    /// # Errors
+    /// Where all bodies together would have more than twice the most of one.
+    fn grow(&mut self, by: usize, most: usize) -> Result<(), ApiError> {
+        self.own += by;
+        if self.all.fetch_add(by, Ordering::AcqRel).saturating_add(by) > most.saturating_mul(2) {
+            return Err(ApiError::busy("too many large requests come at once; try again"));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.all.fetch_sub(self.own, Ordering::AcqRel);
+    }
+}
+
 /// Reads a body as JSON.
-pub(crate) async fn json(body: Body, most: usize) -> Result<Value, ApiError> {
+pub(crate) async fn json(body: Body, app: &App) -> Result<Value, ApiError> {
+    let most = app.max_body;
+    let mut counted = Counted {
+        all: &app.body_bytes,
+        own: 0,
+    };
     let mut stream = pin!(body.into_data_stream());
     let mut bytes = Vec::new();
     loop {
@@ -35,7 +66,10 @@ pub(crate) async fn json(body: Body, most: usize) -> Result<Value, ApiError> {
                 );
                 return Err(ApiError::new(413, text));
             }
-            Some(Ok(piece)) => bytes.extend_from_slice(&piece),
+            Some(Ok(piece)) => {
+                counted.grow(piece.len(), most)?;
+                bytes.extend_from_slice(&piece);
+            }
         }
     }
     if bytes.is_empty() {

@@ -38,7 +38,9 @@ pub(crate) struct App {
     pub(crate) preparing: Preparing,
     pub(crate) metrics: Arc<Metrics>,
     /// Media of so many requests are prepared at a time.
-    pub(crate) desks: Semaphore,
+    pub(crate) desks: Arc<Semaphore>,
+    /// Bytes of bodies that are being read.
+    pub(crate) body_bytes: AtomicUsize,
     /// Requests that were taken in and are not over.
     pub(crate) taken: AtomicUsize,
     /// Most of them.
@@ -128,10 +130,20 @@ impl App {
         work: impl FnOnce(&Self) -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let stopped = || ApiError::busy("the server is stopping");
-        let _desk = self.desks.acquire().await.map_err(|_| stopped())?;
+        let desk = Arc::clone(&self.desks)
+            .acquire_owned()
+            .await
+            .map_err(|_| stopped())?;
         self.metrics.preparing.set(self.desks_taken());
         let app = Arc::clone(self);
-        let done = spawn_blocking(move || work(&app)).await;
+        let done = spawn_blocking(move || {
+            let done = work(&app);
+            // Not before the work is over, also where nobody waits for it any more.
+            drop(desk);
+            app.metrics.preparing.set(app.desks_taken());
+            done
+        })
+        .await;
         let defect = |_| ApiError::new(500, "internal error: a defect of the server; please report it");
         done.map_err(defect)?
     }

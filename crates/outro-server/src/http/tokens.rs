@@ -15,7 +15,7 @@ use crate::work::Loaded;
 
 /// `POST /v1/chat/completions/input_tokens`.
 pub(super) async fn input_tokens(State(app): State<Arc<App>>, body: Body) -> Reply {
-    let value = body::json(body, app.max_body).await?;
+    let value = body::json(body, &app).await?;
     let request = ChatRequest::read(&value)?;
     let (_place, mut gone) = app.admit()?;
     let cancel = gone.cancel.clone();
@@ -41,7 +41,7 @@ pub(super) async fn input_tokens(State(app): State<Arc<App>>, body: Body) -> Rep
 
 /// `POST /tokenize`: vLLM's `prompt` or `messages`, llama.cpp's `content`.
 pub(super) async fn tokenize(State(app): State<Arc<App>>, body: Body) -> Reply {
-    let value = body::json(body, app.max_body).await?;
+    let value = body::json(body, &app).await?;
     let (_place, mut gone) = app.admit()?;
     let cancel = gone.cancel.clone();
     let made = app
@@ -110,7 +110,7 @@ fn listed(app: &App, model: &Loaded, ids: &[u32], strings: bool) -> Value {
 
 /// `POST /detokenize`.
 pub(super) async fn detokenize(State(app): State<Arc<App>>, body: Body) -> Reply {
-    let value = body::json(body, app.max_body).await?;
+    let value = body::json(body, &app).await?;
     let made = app
         .blocking(move |app| {
             let f = Fields::new("", &value)?;

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-/// Crates of the binary with default features, with build scripts and procedural macros.
-const CRATES: usize = 250;
+/// Crates of the binary with default features, with build scripts and procedural macros; the server (axum, hyper, tokio, uploads)
+/// is some thirty of them.
+const CRATES: usize = 280;
 
 #[test]
 fn the_binary_is_made_of_few_crates() {

@@ -1,6 +1,7 @@
 //! `outro serve`, asked over loopback as other programs ask it.
 
 mod client;
+mod hostile;
 mod load;
 mod programs;
 

@@ -163,6 +163,121 @@ fn a_confined_program_reads_its_file_and_nothing_else() {
     );
 }
 
+/// Files that promise more than they are, or lead elsewhere: an error about them, soon.
+#[test]
+fn hostile_files_are_refused_in_isolation() {
+    let dir = tempfile::tempdir().unwrap();
+    let u32s = |all: [u32; 2]| all.map(u32::to_be_bytes).concat();
+    let png = |w, h| {
+        [
+            &b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"[..],
+            &u32s([w, h]),
+            &[8, 2, 0, 0, 0, 0, 0, 0, 0],
+        ]
+        .concat()
+    };
+    let gif = |w: u16, h: u16| {
+        [
+            &b"GIF89a"[..],
+            &w.to_le_bytes(),
+            &h.to_le_bytes(),
+            &[0x80, 0, 0],
+            &[0; 6],
+        ]
+        .concat()
+    };
+    let webp = |side: u32| {
+        let side = &(side - 1).to_le_bytes()[..3];
+        [&b"RIFF\x16\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0"[..], side, side].concat()
+    };
+    let jpeg = fs::read(fixtures().join("pictures/jpeg_420.jpg")).unwrap();
+    let mut tall = jpeg.clone();
+    let frame = tall.windows(2).position(|w| w == [0xFF, 0xC0]).unwrap();
+    tall[frame + 5..frame + 9].copy_from_slice(&[0xFF; 4]);
+    // Frames of eleven minutes each.
+    let frames = [
+        &b"!\xf9\x04\0\xff\xff\0\0"[..],
+        b",\0\0\0\0\x01\0\x01\0\0\x02\x02D\x01\0",
+    ]
+    .concat()
+    .repeat(2000);
+    let long = [gif(1, 1), frames, b";".to_vec()].concat();
+    let listener = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let session =
+        format!("s=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video {port} RTP/AVP 96\na=rtpmap:96 H264/90000\n");
+    let clip = fs::read(fixtures().join("clip.mp4")).unwrap();
+    let limits = Limits {
+        isolate: true,
+        length: Duration::from_hours(1),
+        decode: Duration::from_secs(20),
+        ..Limits::default()
+    };
+    for (name, bytes) in [
+        ("huge.png", png(30_000, 30_000)),
+        ("most.png", png(u32::MAX, u32::MAX)),
+        ("none.png", png(0, 0)),
+        ("cut.png", png(1000, 1000)),
+        ("huge.gif", gif(65_535, 65_535)),
+        ("cut.gif", gif(100, 100)),
+        ("huge.webp", webp(16_384)),
+        ("most.webp", webp(1 << 24)),
+        ("cut.webp", webp(10)),
+        ("tall.jpg", tall),
+        ("cut.jpg", jpeg[..jpeg.len() / 2].to_vec()),
+        ("cut.mp4", clip[..500].to_vec()),
+        ("head.mp4", clip[..40].to_vec()),
+        ("nothing.mp4", Vec::new()),
+        ("text.mp4", b"this is no video".to_vec()),
+        ("hls.mp4", b"#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n".to_vec()),
+        (
+            "late.mp4",
+            b"\n#EXTM3U\n#EXTINF:1,\nfile:///etc/passwd\n".to_vec(),
+        ),
+        (
+            "concat.mp4",
+            b"ffconcat version 1.0\nfile '/etc/passwd'\n".to_vec(),
+        ),
+        ("concat.txt", b"file '/etc/passwd'\n".to_vec()),
+        ("session.mp4", session.into_bytes()),
+        (
+            "dash.mp4",
+            b"<MPD xmlns=\"urn:mpeg:dash:schema:mpd:2011\">".to_vec(),
+        ),
+        (
+            "drawing.png",
+            b"<svg xmlns=\"http://www.w3.org/2000/svg\"/>".to_vec(),
+        ),
+    ] {
+        let path = dir.path().join(name);
+        fs::write(&path, bytes).unwrap();
+        for decoder in [Decoder::Builtin, Decoder::Auto] {
+            let began = std::time::Instant::now();
+            let o = Options {
+                limits,
+                ..options(decoder, true)
+            };
+            let told = all(&path, &o).err().unwrap_or_else(|| panic!("{name} was read"));
+            assert!(told.contains(name), "{told}");
+            assert!(!told.contains("root:"), "{told}");
+            assert!(began.elapsed() < Duration::from_secs(30), "{name}");
+        }
+    }
+    let mut byte = [0];
+    assert!(listener.recv(&mut byte).is_err(), "somebody asked");
+    if ffmpeg() {
+        let path = dir.path().join("long.gif");
+        fs::write(&path, long).unwrap();
+        let o = Options {
+            limits,
+            ..options(Decoder::Ffmpeg, true)
+        };
+        let told = outro_media::probe_video(&path, &o).unwrap_err().to_string();
+        assert!(told.contains("at most 3600 s are read"), "{told}");
+    }
+}
+
 #[test]
 fn what_goes_beyond_its_limits_is_an_error() {
     let dir = tempfile::tempdir().unwrap();

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// Where libraries of a program are, what its loader reads, and devices without content.
-const SYSTEM: [&str; 10] = [
+const SYSTEM: [&str; 12] = [
     "/usr",
     "/lib",
     "/lib64",
@@ -15,6 +15,8 @@ const SYSTEM: [&str; 10] = [
     "/nix/store",
     "/gnu/store",
     "/etc/ld.so.cache",
+    "/etc/ld-musl-x86_64.path",
+    "/etc/ld-musl-aarch64.path",
     "/dev/null",
     "/dev/zero",
     "/dev/urandom",

@@ -94,7 +94,7 @@ pub(crate) struct ServeFlags {
     /// Give up on fetching a medium after so many seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, help_heading = "Media")]
     fetch_timeout: u64,
-    /// Give up on a decoder that is silent for so many seconds.
+    /// Give up on a decoder that is silent for so many seconds, or works for twenty times as many.
     #[arg(long, value_name = "SECONDS", default_value_t = 30, help_heading = "Media")]
     decode_timeout: u64,
     #[command(flatten)]
